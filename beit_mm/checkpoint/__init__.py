@@ -1,0 +1,7 @@
+"""Reading weights files: turns any file into a plain dict without executing anything in it.
+
+Importing this package hands MMEngine's CheckpointLoader the same reader, so runners, host tools and inferencers read safely too.
+"""
+from .reading import read_checkpoint
+
+__all__ = ['read_checkpoint']

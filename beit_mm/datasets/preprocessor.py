@@ -1,0 +1,32 @@
+"""From the loader's bytes to what the pre-training model takes, on the device."""
+from typing import Dict, Sequence
+
+import torch
+from mmengine.model import BaseDataPreprocessor
+
+from ..registry import MODELS
+
+
+@MODELS.register_module()
+class TwoViewPreprocessor(BaseDataPreprocessor):
+    """Normalises the trunk's view and brings the tokenizer's to [0, 1].
+
+    Args:
+        mean, std: of the trunk's view, per channel in RGB, for values 0 to 255.
+        to_rgb: whether the loader gives BGR, as MMCV's does.
+    """
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float], to_rgb: bool = True):
+        super().__init__()
+        self.to_rgb = to_rgb
+        self.register_buffer('mean', torch.tensor(mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer('std', torch.tensor(std).view(-1, 1, 1), persistent=False)
+
+    def forward(self, data: dict, training: bool = False) -> Dict[str, torch.Tensor]:
+        """A collated batch of PackTwoViews to `inputs` float (B, 3, H, W), `views` float (B, 3, 8h, 8w) in [0, 1]
+        and `mask` bool (B, h, w)."""
+        data = self.cast_data(data)
+        inputs, views = data['inputs'], data['views']
+        if self.to_rgb:
+            inputs, views = inputs.flip(1), views.flip(1)
+        return dict(inputs=(inputs.float() - self.mean) / self.std, views=views.float() / 255, mask=data['mask'])

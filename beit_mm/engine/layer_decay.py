@@ -1,0 +1,69 @@
+"""Optimiser parameter groups: one per layer and decay (BEiT release; arXiv 2106.08254, appendix)."""
+from typing import Callable, Dict, List, Optional, Tuple
+
+from mmengine.optim import DefaultOptimWrapperConstructor
+from torch import nn
+
+from ..registry import OPTIM_WRAPPER_CONSTRUCTORS
+
+# Compared with the last part of a name, so under any prefix; the release misses `backbone.cls_token`.
+NO_DECAY_NAMES = ('pos_embed', 'cls_token')
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
+    """Scales the learning rate by `layer_decay_rate ** (layers above)` and spares some parameters weight decay.
+
+    1-d parameters, biases, `pos_embed` and `cls_token` are not decayed. The model owns `get_layer_depth(name)`; in a
+    model without one, its `backbone.get_layer_depth(name, prefix)` is asked.
+
+    Args:
+        optim_wrapper_cfg: MMEngine's.
+        paramwise_cfg: `layer_decay_rate` (default 1.0: the same rate everywhere), nothing else.
+
+    Raises:
+        ValueError: If paramwise_cfg holds another key, or a rate other than 1 meets a model without layers.
+    """
+
+    def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: Optional[dict] = None):
+        paramwise_cfg = dict(paramwise_cfg or {})
+        paramwise_cfg.setdefault('layer_decay_rate', 1.0)
+        unknown = sorted(set(paramwise_cfg) - {'layer_decay_rate'})
+        if unknown:
+            raise ValueError(f'paramwise_cfg takes layer_decay_rate, got {", ".join(unknown)}')
+        super().__init__(optim_wrapper_cfg, paramwise_cfg)
+
+    def add_params(self, params: List[dict], module: nn.Module, **kwargs) -> None:
+        """Append the groups of a whole model; `lr_scale` and `layer` stand in each group for the log."""
+        rate = self.paramwise_cfg['layer_decay_rate']
+        layer_of = find_layer_depth(module)
+        if layer_of is None and rate != 1.0:
+            raise ValueError(f'layer_decay_rate={rate} needs a model or backbone with get_layer_depth, '
+                             f'{type(module).__name__} has none')
+        groups: Dict[Tuple[int, float], dict] = {}
+        for name, parameter in module.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            layer, num_layers = layer_of(name) if layer_of and rate != 1.0 else (0, 1)
+            weight_decay = 0.0 if is_spared(name, parameter) else self.base_wd or 0.0
+            scale = rate**(num_layers - 1 - layer)
+            group = groups.setdefault((layer, weight_decay), dict(
+                params=[], lr=self.base_lr * scale, weight_decay=weight_decay, lr_scale=scale, layer=layer))
+            group['params'].append(parameter)
+        params.extend(groups[key] for key in sorted(groups))
+
+
+def is_spared(name: str, parameter: nn.Parameter) -> bool:
+    """Whether a parameter is spared weight decay."""
+    last = name.rpartition('.')[2]
+    return parameter.ndim <= 1 or last == 'bias' or last in NO_DECAY_NAMES
+
+
+def find_layer_depth(model: nn.Module) -> Optional[Callable[[str], Tuple[int, int]]]:
+    """`name -> (layer, number of layers)` of a model, its backbone's if it has none itself, else None."""
+    if hasattr(model, 'get_layer_depth'):
+        return model.get_layer_depth
+    backbone = getattr(model, 'backbone', None)
+    if hasattr(backbone, 'get_layer_depth'):
+        return lambda name: backbone.get_layer_depth(name, 'backbone.')
+    return None

@@ -1,0 +1,13 @@
+"""Models. Whatever meets one of these contracts can stand in the place of a part:
+
+- A trunk has `embed_dim`, `forward(images, mask=None)` and `get_layer_depth(param_name, prefix)`.
+- A tokenizer has `vocab_size`, `encode(images) -> (B, h, w) int64` and `decode(tokens) -> (B, 3, H, W) in [0, 1]`.
+- A prediction target has `num_outputs`, `forward(images, views) -> (B, h, w, ...)` and
+  `loss(predictions, targets) -> dict`, both at masked patches.
+"""
+from .backbone import BEiT
+from .masked_image_model import MaskedImageModel, VisualTokens
+from .tokenizer import DiscreteVAE
+from .upernet_head import UperNetHead
+
+__all__ = ['BEiT', 'DiscreteVAE', 'MaskedImageModel', 'UperNetHead', 'VisualTokens']

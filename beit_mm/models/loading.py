@@ -1,0 +1,118 @@
+"""Fitting a state dict to the trunk that is about to load it, whoever loads it, and saying what was done."""
+from collections import defaultdict
+from typing import Dict, List, Optional
+
+import torch
+from mmengine.logging import print_log
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .relative_position import Grid, expand_bias, infer_grid
+
+SHARED_TABLE = 'rel_pos_bias.relative_position_bias_table'
+BLOCK_TABLE = 'attn.relative_position_bias_table'
+# What a trunk of the same model may hold for another task; leaving it out is no sign of a wrong file.
+TASK_WEIGHTS = ('mask_token', 'norm.', 'fc_norm.', 'lm_head.', 'head.')
+MIN_MATCHED_SHARE = 0.9
+
+
+def expand_shared_table(weights: Dict[str, Tensor], depth: int) -> bool:
+    """Copy a shared bias table (pre-training) to every block (afterwards), in place; True if there was one."""
+    table = weights.pop(SHARED_TABLE, None)
+    if table is None:
+        return False
+    for index in range(depth):
+        weights.setdefault(f'blocks.{index}.{BLOCK_TABLE}', table.clone())
+    return True
+
+
+def resize_position_embedding(pos_embed: Tensor, target: Grid, source: Optional[Grid] = None) -> Tensor:
+    """Resize absolute position embeddings to another grid, bicubic as in the BEiT release.
+
+    Args:
+        pos_embed: (1, 1 + h * w, C), the class token's first.
+        target: grid (h, w) wanted.
+        source: grid of pos_embed; None for a square one.
+
+    Raises:
+        ValueError: If pos_embed does not fit the source grid.
+    """
+    num_patches = pos_embed.shape[1] - 1
+    if source is None:
+        source = (int(num_patches**0.5),) * 2
+    if source[0] * source[1] != num_patches:
+        raise ValueError(f'position embeddings for a grid of {source[0]} x {source[1]} patches must have '
+                         f'{source[0] * source[1] + 1} rows, got {num_patches + 1}')
+    if tuple(source) == tuple(target):
+        return pos_embed
+    patches = pos_embed[:, 1:].transpose(1, 2).reshape(1, -1, *source)
+    patches = F.interpolate(patches.float(), size=tuple(target), mode='bicubic', align_corners=False)
+    return torch.cat([pos_embed[:, :1], patches.flatten(2).transpose(1, 2).to(pos_embed.dtype)], dim=1)
+
+
+def _resize_tables(weights: Dict[str, Tensor], own: Dict[str, Tensor], grid: Grid) -> List[str]:
+    """Resize bias tables and position embeddings to the trunk's grid, in place; the kinds of resize done."""
+    done = []
+    for name, tensor in weights.items():
+        if name not in own or tensor.shape == own[name].shape:
+            continue
+        if name.endswith('relative_position_bias_table') and tensor.ndim == 2:
+            source = infer_grid(tensor.shape[0], grid)
+            weights[name] = expand_bias(tensor, source, grid)
+            done.append(f'bias tables {source[0]} x {source[1]} to {grid[0]} x {grid[1]}')
+        elif name == 'pos_embed':
+            weights[name] = resize_position_embedding(tensor, grid)
+            done.append(f'position embeddings to {grid[0]} x {grid[1]}')
+    return sorted(set(done))
+
+
+def fit_trunk_weights(trunk: nn.Module, state_dict: Dict[str, Tensor], prefix: str, *_) -> None:
+    """Pre-load hook of the trunk: adapt what a state dict holds under the prefix, in place, and report it.
+
+    A shared bias table is expanded to every block where the trunk has one per block; bias tables and position
+    embeddings are resized to the trunk's grid; what belongs to another task is left out.
+
+    Raises:
+        ValueError: If under nine tenths of the trunk's tensors find their match, or if over a tenth of the
+            checkpoint's trunk finds no place.
+    """
+    own = {name: tensor for name, tensor in trunk.state_dict().items()}
+    weights = {key[len(prefix):]: state_dict.pop(key) for key in list(state_dict) if key.startswith(prefix)}
+    num_given = len(weights)
+    adapted = []
+    if trunk.rel_pos_bias is None and expand_shared_table(weights, len(trunk.blocks) if trunk.has_block_bias else 0):
+        adapted.append(f'shared bias table to {len(trunk.blocks)} blocks' if trunk.has_block_bias
+                       else 'shared bias table dropped')
+    adapted += _resize_tables(weights, own, trunk.grid)
+
+    matched = [name for name in own if name in weights and weights[name].shape == own[name].shape]
+    missing = [name for name in own if name not in matched]
+    unused = [name for name in weights if name not in own]
+    strange = [name for name in unused if not name.startswith(TASK_WEIGHTS)]
+    where = f'under "{prefix}" ' if prefix else ''
+    if len(matched) < MIN_MATCHED_SHARE * len(own) or len(strange) > (1 - MIN_MATCHED_SHARE) * max(num_given, 1):
+        raise ValueError(
+            f'the checkpoint does not fit this BEiT trunk: {len(matched)} of its {len(own)} tensors found a match '
+            f'{where}(at least {MIN_MATCHED_SHARE:.0%} expected), {len(strange)} of the checkpoint\'s found no place'
+            f'{_first_difference(own, weights, missing, strange)}')
+    state_dict.update({prefix + name: weights[name] for name in own if name in weights})
+    print_log(f'BEiT trunk: {len(matched)} of {len(own)} tensors loaded; adapted: {"; ".join(adapted) or "none"}; '
+              f'missing: {_summary(missing)}; left out: {_summary(unused)}', logger='current')
+
+
+def _first_difference(own: Dict[str, Tensor], weights: Dict[str, Tensor], missing: List[str],
+                      strange: List[str]) -> str:
+    for name in missing:
+        if name in weights:
+            return f'; {name} must be {tuple(own[name].shape)}, got {tuple(weights[name].shape)}'
+    if missing:
+        return f'; {missing[0]} is missing'
+    return f'; {strange[0]} is unknown' if strange else ''
+
+
+def _summary(names: List[str]) -> str:
+    """Names by their first part, such as `blocks (12), norm (2)`; 'none' if there are none."""
+    counts: Dict[str, int] = defaultdict(int)
+    for name in names:
+        counts[name.split('.')[0]] += 1
+    return ', '.join(f'{part} ({count})' for part, count in counts.items()) or 'none'

@@ -1,0 +1,239 @@
+"""DiscreteVAE: images to visual tokens and back, and the training of that (DALL-E, arXiv 2102.12092, section 2.1).
+
+The layout and the parameter names are those of OpenAI's released encoder and decoder (github.com/openai/DALL-E).
+"""
+import math
+from typing import Dict, List, Optional
+
+import torch
+from mmengine.logging import print_log
+from mmengine.model import BaseModel
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..registry import MODELS
+
+STRIDE = 8  # three poolings by two
+NUM_GROUPS = 4
+LOGIT_LAPLACE_EPS = 0.1
+
+
+class Conv2d(nn.Module):
+    """Convolution with the released names `w` and `b`; 'same' padding, normal initialisation of 1 / sqrt(fan in)."""
+
+    def __init__(self, num_in: int, num_out: int, kernel_size: int):
+        super().__init__()
+        self.w = nn.Parameter(torch.empty(num_out, num_in, kernel_size, kernel_size))
+        self.b = nn.Parameter(torch.zeros(num_out))
+        nn.init.normal_(self.w, std=1 / math.sqrt(num_in * kernel_size**2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.w, self.b, padding=self.w.shape[-1] // 2)
+
+
+class ResidualBlock(nn.Module):
+    """Identity plus a gain times four convolutions, of which the encoder makes the last 1 x 1, the decoder the first."""
+
+    def __init__(self, num_in: int, num_out: int, kernel_sizes: List[int], num_layers: int):
+        super().__init__()
+        num_hidden = num_out // 4
+        self.post_gain = 1 / num_layers**2
+        self.id_path = Conv2d(num_in, num_out, 1) if num_in != num_out else nn.Identity()
+        widths = [num_in, num_hidden, num_hidden, num_hidden, num_out]
+        self.res_path = nn.Sequential()
+        for index, kernel_size in enumerate(kernel_sizes):
+            self.res_path.add_module(f'relu_{index + 1}', nn.ReLU())
+            self.res_path.add_module(f'conv_{index + 1}', Conv2d(widths[index], widths[index + 1], kernel_size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.id_path(x) + self.post_gain * self.res_path(x)
+
+
+def _groups(first: nn.Module, widths: List[int], kernel_sizes: List[int], blocks_per_group: int,
+            resize: Dict[str, nn.Module], last: Conv2d) -> nn.Sequential:
+    """Input convolution, four groups of residual blocks with a resize after the first three, output convolution."""
+    layers = nn.Sequential()
+    layers.add_module('input', first)
+    for index in range(NUM_GROUPS):
+        group = nn.Sequential()
+        for block in range(blocks_per_group):
+            num_in = widths[index] if block == 0 else widths[index + 1]
+            group.add_module(f'block_{block + 1}', ResidualBlock(num_in, widths[index + 1], kernel_sizes,
+                                                                 NUM_GROUPS * blocks_per_group))
+        if index < NUM_GROUPS - 1:
+            for name, module in resize.items():
+                group.add_module(name, module)
+        layers.add_module(f'group_{index + 1}', group)
+    layers.add_module('output', nn.Sequential())
+    layers.output.add_module('relu', nn.ReLU())
+    layers.output.add_module('conv', last)
+    return layers
+
+
+class Encoder(nn.Module):
+    """Images (B, 3, H, W), mapped to [0.1, 0.9], to logits (B, vocab_size, H / 8, W / 8)."""
+
+    def __init__(self, n_hid: int, blocks_per_group: int, vocab_size: int):
+        super().__init__()
+        widths = [n_hid, n_hid, 2 * n_hid, 4 * n_hid, 8 * n_hid]
+        self.blocks = _groups(Conv2d(3, n_hid, 7), widths, [3, 3, 3, 1], blocks_per_group,
+                              {'pool': nn.MaxPool2d(2)}, Conv2d(8 * n_hid, vocab_size, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.blocks(x)
+
+
+class Decoder(nn.Module):
+    """Code weights (B, vocab_size, h, w) to six channels (B, 6, 8h, 8w): logit-Laplace means and log scales."""
+
+    def __init__(self, n_hid: int, n_init: int, blocks_per_group: int, vocab_size: int):
+        super().__init__()
+        widths = [n_init, 8 * n_hid, 4 * n_hid, 2 * n_hid, n_hid]
+        self.blocks = _groups(Conv2d(vocab_size, n_init, 1), widths, [1, 3, 3, 3], blocks_per_group,
+                              {'upsample': nn.Upsample(scale_factor=2, mode='nearest')}, Conv2d(n_hid, 6, 1))
+
+    def forward(self, codes: Tensor) -> Tensor:
+        return self.blocks(codes)
+
+    def forward_tokens(self, tokens: Tensor) -> Tensor:
+        """The same from tokens (B, h, w): the input convolution of a one-hot map is a look-up."""
+        first = self.blocks.input
+        embedded = F.embedding(tokens, first.w.flatten(1).t()) + first.b
+        return self.blocks[1:](embedded.permute(0, 3, 1, 2).contiguous())
+
+
+def map_pixels(images: Tensor) -> Tensor:
+    """[0, 1] to [0.1, 0.9], away from where the logit diverges (DALL-E, appendix A.3)."""
+    return (1 - 2 * LOGIT_LAPLACE_EPS) * images + LOGIT_LAPLACE_EPS
+
+
+def unmap_pixels(pixels: Tensor) -> Tensor:
+    """Inverse of map_pixels, clamped to [0, 1]."""
+    return ((pixels - LOGIT_LAPLACE_EPS) / (1 - 2 * LOGIT_LAPLACE_EPS)).clamp(0, 1)
+
+
+def logit_laplace_nll(statistics: Tensor, pixels: Tensor) -> Tensor:
+    """Negative log-likelihood per sub-pixel of the logit-Laplace distribution (DALL-E, appendix A.3, equation 2).
+
+    Args:
+        statistics: (B, 6, H, W): three means, three log scales.
+        pixels: (B, 3, H, W) in (0, 1).
+
+    Returns:
+        (B, 3, H, W).
+    """
+    mean, log_scale = statistics.float().chunk(2, dim=1)
+    pixels = pixels.float()
+    return (math.log(2) + log_scale + torch.log(pixels * (1 - pixels))
+            + (torch.logit(pixels) - mean).abs() * torch.exp(-log_scale))
+
+
+@MODELS.register_module()
+class DiscreteVAE(BaseModel):
+    """The visual tokenizer. Images are in [0, 1] everywhere; their sides are multiples of 8.
+
+    Args:
+        vocab_size: number of visual tokens.
+        n_hid: width of the encoder's first and the decoder's last group.
+        n_init: width of the decoder's token embedding.
+        blocks_per_group: residual blocks in each of the four groups.
+        temperature, kl_weight: of the training objective; AnnealHook changes them as training goes on. kl_weight
+            multiplies the KL of a position and belongs to a loss averaged over sub-pixels (6.6 / 192 in DALL-E).
+        data_preprocessor, init_cfg: MMEngine's.
+    """
+
+    def __init__(self, vocab_size: int = 8192, n_hid: int = 256, n_init: int = 128, blocks_per_group: int = 2,
+                 temperature: float = 1.0, kl_weight: float = 0.0, data_preprocessor: Optional[dict] = None,
+                 init_cfg: Optional[dict] = None):
+        super().__init__(data_preprocessor, init_cfg)
+        self.vocab_size = vocab_size
+        self.temperature = temperature
+        self.kl_weight = kl_weight
+        self.encoder = Encoder(n_hid, blocks_per_group, vocab_size)
+        self.decoder = Decoder(n_hid, n_init, blocks_per_group, vocab_size)
+        self.register_load_state_dict_pre_hook(_check_tokenizer_weights)
+
+    def encode_logits(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in [0, 1] to logits (B, vocab_size, H / 8, W / 8).
+
+        Raises:
+            ValueError: If a side is no multiple of 8.
+        """
+        if images.shape[-2] % STRIDE or images.shape[-1] % STRIDE:
+            raise ValueError(f'the tokenizer needs image sides that are multiples of {STRIDE}, '
+                             f'got {images.shape[-2]} x {images.shape[-1]}')
+        return self.encoder(map_pixels(images))
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in [0, 1] to visual tokens, int64 (B, H / 8, W / 8)."""
+        return self.encode_logits(images).argmax(dim=1)
+
+    def decode(self, tokens: Tensor) -> Tensor:
+        """Visual tokens (B, h, w) to images (B, 3, 8h, 8w) in [0, 1]."""
+        return self._to_images(self.decoder.forward_tokens(tokens))
+
+    @staticmethod
+    def _to_images(statistics: Tensor) -> Tensor:
+        return unmap_pixels(torch.sigmoid(statistics[:, :3].float()))
+
+    def forward(self, inputs: Tensor, data_samples=None, mode: str = 'tensor'):
+        """'tensor': visual tokens; 'loss': the objective; 'predict': tokens and squared error of every image."""
+        if mode == 'loss':
+            return self.loss(inputs)
+        tokens = self.encode(inputs)
+        if mode == 'tensor':
+            return tokens
+        error = (self.decode(tokens) - inputs).square().flatten(1).mean(dim=1)
+        return [dict(tokens=t, squared_error=e) for t, e in zip(tokens, error)]
+
+    def loss(self, images: Tensor) -> Dict[str, Tensor]:
+        """Reconstruction through a Gumbel-softmax relaxation, plus the KL of the codes to the uniform prior.
+
+        Args:
+            images: (B, 3, H, W) in [0, 1].
+
+        Returns:
+            `loss_reconstruction` (nats per sub-pixel), `loss_kl` (weighted), and for the log `kl` (nats per
+            position), `psnr` (dB), `perplexity` and `used_codes` (share of the vocabulary) of the batch's tokens.
+        """
+        logits = self.encode_logits(images).float()  # (B, V, h, w)
+        codes = F.gumbel_softmax(logits, tau=self.temperature, dim=1)
+        statistics = self.decoder(codes)
+        log_probs = logits.log_softmax(dim=1)
+        kl = (log_probs.exp() * (log_probs + math.log(self.vocab_size))).sum(dim=1).mean()
+        losses = dict(loss_reconstruction=logit_laplace_nll(statistics, map_pixels(images)).mean(),
+                      loss_kl=self.kl_weight * kl, kl=kl.detach())
+        with torch.no_grad():
+            error = (self._to_images(statistics) - images.float()).square().mean()
+            losses['psnr'] = -10 * torch.log10(error)
+            losses.update(codebook_use(torch.bincount(logits.argmax(dim=1).flatten(), minlength=self.vocab_size)))
+        return losses
+
+
+def codebook_use(counts: Tensor) -> Dict[str, Tensor]:
+    """Perplexity (1 to V) and share of used codes (0 to 1) from the counts (V,) of every token."""
+    share = counts.float() / counts.sum().clamp(min=1)
+    perplexity = torch.exp(-torch.special.xlogy(share, share).sum())
+    return dict(perplexity=perplexity, used_codes=(counts > 0).float().mean())
+
+
+def _check_tokenizer_weights(module: DiscreteVAE, state_dict: Dict[str, Tensor], prefix: str, *_) -> None:
+    """Pre-load hook: a tokenizer half loaded gives tokens without meaning, so anything but a full match is an error.
+
+    A checkpoint of the encoder alone (OpenAI's encoder.pkl) is enough to encode; the missing decoder is said.
+
+    Raises:
+        ValueError: If a tensor is missing or has another shape.
+    """
+    own = module.state_dict()
+    parts = ['encoder.']
+    if any(key.startswith(f'{prefix}decoder.') for key in state_dict):
+        parts.append('decoder.')
+    else:
+        print_log('tokenizer: the checkpoint has no decoder, so tokens cannot be decoded', logger='current')
+    for name, tensor in own.items():
+        given = state_dict.get(prefix + name)
+        if name.startswith(tuple(parts)) and (given is None or given.shape != tensor.shape):
+            found = 'nothing' if given is None else tuple(given.shape)
+            raise ValueError(f'the checkpoint does not fit this tokenizer: {name} must be {tuple(tensor.shape)} '
+                             f'(vocab_size={module.vocab_size}), got {found}')

@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# Train on several processes: tools/dist_train.sh CONFIG GPUS [arguments of tools/train.py]
+# Several nodes: set NNODES, NODE_RANK, MASTER_ADDR and PORT on each. Without GPUs, GPUS is the number of processes.
+set -euo pipefail
+[ $# -ge 2 ] || { echo "usage: $0 CONFIG GPUS [arguments of tools/train.py]" >&2; exit 2; }
+CONFIG=$1
+GPUS=$2
+exec "$(dirname "$0")/torchrun.sh" "$GPUS" train.py "$CONFIG" "${@:3}"

@@ -1,0 +1,28 @@
+"""Evaluate a checkpoint: python tools/test.py CONFIG CHECKPOINT"""
+import argparse
+import os
+
+from mmengine.config import DictAction
+
+from beit_mm.engine import launch
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description='Evaluate a checkpoint.')
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('--work-dir', help='where the scores go; default: work_dirs/<name of the config>')
+    parser.add_argument('--out', metavar='FILE.pkl', help='write all predictions to a file')
+    parser.add_argument('--show-dir', help='draw predictions into this folder')
+    parser.add_argument('--tta', action='store_true', help="test-time augmentation, the config's tta_pipeline")
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
+                        help='override keys of the config, such as test_dataloader.batch_size=1 or a="[1,2]"')
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    return args
+
+
+if __name__ == '__main__':
+    launch.run(launch.test, parse_args())

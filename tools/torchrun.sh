@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# What dist_train.sh and dist_test.sh share: torchrun.sh PROCESSES SCRIPT [arguments]
+set -euo pipefail
+if [ "${NNODES:-1}" = 1 ]; then
+    rendezvous=(--standalone)  # a free port, so that two runs on one machine do not meet
+else
+    rendezvous=(--nnodes="$NNODES" --node_rank="${NODE_RANK:?rank of this node}" \
+                --master_addr="${MASTER_ADDR:?address of node 0}" --master_port="${PORT:-29500}")
+fi
+exec "${PYTHON:-python}" -m torch.distributed.run "${rendezvous[@]}" --nproc_per_node="$1" \
+    "$(dirname "$0")/$2" "${@:3}" --launcher pytorch
