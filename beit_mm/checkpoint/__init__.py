@@ -1,6 +1,6 @@
 """Reading weights files: turns any file into a plain dict without executing anything in it.
 
-Importing this package hands MMEngine's CheckpointLoader the same reader, so runners, host tools and inferencers read safely too.
+Importing this package hands MMEngine's CheckpointLoader the same reader, for runners, host tools and inferencers.
 """
 from .reading import read_checkpoint
 

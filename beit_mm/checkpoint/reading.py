@@ -1,9 +1,9 @@
 """Reads a checkpoint file without executing anything in it, whoever asks MMEngine for it.
 
-A pickle may name only what stands in ``_ALLOWED``. MMEngine's and NumPy's own classes do not: ``HistoryBuffer`` calls
-what a file planted in its state, and the state of a ``numpy.dtype`` can drop its object flag, after which bytes of the
-file are pointers. Stand-ins take the states, and ``_settle`` puts what is built from them in their place.
+A pickle may name only what stands in ``_ALLOWED``. Stand-ins take the states of MMEngine's and NumPy's classes, which
+would call what a file plants in them or take its bytes for pointers; ``_settle`` replaces them by what was built.
 """
+import argparse
 import re
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,10 +13,9 @@ import numpy as np
 import torch
 from mmengine import dist, fileio
 from mmengine.logging import HistoryBuffer
-from mmengine.runner import CheckpointLoader
-from mmengine.runner import checkpoint as host
+from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
+from mmengine.runner import CheckpointLoader, checkpoint as host
 from safetensors.torch import load_file
-from torch import serialization
 
 
 class _Dtype:
@@ -50,17 +49,25 @@ class _Module:
 
 
 _Encoder, _Decoder = (type('_Half', (_Module, ), {'prefix': prefix}) for prefix in ('encoder.', 'decoder.'))
+_OneCycle = type('_OneCycle', (), {})
+_FUNCTIONS = {  # that honest states carry: a buffer's statistics (_History drops them), a schedule's curve (arithmetic)
+    _History: (HistoryBuffer, 'min', 'max', 'current', 'mean'),
+    _OneCycle: (OneCycleParamScheduler, '_annealing_cos', '_annealing_linear')}  # yapf: disable
 
 
 def _getattr(owner, name):
-    if owner is not _History or name not in ('min', 'max', 'current', 'mean'):  # which its state carries; dropped
-        raise ValueError(f'only a method of HistoryBuffer may be named, got attribute {name!r} of {owner}')
-    return name
+    real, *names = _FUNCTIONS.get(owner, (None, ))
+    if name not in names:
+        raise ValueError(f'a pickle may take no attribute {name!r} of {owner}')
+    return getattr(real, name)
 
 
 _ALLOWED = {
-    'builtins.getattr': _getattr, 'mmengine.config.config.ConfigDict': dict,  # in a data set's metainfo
+    'builtins.getattr': _getattr, 'builtins.bytes': lambda: b'',  # how protocol 2 writes an empty array
+    'argparse.Namespace': argparse.Namespace,  # the arguments in BEiT's, MAE's and timm's checkpoints
+    'mmengine.config.config.ConfigDict': dict,  # in a data set's metainfo
     'mmengine.logging.history_buffer.HistoryBuffer': _History,
+    'mmengine.optim.scheduler.param_scheduler.OneCycleParamScheduler': _OneCycle,
     'numpy.dtype': _Dtype, 'numpy.ndarray': _Array,
     **dict.fromkeys(('numpy.core.multiarray._reconstruct', 'numpy._core.multiarray._reconstruct'), lambda *_: _Array()),
     **dict.fromkeys(('numpy.core.multiarray.scalar', 'numpy._core.multiarray.scalar'),
@@ -76,14 +83,14 @@ _ALLOWED = {
 @contextmanager
 def _only_allowed():
     # torch's allow-list is global and other libraries add to it, even `getattr`: ours alone holds while we read
-    others = serialization.get_safe_globals()
-    serialization.clear_safe_globals()
-    serialization.add_safe_globals([(stand_in, name) for name, stand_in in _ALLOWED.items()])
+    others = torch.serialization.get_safe_globals()
+    torch.serialization.clear_safe_globals()
+    torch.serialization.add_safe_globals([(stand_in, name) for name, stand_in in _ALLOWED.items()])
     try:
         yield
     finally:
-        serialization.clear_safe_globals()
-        serialization.add_safe_globals(others)
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(others)
 
 
 def _settle(value, settled):
@@ -123,8 +130,7 @@ def _unpickle(path, map_location):
     if not isinstance(content, dict):
         raise ValueError(f'a {type(content).__name__} in the place of a dict')
     # Runner.resume executes the text `config`, inferencers without a config the texts `cfg`; resuming needs neither
-    hub = content.get('message_hub')
-    for record in content.get('meta'), hub.get('runtime_info') if isinstance(hub, dict) else None:
+    for record in content.get('meta'), content.get('message_hub', {}).get('runtime_info'):
         for key in ('config', 'cfg') if isinstance(record, dict) else ():
             record.pop(key, None)
     return content
@@ -133,9 +139,7 @@ def _unpickle(path, map_location):
 def read_checkpoint(path, map_location='cpu') -> dict:
     """Read a weights file: safetensors (by its suffix), OpenAI's pickled tokenizer halves, or what torch.save wrote.
 
-    Args:
-        path: A local file.
-        map_location: As in torch.load; None means the CPU, as do dicts and functions for safetensors.
+    ``map_location`` is torch.load's; None means the CPU, and so do dicts and functions with a safetensors file.
 
     Returns:
         What the file holds, less the config texts that MMEngine would execute. OpenAI's (github.com/openai/DALL-E)
@@ -152,12 +156,10 @@ def read_checkpoint(path, map_location='cpu') -> dict:
         if path.suffix == '.safetensors':
             return load_file(path, str(map_location) if isinstance(map_location, (str, torch.device)) else 'cpu')
         return _unpickle(path, 'cpu' if map_location is None else map_location)
-    except OSError:  # the disk or a permission, not the content
-        raise
-    except Exception as error:  # a damaged pickle raises almost anything: KeyError, IndexError, struct.error ...
+    except Exception as error:  # a damaged file raises almost anything: KeyError, struct.error, even OSError
         refused = re.search(r'GLOBAL (\S+) (?:was not|whose)', str(error))
-        reason = str(error).rpartition('WeightsUnpickler error: ')[2].strip().partition('\n')[0]
-        found = f'the global {refused[1]}' if refused else f'{path.stat().st_size} bytes ({type(error).__name__}: {reason})'
+        reason = re.split(r'\n|\. ', str(error).rpartition('WeightsUnpickler error: ')[2].strip())[0]
+        found = f'global {refused[1]}' if refused else f'{path.stat().st_size} bytes ({type(error).__name__}: {reason})'
         raise ValueError(f'{path} must be a complete checkpoint of weights and training records, got {found}') from None
 
 
@@ -165,13 +167,10 @@ def _download(url):
     """MMEngine's order (rank 0 first) and torch.hub's cache, without reading the file."""
     path = Path(torch.hub.get_dir(), 'checkpoints', Path(urlparse(url).path).name)
     path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        if dist.is_main_process() and not path.exists():
+    for everyone in (False, True):
+        if (everyone or dist.is_main_process()) and not path.exists():
             torch.hub.download_url_to_file(url, str(path))
-    finally:  # a failure on rank 0 must not leave the others waiting
         dist.barrier()
-    if not path.exists():
-        torch.hub.download_url_to_file(url, str(path))
     return path
 
 

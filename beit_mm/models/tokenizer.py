@@ -99,7 +99,7 @@ class Decoder(nn.Module):
         """The same from tokens (B, h, w): the input convolution of a one-hot map is a look-up."""
         first = self.blocks.input
         embedded = F.embedding(tokens, first.w.flatten(1).t()) + first.b
-        return self.blocks[1:](embedded.permute(0, 3, 1, 2).contiguous())
+        return self.blocks[1:](embedded.permute(0, 3, 1, 2))
 
 
 def map_pixels(images: Tensor) -> Tensor:
@@ -151,6 +151,8 @@ class DiscreteVAE(BaseModel):
         self.kl_weight = kl_weight
         self.encoder = Encoder(n_hid, blocks_per_group, vocab_size)
         self.decoder = Decoder(n_hid, n_init, blocks_per_group, vocab_size)
+        # Channels-last convolutions are the faster ones, on GPUs as on CPUs.
+        self.to(memory_format=torch.channels_last)
         self.register_load_state_dict_pre_hook(_check_tokenizer_weights)
 
     def encode_logits(self, images: Tensor) -> Tensor:
@@ -162,7 +164,7 @@ class DiscreteVAE(BaseModel):
         if images.shape[-2] % STRIDE or images.shape[-1] % STRIDE:
             raise ValueError(f'the tokenizer needs image sides that are multiples of {STRIDE}, '
                              f'got {images.shape[-2]} x {images.shape[-1]}')
-        return self.encoder(map_pixels(images))
+        return self.encoder(map_pixels(images).contiguous(memory_format=torch.channels_last))
 
     def encode(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [0, 1] to visual tokens, int64 (B, H / 8, W / 8)."""

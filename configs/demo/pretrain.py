@@ -1,0 +1,61 @@
+# A tiny BEiT pre-trained on the embedded digits: 96 x 96 pixels, 6 x 6 patches, 14 of them masked. Part of `make demo`.
+#
+#   tools/dist_train.sh configs/demo/pretrain.py 2
+_base_ = '../beit_pretrain.py'
+
+work_dir = 'work_dirs/demo/pretrain'
+model = dict(
+    backbone=dict(img_size=96, embed_dim=128, depth=4, num_heads=4),
+    target=dict(
+        tokenizer=dict(vocab_size=128, n_hid=24, n_init=32, blocks_per_group=1,
+                       init_cfg=dict(checkpoint='work_dirs/demo/tokenizer/iter_500.pth'))))
+
+classes = [f'digit_{digit}' for digit in range(10)]
+dataset = dict(data_root='data/digits/imagenet', metainfo=dict(classes=classes))
+crop = dict(type='beit_mm.TwoViewRandomResizedCrop', scale=96, second_scale=48)
+mask = [
+    dict(type='beit_mm.BlockwiseMaskGenerator', grid=(6, 6), num_masked=14, min_block_size=3),
+    dict(type='beit_mm.PackTwoViews'),
+]
+train_dataloader = dict(
+    batch_size=64,
+    num_workers=1,
+    dataset=dict(
+        **dataset,
+        pipeline=[
+            dict(type='LoadImageFromFile'),
+            dict(type='ColorJitter', brightness=0.4, contrast=0.4, saturation=0.4),
+            dict(**crop, crop_ratio_range=(0.5, 1.0)),
+            *mask
+        ]))
+val_dataloader = dict(
+    batch_size=64,
+    num_workers=1,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    collate_fn=dict(type='default_collate'),
+    dataset=dict(
+        type='ImageNet',
+        **dataset,
+        split='val',
+        pipeline=[
+            dict(type='LoadImageFromFile'),
+            dict(**crop, crop_ratio_range=(1.0, 1.0), aspect_ratio_range=(1.0, 1.0)),
+            *mask
+        ]))
+val_evaluator = dict(type='beit_mm.MaskedTokenAccuracy')
+val_cfg = dict()
+test_dataloader = val_dataloader
+test_evaluator = val_evaluator
+test_cfg = dict()
+
+max_epochs = 60
+warmup_epochs = 3
+optim_wrapper = dict(dtype='bfloat16')
+param_scheduler = [
+    dict(type='LinearLR', start_factor=1e-9, by_epoch=True, begin=0, end=warmup_epochs, convert_to_iter_based=True),
+    dict(type='CosineAnnealingLR', eta_min_ratio=0.01, by_epoch=True, begin=warmup_epochs, end=max_epochs,
+         convert_to_iter_based=True),
+]
+train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
+default_hooks = dict(checkpoint=dict(interval=max_epochs, max_keep_ckpts=1))
+auto_scale_lr = dict(base_batch_size=64)

@@ -1,0 +1,48 @@
+# A small tokenizer on the embedded digits: one token of 128 per 8 x 8 pixels of a 48 x 48 view. Part of `make demo`.
+#
+#   python tools/train.py configs/demo/tokenizer.py
+_base_ = '../beit_tokenizer.py'
+
+work_dir = 'work_dirs/demo/tokenizer'
+vocab_size = 128
+model = dict(vocab_size=vocab_size, n_hid=24, n_init=32, blocks_per_group=1)
+
+classes = [f'digit_{digit}' for digit in range(10)]
+dataset = dict(data_root='data/digits/imagenet', metainfo=dict(classes=classes))
+train_dataloader = dict(
+    num_workers=1,
+    dataset=dict(
+        **dataset,
+        pipeline=[
+            dict(type='LoadImageFromFile'),
+            dict(type='ColorJitter', brightness=0.4, contrast=0.4, saturation=0.4),
+            dict(type='RandomResizedCrop', scale=48, crop_ratio_range=(0.5, 1.0), backend='pillow',
+                 interpolation='lanczos'),
+            dict(type='PackInputs')
+        ]))
+val_dataloader = dict(
+    num_workers=1,
+    dataset=dict(
+        **dataset,
+        pipeline=[
+            dict(type='LoadImageFromFile'),
+            dict(type='Resize', scale=(48, 48), backend='pillow', interpolation='lanczos'),
+            dict(type='PackInputs')
+        ]))
+test_dataloader = val_dataloader
+
+max_iters = 500
+optim_wrapper = dict(dtype='bfloat16', optimizer=dict(lr=1e-3))
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=30),
+    dict(type='CosineAnnealingLR', eta_min=1e-5, by_epoch=False, begin=30, end=max_iters),
+]
+custom_hooks = [
+    dict(type='beit_mm.AnnealHook', attribute='temperature', start=1.0, end=1 / 16, num_iters=375),
+    dict(type='beit_mm.AnnealHook', attribute='kl_weight', start=0.0, end=6.6 / 192, num_iters=250),
+]
+train_cfg = dict(max_iters=max_iters, val_interval=max_iters)
+val_evaluator = dict(vocab_size=vocab_size)
+test_evaluator = val_evaluator
+default_hooks = dict(checkpoint=dict(interval=max_iters, max_keep_ckpts=1))
+auto_scale_lr = dict(base_batch_size=64)
