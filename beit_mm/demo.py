@@ -1,0 +1,153 @@
+"""The demonstration: the whole road on the embedded digits, then a table of aims and figures, and pictures."""
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Dict, List, Sequence, Tuple
+
+import mmengine
+import numpy as np
+from mmengine.config import Config
+from mmengine.dataset import default_collate
+from mmengine.runner import load_checkpoint
+from PIL import Image
+
+from .datasets.digits import DigitScenes, write_classification, write_segmentation
+from .registry import MODELS
+from .visualization import reconstruction_panel, segmentation_panel
+
+ROOT = Path('work_dirs/demo')
+DATA = Path('data/digits')
+FROM_RANDOM = ['--cfg-options', 'model.backbone.init_cfg=None']
+FEW_LABELS = ['train_dataloader.dataset.ann_file=meta/train_10.txt']
+Row = Tuple[str, str, str, str]  # what, aim, figure, verdict
+
+
+def main() -> None:
+    """Run what is not there yet, and write table.md and the pictures into work_dirs/demo."""
+    start = time.time()
+    ROOT.mkdir(parents=True, exist_ok=True)
+    write_classification(DATA / 'imagenet')
+    write_segmentation(DATA / 'ade20k')
+    for name in ('tokenizer', 'pretrain', 'finetune'):
+        _train(name)
+    _train('finetune', 'finetune_from_random', FROM_RANDOM)
+    _train('segment')
+    rows = _score_rows()
+    rows.append(('time for what was run, minutes', 'at most 20', *_verdict((time.time() - start) / 60, 20, below=True)))
+    _draw_reconstructions(ROOT / 'reconstruction.png')
+    _draw_scenes(ROOT / 'segmentation.png')
+    table = _format(rows)
+    (ROOT / 'table.md').write_text(table)
+    print(f'\n{table}\nPictures: {ROOT}/reconstruction.png, {ROOT}/segmentation.png')
+
+
+def _run(title: str, log: Path, tool: str, *arguments: str) -> None:
+    """Run a tool with its output in a log file; one line here when it is done, its last lines if it fails."""
+    print(f'{title} ...', end=' ', flush=True)
+    start = time.time()
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with open(log, 'w') as output:
+        code = subprocess.call([sys.executable, f'tools/{tool}.py', *arguments], stdout=output,
+                               stderr=subprocess.STDOUT, env=dict(os.environ, PYTHONWARNINGS='ignore'))
+    print(f'{time.time() - start:.0f} s')
+    if code:
+        sys.exit(''.join(log.read_text().splitlines(keepends=True)[-20:]) + f'\n{title} failed; all of it: {log}')
+
+
+def _train(config: str, name: str = '', options: Sequence[str] = ()) -> None:
+    name = name or config
+    if _checkpoint(config, name).is_file():
+        print(f'{name}: already trained, kept')
+        return
+    _run(f'training {name}', ROOT / f'{name}.log', 'train', f'configs/demo/{config}.py', '--work-dir',
+         str(ROOT / name), *options)
+
+
+def _checkpoint(config: str, name: str) -> Path:
+    cfg = Config.fromfile(f'configs/demo/{config}.py')
+    last = f'epoch_{cfg.train_cfg.max_epochs}' if 'max_epochs' in cfg.train_cfg else f'iter_{cfg.train_cfg.max_iters}'
+    return ROOT / name / f'{last}.pth'
+
+
+def _test(config: str, name: str = '', *options: str) -> Dict[str, float]:
+    """Scores of tools/test.py."""
+    name = name or config
+    folder = ROOT / name / 'test'
+    _run(f'testing {name}', ROOT / f'{name}_test.log', 'test', f'configs/demo/{config}.py',
+         str(_checkpoint(config, name)), '--work-dir', str(folder), *options)
+    return json.loads(max(folder.glob('*/*.json'), key=lambda path: path.stat().st_mtime).read_text())
+
+
+def _score_rows() -> List[Row]:
+    tokenizer = _test('tokenizer')
+    masked = _test('pretrain')
+    top1 = _test('finetune')['accuracy/top1']
+    random_top1 = _test('finetune', 'finetune_from_random')['accuracy/top1']
+    miou = _test('segment', '', '--out', str(ROOT / 'segment' / 'predictions.pkl'))['mIoU']
+    return [
+        ('vocabulary in use, %', 'at least 25', *_verdict(tokenizer['tokenizer/used_codes'], 25)),
+        ('masked-token accuracy, %', f'at least {2 * masked["masked_token/commonest"]:.1f}, twice that of the '
+         f'commonest token ({masked["masked_token/commonest"]:.1f})',
+         *_verdict(masked['masked_token/accuracy'], 2 * masked['masked_token/commonest'])),
+        ('held-out digits, top-1 %', 'at least 90', *_verdict(top1, 90)),
+        ('the same from random weights, top-1 %', f'at most {top1 - 5:.1f}, 5 points less',
+         *_verdict(random_top1, top1 - 5, below=True)),
+        ('scenes, foreground IoU, %', 'at least 80', *_verdict(_foreground_iou(_predictions()), 80)),
+        ('scenes, mIoU, %', 'at least 30, aiming at 60', *_verdict(miou, 60, least=30)),
+    ]
+
+
+def _verdict(figure: float, aim: float, below: bool = False, least: float = None) -> Tuple[str, str]:
+    met = figure <= aim if below else figure >= aim
+    if not met and least is not None and figure >= least:
+        return f'{figure:.1f}', 'least met, aim missed'
+    return f'{figure:.1f}', 'met' if met else 'missed'
+
+
+def _predictions() -> list:
+    return mmengine.load(ROOT / 'segment' / 'predictions.pkl')
+
+
+def _labels(sample: dict) -> Tuple[np.ndarray, np.ndarray]:
+    """Ground truth and prediction (H, W) of a dumped segmentation sample; 255 is unlabelled."""
+    return tuple(np.asarray(sample[key]['data']).squeeze(0).astype(np.uint8) for key in ('gt_sem_seg', 'pred_sem_seg'))
+
+
+def _foreground_iou(samples: list) -> float:
+    """IoU in percent of digits, whichever they are, against background, over all labelled pixels."""
+    both = either = 0
+    for truth, prediction in map(_labels, samples):
+        labelled = truth != 255
+        truth, prediction = truth[labelled] > 0, prediction[labelled] > 0
+        both += (truth & prediction).sum()
+        either += (truth | prediction).sum()
+    return 100 * both / either
+
+
+def _draw_reconstructions(path: Path, num_images: int = 8) -> None:
+    cfg = Config.fromfile('configs/demo/pretrain.py')
+    mmengine.registry.init_default_scope(cfg.default_scope)
+    mmengine.runner.set_random_seed(0)
+    model = MODELS.build(cfg.model)
+    load_checkpoint(model, str(_checkpoint('pretrain', 'pretrain')))
+    data = mmengine.registry.DATASETS.build(cfg.val_dataloader.dataset)
+    chosen = np.linspace(0, len(data) - 1, num_images).astype(int)
+    batch = model.data_preprocessor(default_collate([data[int(index)] for index in chosen]))
+    reconstruction_panel(model, batch).save(path)
+
+
+def _draw_scenes(path: Path, num_images: int = 8) -> None:
+    samples = _predictions()[:num_images]
+    images = [np.asarray(Image.open(sample['img_path'])) for sample in samples]
+    truths, predictions = zip(*map(_labels, samples))
+    segmentation_panel(images, truths, predictions, DigitScenes.METAINFO['palette']).save(path)
+
+
+def _format(rows: List[Row]) -> str:
+    rows = [('', 'aim', 'figure', ''), *rows]
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    lines = ['| ' + ' | '.join(cell.ljust(width) for cell, width in zip(row, widths)) + ' |' for row in rows]
+    return '\n'.join([lines[0], '|' + '|'.join('-' * (width + 2) for width in widths) + '|', *lines[1:]]) + '\n'

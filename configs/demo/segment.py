@@ -1,0 +1,52 @@
+# The tiny BEiT under UperNet on scenes of digits over photographs: background and ten digits. Part of `make demo`.
+#
+#   python tools/train.py configs/demo/segment.py
+_base_ = '../beit_segment.py'
+
+work_dir = 'work_dirs/demo/segment'
+norm_cfg = dict(type='SyncBN', requires_grad=True)
+width = 128
+num_classes = 11
+crop_size = (96, 96)
+model = dict(
+    data_preprocessor=dict(size=crop_size),
+    backbone=dict(img_size=96, embed_dim=width, depth=4, num_heads=4, out_indices=[0, 1, 2, 3],
+                  init_cfg=dict(checkpoint='work_dirs/demo/pretrain/epoch_60.pth')),
+    neck=dict(embed_dim=width),
+    decode_head=dict(in_channels=[width] * 4, channels=64, num_classes=num_classes),
+    auxiliary_head=dict(in_channels=width, channels=32, num_classes=num_classes),
+    test_cfg=dict(crop_size=crop_size, stride=(64, 64)))
+
+dataset = dict(type='beit_mm.DigitScenes', data_root='data/digits/ade20k')
+train_dataloader = dict(
+    batch_size=16,
+    num_workers=1,
+    dataset=dict(
+        **dataset,
+        pipeline=[
+            dict(type='LoadImageFromFile'),
+            dict(type='LoadAnnotations'),
+            dict(type='RandomResize', scale=(384, 96), ratio_range=(0.9, 1.3), keep_ratio=True),
+            dict(type='RandomCrop', crop_size=crop_size),
+            dict(type='PhotoMetricDistortion'),
+            dict(type='PackSegInputs')
+        ]))
+val_dataloader = dict(
+    num_workers=1,
+    dataset=dict(
+        **dataset,
+        pipeline=[
+            dict(type='LoadImageFromFile'),
+            dict(type='LoadAnnotations'),
+            dict(type='PackSegInputs')
+        ]))
+test_dataloader = val_dataloader
+
+max_iters = 1500
+optim_wrapper = dict(dtype='bfloat16', optimizer=dict(lr=2e-3), paramwise_cfg=dict(layer_decay_rate=0.75))
+param_scheduler = [
+    dict(type='LinearLR', start_factor=1e-6, by_epoch=False, begin=0, end=100),
+    dict(type='PolyLR', power=1.0, eta_min=0.0, by_epoch=False, begin=0, end=max_iters),
+]
+train_cfg = dict(max_iters=max_iters, val_interval=max_iters)
+default_hooks = dict(checkpoint=dict(interval=max_iters, max_keep_ckpts=1))

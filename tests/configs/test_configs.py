@@ -1,0 +1,132 @@
+"""Every config builds its model, pipelines, optimiser and schedules, and follows the release's schedule."""
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import DATASETS, DefaultScope, HOOKS, METRICS, MODELS, PARAM_SCHEDULERS, init_default_scope
+from mmengine.optim import build_optim_wrapper
+from mmcv.transforms import Compose
+
+CONFIGS = Path(__file__).parents[2] / 'configs'
+RECIPES = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob('*.py') if '_base_' not in path.parts)
+EPOCH_LENGTH = 10
+
+
+@pytest.fixture(autouse=True)
+def scope():
+    """Leave no default scope behind for other tests."""
+    yield
+    DefaultScope._instance_dict.clear()
+
+
+def load(name: str) -> Config:
+    cfg = Config.fromfile(CONFIGS / name)
+    init_default_scope(cfg.default_scope)
+    return cfg
+
+
+def on_meta(cfg: Config) -> torch.nn.Module:
+    with torch.device('meta'):
+        return MODELS.build(cfg.model)
+
+
+def find(registry, name: str):
+    """What a name means in the default scope."""
+    with registry.switch_scope_and_registry(None) as scoped:
+        return scoped.get(name)
+
+
+def build_schedules(cfg: Config, optimizer) -> list:
+    schedules = []
+    for schedule in cfg.param_scheduler:
+        schedule = schedule.copy()
+        kind = PARAM_SCHEDULERS.get(schedule.pop('type'))
+        if schedule.pop('convert_to_iter_based', False):
+            schedules.append(kind.build_iter_from_epoch(optimizer=optimizer, epoch_length=EPOCH_LENGTH, **schedule))
+        else:
+            schedules.append(kind(optimizer=optimizer, **schedule))
+    return schedules
+
+
+def test_all_recipes_are_found():
+    assert {'beit_tokenizer.py', 'beit_pretrain.py', 'beit_finetune.py', 'beit_segment.py', 'demo/tokenizer.py',
+            'demo/pretrain.py', 'demo/finetune.py', 'demo/segment.py'} <= set(RECIPES)
+
+
+@pytest.mark.parametrize('name', RECIPES)
+def test_config_builds(name):
+    cfg = load(name)
+    assert cfg.custom_imports.imports == ['beit_mm']
+    model = on_meta(cfg)
+    for key in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        if key in cfg:
+            dataset = cfg[key].dataset
+            assert find(DATASETS, dataset.type) is not None
+            assert len(Compose(dataset.pipeline).transforms) == len(dataset.pipeline)
+    if 'tta_pipeline' in cfg:
+        assert Compose(cfg.tta_pipeline).transforms
+    wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    assert sum(len(group['params']) for group in wrapper.optimizer.param_groups) == len(trainable)
+    assert build_schedules(cfg, wrapper.optimizer)
+    for hook in [*cfg.default_hooks.values(), *cfg.get('custom_hooks', [])]:
+        assert find(HOOKS, hook.type) is not None, hook.type
+    for evaluator in ('val_evaluator', 'test_evaluator'):
+        if evaluator in cfg:
+            assert find(METRICS, cfg[evaluator].type) is not None
+    assert {'LocalVisBackend', 'TensorboardVisBackend'} == {backend.type for backend in cfg.visualizer.vis_backends}
+
+
+def millions(module: torch.nn.Module) -> float:
+    return sum(p.numel() for p in module.parameters()) / 1e6
+
+
+def test_sizes_are_the_published_ones():
+    assert millions(on_meta(load('beit_finetune.py'))) == pytest.approx(86.53, abs=0.005)
+    pretrain = on_meta(load('beit_pretrain.py'))
+    assert pretrain.lm_head.out_features == 8192
+    # 53.8 M in OpenAI's encoder, as computed from its layout.
+    assert millions(pretrain.target.tokenizer.encoder) == pytest.approx(53.8, abs=0.1)
+
+
+def rates(name: str, steps: int) -> torch.Tensor:
+    """Learning rate of the topmost group at every step, (steps,)."""
+    cfg = load(name)
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.AdamW([parameter], lr=cfg.optim_wrapper.optimizer.lr)
+    schedules = build_schedules(cfg, optimizer)
+    found = []
+    for _ in range(steps):
+        found.append(optimizer.param_groups[0]['lr'])
+        optimizer.step()
+        for schedule in schedules:
+            schedule.step()
+    return torch.tensor(found)
+
+
+@pytest.mark.parametrize('name, base, floor, warmup, epochs', [
+    ('beit_pretrain.py', 1.5e-3, 1e-5, 10, 800),
+    ('beit_finetune.py', 4e-3, 1e-6, 20, 100),
+])
+def test_cosine_schedules_follow_the_release(name, base, floor, warmup, epochs):
+    """Release: a line from 0 over the warm-up steps, then half a cosine from base to floor."""
+    steps, start = epochs * EPOCH_LENGTH, warmup * EPOCH_LENGTH
+    found = rates(name, steps)
+    line = torch.linspace(0, base, start)
+    progress = torch.arange(steps - start) / (steps - start)
+    expected = torch.cat([line, floor + (base - floor) * (1 + torch.cos(math.pi * progress)) / 2])
+    assert (found - expected).abs().max() < 0.01 * base
+    for step in (0, start - 1, (start + steps) // 2, steps - 1):
+        assert found[step] == pytest.approx(expected[step].item(), rel=0.02, abs=1e-8), step
+
+
+def test_segmentation_schedule_follows_the_release():
+    """Release: (1 - step / 160000) of the rate, times a line from 1e-6 to 1 over 1,500 steps."""
+    steps = 20000
+    found = rates('beit_segment.py', steps)
+    step = torch.arange(steps)
+    expected = 7e-4 * (1 - step / 160000) * (1e-6 + (1 - 1e-6) * (step / 1499).clamp(max=1))
+    assert (found - expected).abs().max() < 0.01 * 7e-4
+    assert found[0] < 1e-9
