@@ -25,14 +25,15 @@ STAMP = '.digits.json'
 
 # How hard the pictures are. A pair is the range of a uniform draw. The stamp holds every constant of this file, so that
 # a folder made with other ones is not taken for a current one.
-BACKGROUND_BRIGHTNESS = (0.35, 0.75)  # the photograph is multiplied by it
+BACKGROUND_BRIGHTNESS = (0.2, 0.55)  # the photograph is multiplied by it
 BACKGROUND_CROP = (100, 200)  # side of the crop in photograph pixels; smaller is smoother
-DIGIT_SATURATION = (0.0, 0.6)
+DIGIT_SATURATION = (0.0, 0.5)
 DIGIT_BRIGHTNESS = (0.85, 1.0)
 DIGIT_OPACITY = (0.85, 1.0)
-MIN_CONTRAST = 0.3  # digit luminance minus mean luminance behind it, in [0, 1]; the photograph is dimmed until it holds
-DIGIT_SHARE = (0.62, 0.88)  # longer side of the digit, as a share of the image side
-SCENE_DIGIT_SHARE = (0.47, 0.73)
+MIN_CONTRAST = 0.4  # digit luminance minus mean luminance behind it, in [0, 1]; the photograph is dimmed until it holds
+DIGIT_SHARE = (0.75, 0.9)  # longer side of the digit, as a share of the image side
+MAX_SHIFT = 0.05  # of a lone digit's centre from the picture's, as a share of the image side
+SCENE_DIGIT_SHARE = (0.5, 0.8)
 SECOND_DIGIT_CHANCE = 0.6  # of a scene to hold two digits
 MAX_OVERLAP = 0.05  # of the first digit's area, hidden by the second; the best of PLACEMENTS where none is below
 PLACEMENTS = 20
@@ -96,7 +97,7 @@ def split_digits(labels: np.ndarray, limit: Optional[int] = None) -> Dict[str, L
 
 
 def render(rng: np.random.Generator, split: str, digits: Sequence[int], size: int,
-           share: Tuple[float, float]) -> Tuple[np.ndarray, np.ndarray]:
+           share: Tuple[float, float], max_shift: float = 1.0) -> Tuple[np.ndarray, np.ndarray]:
     """Draw digits over a random crop of a photograph.
 
     Args:
@@ -105,6 +106,7 @@ def render(rng: np.random.Generator, split: str, digits: Sequence[int], size: in
         digits: Indices into the sources; a later one is drawn over an earlier one.
         size: Side of the picture in pixels.
         share: Range of a digit's longer side, as a share of ``size``.
+        max_shift: How far a digit's centre may lie from the picture's on either axis, as a share of ``size``.
 
     Returns:
         image (size, size, 3) uint8 RGB; labels (size, size) uint8: 0 unlabelled, 1 background, 2 to 11 digits 0 to 9.
@@ -114,7 +116,8 @@ def render(rng: np.random.Generator, split: str, digits: Sequence[int], size: in
     colours = [_bright_colour(rng) for _ in digits]
     alphas: List[np.ndarray] = []
     for index in digits:
-        alphas.append(_place(rng, _enlarge(sources.digits[index], size * rng.uniform(*share)), size, alphas))
+        alphas.append(_place(rng, _enlarge(sources.digits[index], size * rng.uniform(*share)), size, alphas,
+                             max_shift))
 
     behind = [np.average(_luminance(image), weights=alpha) for alpha in alphas]
     dim = min((_luminance(colour) - MIN_CONTRAST) / max(level, 1e-6) for colour, level in zip(colours, behind))
@@ -170,11 +173,13 @@ def _trim(values: np.ndarray) -> np.ndarray:
     return values[rows.min():rows.max() + 1, columns.min():columns.max() + 1]
 
 
-def _place(rng: np.random.Generator, opacity: np.ndarray, size: int, earlier: Sequence[np.ndarray]) -> np.ndarray:
+def _place(rng: np.random.Generator, opacity: np.ndarray, size: int, earlier: Sequence[np.ndarray],
+           max_shift: float) -> np.ndarray:
     """Put (h, w) opacity at a random place of a (size, size) canvas that hides little of the earlier canvases."""
     best, least = None, np.inf
     for _ in range(PLACEMENTS):
-        y, x = (int(rng.integers(size - side + 1)) for side in opacity.shape)
+        slack = ((size - side) / 2 for side in opacity.shape)
+        y, x = (round(free + min(free, max_shift * size) * rng.uniform(-1, 1)) for free in slack)
         canvas = np.zeros((size, size), dtype=np.float32)
         canvas[y:y + opacity.shape[0], x:x + opacity.shape[1]] = opacity
         overlap = max(((canvas * other).sum() / other.sum() for other in earlier), default=0)
@@ -189,7 +194,7 @@ def write_classification(root: Union[str, Path], seed: int = 0, size: int = 96, 
                          limit: Optional[int] = None) -> Dict[str, int]:
     """Write one digit per picture in ImageNet's layout, for ``mmpretrain.datasets.ImageNet``.
 
-    ``train/digit_3/00012_0.png`` is render 0 of digit 12 of scikit-learn's set. ``meta/train.txt`` and ``meta/val.txt``
+    ``train/digit_3/00012_0.jpg`` is render 0 of digit 12 of scikit-learn's set. ``meta/train.txt`` and ``meta/val.txt``
     list all files with their class, ``meta/train_10.txt`` the first ten training digits of every class.
 
     Args:
@@ -214,9 +219,10 @@ def write_classification(root: Union[str, Path], seed: int = 0, size: int = 96, 
                 (folder / split / CLASSES[label]).mkdir(parents=True)
                 for place, index in enumerate(pool):
                     for copy in range(renders if split == 'train' else 1):
-                        name = f'{CLASSES[label]}/{index:05d}_{copy}.png'
-                        image, _ = render(_generator(seed, 0, split, index, copy), split, [index], size, DIGIT_SHARE)
-                        Image.fromarray(image).save(folder / split / name, compress_level=1)
+                        name = f'{CLASSES[label]}/{index:05d}_{copy}.jpg'
+                        image, _ = render(_generator(seed, 0, split, index, copy), split, [index], size, DIGIT_SHARE,
+                                          MAX_SHIFT)
+                        _save_jpeg(image, folder / split / name)
                         lists[split].append(f'{name} {label}\n')
                         if split == 'train' and place < 10 and copy == 0:
                             lists['train_10'].append(f'{name} {label}\n')
@@ -260,13 +266,17 @@ def write_segmentation(root: Union[str, Path], seed: int = 0, size: int = 96, nu
                 # The fixed class must not always be the one that is partly hidden.
                 rng.shuffle(digits)
                 image, annotation = render(rng, split, digits, size, SCENE_DIGIT_SHARE)
-                # Full chroma resolution keeps coloured edges where the labels have them.
-                Image.fromarray(image).save(images / f'{scene:05d}.jpg', quality=95, subsampling=0)
+                _save_jpeg(image, images / f'{scene:05d}.jpg')
                 Image.fromarray(annotation).save(annotations / f'{scene:05d}.png', compress_level=1)
         return dict(training=num_train, validation=num_val, classes=len(SCENE_CLASSES))
 
     arguments = dict(kind='segmentation', seed=seed, size=size, num_train=num_train, num_val=num_val, limit=limit)
     return _write_once(root, arguments, write)
+
+
+def _save_jpeg(image: np.ndarray, path: Path) -> None:
+    # Full chroma resolution keeps coloured edges where the labels have them.
+    Image.fromarray(image).save(path, quality=95, subsampling=0)
 
 
 def _generator(seed: int, kind: int, split: str, index: int, copy: int) -> np.random.Generator:

@@ -130,12 +130,12 @@ class BEiT(BaseModule):
         shared_bias = None
         if self.rel_pos_bias is not None:
             shared_bias = self.rel_pos_bias(grid, self._query_dtype(x))
-        outputs = []
+        outputs = {}
         for index, block in enumerate(self.blocks):
             x = block(x, grid, shared_bias)
             if index in self.out_indices:
-                outputs.append(self._output(x, grid, is_last=index == len(self.blocks) - 1))
-        return tuple(outputs)
+                outputs[index] = self._output(x, grid, is_last=index == len(self.blocks) - 1)
+        return tuple(outputs[index] for index in self.out_indices)
 
     def _put_mask_tokens(self, patches: Tensor, mask: Tensor, grid: Grid) -> Tensor:
         if self.mask_token is None:

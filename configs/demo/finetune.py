@@ -8,7 +8,7 @@ _base_ = '../beit_finetune.py'
 work_dir = 'work_dirs/demo/finetune'
 model = dict(
     backbone=dict(img_size=96, embed_dim=128, depth=4, num_heads=4,
-                  init_cfg=dict(checkpoint='work_dirs/demo/pretrain/epoch_60.pth')),
+                  init_cfg=dict(checkpoint='work_dirs/demo/pretrain/epoch_50.pth')),
     head=dict(num_classes=10, in_channels=128),
     train_cfg=dict(_delete_=True),
     data_preprocessor=dict(num_classes=10))
@@ -16,15 +16,14 @@ model = dict(
 classes = [f'digit_{digit}' for digit in range(10)]
 dataset = dict(data_root='data/digits/imagenet', metainfo=dict(classes=classes))
 train_dataloader = dict(
-    batch_size=64,
+    batch_size=32,
     num_workers=1,
     dataset=dict(
         **dataset,
         pipeline=[
             dict(type='LoadImageFromFile'),
-            dict(type='ColorJitter', brightness=0.4, contrast=0.4, saturation=0.4),
-            dict(type='RandomResizedCrop', scale=96, crop_ratio_range=(0.6, 1.0), backend='pillow',
-                 interpolation='bicubic'),
+            dict(type='RandomResizedCrop', scale=96, crop_ratio_range=(0.85, 1.0), aspect_ratio_range=(0.9, 1.1),
+                 backend='pillow', interpolation='bicubic'),
             dict(type='PackInputs')
         ]))
 val_dataloader = dict(
@@ -35,12 +34,12 @@ test_dataloader = val_dataloader
 
 max_epochs = 20
 warmup_epochs = 2
-optim_wrapper = dict(dtype='bfloat16', optimizer=dict(lr=2e-3), paramwise_cfg=dict(layer_decay_rate=0.75))
+optim_wrapper = dict(dtype='bfloat16', optimizer=dict(lr=1.5e-3), paramwise_cfg=dict(layer_decay_rate=0.75))
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-9, by_epoch=True, begin=0, end=warmup_epochs, convert_to_iter_based=True),
     dict(type='CosineAnnealingLR', eta_min_ratio=0.01, by_epoch=True, begin=warmup_epochs, end=max_epochs,
          convert_to_iter_based=True),
 ]
-train_cfg = dict(max_epochs=max_epochs, val_interval=5)
+train_cfg = dict(max_epochs=max_epochs, val_interval=10)
 default_hooks = dict(checkpoint=dict(interval=max_epochs, max_keep_ckpts=1, save_best=None))
-auto_scale_lr = dict(base_batch_size=64)
+auto_scale_lr = dict(base_batch_size=32)

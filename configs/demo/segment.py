@@ -1,4 +1,5 @@
 # The tiny BEiT under UperNet on scenes of digits over photographs: background and ten digits. Part of `make demo`.
+# It starts from the weights fine-tuned on single digits, the paper's intermediate fine-tuning (section 3.2).
 #
 #   python tools/train.py configs/demo/segment.py
 _base_ = '../beit_segment.py'
@@ -11,7 +12,7 @@ crop_size = (96, 96)
 model = dict(
     data_preprocessor=dict(size=crop_size),
     backbone=dict(img_size=96, embed_dim=width, depth=4, num_heads=4, out_indices=[0, 1, 2, 3],
-                  init_cfg=dict(checkpoint='work_dirs/demo/pretrain/epoch_60.pth')),
+                  init_cfg=dict(checkpoint='work_dirs/demo/finetune/epoch_20.pth')),
     neck=dict(embed_dim=width),
     decode_head=dict(in_channels=[width] * 4, channels=64, num_classes=num_classes),
     auxiliary_head=dict(in_channels=width, channels=32, num_classes=num_classes),

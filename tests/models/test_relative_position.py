@@ -1,0 +1,168 @@
+"""Bias tables moved from one grid to another, against SciPy's splines."""
+import numpy as np
+import pytest
+import torch
+from scipy.interpolate import CubicSpline, RectBivariateSpline
+from scipy.optimize import brentq
+
+from beit_mm.models.relative_position import RelativePositionBias, expand_bias, infer_grid, num_offsets
+
+
+def table_of(grid, heads=2, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(grid[0] * 100 + grid[1])
+    return torch.randn(num_offsets(grid) + 3, heads, generator=generator, dtype=dtype)
+
+
+def as_map(table, grid):
+    """(2h - 1, 2w - 1, heads) as NumPy, without the class token's rows."""
+    return table[:-3].reshape(2 * grid[0] - 1, 2 * grid[1] - 1, -1).numpy()
+
+
+def geometric(source, target):
+    """Offsets of a source axis, 1 + q + q^2 ... from the centre, the last of them on the target's last."""
+
+    def last(ratio):
+        return sum(ratio**i for i in range(source - 1))
+
+    ratio = 1.5 if last(1.5) < target - 1 else brentq(lambda q: last(q) - (target - 1), 1.01, 1.5, xtol=1e-12)
+    steps = np.cumsum(ratio**np.arange(source - 1))
+    return np.concatenate([-steps[::-1], [0], steps])
+
+
+@pytest.mark.parametrize('source, target', [
+    ((5, 7), (7, 10)),
+    ((14, 14), (20, 24)),
+    ((3, 4), (8, 5)),  # more rows than ratio 1.5 reaches: constant beyond
+])
+def test_growth_is_a_bicubic_spline_over_geometric_offsets(source, target):
+    table = table_of(source)
+    grown = as_map(expand_bias(table, source, target), target)
+    offsets = as_map(table, source)
+    y, x = (np.arange(-(side - 1), side) for side in target)
+    for head in range(2):
+        spline = RectBivariateSpline(geometric(source[0], target[0]), geometric(source[1], target[1]),
+                                     offsets[..., head], kx=3, ky=3)
+        # The release bisects the ratio to 1e-6 only, which moves the outermost offsets by up to 2e-4.
+        assert np.abs(grown[..., head] - spline(y, x)).max() < 5e-4
+
+
+def test_growth_beyond_the_reach_of_the_offsets_repeats_the_last():
+    grown = as_map(expand_bias(table_of((3, 3)), (3, 3), (8, 3)), (8, 3))
+    source = as_map(table_of((3, 3)), (3, 3))
+    for row in (0, 1, 2, 3):  # offsets -7 to -4; the last source offset lies at 1 + 1.5
+        np.testing.assert_allclose(grown[row], source[0], atol=1e-12)
+
+
+@pytest.mark.parametrize('source, target', [((6, 8), (4, 5)), ((14, 14), (1, 14)), ((5, 5), (4, 5))])
+def test_shrinking_reads_the_centre_exactly(source, target):
+    table = table_of(source, dtype=torch.float32)
+    rows, columns = (s - t for s, t in zip(source, target))
+    centre = as_map(table, source)[rows:2 * source[0] - 1 - rows, columns:2 * source[1] - 1 - columns]
+    assert np.array_equal(as_map(expand_bias(table, source, target), target), centre)
+
+
+def test_one_axis_may_grow_while_the_other_shrinks():
+    source, target = (6, 5), (4, 7)
+    table = table_of(source)
+    centre = as_map(table, source)[2:-2]
+    expected = CubicSpline(geometric(5, 7), centre, axis=1, bc_type='not-a-knot')(np.arange(-6, 7))
+    assert np.abs(as_map(expand_bias(table, source, target), target) - expected).max() < 1e-4
+    turned = table[:-3].reshape(11, 9, 2).transpose(0, 1).flatten(0, 1)
+    turned = expand_bias(torch.cat([turned, table[-3:]]), source[::-1], target[::-1])
+    assert np.abs(as_map(turned, target[::-1]).transpose(1, 0, 2) - expected).max() < 1e-4
+
+
+@pytest.mark.parametrize('target', [(7, 9), (2, 3), (3, 7), (1, 1), (4, 5)])
+def test_rows_of_the_class_token_are_kept(target):
+    table = table_of((4, 5))
+    assert torch.equal(expand_bias(table, (4, 5), target)[-3:], table[-3:])
+
+
+def test_the_same_grid_changes_nothing():
+    table = table_of((4, 5))
+    assert torch.equal(expand_bias(table, (4, 5), (4, 5)), table)
+
+
+def test_resizing_is_linear_in_the_table():
+    first, second = table_of((4, 5)), table_of((4, 5)).flip(0)
+    together = expand_bias(2 * first - 3 * second, (4, 5), (6, 9))
+    apart = 2 * expand_bias(first, (4, 5), (6, 9)) - 3 * expand_bias(second, (4, 5), (6, 9))
+    torch.testing.assert_close(together, apart)
+
+
+def test_resizing_is_differentiable():
+    table = table_of((3, 2), heads=1).requires_grad_()
+    for target in ((4, 3), (2, 3), (1, 1)):
+        assert torch.autograd.gradcheck(lambda t: expand_bias(t, (3, 2), target), table)
+
+
+def test_a_constant_stays_constant_and_a_mirrored_table_stays_mirrored():
+    constant = torch.full((num_offsets((4, 4)) + 3, 1), 0.7, dtype=torch.float64)
+    torch.testing.assert_close(expand_bias(constant, (4, 4), (7, 6)), torch.full((13 * 11 + 3, 1), 0.7).double())
+    source = as_map(table_of((4, 4)), (4, 4))
+    mirrored = torch.cat([torch.from_numpy(source[:, ::-1].copy()).flatten(0, 1), torch.zeros(3, 2)])
+    grown = as_map(expand_bias(table_of((4, 4)), (4, 4), (7, 6)), (7, 6))
+    np.testing.assert_allclose(as_map(expand_bias(mirrored, (4, 4), (7, 6)), (7, 6)), grown[:, ::-1], atol=1e-12)
+
+
+@pytest.mark.parametrize('dtype', [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_the_dtype_of_the_table_is_kept(dtype):
+    resized = expand_bias(table_of((4, 4), dtype=torch.float32).to(dtype), (4, 4), (6, 6))
+    assert resized.dtype == dtype
+    exact = expand_bias(table_of((4, 4), dtype=torch.float32).to(dtype).double(), (4, 4), (6, 6))
+    assert (resized.double() - exact).abs().max() < 4 * torch.finfo(dtype).eps * exact.abs().max()
+
+
+@pytest.mark.parametrize('num_rows', [51, 53, 3, 0])
+def test_a_table_that_does_not_fit_its_grid_is_refused_with_both_sizes(num_rows):
+    with pytest.raises(ValueError, match=f'4 x 4 patches must have 52 rows, got {num_rows}'):
+        expand_bias(torch.zeros(num_rows, 2), (4, 4), (6, 6))
+
+
+@pytest.mark.parametrize('source', [1, 2])
+@pytest.mark.parametrize('target', [1, 2, 3, 5])
+def test_grids_of_one_and_two_patches_are_defined(source, target):
+    table = table_of((source, 3))
+    resized = expand_bias(table, (source, 3), (target, 3))
+    assert resized.shape == (num_offsets((target, 3)) + 3, 2) and resized.isfinite().all()
+    rows, source_rows = as_map(resized, (target, 3)), as_map(table, (source, 3))
+    np.testing.assert_allclose(rows[target - 1], source_rows[source - 1], atol=1e-12)  # the centre stays
+    if source == 1:
+        np.testing.assert_allclose(rows, np.broadcast_to(source_rows, rows.shape), atol=1e-12)
+    elif target > 2:  # three offsets carry a parabola, constant beyond the last, which lies at -1 or where 1.5 ends
+        np.testing.assert_allclose(rows[target - 2], source_rows[0], atol=1e-12)
+        np.testing.assert_allclose(rows[0], source_rows[0], atol=1e-12)
+
+
+@pytest.mark.parametrize('grid, target, found', [
+    ((14, 14), (14, 14), (14, 14)),
+    ((14, 14), (24, 24), (14, 14)),
+    ((14, 14), (8, 30), (14, 14)),  # a square before any other
+    ((4, 6), (4, 6), (4, 6)),
+    ((4, 6), (8, 12), (4, 6)),  # no square has 7 x 11 offsets: nearest in aspect
+    ((6, 4), (8, 12), (4, 6)),
+    ((6, 4), (12, 8), (6, 4)),
+    ((1, 1), (5, 5), (1, 1)),
+])
+def test_the_grid_of_a_table_is_the_targets_else_square_else_nearest_in_aspect(grid, target, found):
+    assert infer_grid(num_offsets(grid) + 3, target) == found
+
+
+@pytest.mark.parametrize('num_rows', [0, 2, 3, 7, 3 + 26])
+def test_a_number_of_rows_that_no_grid_has_is_refused(num_rows):
+    with pytest.raises(ValueError, match=f'got {num_rows}$'):
+        infer_grid(num_rows, (4, 4))
+
+
+@pytest.mark.parametrize('grid', [(2, 3), (4, 4), (5, 3)])
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+def test_the_bias_has_the_queries_dtype_and_rows_aligned_to_eight(grid, dtype):
+    bias = RelativePositionBias((4, 4), 4)
+    torch.nn.init.normal_(bias.relative_position_bias_table)
+    num_tokens = 1 + grid[0] * grid[1]
+    value = bias(grid, dtype)
+    assert value.shape == (1, 4, num_tokens, num_tokens) and value.dtype == dtype
+    assert value.stride(3) == 1 and value.stride(2) % 8 == 0
+    value.sum().backward()
+    assert bias.relative_position_bias_table.grad[-1].tolist() == [1.0] * 4
+    assert bias.relative_position_bias_table.grad[-3].tolist() == [float(num_tokens - 1)] * 4
