@@ -16,13 +16,15 @@ class AnnealHook(Hook):
     Args:
         attribute: name of the attribute.
         start, end: its first and last value.
-        num_iters: iterations until end is reached; it stays there.
+        num_iters: iterations until end is reached, at least 1; it stays there.
 
     Raises:
-        ValueError: If the model has no such attribute (before the first step).
+        ValueError: If num_iters is below 1, or the model has no such attribute (before the first step).
     """
 
     def __init__(self, attribute: str, start: float, end: float, num_iters: int):
+        if num_iters < 1:
+            raise ValueError(f'AnnealHook.num_iters must be at least 1, got {num_iters}')
         self.attribute = attribute
         self.start = start
         self.end = end

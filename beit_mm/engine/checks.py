@@ -27,7 +27,7 @@ def check_checkpoints(cfg: Config) -> None:
         FileNotFoundError: If one is missing; the message names it and its key.
     """
     for key, checkpoint in _checkpoints(cfg):
-        if '://' not in checkpoint and not Path(checkpoint).is_file():
+        if '://' not in checkpoint and not Path(checkpoint).expanduser().is_file():
             raise FileNotFoundError(f'{key} names a checkpoint that does not exist: {checkpoint}')
 
 
@@ -45,10 +45,10 @@ def _data_sets(node: Any, key: str) -> Iterator[Tuple[str, dict]]:
 
 def _check_data_set(key: str, dataset: dict) -> None:
     root = Path(dataset.get('data_root') or '')
-    if '://' in str(dataset.get('data_root')):
-        return
     prefixes = dataset.get('data_prefix') or dataset.get('split') or ''
-    prefixes = prefixes.values() if isinstance(prefixes, dict) else [prefixes]
+    prefixes = [prefix or '' for prefix in (prefixes.values() if isinstance(prefixes, dict) else [prefixes])]
+    if any('://' in place for place in (str(dataset.get('data_root')), *prefixes)):
+        return
     for folder in [root, *(root / prefix for prefix in prefixes)]:
         if not folder.is_dir():
             raise FileNotFoundError(f'{key} names a data folder that does not exist: {folder}')
@@ -67,7 +67,7 @@ def _checkpoints(cfg: Config) -> Iterator[Tuple[str, str]]:
 
 def _pretrained(node: Any, key: str) -> Iterator[Tuple[str, str]]:
     if isinstance(node, dict):
-        if node.get('type') == 'Pretrained' and 'checkpoint' in node:
+        if node.get('type') == 'Pretrained' and node.get('checkpoint'):
             yield f'{key}.checkpoint', node['checkpoint']
         for name, child in node.items():
             yield from _pretrained(child, f'{key}.{name}')

@@ -22,7 +22,8 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         paramwise_cfg: `layer_decay_rate` (default 1.0: the same rate everywhere), nothing else.
 
     Raises:
-        ValueError: If paramwise_cfg holds another key, or a rate other than 1 meets a model without layers.
+        ValueError: If paramwise_cfg holds another key, the optimiser has no lr or weight_decay, or a rate other than
+            1 meets a model without layers.
     """
 
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: Optional[dict] = None):
@@ -32,6 +33,8 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         if unknown:
             raise ValueError(f'paramwise_cfg takes layer_decay_rate, got {", ".join(unknown)}')
         super().__init__(optim_wrapper_cfg, paramwise_cfg)
+        if self.base_lr is None or self.base_wd is None:
+            raise ValueError(f'optim_wrapper.optimizer needs lr and weight_decay, got {self.optimizer_cfg}')
 
     def add_params(self, params: List[dict], module: nn.Module, **kwargs) -> None:
         """Append the groups of a whole model; `lr_scale` and `layer` stand in each group for the log."""
@@ -45,7 +48,7 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             if not parameter.requires_grad:
                 continue
             layer, num_layers = layer_of(name) if layer_of and rate != 1.0 else (0, 1)
-            weight_decay = 0.0 if is_spared(name, parameter) else self.base_wd or 0.0
+            weight_decay = 0.0 if is_spared(name, parameter) else self.base_wd
             scale = rate**(num_layers - 1 - layer)
             group = groups.setdefault((layer, weight_decay), dict(
                 params=[], lr=self.base_lr * scale, weight_decay=weight_decay, lr_scale=scale, layer=layer))

@@ -49,12 +49,12 @@ class TokenizerMetric(BaseMetric):
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
         for sample in data_samples:
-            counts = torch.bincount(sample['tokens'].flatten().cpu(), minlength=self.vocab_size)
-            self.results.append((counts, sample['squared_error'].item()))
+            self.results.append((sample['tokens'].flatten().to('cpu', torch.int32), sample['squared_error'].item()))
 
     def compute_metrics(self, results: list) -> dict:
         """`psnr` in dB of the mean squared error, `perplexity`, and `used_codes` in percent of the vocabulary."""
-        use = codebook_use(torch.stack([counts for counts, _ in results]).sum(dim=0))
+        tokens = torch.cat([tokens for tokens, _ in results])
+        use = codebook_use(torch.bincount(tokens, minlength=self.vocab_size))
         error = sum(error for _, error in results) / len(results)
         return dict(psnr=-10 * torch.log10(torch.tensor(error)).item(), perplexity=use['perplexity'].item(),
                     used_codes=100 * use['used_codes'].item())

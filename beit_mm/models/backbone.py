@@ -107,6 +107,17 @@ class BEiT(BaseModule):
             block.attn.proj.weight.div_(math.sqrt(2.0 * index))
             block.mlp.fc2.weight.div_(math.sqrt(2.0 * index))
 
+    def init_weights(self) -> None:
+        """Load what init_cfg names; the rest was initialised when built.
+
+        Raises:
+            ValueError: If the checkpoint holds nothing under the prefix asked for.
+        """
+        try:
+            super().init_weights()
+        except AssertionError as error:  # MMEngine's, without the file's name
+            raise ValueError(f'no BEiT trunk could be loaded by {self.init_cfg}: {error}') from error
+
     def forward(self, images: Tensor, mask: Optional[Tensor] = None) -> Tuple[Tensor, ...]:
         """Features of the blocks in out_indices.
 
@@ -144,7 +155,7 @@ class BEiT(BaseModule):
         if mask.shape not in ((batch, *grid), (batch, num_patches)):
             raise ValueError(f'mask must be {(batch, *grid)} to fit images of {grid[0]} x {grid[1]} patches, '
                              f'got {tuple(mask.shape)}')
-        return torch.where(mask.reshape(batch, num_patches, 1), self.mask_token.to(patches.dtype), patches)
+        return torch.where(mask.reshape(batch, num_patches, 1).bool(), self.mask_token.to(patches.dtype), patches)
 
     @staticmethod
     def _query_dtype(x: Tensor) -> torch.dtype:

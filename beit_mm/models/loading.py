@@ -1,13 +1,13 @@
 """Fitting a state dict to the trunk that is about to load it, whoever loads it, and saying what was done."""
 from collections import defaultdict
-from typing import Dict, List, Optional
+from typing import Dict, Iterable, List, Optional, Set
 
 import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .relative_position import Grid, expand_bias, infer_grid
+from .relative_position import Grid, expand_bias, infer_grid, nearest_grid
 
 SHARED_TABLE = 'rel_pos_bias.relative_position_bias_table'
 BLOCK_TABLE = 'attn.relative_position_bias_table'
@@ -32,21 +32,22 @@ def resize_position_embedding(pos_embed: Tensor, target: Grid, source: Optional[
     Args:
         pos_embed: (1, 1 + h * w, C), the class token's first.
         target: grid (h, w) wanted.
-        source: grid of pos_embed; None for a square one.
+        source: grid of pos_embed; None for the target's own, else a square one, else the nearest in aspect.
 
     Raises:
         ValueError: If pos_embed does not fit the source grid.
     """
     num_patches = pos_embed.shape[1] - 1
     if source is None:
-        source = (int(num_patches**0.5),) * 2
+        grids = [(rows, num_patches // rows) for rows in range(1, num_patches + 1) if num_patches % rows == 0]
+        source = tuple(target) if target in grids else nearest_grid(grids, target)
     if source[0] * source[1] != num_patches:
         raise ValueError(f'position embeddings for a grid of {source[0]} x {source[1]} patches must have '
                          f'{source[0] * source[1] + 1} rows, got {num_patches + 1}')
     if tuple(source) == tuple(target):
         return pos_embed
     patches = pos_embed[:, 1:].transpose(1, 2).reshape(1, -1, *source)
-    patches = F.interpolate(patches.float(), size=tuple(target), mode='bicubic', align_corners=False)
+    patches = F.interpolate(patches.to(torch.promote_types(patches.dtype, torch.float32)), size=tuple(target), mode='bicubic', align_corners=False)
     return torch.cat([pos_embed[:, :1], patches.flatten(2).transpose(1, 2).to(pos_embed.dtype)], dim=1)
 
 
@@ -56,7 +57,7 @@ def _resize_tables(weights: Dict[str, Tensor], own: Dict[str, Tensor], grid: Gri
     for name, tensor in weights.items():
         if name not in own or tensor.shape == own[name].shape:
             continue
-        if name.endswith('relative_position_bias_table') and tensor.ndim == 2:
+        if name.endswith('relative_position_bias_table') and len(tensor) != len(own[name]):
             source = infer_grid(tensor.shape[0], grid)
             weights[name] = expand_bias(tensor, source, grid)
             done.append(f'bias tables {source[0]} x {source[1]} to {grid[0]} x {grid[1]}')
@@ -73,10 +74,11 @@ def fit_trunk_weights(trunk: nn.Module, state_dict: Dict[str, Tensor], prefix: s
     embeddings are resized to the trunk's grid; what belongs to another task is left out.
 
     Raises:
-        ValueError: If under nine tenths of the trunk's tensors find their match, or if over a tenth of the
-            checkpoint's trunk finds no place.
+        ValueError: If under nine tenths of the trunk's tensors find their match, if over a tenth of the
+            checkpoint's trunk finds no place, if a tensor has another shape, or if a whole block is missing or left
+            over.
     """
-    own = {name: tensor for name, tensor in trunk.state_dict().items()}
+    own = trunk.state_dict()
     weights = {key[len(prefix):]: state_dict.pop(key) for key in list(state_dict) if key.startswith(prefix)}
     num_given = len(weights)
     adapted = []
@@ -90,7 +92,8 @@ def fit_trunk_weights(trunk: nn.Module, state_dict: Dict[str, Tensor], prefix: s
     unused = [name for name in weights if name not in own]
     strange = [name for name in unused if not name.startswith(TASK_WEIGHTS)]
     where = f'under "{prefix}" ' if prefix else ''
-    if len(matched) < MIN_MATCHED_SHARE * len(own) or len(strange) > (1 - MIN_MATCHED_SHARE) * max(num_given, 1):
+    if (len(matched) < MIN_MATCHED_SHARE * len(own) or len(strange) > (1 - MIN_MATCHED_SHARE) * max(num_given, 1)
+            or any(name in weights for name in missing) or _blocks(own) != _blocks(weights)):
         raise ValueError(
             f'the checkpoint does not fit this BEiT trunk: {len(matched)} of its {len(own)} tensors found a match '
             f'{where}(at least {MIN_MATCHED_SHARE:.0%} expected), {len(strange)} of the checkpoint\'s found no place'
@@ -98,6 +101,10 @@ def fit_trunk_weights(trunk: nn.Module, state_dict: Dict[str, Tensor], prefix: s
     state_dict.update({prefix + name: weights[name] for name in own if name in weights})
     print_log(f'BEiT trunk: {len(matched)} of {len(own)} tensors loaded; adapted: {"; ".join(adapted) or "none"}; '
               f'missing: {_summary(missing)}; left out: {_summary(unused)}', logger='current')
+
+
+def _blocks(names: Iterable[str]) -> Set[str]:
+    return {name.split('.')[1] for name in names if name.startswith('blocks.')}
 
 
 def _first_difference(own: Dict[str, Tensor], weights: Dict[str, Tensor], missing: List[str],

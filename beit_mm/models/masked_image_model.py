@@ -25,7 +25,7 @@ class VisualTokens(nn.Module):
                              f'{getattr(self.tokenizer, "vocab_size", None)!r}')
         self.num_outputs = self.tokenizer.vocab_size
         self._tokens_checked = False
-        self.tokenizer.requires_grad_(False)
+        self.tokenizer.requires_grad_(False).eval()
 
     def init_weights(self) -> None:
         if hasattr(self.tokenizer, 'init_weights'):
@@ -51,7 +51,9 @@ class VisualTokens(nn.Module):
         Raises:
             ValueError: If the first batch holds a token beyond the vocabulary.
         """
-        tokens = self.tokenizer.encode(views)
+        # Outside of autocast, as in the release: bfloat16 changes one token in twenty.
+        with torch.autocast(views.device.type, enabled=False):
+            tokens = self.tokenizer.encode(views)
         if not self._tokens_checked:  # once: it waits for the device
             self._tokens_checked = True
             low, high = int(tokens.min()), int(tokens.max())

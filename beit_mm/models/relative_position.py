@@ -4,7 +4,7 @@ A table has (2h-1)(2w-1)+3 rows for a grid of h x w patches: one per offset betw
 patch-to-class and class-to-class (arXiv 2106.08254, section 2.2, and the released code).
 """
 from functools import lru_cache
-from typing import Tuple
+from typing import Sequence, Tuple
 
 import numpy as np
 import torch
@@ -20,23 +20,21 @@ def num_offsets(grid: Grid) -> int:
     return (2 * grid[0] - 1) * (2 * grid[1] - 1)
 
 
-@lru_cache(maxsize=64)
-def relative_position_index(grid: Grid) -> Tensor:
+def relative_position_index(grid: Grid) -> np.ndarray:
     """Table row of every (query, key) pair.
 
     Args:
         grid: patches (h, w).
 
     Returns:
-        int64 (1 + h * w, 1 + h * w) on the CPU; index 0 is the class token.
+        int64 (1 + h * w, 1 + h * w); index 0 is the class token.
     """
     height, width = grid
-    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing='ij')
-    rows, columns = rows.flatten(), columns.flatten()
+    rows, columns = (axis.ravel() for axis in np.indices(grid))
     offset_rows = rows[:, None] - rows[None] + height - 1
     offset_columns = columns[:, None] - columns[None] + width - 1
     class_row = num_offsets(grid)
-    index = torch.full((1 + height * width,) * 2, class_row + 2)
+    index = np.full((1 + height * width,) * 2, class_row + 2)
     index[0, 1:] = class_row
     index[1:, 0] = class_row + 1
     index[1:, 1:] = offset_rows * (2 * width - 1) + offset_columns
@@ -83,7 +81,9 @@ def axis_matrix(source: int, target: int) -> np.ndarray:
 
 @lru_cache(maxsize=64)
 def _axis_tensors(source: Grid, target: Grid, dtype: torch.dtype, device: torch.device) -> Tuple[Tensor, Tensor]:
-    return tuple(torch.as_tensor(axis_matrix(s, t), dtype=dtype, device=device) for s, t in zip(source, target))
+    # Whoever fills the cache, in whatever mode, training must be able to use what is in it.
+    with torch.inference_mode(False):
+        return tuple(torch.as_tensor(axis_matrix(s, t), dtype=dtype, device=device) for s, t in zip(source, target))
 
 
 def expand_bias(table: Tensor, source: Grid, target: Grid) -> Tensor:
@@ -111,7 +111,8 @@ def expand_bias(table: Tensor, source: Grid, target: Grid) -> Tensor:
     rows, columns = _axis_tensors(tuple(source), tuple(target), dtype, table.device)
     offsets, class_rows = table[:-NUM_CLASS_ROWS], table[-NUM_CLASS_ROWS:]
     offsets = offsets.to(dtype).reshape(2 * source[0] - 1, 2 * source[1] - 1, -1)
-    offsets = torch.einsum('yr,rch,xc->yxh', rows, offsets, columns).flatten(0, 1)
+    with torch.autocast(table.device.type, enabled=False):  # the same at run time as at load time
+        offsets = torch.einsum('yr,rch,xc->yxh', rows, offsets, columns).flatten(0, 1)
     return torch.cat([offsets.to(table.dtype), class_rows])
 
 
@@ -124,10 +125,15 @@ def infer_grid(num_rows: int, target: Grid) -> Grid:
     offsets = num_rows - NUM_CLASS_ROWS
     if offsets == num_offsets(target):
         return tuple(target)
-    sides = [side for side in range(1, max(offsets, 0) + 1, 2) if offsets % side == 0 and offsets // side % 2]
-    if not sides:
+    grids = [((side + 1) // 2, (offsets // side + 1) // 2) for side in range(1, max(offsets, 0) + 1, 2)
+             if offsets % side == 0 and offsets // side % 2]
+    if not grids:
         raise ValueError(f'a relative position bias table must have (2h-1)(2w-1)+3 rows, got {num_rows}')
-    grids = [((side + 1) // 2, (offsets // side + 1) // 2) for side in sides]
+    return nearest_grid(grids, target)
+
+
+def nearest_grid(grids: Sequence[Grid], target: Grid) -> Grid:
+    """The square among possible grids, else that whose aspect ratio is nearest to the target's."""
     square = [grid for grid in grids if grid[0] == grid[1]]
     aspect = np.log(target[0] / target[1])
     return square[0] if square else min(grids, key=lambda grid: abs(np.log(grid[0] / grid[1]) - aspect))
@@ -154,7 +160,9 @@ class RelativePositionBias(nn.Module):
 @lru_cache(maxsize=16)
 def _padded_index(grid: Grid, device: torch.device) -> Tensor:
     index = relative_position_index(grid)
-    return nn.functional.pad(index, (0, -index.shape[1] % 8)).to(device)
+    index = np.pad(index, ((0, 0), (0, -index.shape[1] % 8)))
+    with torch.inference_mode(False):
+        return torch.as_tensor(index, device=device)
 
 
 def bias_of_grid(table: Tensor, source: Grid, target: Grid, dtype: torch.dtype) -> Tensor:

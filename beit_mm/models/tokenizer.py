@@ -222,11 +222,15 @@ def codebook_use(counts: Tensor) -> Dict[str, Tensor]:
 def _check_tokenizer_weights(module: DiscreteVAE, state_dict: Dict[str, Tensor], prefix: str, *_) -> None:
     """Pre-load hook: a tokenizer half loaded gives tokens without meaning, so anything but a full match is an error.
 
-    A checkpoint of the encoder alone (OpenAI's encoder.pkl) is enough to encode; the missing decoder is said.
+    A checkpoint of the encoder alone (OpenAI's encoder.pkl) is enough to encode; the missing decoder is said. A
+    larger model's checkpoint without any tokenizer leaves this one as it is.
 
     Raises:
         ValueError: If a tensor is missing or has another shape.
     """
+    if prefix and not any(key.startswith(prefix) for key in state_dict):
+        print_log('tokenizer: the checkpoint has none, its weights stay as they are', logger='current')
+        return
     own = module.state_dict()
     parts = ['encoder.']
     if any(key.startswith(f'{prefix}decoder.') for key in state_dict):

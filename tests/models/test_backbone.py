@@ -10,7 +10,6 @@ from beit_mm.models import BEiT
 from beit_mm.models.layers import Attention, Block, Mlp
 from beit_mm.models.relative_position import num_offsets, relative_position_index
 
-torch.set_num_threads(1)  # threads only wait for each other at these sizes
 
 TINY = dict(img_size=64, embed_dim=32, depth=2, num_heads=4)
 SHARED = dict(use_rel_pos_bias=False, use_shared_rel_pos_bias=True)
@@ -227,7 +226,7 @@ def brute_force_bias(table: torch.Tensor, height: int, width: int) -> torch.Tens
 @pytest.mark.parametrize('grid', [(2, 3), (3, 2), (1, 4)])
 def test_every_pair_of_tokens_reads_its_row_of_the_table(grid):
     table = torch.arange(num_offsets(grid) + 3).float()[:, None]
-    assert torch.equal(relative_position_index(grid).float(), brute_force_bias(table, *grid)[0])
+    assert torch.equal(torch.from_numpy(relative_position_index(grid)).float(), brute_force_bias(table, *grid)[0])
 
 
 @pytest.mark.parametrize('kind', ['own', 'shared', 'both'])
@@ -451,3 +450,24 @@ def test_parameters_outside_the_trunk_are_of_the_last_layer():
     trunk = build()
     for name in ('head.fc.weight', 'decode_head.blocks.0.weight', 'neck.cls_token'):
         assert trunk.get_layer_depth(name, 'backbone.') == (3, 4)
+
+
+def test_a_first_forward_in_inference_mode_leaves_training_possible():
+    """What is cached per grid must not remember the mode it was made in."""
+    model = BEiT(img_size=112, embed_dim=32, depth=1, num_heads=2)
+    images = torch.randn(1, 3, 80, 176)  # a grid no other test has
+    with torch.inference_mode():
+        expected = model.eval()(images)[0].clone()
+    found = model(images)[0]
+    found.sum().backward()
+    torch.testing.assert_close(found, expected)
+    assert model.blocks[0].attn.relative_position_bias_table.grad.abs().sum() > 0
+
+
+def test_outputs_come_in_the_order_of_out_indices():
+    model = BEiT(img_size=32, embed_dim=32, depth=2, num_heads=2, out_type='featmap', out_indices=(1, 0, 0)).eval()
+    images = torch.randn(1, 3, 32, 32)
+    last, first, again = model(images)
+    model.out_indices = (0, 1)
+    torch.testing.assert_close((first, last), model(images))
+    assert torch.equal(first, again)

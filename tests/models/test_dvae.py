@@ -12,7 +12,6 @@ from torch.nn import functional as F
 from beit_mm.models import DiscreteVAE
 from beit_mm.models.tokenizer import codebook_use, logit_laplace_nll, map_pixels, unmap_pixels
 
-torch.set_num_threads(1)  # threads only wait for each other at these sizes
 
 TINY = dict(vocab_size=16, n_hid=8, n_init=8, blocks_per_group=1)
 

@@ -9,7 +9,6 @@ from torch.nn import functional as F
 
 from beit_mm.models import BEiT, DiscreteVAE, MaskedImageModel, VisualTokens
 
-torch.set_num_threads(1)  # threads only wait for each other at these sizes
 
 VOCAB = 16
 BACKBONE = dict(img_size=64, embed_dim=32, depth=2, num_heads=4, use_rel_pos_bias=False, use_shared_rel_pos_bias=True,
@@ -240,3 +239,18 @@ def test_layers_are_counted_from_the_trunk():
     for name, layer in (('backbone.mask_token', 0), ('backbone.patch_embed.proj.weight', 0),
                         ('backbone.blocks.1.norm1.weight', 2), ('backbone.norm.weight', 3), ('lm_head.weight', 3)):
         assert name in dict(model.named_parameters()) and model.get_layer_depth(name) == (layer, 4)
+
+
+def test_the_tokenizer_runs_outside_of_autocast():
+    class Spy(nn.Module):
+        vocab_size = 4
+
+        def encode(self, views):
+            self.autocast = torch.is_autocast_enabled('cpu')
+            return torch.zeros(1, 2, 2, dtype=torch.int64)
+
+    target = VisualTokens(Spy())
+    with torch.autocast('cpu', torch.bfloat16):
+        target(None, torch.zeros(1, 3, 16, 16))
+    assert target.tokenizer.autocast is False
+    assert not target.tokenizer.training

@@ -1,17 +1,23 @@
 """UperNetHead against MMSegmentation's UPerHead."""
 import pytest
 import torch
+from mmengine.registry import DefaultScope
 from mmseg.models.decode_heads import UPerHead
 from mmseg.registry import MODELS
 
 from beit_mm.models import UperNetHead
 
-torch.set_num_threads(1)  # threads only wait for each other at these sizes
 
 WIDTHS = [8, 12, 16, 20]
 EVEN = [(16, 24), (8, 12), (4, 6), (2, 3)]
 ODD = [(13, 17), (7, 9), (4, 5), (3, 2)]
 UNRELATED = [(9, 9), (11, 4), (5, 5), (1, 1)]
+
+
+@pytest.fixture(autouse=True)
+def host_scope():
+    with DefaultScope.overwrite_default_scope('mmseg'):  # where the heads look for their losses
+        yield
 
 
 def pair(seed=0, **kwargs):

@@ -324,7 +324,7 @@ def test_nine_tenths_of_the_checkpoints_trunk_must_find_a_place(tmp_path):
     own = len([name for name in state if name.startswith('backbone.')])
     most = own // 9  # a tenth of what then stands under the prefix
     for count in (most, most + 1):
-        strange = {f'backbone.blocks.{count + index}.extra': torch.zeros(1) for index in range(count)}
+        strange = {f'backbone.extra_{index}': torch.zeros(1) for index in range(count)}
         path = save(tmp_path / f'{count}.pth', {**state, **strange})
         model = segmentor()
         if count == most:
@@ -332,3 +332,36 @@ def test_nine_tenths_of_the_checkpoints_trunk_must_find_a_place(tmp_path):
             assert torch.equal(model.backbone.cls_token, state['backbone.cls_token'])
         else:
             assert numbers(refusal(model, path)) == (own, own, count)
+
+
+@pytest.mark.parametrize('given, name', [(dict(num_heads=2), 'table'), (dict(patch_size=8), 'patch_embed')])
+def test_a_tensor_of_another_shape_is_refused_however_few_they_are(given, name):
+    """Other heads or another patch change few tensors and everything they mean."""
+    own = dict(img_size=64, embed_dim=32, depth=12, num_heads=4, use_rel_pos_bias=name == 'patch_embed')
+    if name == 'table':
+        own.update(use_shared_rel_pos_bias=True)
+    with pytest.raises(ValueError, match=name):
+        BEiT(**own).load_state_dict(BEiT(**{**own, **given}).state_dict(), strict=False)
+
+
+@pytest.mark.parametrize('given, own', [(11, 12), (12, 11)])
+def test_a_single_block_too_few_or_too_many_is_refused(given, own):
+    size = dict(img_size=64, embed_dim=16, num_heads=2)
+    with pytest.raises(ValueError, match=r'blocks\.11'):
+        BEiT(depth=own, **size).load_state_dict(BEiT(depth=given, **size).state_dict(), strict=False)
+
+
+def test_init_cfg_with_a_prefix_that_the_file_lacks_names_the_file(tmp_path):
+    path = save(tmp_path / 'other.pth', {'stem.weight': torch.zeros(3)})
+    model = classifier(init_cfg=dict(type='Pretrained', checkpoint=path, prefix='backbone.'))
+    with pytest.raises(ValueError, match='other.pth'):
+        model.init_weights()
+
+
+def test_position_embeddings_of_a_grid_that_is_not_square():
+    given = BEiT(img_size=(64, 96), **WIDTH, use_abs_pos_emb=True, use_rel_pos_bias=False)
+    draw(given)
+    same = BEiT(img_size=(128, 192), **WIDTH, use_abs_pos_emb=True, use_rel_pos_bias=False)
+    same.load_state_dict(given.state_dict())
+    images = torch.randn(1, 3, 128, 192)
+    torch.testing.assert_close(same(images)[0], given(images)[0])
