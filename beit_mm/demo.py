@@ -21,7 +21,6 @@ from .visualization import reconstruction_panel, segmentation_panel
 ROOT = Path('work_dirs/demo')
 DATA = Path('data/digits')
 FROM_RANDOM = ['--cfg-options', 'model.backbone.init_cfg=None']
-FEW_LABELS = ['train_dataloader.dataset.ann_file=meta/train_10.txt']
 Row = Tuple[str, str, str, str]  # what, aim, figure, verdict
 
 
@@ -31,10 +30,10 @@ def main() -> None:
     ROOT.mkdir(parents=True, exist_ok=True)
     write_classification(DATA / 'imagenet')
     write_segmentation(DATA / 'ade20k')
-    for name in ('tokenizer', 'pretrain', 'finetune'):
-        _train(name)
-    _train('finetune', 'finetune_from_random', FROM_RANDOM)
-    _train('segment')
+    _train(('tokenizer', 'tokenizer', []))
+    _train(('pretrain', 'pretrain', []))
+    _train(('finetune', 'finetune', []), ('finetune', 'finetune_from_random', FROM_RANDOM))
+    _train(('segment', 'segment', []))
     rows = _score_rows()
     rows.append(('time for what was run, minutes', 'at most 20', *_verdict((time.time() - start) / 60, 20, below=True)))
     _draw_reconstructions(ROOT / 'reconstruction.png')
@@ -44,26 +43,42 @@ def main() -> None:
     print(f'\n{table}\nPictures: {ROOT}/reconstruction.png, {ROOT}/segmentation.png')
 
 
-def _run(title: str, log: Path, tool: str, *arguments: str) -> None:
-    """Run a tool with its output in a log file; one line here when it is done, its last lines if it fails."""
-    print(f'{title} ...', end=' ', flush=True)
+def _run(jobs: Dict[str, List[str]]) -> None:
+    """Run tools side by side, each with its output in a log file; stop with the last lines of one that fails.
+
+    Args:
+        jobs: for every name, the tool and its arguments.
+    """
+    print(f'{" and ".join(jobs)} ...', end=' ', flush=True)
     start = time.time()
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with open(log, 'w') as output:
-        code = subprocess.call([sys.executable, f'tools/{tool}.py', *arguments], stdout=output,
-                               stderr=subprocess.STDOUT, env=dict(os.environ, PYTHONWARNINGS='ignore'))
+    # These models are too small to share a core's work among threads, so side by side each has one.
+    threads = {} if len(jobs) == 1 else dict(OMP_NUM_THREADS='1')
+    running = {}
+    for name, (tool, *arguments) in jobs.items():
+        with open(_log(name), 'w') as output:
+            running[name] = subprocess.Popen(
+                [sys.executable, f'tools/{tool}.py', *arguments], stdout=output, stderr=subprocess.STDOUT,
+                env=dict(os.environ, PYTHONWARNINGS='ignore', **threads))
+    failed = [name for name, process in running.items() if process.wait()]
     print(f'{time.time() - start:.0f} s')
-    if code:
-        sys.exit(''.join(log.read_text().splitlines(keepends=True)[-20:]) + f'\n{title} failed; all of it: {log}')
+    for name in failed:
+        sys.exit('\n'.join([*_log(name).read_text().splitlines()[-20:], f'{name} failed; all of it: {_log(name)}']))
 
 
-def _train(config: str, name: str = '', options: Sequence[str] = ()) -> None:
-    name = name or config
-    if _checkpoint(config, name).is_file():
-        print(f'{name}: already trained, kept')
-        return
-    _run(f'training {name}', ROOT / f'{name}.log', 'train', f'configs/demo/{config}.py', '--work-dir',
-         str(ROOT / name), *options)
+def _log(name: str) -> Path:
+    return ROOT / f'{name.replace(" ", "_")}.log'
+
+
+def _train(*jobs: Tuple[str, str, Sequence[str]]) -> None:
+    """Train side by side what is not there yet; each job is a config, a name for its folder, and options."""
+    missing = {}
+    for config, name, options in jobs:
+        if _checkpoint(config, name).is_file():
+            print(f'{name}: already trained, kept')
+        else:
+            missing[f'train {name}'] = ['train', f'configs/demo/{config}.py', '--work-dir', str(ROOT / name), *options]
+    if missing:
+        _run(missing)
 
 
 def _checkpoint(config: str, name: str) -> Path:
@@ -72,21 +87,20 @@ def _checkpoint(config: str, name: str) -> Path:
     return ROOT / name / f'{last}.pth'
 
 
-def _test(config: str, name: str = '', *options: str) -> Dict[str, float]:
+def _test(config: str, name: str, *options: str) -> Dict[str, float]:
     """Scores of tools/test.py."""
-    name = name or config
     folder = ROOT / name / 'test'
-    _run(f'testing {name}', ROOT / f'{name}_test.log', 'test', f'configs/demo/{config}.py',
-         str(_checkpoint(config, name)), '--work-dir', str(folder), *options)
+    _run({f'test {name}': ['test', f'configs/demo/{config}.py', str(_checkpoint(config, name)), '--work-dir',
+                           str(folder), *options]})
     return json.loads(max(folder.glob('*/*.json'), key=lambda path: path.stat().st_mtime).read_text())
 
 
 def _score_rows() -> List[Row]:
-    tokenizer = _test('tokenizer')
-    masked = _test('pretrain')
-    top1 = _test('finetune')['accuracy/top1']
+    tokenizer = _test('tokenizer', 'tokenizer')
+    masked = _test('pretrain', 'pretrain')
+    top1 = _test('finetune', 'finetune')['accuracy/top1']
     random_top1 = _test('finetune', 'finetune_from_random')['accuracy/top1']
-    miou = _test('segment', '', '--out', str(ROOT / 'segment' / 'predictions.pkl'))['mIoU']
+    miou = _test('segment', 'segment', '--out', str(ROOT / 'segment' / 'predictions.pkl'))['mIoU']
     return [
         ('vocabulary in use, %', 'at least 25', *_verdict(tokenizer['tokenizer/used_codes'], 25)),
         ('masked-token accuracy, %', f'at least {2 * masked["masked_token/commonest"]:.1f}, twice that of the '

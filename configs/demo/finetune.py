@@ -16,7 +16,7 @@ model = dict(
 classes = [f'digit_{digit}' for digit in range(10)]
 dataset = dict(data_root='data/digits/imagenet', metainfo=dict(classes=classes))
 train_dataloader = dict(
-    batch_size=32,
+    batch_size=16,
     num_workers=1,
     dataset=dict(
         **dataset,
@@ -32,14 +32,15 @@ val_dataloader = dict(
     dataset=dict(**dataset, pipeline=[dict(type='LoadImageFromFile'), dict(type='PackInputs')]))
 test_dataloader = val_dataloader
 
-max_epochs = 20
+max_epochs = 24
 warmup_epochs = 2
-optim_wrapper = dict(dtype='bfloat16', optimizer=dict(lr=1.5e-3), paramwise_cfg=dict(layer_decay_rate=0.75))
+optim_wrapper = dict(
+    dtype='bfloat16', optimizer=dict(lr=2e-3, fused=True), paramwise_cfg=dict(layer_decay_rate=0.9))
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-9, by_epoch=True, begin=0, end=warmup_epochs, convert_to_iter_based=True),
     dict(type='CosineAnnealingLR', eta_min_ratio=0.01, by_epoch=True, begin=warmup_epochs, end=max_epochs,
          convert_to_iter_based=True),
 ]
-train_cfg = dict(max_epochs=max_epochs, val_interval=10)
+train_cfg = dict(max_epochs=max_epochs, val_interval=8)
 default_hooks = dict(checkpoint=dict(interval=max_epochs, max_keep_ckpts=1, save_best=None))
-auto_scale_lr = dict(base_batch_size=32)
+auto_scale_lr = dict(base_batch_size=16)

@@ -12,7 +12,7 @@ crop_size = (96, 96)
 model = dict(
     data_preprocessor=dict(size=crop_size),
     backbone=dict(img_size=96, embed_dim=width, depth=4, num_heads=4, out_indices=[0, 1, 2, 3],
-                  init_cfg=dict(checkpoint='work_dirs/demo/finetune/epoch_20.pth')),
+                  init_cfg=dict(checkpoint='work_dirs/demo/finetune/epoch_24.pth')),
     neck=dict(embed_dim=width),
     decode_head=dict(in_channels=[width] * 4, channels=64, num_classes=num_classes),
     auxiliary_head=dict(in_channels=width, channels=32, num_classes=num_classes),
@@ -44,7 +44,8 @@ val_dataloader = dict(
 test_dataloader = val_dataloader
 
 max_iters = 1500
-optim_wrapper = dict(dtype='bfloat16', optimizer=dict(lr=2e-3), paramwise_cfg=dict(layer_decay_rate=0.75))
+optim_wrapper = dict(
+    dtype='bfloat16', optimizer=dict(lr=3e-3, fused=True), paramwise_cfg=dict(layer_decay_rate=0.9))
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-6, by_epoch=False, begin=0, end=100),
     dict(type='PolyLR', power=1.0, eta_min=0.0, by_epoch=False, begin=0, end=max_iters),

@@ -76,7 +76,7 @@ def test_fine_tuning_starts_from_pretraining_and_is_tested(digits, pretrained, t
     output = tool('train', 'configs/demo/finetune.py', '--work-dir', tmp_path, '--auto-scale-lr', *options)
     assert re.search(r'BEiT trunk: \d+ of \d+ tensors loaded; adapted: shared bias table to 2 blocks; '
                      r'missing: fc_norm \(2\); left out: mask_token \(1\), norm \(2\)', output)
-    assert 'Scaling the original LR by 0.25' in output  # 8 images a step instead of 32
+    assert 'Scaling the original LR by 0.5' in output  # 8 images a step instead of 16
     trained = re.findall(r'accuracy/top1: ([\d.]+)', output)[-1]
 
     run('tools/dist_test.sh', 'configs/demo/finetune.py', tmp_path / 'epoch_1.pth', '2', '--work-dir',
