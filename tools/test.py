@@ -12,7 +12,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument('--work-dir', help='where the scores go; default: work_dirs/<name of the config>')
-    parser.add_argument('--out', metavar='FILE.pkl', help='write all predictions to a file')
+    parser.add_argument('--out', help='write predictions: a .pkl file, or for segmentation a folder of label maps')
     parser.add_argument('--show-dir', help='draw predictions into this folder')
     parser.add_argument('--tta', action='store_true', help="test-time augmentation, the config's tta_pipeline")
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',

@@ -7,5 +7,7 @@ else
     rendezvous=(--nnodes="$NNODES" --node_rank="${NODE_RANK:?rank of this node}" \
                 --master_addr="${MASTER_ADDR:?address of node 0}" --master_port="${PORT:-29500}")
 fi
+root=$(cd "$(dirname "$0")/.." && pwd)
+[ ! -x "$root/.venv/bin/python" ] || : "${PYTHON:=$root/.venv/bin/python}"  # where `make` installs
 exec "${PYTHON:-python}" -m torch.distributed.run "${rendezvous[@]}" --nproc_per_node="$1" \
     "$(dirname "$0")/$2" "${@:3}" --launcher pytorch

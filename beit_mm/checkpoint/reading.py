@@ -160,7 +160,7 @@ def read_checkpoint(path, map_location='cpu') -> dict:
         refused = re.search(r'GLOBAL (\S+) (?:was not|whose)', str(error))
         reason = re.split(r'\n|\. ', str(error).rpartition('WeightsUnpickler error: ')[2].strip())[0]
         found = f'global {refused[1]}' if refused else f'{path.stat().st_size} bytes ({type(error).__name__}: {reason})'
-        raise ValueError(f'{path} must be a complete checkpoint of weights and training records, got {found}') from None
+        raise ValueError(f'{path} must be a complete checkpoint of weights or of a run, got {found}') from error
 
 
 def _download(url):

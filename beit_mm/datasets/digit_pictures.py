@@ -10,12 +10,12 @@ from PIL import Image
 
 # How hard the pictures are. A pair is the range of a uniform draw. The stamp holds every constant of this file, so that
 # a folder made with other ones is not taken for a current one.
-BACKGROUND_BRIGHTNESS = (0.15, 0.45)  # the photograph is multiplied by it
+BACKGROUND_BRIGHTNESS = (0.2, 0.5)  # the photograph is multiplied by it
 BACKGROUND_CROP = (100, 200)  # side of the crop in photograph pixels; smaller is smoother
 DIGIT_SATURATION = (0.0, 0.4)
 DIGIT_BRIGHTNESS = (0.85, 1.0)
 DIGIT_OPACITY = (0.9, 1.0)
-MIN_CONTRAST = 0.45  # digit luminance minus mean luminance behind it, in [0, 1]; the photograph is dimmed until it holds
+MIN_CONTRAST = 0.45  # digit luminance minus mean luminance behind it, in [0, 1]; photographs are dimmed until it holds
 DIGIT_SHARE = (0.78, 0.92)  # longer side of the digit, as a share of the image side
 MAX_SHIFT = 0.04  # of a lone digit's centre from the picture's, as a share of the image side
 SCENE_DIGIT_SHARE = (0.5, 0.8)
@@ -26,6 +26,7 @@ PLACEMENTS = 20
 STROKE_SHARPENING = 1.5  # share of (ink - mean of its 3 x 3 cells) added: keeps thin strokes closed and loops open
 INK_EDGE = (0.3, 0.6)  # sharpened ink that becomes transparent and opaque; between them is the soft edge
 BORDER = 1  # unlabelled pixels on either side of a digit's edge
+FOLD = 5  # one digit of every FOLD of its class goes to validation
 TRAIN_COLUMNS = 480  # of 640: what is right of it is the background of validation pictures
 
 

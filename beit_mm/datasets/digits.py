@@ -16,12 +16,11 @@ from PIL import Image
 
 from ..registry import DATASETS
 from . import digit_pictures
-from .digit_pictures import DIGIT_SHARE, MAX_SHIFT, SCENE_DIGIT_SHARE, SECOND_DIGIT_CHANCE, load_sources, render
+from .digit_pictures import DIGIT_SHARE, FOLD, MAX_SHIFT, SCENE_DIGIT_SHARE, SECOND_DIGIT_CHANCE, load_sources, render
 
 CLASSES = tuple(f'digit_{digit}' for digit in range(10))
 SCENE_CLASSES = ('background', *(f'digit {digit}' for digit in range(10)))
 STAMP = '.digits.json'
-FOLD = 5  # one digit of every FOLD of its class goes to validation
 
 
 @DATASETS.register_module()

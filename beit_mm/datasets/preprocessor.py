@@ -14,10 +14,12 @@ class TwoViewPreprocessor(BaseDataPreprocessor):
     Args:
         mean, std: of the trunk's view, per channel in RGB, for values 0 to 255.
         to_rgb: whether the loader gives BGR, as MMCV's does.
+        non_blocking: copy pinned batches to the device without waiting.
     """
 
-    def __init__(self, mean: Sequence[float], std: Sequence[float], to_rgb: bool = True):
-        super().__init__()
+    def __init__(self, mean: Sequence[float], std: Sequence[float], to_rgb: bool = True,
+                 non_blocking: bool = True):
+        super().__init__(non_blocking)
         self.to_rgb = to_rgb
         self.register_buffer('mean', torch.tensor(mean).view(-1, 1, 1), persistent=False)
         self.register_buffer('std', torch.tensor(std).view(-1, 1, 1), persistent=False)

@@ -1,18 +1,21 @@
 """From a config and command-line arguments to a training or a test, on any number of processes, with or without GPU."""
+import os
 import sys
 import traceback
 from argparse import Namespace
 from pathlib import Path
-from typing import Any, Callable
+from typing import Callable
 
 import torch
 import torch.distributed as dist
 from mmengine.config import Config, ConfigDict
+from mmengine.dist import is_main_process
 from mmengine.evaluator import DumpResults
 from mmengine.registry import RUNNERS
-from mmengine.runner import Runner
+from mmengine.runner import Runner, find_latest_checkpoint
 
-from .checks import check_checkpoints, check_data
+from ..models.loading import WeightsMismatch
+from .checks import check_checkpoint, check_checkpoints, check_data, walk
 
 
 def train(args: Namespace) -> None:
@@ -20,22 +23,21 @@ def train(args: Namespace) -> None:
     cfg = _load_config(args)
     if args.no_validate:
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
-    if args.resume == 'auto':
-        cfg.resume, cfg.load_from = True, None
-    elif args.resume is not None:
-        cfg.resume, cfg.load_from = True, args.resume
+    _set_resume(cfg, args.resume)
     if args.auto_scale_lr:
         if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
             raise ValueError('--auto-scale-lr needs auto_scale_lr.base_batch_size in the config, got none')
         cfg.auto_scale_lr.enable = True
     check_data(cfg, ('train_dataloader', 'val_dataloader'))
     check_checkpoints(cfg)
-    _build_runner(cfg).train()
+    _name_checkpoint(cfg, _build_runner(cfg).train)
 
 
 def test(args: Namespace) -> None:
     """Evaluate as the arguments of tools/test.py say."""
     cfg = _load_config(args)
+    if cfg.get('test_dataloader') is None:
+        raise ValueError(f'{args.config} has no test_dataloader, so there is nothing to test on')
     cfg.load_from, cfg.resume = args.checkpoint, False
     if args.show_dir is not None:
         if 'visualization' not in cfg.default_hooks:
@@ -48,13 +50,16 @@ def test(args: Namespace) -> None:
             raise ValueError('--tta needs tta_model and tta_pipeline in the config')
         cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
         cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
+    # As in the hosts' tools: a folder of label maps in MMSegmentation, a file of all predictions in MMPretrain.
+    draws_labels = cfg.default_scope == 'mmseg'
+    if args.out is not None and draws_labels:
+        cfg.test_evaluator.update(output_dir=args.out, keep_results=True)
     check_data(cfg, ('test_dataloader',))
-    if not Path(args.checkpoint).is_file():
-        raise FileNotFoundError(f'no checkpoint at {args.checkpoint}')
+    check_checkpoint('CHECKPOINT', args.checkpoint)
     runner = _build_runner(cfg)
-    if args.out is not None:
+    if args.out is not None and not draws_labels:
         runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))
-    runner.test()
+    _name_checkpoint(cfg, runner.test)
 
 
 def _load_config(args: Namespace) -> Config:
@@ -62,20 +67,41 @@ def _load_config(args: Namespace) -> Config:
     if not Path(args.config).is_file():
         raise FileNotFoundError(f'no config file at {args.config}')
     cfg = Config.fromfile(args.config)
-    if args.cfg_options:
-        cfg.merge_from_dict(args.cfg_options)
+    for key in args.cfg_options or {}:
+        if key.split('.')[0] not in cfg:
+            raise ValueError(f'--cfg-options must name keys of {args.config}, got {key}')
+    cfg.merge_from_dict(args.cfg_options or {})
     cfg.launcher = args.launcher
     # As in the hosts' tools: argument, then config, then the config's name.
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(args.config).stem)
+    args.work_dir = cfg.work_dir
     if not torch.cuda.is_available():
         _adapt_to_cpu(cfg)
     return cfg
 
 
+def _set_resume(cfg: Config, resume: str) -> None:
+    """Resume from a checkpoint, or for 'auto' from the latest one if there is any."""
+    if resume == 'auto':
+        resume = find_latest_checkpoint(cfg.work_dir)
+        if resume is None:
+            print(f'nothing to resume in {cfg.work_dir}: a new training')
+    if resume is None:
+        return
+    check_checkpoint('--resume', resume)
+    cfg.resume, cfg.load_from = True, resume
+    # All weights are in the checkpoint; the file that the run once started from may be gone.
+    for _, node in walk(cfg.model, 'model'):
+        if isinstance(node.get('init_cfg'), dict) and node['init_cfg'].get('type') == 'Pretrained':
+            node['init_cfg'] = None
+
+
 def _adapt_to_cpu(cfg: Config) -> None:
     """Without a GPU: processes talk by gloo, DDP gets no device, and synchronised batch norm, which has no CPU code,
-    is the plain one."""
-    _replace(cfg.model, 'type', 'SyncBN', 'BN')
+    is the plain one, whose running statistics are then each process's own."""
+    for _, node in walk(cfg.model, 'model'):
+        if node.get('type') == 'SyncBN':
+            node['type'] = 'BN'
     if cfg.launcher == 'pytorch':
         cfg.model_wrapper_cfg = dict(type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False)
         if not dist.is_initialized():  # before the Runner, which would ask for a GPU
@@ -84,35 +110,36 @@ def _adapt_to_cpu(cfg: Config) -> None:
         raise ValueError(f"--launcher must be 'none' or 'pytorch' on a machine without GPU, got {cfg.launcher!r}")
 
 
-def _replace(node: Any, key: str, old: Any, new: Any) -> None:
-    for child in _children(node):
-        _replace(child, key, old, new)
-    if isinstance(node, dict) and node.get(key) == old:
-        node[key] = new
-
-
-def _children(node: Any) -> list:
-    if isinstance(node, dict):
-        return list(node.values())
-    return list(node) if isinstance(node, (list, tuple)) else []
-
-
 def _build_runner(cfg: Config) -> Runner:
     return Runner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg)
 
 
+def _name_checkpoint(cfg: Config, job: Callable[[], object]) -> None:
+    """Run a job; weights that do not fit become an error that names the file they came from."""
+    try:
+        job()
+    except WeightsMismatch as error:
+        raise ValueError(f'{cfg.load_from}: {error}') from error
+
+
 def run(job: Callable[[Namespace], None], args: Namespace) -> None:
-    """Run a job; what the user can mend ends in one sentence on standard error and exit code 1.
+    """Run a job; what a config or its files cause ends in one sentence on standard error and exit code 1.
 
     The traceback goes to a file beside the logs.
     """
     try:
         job(args)
-    except (ValueError, FileNotFoundError) as error:
-        folder = Path(args.work_dir or Path('work_dirs') / Path(args.config).stem)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / 'traceback.txt').write_text(traceback.format_exc())
-        sys.exit(f'error: {error}\n(traceback in {folder / "traceback.txt"})')
-    finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
+    except (ValueError, OSError, KeyError, TypeError, AssertionError) as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        # A loader's worker sends its whole traceback as the message; the sentence comes last.
+        print(f'error: {lines[-1]}', file=sys.stderr)
+        if args.work_dir and is_main_process():
+            folder = Path(args.work_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / 'traceback.txt').write_text(traceback.format_exc())
+            print(f'(traceback in {folder / "traceback.txt"})', file=sys.stderr)
+        sys.stderr.flush()
+        # The others may wait for this process in a collective: leaving the group in order would wait for them.
+        os._exit(1) if dist.is_initialized() and dist.get_world_size() > 1 else sys.exit(1)
+    if dist.is_initialized():
+        dist.destroy_process_group()

@@ -48,7 +48,7 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             if not parameter.requires_grad:
                 continue
             layer, num_layers = layer_of(name) if layer_of and rate != 1.0 else (0, 1)
-            weight_decay = 0.0 if is_spared(name, parameter) else self.base_wd
+            weight_decay = self.base_wd if is_decayed(name, parameter) else 0.0
             scale = rate**(num_layers - 1 - layer)
             group = groups.setdefault((layer, weight_decay), dict(
                 params=[], lr=self.base_lr * scale, weight_decay=weight_decay, lr_scale=scale, layer=layer))
@@ -56,10 +56,10 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         params.extend(groups[key] for key in sorted(groups))
 
 
-def is_spared(name: str, parameter: nn.Parameter) -> bool:
-    """Whether a parameter is spared weight decay."""
+def is_decayed(name: str, parameter: nn.Parameter) -> bool:
+    """Whether a parameter gets weight decay."""
     last = name.rpartition('.')[2]
-    return parameter.ndim <= 1 or last == 'bias' or last in NO_DECAY_NAMES
+    return parameter.ndim > 1 and last != 'bias' and last not in NO_DECAY_NAMES
 
 
 def find_layer_depth(model: nn.Module) -> Optional[Callable[[str], Tuple[int, int]]]:

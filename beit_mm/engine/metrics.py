@@ -10,7 +10,8 @@ from ..registry import METRICS
 
 @METRICS.register_module()
 class MaskedTokenAccuracy(BaseMetric):
-    """Share of masked patches whose visual token is predicted, beside that of always guessing the commonest token.
+    """Share of masked patches whose visual token is predicted, beside that of always guessing the most frequent
+    token.
 
     Takes `predicted` and `target`, (k,) each, from every sample of MaskedImageModel.
     """
@@ -22,12 +23,12 @@ class MaskedTokenAccuracy(BaseMetric):
             self.results.append((sample['predicted'].cpu(), sample['target'].cpu()))
 
     def compute_metrics(self, results: list) -> dict:
-        """`accuracy` and `commonest`, in percent, and the perplexity of the targets."""
+        """`accuracy` and `most_frequent`, in percent, and the perplexity of the targets."""
         predicted = torch.cat([predicted for predicted, _ in results])
         target = torch.cat([target for _, target in results])
         counts = torch.bincount(target)
         return dict(accuracy=100 * (predicted == target).float().mean().item(),
-                    commonest=100 * counts.max().item() / len(target),
+                    most_frequent=100 * counts.max().item() / len(target),
                     target_perplexity=codebook_use(counts)['perplexity'].item())
 
 
@@ -54,6 +55,9 @@ class TokenizerMetric(BaseMetric):
     def compute_metrics(self, results: list) -> dict:
         """`psnr` in dB of the mean squared error, `perplexity`, and `used_codes` in percent of the vocabulary."""
         tokens = torch.cat([tokens for tokens, _ in results])
+        if int(tokens.max()) >= self.vocab_size:
+            raise ValueError(f'vocab_size of TokenizerMetric must be the tokenizer\'s, got {self.vocab_size} and token '
+                             f'{int(tokens.max())}')
         use = codebook_use(torch.bincount(tokens, minlength=self.vocab_size))
         error = sum(error for _, error in results) / len(results)
         return dict(psnr=-10 * torch.log10(torch.tensor(error)).item(), perplexity=use['perplexity'].item(),

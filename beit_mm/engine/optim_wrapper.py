@@ -15,7 +15,7 @@ class AutocastOptimWrapper(OptimWrapper):
     MMEngine's AmpOptimWrapper needs a GPU and scales gradients for bfloat16 too.
 
     Args:
-        dtype: 'auto': bfloat16 on a GPU that computes in it, float32 elsewhere; or 'bfloat16' or 'float32'.
+        dtype: 'auto': bfloat16 on a device that computes in it, float32 elsewhere; or 'bfloat16' or 'float32'.
         **kwargs: of OptimWrapper.
 
     Raises:
@@ -31,8 +31,15 @@ class AutocastOptimWrapper(OptimWrapper):
     @contextmanager
     def optim_context(self, model: nn.Module):
         device = next(model.parameters()).device.type
-        enabled = self.dtype == 'bfloat16'
-        if self.dtype == 'auto':
-            enabled = device == 'cuda' and torch.cuda.is_bf16_supported(including_emulation=False)
+        enabled = self.dtype == 'bfloat16' or self.dtype == 'auto' and computes_in_bfloat16(device)
         with super().optim_context(model), torch.autocast(device, torch.bfloat16, enabled=enabled):
             yield
+
+
+def computes_in_bfloat16(device: str) -> bool:
+    """Whether a device type, 'cuda' or 'cpu', has bfloat16 arithmetic of its own, not an emulation."""
+    if device == 'cuda':
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    # Private in torch, so a version without them counts as no.
+    tests = [getattr(torch.cpu, name, None) for name in ('_is_avx512_bf16_supported', '_is_amx_tile_supported')]
+    return device == 'cpu' and any(test() for test in tests if test)

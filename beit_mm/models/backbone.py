@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..registry import MODELS
 from .layers import Block, PatchEmbed, patch_grid
-from .loading import fit_trunk_weights, resize_position_embedding
+from .loading import WeightsMismatch, fit_trunk_weights, resize_position_embedding
 from .relative_position import Grid, RelativePositionBias
 
 OUT_TYPES = ('raw', 'cls_token', 'avg_featmap', 'featmap')
@@ -50,8 +50,9 @@ class BEiT(BaseModule):
                  qkv_bias: bool = True, use_abs_pos_emb: bool = False, use_rel_pos_bias: bool = True,
                  use_shared_rel_pos_bias: bool = False, use_mask_token: bool = False,
                  layer_scale_init_value: Optional[float] = 0.1, drop_rate: float = 0.0, attn_drop_rate: float = 0.0,
-                 drop_path_rate: float = 0.0, out_type: str = 'avg_featmap', out_indices: Union[int, Sequence[int]] = -1,
-                 norm_eps: float = 1e-6, init_cfg: Optional[dict] = None):
+                 drop_path_rate: float = 0.0, out_type: str = 'avg_featmap',
+                 out_indices: Union[int, Sequence[int]] = -1, norm_eps: float = 1e-6,
+                 init_cfg: Optional[dict] = None):
         super().__init__(init_cfg)
         if embed_dim % num_heads:
             raise ValueError(f'num_heads must divide embed_dim, got {num_heads} and {embed_dim}')
@@ -62,6 +63,8 @@ class BEiT(BaseModule):
         self.out_indices = self._resolve_indices(out_indices, depth)
         self.grid = patch_grid((img_size, img_size) if isinstance(img_size, int) else tuple(img_size), patch_size)
         self.has_block_bias = use_rel_pos_bias
+        # Travels with the weights: the rows of a bias table alone do not tell 14 x 10 patches from 10 x 14.
+        self.register_buffer('grid_size', torch.tensor(self.grid))
 
         self.patch_embed = PatchEmbed(patch_size, in_channels, embed_dim)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
@@ -111,12 +114,12 @@ class BEiT(BaseModule):
         """Load what init_cfg names; the rest was initialised when built.
 
         Raises:
-            ValueError: If the checkpoint holds nothing under the prefix asked for.
+            ValueError: If the checkpoint does not fit, or holds nothing under the prefix asked for; names the file.
         """
         try:
             super().init_weights()
-        except AssertionError as error:  # MMEngine's, without the file's name
-            raise ValueError(f'no BEiT trunk could be loaded by {self.init_cfg}: {error}') from error
+        except (AssertionError, WeightsMismatch) as error:  # MMEngine's and ours, neither knows the file
+            raise ValueError(f'{self.init_cfg["checkpoint"]}: {error}') from error
 
     def forward(self, images: Tensor, mask: Optional[Tensor] = None) -> Tuple[Tensor, ...]:
         """Features of the blocks in out_indices.
@@ -160,7 +163,9 @@ class BEiT(BaseModule):
     @staticmethod
     def _query_dtype(x: Tensor) -> torch.dtype:
         device = x.device.type
-        return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+        if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+            return torch.get_autocast_dtype(device)
+        return x.dtype
 
     def _output(self, x: Tensor, grid: Grid, is_last: bool) -> Tensor:
         if self.out_type == 'featmap':
@@ -182,9 +187,9 @@ class BEiT(BaseModule):
             (layer, number of layers): 0 for embeddings, i + 1 for block i, the last for all else.
         """
         num_layers = len(self.blocks) + 2
-        name = param_name[len(prefix):]
         if not param_name.startswith(prefix):
             return num_layers - 1, num_layers
+        name = param_name[len(prefix):]
         if name.startswith(('cls_token', 'mask_token', 'pos_embed', 'patch_embed')):
             return 0, num_layers
         if name.startswith('blocks.'):

@@ -39,8 +39,8 @@ def patch_grid(image_size: Tuple[int, int], patch_size: int) -> Grid:
     """Grid (h, w) of an image size (H, W); ValueError if the patch size does not divide it."""
     height, width = (int(side) for side in image_size)
     if height % patch_size or width % patch_size or not height or not width:
-        raise ValueError(f'image height and width must be multiples of the patch size {patch_size}, '
-                         f'got {height} x {width}')
+        raise ValueError(f'image height and width (img_size of the trunk, scale or crop_size of the pipeline) must be '
+                         f'multiples of the patch size {patch_size}, got {height} x {width}')
     return height // patch_size, width // patch_size
 
 

@@ -16,6 +16,10 @@ TASK_WEIGHTS = ('mask_token', 'norm.', 'fc_norm.', 'lm_head.', 'head.')
 MIN_MATCHED_SHARE = 0.9
 
 
+class WeightsMismatch(ValueError):
+    """A checkpoint does not fit the model; who knows its path adds it."""
+
+
 def expand_shared_table(weights: Dict[str, Tensor], depth: int) -> bool:
     """Copy a shared bias table (pre-training) to every block (afterwards), in place; True if there was one."""
     table = weights.pop(SHARED_TABLE, None)
@@ -47,23 +51,28 @@ def resize_position_embedding(pos_embed: Tensor, target: Grid, source: Optional[
     if tuple(source) == tuple(target):
         return pos_embed
     patches = pos_embed[:, 1:].transpose(1, 2).reshape(1, -1, *source)
-    patches = F.interpolate(patches.to(torch.promote_types(patches.dtype, torch.float32)), size=tuple(target), mode='bicubic', align_corners=False)
+    patches = patches.to(torch.promote_types(patches.dtype, torch.float32))
+    patches = F.interpolate(patches, size=tuple(target), mode='bicubic', align_corners=False)
     return torch.cat([pos_embed[:, :1], patches.flatten(2).transpose(1, 2).to(pos_embed.dtype)], dim=1)
 
 
-def _resize_tables(weights: Dict[str, Tensor], own: Dict[str, Tensor], grid: Grid) -> List[str]:
-    """Resize bias tables and position embeddings to the trunk's grid, in place; the kinds of resize done."""
+def _resize_tables(weights: Dict[str, Tensor], own: Dict[str, Tensor], source: Optional[Grid],
+                   grid: Grid) -> List[str]:
+    """Resize bias tables and position embeddings to the trunk's grid, in place; the kinds of resize done.
+
+    Where the checkpoint does not tell its grid (source is None), it is inferred from the number of rows.
+    """
     done = []
     for name, tensor in weights.items():
-        if name not in own or tensor.shape == own[name].shape:
-            continue
-        if name.endswith('relative_position_bias_table') and len(tensor) != len(own[name]):
-            source = infer_grid(tensor.shape[0], grid)
-            weights[name] = expand_bias(tensor, source, grid)
-            done.append(f'bias tables {source[0]} x {source[1]} to {grid[0]} x {grid[1]}')
-        elif name == 'pos_embed':
-            weights[name] = resize_position_embedding(tensor, grid)
-            done.append(f'position embeddings to {grid[0]} x {grid[1]}')
+        if name in own and name.endswith('relative_position_bias_table'):
+            start = source or infer_grid(len(tensor), grid)
+            if start != grid:
+                weights[name] = expand_bias(tensor, start, grid)
+                done.append(f'bias tables {start[0]} x {start[1]} to {grid[0]} x {grid[1]}')
+        elif name in own and name == 'pos_embed' and (source != grid or tensor.shape != own[name].shape):
+            weights[name] = resize_position_embedding(tensor, grid, source)
+            if weights[name] is not tensor:
+                done.append(f'position embeddings to {grid[0]} x {grid[1]}')
     return sorted(set(done))
 
 
@@ -74,18 +83,21 @@ def fit_trunk_weights(trunk: nn.Module, state_dict: Dict[str, Tensor], prefix: s
     embeddings are resized to the trunk's grid; what belongs to another task is left out.
 
     Raises:
-        ValueError: If under nine tenths of the trunk's tensors find their match, if over a tenth of the
+        WeightsMismatch: If under nine tenths of the trunk's tensors find their match, if over a tenth of the
             checkpoint's trunk finds no place, if a tensor has another shape, or if a whole block is missing or left
             over.
     """
     own = trunk.state_dict()
+    grid_size = own.pop('grid_size')
     weights = {key[len(prefix):]: state_dict.pop(key) for key in list(state_dict) if key.startswith(prefix)}
+    source = weights.pop('grid_size', None)  # none in released files
+    source = source if source is None else tuple(source.tolist())
     num_given = len(weights)
     adapted = []
     if trunk.rel_pos_bias is None and expand_shared_table(weights, len(trunk.blocks) if trunk.has_block_bias else 0):
         adapted.append(f'shared bias table to {len(trunk.blocks)} blocks' if trunk.has_block_bias
                        else 'shared bias table dropped')
-    adapted += _resize_tables(weights, own, trunk.grid)
+    adapted += _resize_tables(weights, own, source, trunk.grid)
 
     matched = [name for name in own if name in weights and weights[name].shape == own[name].shape]
     missing = [name for name in own if name not in matched]
@@ -94,11 +106,12 @@ def fit_trunk_weights(trunk: nn.Module, state_dict: Dict[str, Tensor], prefix: s
     where = f'under "{prefix}" ' if prefix else ''
     if (len(matched) < MIN_MATCHED_SHARE * len(own) or len(strange) > (1 - MIN_MATCHED_SHARE) * max(num_given, 1)
             or any(name in weights for name in missing) or _blocks(own) != _blocks(weights)):
-        raise ValueError(
+        raise WeightsMismatch(
             f'the checkpoint does not fit this BEiT trunk: {len(matched)} of its {len(own)} tensors found a match '
             f'{where}(at least {MIN_MATCHED_SHARE:.0%} expected), {len(strange)} of the checkpoint\'s found no place'
             f'{_first_difference(own, weights, missing, strange)}')
-    state_dict.update({prefix + name: weights[name] for name in own if name in weights})
+    state_dict.update({prefix + name: weights[name] for name in matched})
+    state_dict[f'{prefix}grid_size'] = grid_size
     print_log(f'BEiT trunk: {len(matched)} of {len(own)} tensors loaded; adapted: {"; ".join(adapted) or "none"}; '
               f'missing: {_summary(missing)}; left out: {_summary(unused)}', logger='current')
 

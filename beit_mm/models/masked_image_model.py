@@ -1,4 +1,4 @@
-"""MaskedImageModel: predict, from the patches left to see, what the masked ones held (arXiv 2106.08254, section 2.3)."""
+"""MaskedImageModel: predict from the visible patches what the masked ones held (arXiv 2106.08254, section 2.3)."""
 from typing import Dict, List, Optional
 
 import torch
@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..registry import MODELS, build_part
+from .loading import WeightsMismatch
 
 
 @MODELS.register_module()
@@ -108,45 +109,46 @@ class MaskedImageModel(BaseModel):
 
     def loss(self, inputs: Tensor, views: Tensor, mask: Tensor) -> Dict[str, Tensor]:
         """Encode, predict, compare; only masked patches count."""
-        targets = self._targets(inputs, views, mask)
-        return self.target.loss(self._predict_masked(inputs, mask), _take_masked(targets, mask))
+        masked = _masked_positions(mask)
+        targets = self._targets(inputs, views, mask).index_select(0, masked)
+        return self.target.loss(self._predict(inputs, mask, masked), targets)
 
     def predict(self, inputs: Tensor, views: Tensor, mask: Tensor) -> List[dict]:
         """Per image: `predicted` and `target`, the classes (k,) at its k masked patches."""
-        targets = _take_masked(self._targets(inputs, views, mask), mask)
-        predicted = self._predict_masked(inputs, mask).argmax(dim=1)
+        masked = _masked_positions(mask)
+        targets = self._targets(inputs, views, mask).index_select(0, masked)
+        predicted = self._predict(inputs, mask, masked).argmax(dim=1)
         counts = mask.flatten(1).sum(dim=1).tolist()
         return [dict(predicted=p, target=t) for p, t in zip(predicted.split(counts), targets.split(counts))]
 
-    def _predict_masked(self, inputs: Tensor, mask: Tensor) -> Tensor:
+    def _predict(self, inputs: Tensor, mask: Tensor, masked: Tensor) -> Tensor:
         features = self.backbone(inputs, mask)[-1]  # (B, 1 + h * w, C)
-        return self.lm_head(_take_masked(features[:, 1:], mask))  # (M, num_outputs)
+        return self.lm_head(features[:, 1:].flatten(0, 1).index_select(0, masked))  # (M, num_outputs)
 
     def _targets(self, inputs: Tensor, views: Tensor, mask: Tensor) -> Tensor:
         targets = self.target(inputs, views)
         if targets.shape[1:3] != mask.shape[1:3]:
-            raise ValueError(f'the grid of targets must be that of the masks, {tuple(mask.shape[1:3])}, '
-                             f'got {tuple(targets.shape[1:3])}')
-        return targets.flatten(1, 2)
+            raise ValueError(f'the grid of targets (second_scale of the pipeline, over 8) must be that of the masks '
+                             f'(grid of the mask generator), {tuple(mask.shape[1:3])}, got {tuple(targets.shape[1:3])}')
+        return targets.flatten(0, 2)  # (B * h * w, ...)
 
     def get_layer_depth(self, param_name: str):
         """Layer of a parameter for layer-wise decay; see the trunk's."""
         return self.backbone.get_layer_depth(param_name, 'backbone.')
 
 
-def _take_masked(values: Tensor, mask: Tensor) -> Tensor:
-    """Entries (M, ...) of values (B, h * w, ...) at the True places of the mask, image after image."""
-    indices = mask.flatten().nonzero().squeeze(1)
-    return values.flatten(0, 1).index_select(0, indices)
+def _masked_positions(mask: Tensor) -> Tensor:
+    """Places (M,) of the masked patches among all of the batch, image after image."""
+    return mask.flatten().nonzero().squeeze(1)
 
 
 def _check_head_weights(module: MaskedImageModel, state_dict: Dict[str, Tensor], prefix: str, *_) -> None:
     """Pre-load hook: a head for another vocabulary is an error, not a head left at random.
 
     Raises:
-        ValueError: If the checkpoint's lm_head has another number of outputs.
+        WeightsMismatch: If the checkpoint's lm_head has another number of outputs.
     """
     given = state_dict.get(f'{prefix}lm_head.weight')
     if given is not None and len(given) != module.target.num_outputs:
-        raise ValueError(f'lm_head must have {module.target.num_outputs} outputs to fit the prediction target, '
+        raise WeightsMismatch(f'lm_head must have {module.target.num_outputs} outputs to fit the prediction target, '
                          f'the checkpoint has {len(given)}')

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..registry import MODELS
+from .loading import WeightsMismatch
 
 STRIDE = 8  # three poolings by two
 NUM_GROUPS = 4
@@ -21,25 +22,25 @@ LOGIT_LAPLACE_EPS = 0.1
 class Conv2d(nn.Module):
     """Convolution with the released names `w` and `b`; 'same' padding, normal initialisation of 1 / sqrt(fan in)."""
 
-    def __init__(self, num_in: int, num_out: int, kernel_size: int):
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int):
         super().__init__()
-        self.w = nn.Parameter(torch.empty(num_out, num_in, kernel_size, kernel_size))
-        self.b = nn.Parameter(torch.zeros(num_out))
-        nn.init.normal_(self.w, std=1 / math.sqrt(num_in * kernel_size**2))
+        self.w = nn.Parameter(torch.empty(out_channels, in_channels, kernel_size, kernel_size))
+        self.b = nn.Parameter(torch.zeros(out_channels))
+        nn.init.normal_(self.w, std=1 / math.sqrt(in_channels * kernel_size**2))
 
     def forward(self, x: Tensor) -> Tensor:
         return F.conv2d(x, self.w, self.b, padding=self.w.shape[-1] // 2)
 
 
 class ResidualBlock(nn.Module):
-    """Identity plus a gain times four convolutions, of which the encoder makes the last 1 x 1, the decoder the first."""
+    """Identity plus a gain times four convolutions; the encoder's last and the decoder's first are 1 x 1."""
 
-    def __init__(self, num_in: int, num_out: int, kernel_sizes: List[int], num_layers: int):
+    def __init__(self, in_channels: int, out_channels: int, kernel_sizes: List[int], num_layers: int):
         super().__init__()
-        num_hidden = num_out // 4
+        hidden_channels = out_channels // 4
         self.post_gain = 1 / num_layers**2
-        self.id_path = Conv2d(num_in, num_out, 1) if num_in != num_out else nn.Identity()
-        widths = [num_in, num_hidden, num_hidden, num_hidden, num_out]
+        self.id_path = Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
+        widths = [in_channels, hidden_channels, hidden_channels, hidden_channels, out_channels]
         self.res_path = nn.Sequential()
         for index, kernel_size in enumerate(kernel_sizes):
             self.res_path.add_module(f'relu_{index + 1}', nn.ReLU())
@@ -57,8 +58,8 @@ def _groups(first: nn.Module, widths: List[int], kernel_sizes: List[int], blocks
     for index in range(NUM_GROUPS):
         group = nn.Sequential()
         for block in range(blocks_per_group):
-            num_in = widths[index] if block == 0 else widths[index + 1]
-            group.add_module(f'block_{block + 1}', ResidualBlock(num_in, widths[index + 1], kernel_sizes,
+            in_channels = widths[index] if block == 0 else widths[index + 1]
+            group.add_module(f'block_{block + 1}', ResidualBlock(in_channels, widths[index + 1], kernel_sizes,
                                                                  NUM_GROUPS * blocks_per_group))
         if index < NUM_GROUPS - 1:
             for name, module in resize.items():
@@ -155,6 +156,17 @@ class DiscreteVAE(BaseModel):
         self.to(memory_format=torch.channels_last)
         self.register_load_state_dict_pre_hook(_check_tokenizer_weights)
 
+    def init_weights(self) -> None:
+        """Load what init_cfg names; the rest was initialised when built.
+
+        Raises:
+            ValueError: If the checkpoint is not that of such a tokenizer; names the file.
+        """
+        try:
+            super().init_weights()
+        except WeightsMismatch as error:
+            raise ValueError(f'{self.init_cfg["checkpoint"]}: {error}') from error
+
     def encode_logits(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [0, 1] to logits (B, vocab_size, H / 8, W / 8).
 
@@ -241,5 +253,5 @@ def _check_tokenizer_weights(module: DiscreteVAE, state_dict: Dict[str, Tensor],
         given = state_dict.get(prefix + name)
         if name.startswith(tuple(parts)) and (given is None or given.shape != tensor.shape):
             found = 'nothing' if given is None else tuple(given.shape)
-            raise ValueError(f'the checkpoint does not fit this tokenizer: {name} must be {tuple(tensor.shape)} '
+            raise WeightsMismatch(f'the checkpoint does not fit this tokenizer: {name} must be {tuple(tensor.shape)} '
                              f'(vocab_size={module.vocab_size}), got {found}')

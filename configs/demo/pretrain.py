@@ -49,7 +49,7 @@ test_cfg = dict()
 
 max_epochs = 50
 warmup_epochs = 3
-optim_wrapper = dict(dtype='bfloat16', optimizer=dict(fused=True))
+optim_wrapper = dict(optimizer=dict(fused=True))
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-9, by_epoch=True, begin=0, end=warmup_epochs, convert_to_iter_based=True),
     dict(type='CosineAnnealingLR', eta_min_ratio=0.01, by_epoch=True, begin=warmup_epochs, end=max_epochs,

@@ -5,12 +5,11 @@
 _base_ = '../beit_segment.py'
 
 work_dir = 'work_dirs/demo/segment'
-norm_cfg = dict(type='SyncBN', requires_grad=True)
 width = 128
 num_classes = 11
 crop_size = (96, 96)
 model = dict(
-    data_preprocessor=dict(size=crop_size),
+    data_preprocessor=dict(size=crop_size, test_cfg=dict(size=crop_size)),
     backbone=dict(img_size=96, embed_dim=width, depth=4, num_heads=4, out_indices=[0, 1, 2, 3],
                   init_cfg=dict(checkpoint='work_dirs/demo/finetune/epoch_24.pth')),
     neck=dict(embed_dim=width),
@@ -45,7 +44,7 @@ test_dataloader = val_dataloader
 
 max_iters = 1500
 optim_wrapper = dict(
-    dtype='bfloat16', optimizer=dict(lr=3e-3, fused=True), paramwise_cfg=dict(layer_decay_rate=0.9))
+    optimizer=dict(lr=3e-3, fused=True), paramwise_cfg=dict(layer_decay_rate=0.9))
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-6, by_epoch=False, begin=0, end=100),
     dict(type='PolyLR', power=1.0, eta_min=0.0, by_epoch=False, begin=0, end=max_iters),

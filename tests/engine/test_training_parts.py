@@ -18,9 +18,12 @@ def wrapper_of(model, lr=0.1, **kwargs) -> AutocastOptimWrapper:
     return AutocastOptimWrapper(optimizer=torch.optim.SGD(model.parameters(), lr=lr), **kwargs)
 
 
-@pytest.mark.parametrize('dtype, computed', [(None, torch.float32), ('auto', torch.float32), ('float32', torch.float32),
-                                             ('bfloat16', torch.bfloat16)])
-def test_matrix_products_run_in_the_dtype_chosen_for_a_cpu(dtype, computed):
+@pytest.mark.parametrize('dtype, native, computed', [
+    (None, True, torch.bfloat16), (None, False, torch.float32), ('auto', True, torch.bfloat16),
+    ('auto', False, torch.float32), ('float32', True, torch.float32), ('bfloat16', False, torch.bfloat16)])
+def test_matrix_products_run_in_the_dtype_chosen(dtype, native, computed, monkeypatch):
+    monkeypatch.setattr(torch.cpu, '_is_avx512_bf16_supported', lambda: native, raising=False)
+    monkeypatch.setattr(torch.cpu, '_is_amx_tile_supported', lambda: False, raising=False)
     model = nn.Linear(4, 4)
     wrapper = wrapper_of(model, **({} if dtype is None else dict(dtype=dtype)))
     with wrapper.optim_context(model):
@@ -141,7 +144,7 @@ def test_masked_token_accuracy_counts_patches_of_all_images_together():
     shares = [2 / 8, 4 / 8, 2 / 8]
     perplexity = math.exp(-sum(share * math.log(share) for share in shares))
     assert metric.evaluate(size=3) == pytest.approx({
-        'masked_token/accuracy': 100 * 3 / 8, 'masked_token/commonest': 100 * 4 / 8,
+        'masked_token/accuracy': 100 * 3 / 8, 'masked_token/most_frequent': 100 * 4 / 8,
         'masked_token/target_perplexity': perplexity})
 
 
@@ -179,6 +182,8 @@ def data(tmp_path):
     for folder in ('train', 'images/training', 'annotations/training', 'meta'):
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / 'file').touch()
+        (tmp_path / folder / 'picture.jpg').touch()
+        (tmp_path / folder / 'labels.png').touch()
     (tmp_path / 'checkpoint.pth').touch()
     return tmp_path
 
@@ -223,11 +228,24 @@ def test_a_missing_root_is_named_with_its_key(data):
 
 
 def test_an_empty_folder_is_named_with_its_key(data):
-    (data / 'train' / 'file').unlink()
+    for file in (data / 'train').iterdir():
+        file.unlink()
+    (data / 'train' / 'class_without_pictures').mkdir()
     cfg = Config(dict(train_dataloader=loader(data, data_prefix='train')))
     with pytest.raises(FileNotFoundError) as error:
         check_data(cfg, ('train_dataloader', ))
-    assert str(error.value) == f'train_dataloader.dataset names a data folder that is empty: {data / "train"}'
+    assert str(error.value) == f'train_dataloader.dataset names a data folder without any file: {data / "train"}'
+
+
+def test_a_segmentation_folder_without_files_of_its_kind_is_named(data):
+    prefix = dict(img_path='images/training', seg_map_path='annotations/training')
+    cfg = Config(dict(train_dataloader=loader(data, data_prefix=prefix, img_suffix='.tif')))
+    with pytest.raises(FileNotFoundError, match='train_dataloader.dataset .* without any .tif file: .*images/training'):
+        check_data(cfg, ('train_dataloader', ))
+    (data / 'annotations' / 'training' / 'labels.png').unlink()
+    cfg = Config(dict(train_dataloader=loader(data, data_prefix=prefix)))
+    with pytest.raises(FileNotFoundError, match='without any .png file: .*annotations/training'):
+        check_data(cfg, ('train_dataloader', ))
 
 
 def test_a_missing_annotation_file_is_named_with_its_key(data):

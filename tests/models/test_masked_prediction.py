@@ -140,13 +140,13 @@ def test_the_tokenizer_stays_in_evaluation_mode_and_as_it_was():
     tokenizer.drop = nn.Dropout(0.5)
     model = build(tokenizer).train()
     assert model.training and model.backbone.training and not any(m.training for m in tokenizer.modules())
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, weight_decay=0.5)
     images, _, mask = batch()
     model.loss(images, torch.rand(3, 3, 32, 32), mask)['loss'].backward()
     optimizer.step()
-    for name, tensor in model.state_dict().items():
-        assert torch.equal(tensor, before[name]) == name.startswith('target.'), name
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, before[name]) == name.startswith('target.'), name
 
 
 # Predictions
@@ -179,7 +179,7 @@ def test_tensor_mode_gives_the_trunks_features():
 @pytest.mark.parametrize('grid', [(3, 3), (4, 5), (2, 8)])
 def test_tokens_of_another_grid_than_the_masks_are_refused_naming_both(grid):
     images, _, mask = batch()
-    with pytest.raises(ValueError, match=re.escape('masks, (4, 4), got ' + str(grid))):
+    with pytest.raises(ValueError, match=re.escape('generator), (4, 4), got ' + str(grid))):
         build().loss(images, torch.zeros(3, *grid, dtype=torch.int64), mask)
 
 

@@ -74,7 +74,7 @@ def save(path, model_or_state) -> str:
 def assert_trunk_equal(loaded: dict, given: dict) -> None:
     """All tensors of the loaded trunk but its tables and its own norms are the given ones."""
     names = [name for name in loaded if name.startswith('backbone.') and 'table' not in name and
-             not name.startswith(('backbone.fc_norm', 'backbone.norm'))]
+             not name.startswith(('backbone.fc_norm', 'backbone.norm', 'backbone.grid_size'))]
     assert len(names) >= 33
     for name in names:
         assert torch.equal(loaded[name], given[name]), name
@@ -122,7 +122,7 @@ def test_a_classifier_of_another_size_takes_pre_training_weights(way, tmp_path, 
     assert loaded[BLOCK_TABLE.format(0)].data_ptr() != loaded[BLOCK_TABLE.format(1)].data_ptr()
     assert (loaded['head.fc.weight'] == 0.25).all() and (loaded['head.fc.bias'] == 0.5).all()
     assert (loaded['backbone.fc_norm.weight'] == 1).all() and not loaded['backbone.fc_norm.bias'].any()
-    own = len(model.backbone.state_dict())
+    own = len(list(model.backbone.parameters()))
     assert trunk_lines(log) == [
         f'BEiT trunk: {own - 2} of {own} tensors loaded; adapted: shared bias table to 2 blocks; bias tables 4 x 4 to '
         '6 x 6; missing: fc_norm (2); left out: mask_token (1), norm (2)']
@@ -139,7 +139,7 @@ def test_a_segmentor_of_a_size_that_is_not_square_takes_pre_training_weights(tmp
     for name in loaded:
         if not name.startswith('backbone.'):
             assert torch.equal(loaded[name], before[name]), name
-    own = len(model.backbone.state_dict())
+    own = len(list(model.backbone.parameters()))
     assert trunk_lines(log) == [
         f'BEiT trunk: {own} of {own} tensors loaded; adapted: shared bias table to 2 blocks; bias tables 4 x 4 to '
         '4 x 6; missing: none; left out: mask_token (1), norm (2)']
@@ -148,7 +148,7 @@ def test_a_segmentor_of_a_size_that_is_not_square_takes_pre_training_weights(tmp
 def test_an_unchanged_trunk_is_reported_as_such(tmp_path, log):
     model = draw(classifier())
     load_checkpoint(classifier(), save(tmp_path / 'epoch_1.pth', model))
-    own = len(model.backbone.state_dict())
+    own = len(list(model.backbone.parameters()))
     assert trunk_lines(log) == [f'BEiT trunk: {own} of {own} tensors loaded; adapted: none; missing: none; '
                                 'left out: none']
 
@@ -271,13 +271,13 @@ def test_weights_of_a_residual_network_are_refused(tmp_path):
             state[f'backbone.layer{layer + 1}.0.bn1.{norm}'] = torch.zeros(64)
     model = classifier()
     message = refusal(model, save(tmp_path / 'resnet.pth', state))
-    assert numbers(message) == (0, len(model.backbone.state_dict()), 17)
+    assert numbers(message) == (0, len(list(model.backbone.parameters())), 17)
 
 
 def test_a_trunk_of_another_width_is_refused(tmp_path):
     model = classifier()
     message = refusal(model, save(tmp_path / 'wide.pth', classifier(embed_dim=48)))
-    assert numbers(message) == (2, len(model.backbone.state_dict()), 0)  # the two bias tables fit
+    assert numbers(message) == (2, len(list(model.backbone.parameters())), 0)  # the two bias tables fit
     assert message.endswith('cls_token must be (1, 1, 32), got (1, 1, 48)')
 
 
@@ -294,7 +294,7 @@ def test_a_trunk_of_another_depth_is_refused(given, own, tmp_path):
 def test_an_empty_state_dict_is_refused(tmp_path):
     model = classifier()
     message = refusal(model, save(tmp_path / 'empty.pth', {}))
-    assert numbers(message) == (0, len(model.backbone.state_dict()), 0)
+    assert numbers(message) == (0, len(list(model.backbone.parameters())), 0)
     with pytest.raises(ValueError, match='0 of its'):
         BEiT(img_size=64, **WIDTH).load_state_dict({}, strict=False)
 
@@ -308,7 +308,7 @@ def test_a_checkpoint_of_a_head_alone_is_refused(tmp_path):
 def test_nine_tenths_of_the_trunk_must_find_a_match(tmp_path, log):
     model = draw(segmentor())
     state = model.state_dict()
-    names = [name for name in state if name.startswith('backbone.')]
+    names = [name for name in state if name.startswith('backbone.') and 'grid_size' not in name]
     enough = math.ceil(0.9 * len(names))
     few, many = ({name: state[name] for name in names[:count]} for count in (enough - 1, enough))
     assert numbers(refusal(segmentor(), save(tmp_path / 'few.pth', few))) == (enough - 1, len(names), 0)
@@ -321,7 +321,7 @@ def test_nine_tenths_of_the_trunk_must_find_a_match(tmp_path, log):
 
 def test_nine_tenths_of_the_checkpoints_trunk_must_find_a_place(tmp_path):
     state = draw(segmentor()).state_dict()
-    own = len([name for name in state if name.startswith('backbone.')])
+    own = len([name for name in state if name.startswith('backbone.') and 'grid_size' not in name])
     most = own // 9  # a tenth of what then stands under the prefix
     for count in (most, most + 1):
         strange = {f'backbone.extra_{index}': torch.zeros(1) for index in range(count)}
@@ -365,3 +365,23 @@ def test_position_embeddings_of_a_grid_that_is_not_square():
     same.load_state_dict(given.state_dict())
     images = torch.randn(1, 3, 128, 192)
     torch.testing.assert_close(same(images)[0], given(images)[0])
+
+
+@pytest.mark.parametrize('given, own', [((112, 80), 112), ((112, 80), (80, 112)), ((208, 80), 224)])
+def test_weights_know_the_grid_they_were_trained_on(given, own):
+    """The rows of a table do not: 7 x 5 and 5 x 7 patches have as many, 13 x 5 as many as 8 x 8."""
+    size = dict(embed_dim=32, depth=1, num_heads=2, use_abs_pos_emb=True)
+    source, target = draw(BEiT(img_size=given, **size)), BEiT(img_size=own, **size)
+    target.load_state_dict(source.state_dict(), strict=True)
+    table = source.blocks[0].attn.relative_position_bias_table
+    assert torch.equal(target.blocks[0].attn.relative_position_bias_table,
+                       expand_bias(table, source.grid, target.grid))
+    assert tuple(target.grid_size.tolist()) == target.grid
+
+
+def test_released_weights_without_a_grid_load_strictly():
+    source, target = (BEiT(img_size=64, **WIDTH) for _ in range(2))
+    state = source.state_dict()
+    del state['grid_size']
+    target.load_state_dict(state, strict=True)
+    assert target.grid_size.tolist() == [4, 4]

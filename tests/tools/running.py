@@ -8,9 +8,10 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 
-def run(*command: str, cwd: Path = ROOT, ok: bool = True) -> str:
+def run(*command: str, cwd: Path = ROOT, ok: bool = True, **variables: str) -> str:
     """Output of a command, which must end well or badly as expected."""
-    env = dict(os.environ, PYTHON=sys.executable, OMP_NUM_THREADS='1', PYTHONWARNINGS='ignore')
+    env = dict(os.environ, PYTHON=sys.executable, OMP_NUM_THREADS='1', PYTHONWARNINGS='ignore',
+               CUDA_VISIBLE_DEVICES='', **variables)
     result = subprocess.run([str(part) for part in command], cwd=cwd, env=env, capture_output=True, text=True,
                             timeout=300)
     output = result.stdout + result.stderr

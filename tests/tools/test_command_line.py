@@ -104,9 +104,9 @@ def segmentor(segment_options, tmp_path_factory) -> Path:
 
 def test_segmentation_draws_and_dumps_predictions(segment_options, segmentor, tmp_path):
     tool('test', 'configs/demo/segment.py', segmentor, '--work-dir', tmp_path, '--show-dir', tmp_path / 'shown',
-         '--out', tmp_path / 'predictions.pkl', *segment_options)
+         '--out', tmp_path / 'labels', *segment_options)
     assert 0 <= scores(tmp_path)['mIoU'] <= 100
-    assert (tmp_path / 'predictions.pkl').stat().st_size > 0
+    assert len(list((tmp_path / 'labels').glob('*.png'))) == 4, 'a label map per scene'
     assert list((tmp_path / 'shown').rglob('*.png')), 'a picture per image'
 
 
@@ -142,9 +142,9 @@ def test_missing_data_folder_is_named(tmp_path):
 
 
 def test_empty_data_folder_is_named(tmp_path):
-    (tmp_path / 'data' / 'train').mkdir(parents=True)
+    (tmp_path / 'data' / 'train' / 'class_without_pictures').mkdir(parents=True)
     message = fails('tokenizer', tmp_path, f'train_dataloader.dataset.data_root={tmp_path / "data"}')
-    assert 'train_dataloader.dataset' in message and f'is empty: {tmp_path / "data" / "train"}' in message
+    assert 'train_dataloader.dataset' in message and f'without any file: {tmp_path / "data" / "train"}' in message
 
 
 def test_missing_checkpoint_is_named(digits, tmp_path):
@@ -162,19 +162,22 @@ def test_too_many_masked_patches(digits, tokenizer, tmp_path):
 def test_grids_of_tokens_and_masks_that_differ(digits, tokenizer, tmp_path):
     message = fails('pretrain', tmp_path, *pretrain_options(digits, tokenizer)[1:],
                     'train_dataloader.dataset.pipeline.1.second_scale=56')
-    assert 'the grid of targets must be that of the masks, (6, 6), got (7, 7)' in message
+    assert '(6, 6), got (7, 7)' in message and 'second_scale' in message and 'grid of the mask generator' in message
 
 
 def test_image_size_that_the_patch_does_not_divide(digits, tokenizer, tmp_path):
     message = fails('pretrain', tmp_path, *pretrain_options(digits, tokenizer)[1:],
                     'train_dataloader.dataset.pipeline.1.scale=100')
-    assert 'multiples of the patch size 16, got 100 x 100' in message
+    assert 'scale' in message and 'multiples of the patch size 16, got 100 x 100' in message
 
 
 def test_checkpoint_that_is_no_beit(digits, tokenizer, tmp_path):
     message = fails('finetune', tmp_path, *data_options(digits), f'load_from={tokenizer}',
                     'model.backbone.init_cfg=None')
-    assert 'does not fit this BEiT trunk: 0 of its' in message
+    assert f'{tokenizer}: the checkpoint does not fit this BEiT trunk: 0 of its' in message
+    message = fails('finetune', tmp_path / 'init', *data_options(digits),
+                    f'model.backbone.init_cfg.checkpoint={tokenizer}')
+    assert str(tokenizer) in message and 'backbone. is not in the pretrained model' in message
 
 
 def test_vocabulary_that_does_not_fit(digits, tokenizer, pretrained, tmp_path):
@@ -185,3 +188,34 @@ def test_vocabulary_that_does_not_fit(digits, tokenizer, pretrained, tmp_path):
     message = fails('pretrain', tmp_path / 'head', *options, 'model.target.tokenizer.vocab_size=32',
                     'model.target.tokenizer.init_cfg=None', f'load_from={pretrained}')
     assert 'lm_head must have 32 outputs' in message and 'has 16' in message
+
+
+def test_one_failing_process_ends_all(digits, tokenizer, tmp_path):
+    """The other process waits for the failing one in a collective and must not hang."""
+    config = tmp_path / 'one_bad_process.py'
+    config.write_text(f"""_base_ = '{ROOT}/configs/demo/pretrain.py'
+custom_imports = dict(imports=['beit_mm', 'bad_transform'], allow_failed_imports=False)
+""")
+    (tmp_path / 'bad_transform.py').write_text("""
+import os
+from beit_mm.datasets import BlockwiseMaskGenerator
+draw = BlockwiseMaskGenerator.generate
+def generate(self):
+    if os.environ['RANK'] == '1':
+        raise ValueError('no mask can be drawn on this process')
+    return draw(self)
+BlockwiseMaskGenerator.generate = generate
+""")
+    output = run('tools/dist_train.sh', config, '2', '--work-dir', tmp_path / 'run',
+                 *pretrain_options(digits, tokenizer), ok=False, PYTHONPATH=f'{tmp_path}:{ROOT}')
+    assert 'error: no mask can be drawn on this process' in output
+
+
+def test_unknown_key_of_cfg_options(tmp_path):
+    message = fails('tokenizer', tmp_path, 'optim_wraper.optimizer.lr=1')
+    assert 'configs/demo/tokenizer.py' in message and 'optim_wraper' in message
+
+
+def test_resuming_from_a_checkpoint_that_is_not_there(tmp_path):
+    output = tool('train', 'configs/demo/tokenizer.py', '--work-dir', tmp_path, '--resume', 'nowhere.pth', ok=False)
+    assert 'error: --resume names a checkpoint that does not exist: nowhere.pth' in output

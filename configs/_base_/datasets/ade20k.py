@@ -49,7 +49,10 @@ tta_pipeline = [
     dict(
         type='TestTimeAug',
         transforms=[
-            [dict(type='Resize', scale=(int(2048 * max(r, 1)), int(512 * max(r, 1))), keep_ratio=True) for r in img_ratios],
+            [
+                dict(type='Resize', scale=(int(2048 * max(ratio, 1)), int(512 * max(ratio, 1))), keep_ratio=True)
+                for ratio in img_ratios
+            ],
             [dict(type='RandomFlip', prob=0.0), dict(type='RandomFlip', prob=1.0)],
             [dict(type='LoadAnnotations')],
             [dict(type='PackSegInputs')],

@@ -10,8 +10,8 @@ model = dict(
         pad_val=0,
         seg_pad_val=255,
         size=(512, 512),
-        # An image smaller than the window must still be a multiple of the patch.
-        test_cfg=dict(size_divisor=16)),
+        # An image smaller than the window is padded to it.
+        test_cfg=dict(size=(512, 512))),
     backbone=dict(
         type='beit_mm.BEiT',
         img_size=512,
