@@ -8,7 +8,7 @@ _base_ = '../beit_finetune.py'
 work_dir = 'work_dirs/demo/finetune'
 model = dict(
     backbone=dict(img_size=96, embed_dim=128, depth=4, num_heads=4,
-                  init_cfg=dict(checkpoint='work_dirs/demo/pretrain/epoch_50.pth')),
+                  init_cfg=dict(checkpoint='work_dirs/demo/pretrain/epoch_45.pth')),
     head=dict(num_classes=10, in_channels=128),
     train_cfg=dict(_delete_=True),
     data_preprocessor=dict(num_classes=10))

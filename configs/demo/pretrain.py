@@ -24,6 +24,7 @@ train_dataloader = dict(
         **dataset,
         pipeline=[
             dict(type='LoadImageFromFile'),
+            dict(type='ColorJitter', brightness=0.4, contrast=0.4, saturation=0.4),
             dict(**crop, crop_ratio_range=(0.5, 1.0)),
             *mask
         ]))
@@ -47,7 +48,7 @@ test_dataloader = val_dataloader
 test_evaluator = val_evaluator
 test_cfg = dict()
 
-max_epochs = 50
+max_epochs = 45
 warmup_epochs = 3
 optim_wrapper = dict(optimizer=dict(fused=True))
 param_scheduler = [

@@ -155,19 +155,19 @@ def test_missing_checkpoint_is_named(digits, tmp_path):
 
 def test_too_many_masked_patches(digits, tokenizer, tmp_path):
     message = fails('pretrain', tmp_path, *pretrain_options(digits, tokenizer)[1:],
-                    'train_dataloader.dataset.pipeline.2.num_masked=37')
+                    'train_dataloader.dataset.pipeline.3.num_masked=37')
     assert 'num_masked must be 1 to 36' in message and 'got 37' in message
 
 
 def test_grids_of_tokens_and_masks_that_differ(digits, tokenizer, tmp_path):
     message = fails('pretrain', tmp_path, *pretrain_options(digits, tokenizer)[1:],
-                    'train_dataloader.dataset.pipeline.1.second_scale=56')
+                    'train_dataloader.dataset.pipeline.2.second_scale=56')
     assert '(6, 6), got (7, 7)' in message and 'second_scale' in message and 'grid of the mask generator' in message
 
 
 def test_image_size_that_the_patch_does_not_divide(digits, tokenizer, tmp_path):
     message = fails('pretrain', tmp_path, *pretrain_options(digits, tokenizer)[1:],
-                    'train_dataloader.dataset.pipeline.1.scale=100')
+                    'train_dataloader.dataset.pipeline.2.scale=100')
     assert 'scale' in message and 'multiples of the patch size 16, got 100 x 100' in message
 
 
