@@ -42,7 +42,7 @@ val_dataloader = dict(
         ]))
 test_dataloader = val_dataloader
 
-max_iters = 1200
+max_iters = 1500
 optim_wrapper = dict(
     optimizer=dict(lr=3e-3, fused=True), paramwise_cfg=dict(layer_decay_rate=0.9))
 param_scheduler = [
