@@ -3,6 +3,8 @@
 #   python tools/train.py configs/demo/finetune.py
 #   python tools/train.py configs/demo/finetune.py --cfg-options model.backbone.init_cfg=None \
 #       --work-dir work_dirs/demo/finetune_from_random
+#
+# With ten labels per class: --cfg-options train_dataloader.dataset.ann_file=meta/train_10.txt
 _base_ = '../beit_finetune.py'
 
 work_dir = 'work_dirs/demo/finetune'
