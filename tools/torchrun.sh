@@ -8,6 +8,9 @@ else
                 --master_addr="${MASTER_ADDR:?address of node 0}" --master_port="${PORT:-29500}")
 fi
 root=$(cd "$(dirname "$0")/.." && pwd)
-[ ! -x "$root/.venv/bin/python" ] || : "${PYTHON:=$root/.venv/bin/python}"  # where `make` installs
+has_host='import importlib.util, sys; sys.exit(importlib.util.find_spec("mmengine") is None)'
+if [ -z "${PYTHON:-}" ] && ! python -c "$has_host" 2>/dev/null && [ -x "$root/.venv/bin/python" ]; then
+    PYTHON=$root/.venv/bin/python  # no environment is active: the one that `make` installs
+fi
 exec "${PYTHON:-python}" -m torch.distributed.run "${rendezvous[@]}" --nproc_per_node="$1" \
     "$(dirname "$0")/$2" "${@:3}" --launcher pytorch

@@ -1,6 +1,7 @@
 """Mask generators: transforms that add `mask`, bool (h, w), True where masked, with exactly the count asked for."""
 import math
 import random
+from abc import abstractmethod
 from functools import lru_cache
 from typing import Sequence, Tuple
 
@@ -34,9 +35,9 @@ class MaskGenerator(BaseTransform):
             raise ValueError(f'num_masked must be 1 to {self.num_patches}, the patches of a grid of '
                              f'{self.grid[0]} x {self.grid[1]}, got {num_masked}')
 
+    @abstractmethod
     def generate(self) -> np.ndarray:
         """A new mask, bool (h, w), from Python's random numbers."""
-        raise NotImplementedError
 
     def transform(self, results: dict) -> dict:
         results['mask'] = self.generate()

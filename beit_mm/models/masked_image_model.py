@@ -93,7 +93,7 @@ class MaskedImageModel(BaseModel):
         self.register_load_state_dict_pre_hook(_check_head_weights)
 
     def forward(self, inputs: Tensor, views: Optional[Tensor] = None, mask: Optional[Tensor] = None,
-                data_samples=None, mode: str = 'tensor'):
+                mode: str = 'tensor'):
         """'tensor': features of the trunk; 'loss': losses; 'predict': predicted and true targets at masked patches.
 
         Args:
