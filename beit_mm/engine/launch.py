@@ -146,6 +146,6 @@ def run(job: Callable[[Namespace], None], args: Namespace) -> None:
         dist.destroy_process_group()
         sys.stdout.flush()
         sys.stderr.flush()
-        # All is written. Leaving through the interpreter's shutdown aborted 3 of 51 gloo runs in torch's own (2.15; 2.11 too)
-        # threads ("terminate called without an active exception"), which torchrun takes for a failure.
+        # All is written. Leaving through the interpreter's shutdown aborted 3 of 51 gloo runs in torch's own threads
+        # ("terminate called without an active exception"), which torchrun takes for a failure.
         os._exit(0)
