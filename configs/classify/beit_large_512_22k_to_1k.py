@@ -1,0 +1,25 @@
+# BEiT large 512: beit_large_384_22k_to_1k.py at 512 x 512, from the same weights (BEiT release).
+#
+#   tools/dist_train.sh configs/classify/beit_large_512_22k_to_1k.py 8       8 GPUs x 32 images, 2 steps accumulated
+#   python tools/test.py configs/classify/beit_large_512_22k_to_1k.py beit_large_patch16_512_pt22k_ft22kto1k.pth
+#
+# Published for that file: 88.60 % top-1, 98.66 % top-5 at crop ratio 1.0 (PASSL's model zoo); the release prints
+# 88.600 %, 98.658 %.
+_base_ = 'beit_large_384_22k_to_1k.py'
+
+model = dict(backbone=dict(img_size=512))
+
+train_dataloader = dict(
+    dataset=dict(pipeline=[
+        dict(type='LoadImageFromFile'),
+        dict(type='RandomResizedCrop', scale=512, backend='pillow', interpolation='bicubic'),
+        *_base_.train_dataloader.dataset.pipeline[2:]
+    ]))
+val_dataloader = dict(
+    dataset=dict(pipeline=[
+        dict(type='LoadImageFromFile'),
+        dict(type='ResizeEdge', scale=512, edge='short', backend='pillow', interpolation='bicubic'),
+        dict(type='CenterCrop', crop_size=512),
+        dict(type='PackInputs')
+    ]))
+test_dataloader = val_dataloader
