@@ -4,6 +4,7 @@ from .layer_decay import LayerDecayOptimWrapperConstructor
 from .logger_hook import MainProcessLoggerHook
 from .metrics import MaskedTokenAccuracy, TokenizerMetric
 from .optim_wrapper import AutocastOptimWrapper
+from .weights_check import CheckWeightsHook
 
-__all__ = ['AnnealHook', 'AutocastOptimWrapper', 'LayerDecayOptimWrapperConstructor', 'MainProcessLoggerHook',
-           'MaskedTokenAccuracy', 'TokenizerMetric']
+__all__ = ['AnnealHook', 'AutocastOptimWrapper', 'CheckWeightsHook', 'LayerDecayOptimWrapperConstructor',
+           'MainProcessLoggerHook', 'MaskedTokenAccuracy', 'TokenizerMetric']

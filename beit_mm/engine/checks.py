@@ -4,6 +4,9 @@ from typing import Any, Iterable, Iterator, Tuple
 
 from mmengine.config import Config
 
+from ..checkpoint.checksums import split_checksum
+from ..checkpoint.reading import find_weights
+
 # What MMSegmentation's data sets look for below each prefix, unless told otherwise.
 SEGMENTATION_SUFFIXES = dict(img_path=('img_suffix', '.jpg'), seg_map_path=('seg_map_suffix', '.png'))
 
@@ -44,8 +47,10 @@ def check_checkpoints(cfg: Config) -> None:
 
 
 def check_checkpoint(key: str, checkpoint: str) -> None:
-    """FileNotFoundError if a checkpoint is neither a file nor an address."""
-    if '://' not in checkpoint and not Path(checkpoint).expanduser().is_file():
+    """FileNotFoundError if a checkpoint is neither a file, a folder with weights nor an address, ValueError if its
+    `#sha256=` is no checksum."""
+    path, _ = split_checksum(checkpoint)
+    if '://' not in path and find_weights(Path(path).expanduser()) is None:
         raise FileNotFoundError(f'{key} names a checkpoint that does not exist: {checkpoint}')
 
 

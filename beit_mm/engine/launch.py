@@ -16,6 +16,7 @@ from mmengine.runner import Runner, find_latest_checkpoint
 
 from ..models.loading import WeightsMismatch
 from .checks import check_checkpoint, check_checkpoints, check_data, walk
+from .weights_check import CheckWeightsHook
 
 
 def train(args: Namespace) -> None:
@@ -30,7 +31,7 @@ def train(args: Namespace) -> None:
         cfg.auto_scale_lr.enable = True
     check_data(cfg, ('train_dataloader', 'val_dataloader'))
     check_checkpoints(cfg)
-    _name_checkpoint(cfg, _build_runner(cfg).train)
+    _name_checkpoint(cfg, _build_runner(cfg, 'resume' if cfg.get('resume') else 'train').train)
 
 
 def test(args: Namespace) -> None:
@@ -56,7 +57,7 @@ def test(args: Namespace) -> None:
         cfg.test_evaluator.update(output_dir=args.out, keep_results=True)
     check_data(cfg, ('test_dataloader',))
     check_checkpoint('CHECKPOINT', args.checkpoint)
-    runner = _build_runner(cfg)
+    runner = _build_runner(cfg, 'test')
     if args.out is not None and not draws_labels:
         runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))
     _name_checkpoint(cfg, runner.test)
@@ -110,8 +111,10 @@ def _adapt_to_cpu(cfg: Config) -> None:
         raise ValueError(f"--launcher must be 'none' or 'pytorch' on a machine without GPU, got {cfg.launcher!r}")
 
 
-def _build_runner(cfg: Config) -> Runner:
-    return Runner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg)
+def _build_runner(cfg: Config, purpose: str) -> Runner:
+    runner = Runner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg)
+    runner.register_hook(CheckWeightsHook(purpose))
+    return runner
 
 
 def _name_checkpoint(cfg: Config, job: Callable[[], object]) -> None:

@@ -2,12 +2,15 @@
 
 - A trunk has `embed_dim`, `forward(images, mask=None)` and `get_layer_depth(param_name, prefix)`.
 - A tokenizer has `vocab_size`, `encode(images) -> (B, h, w) int64` and `decode(tokens) -> (B, 3, H, W) in [0, 1]`.
-- A prediction target has `num_outputs`, `forward(images, views) -> (B, h, w, ...)` and
-  `loss(predictions, targets) -> dict`, both at masked patches.
+- A prediction target has `num_outputs`, `forward(images, views) -> (B, h, w, ...)`, `loss(predictions, targets) -> dict`
+  and `decide(predictions)`, the latter two at the patches to recover.
+- What is recovered is chosen by a module `forward(mask) -> (M,)`, places among the patches of a batch.
 """
 from .backbone import BEiT
-from .masked_image_model import MaskedImageModel, VisualTokens
+from .masked_image_model import MaskedImageModel
+from .targets import AllPatches, MaskedPatches, NormalisedPixels, VisualTokens
 from .tokenizer import DiscreteVAE
 from .upernet_head import UperNetHead
 
-__all__ = ['BEiT', 'DiscreteVAE', 'MaskedImageModel', 'UperNetHead', 'VisualTokens']
+__all__ = ['AllPatches', 'BEiT', 'DiscreteVAE', 'MaskedImageModel', 'MaskedPatches', 'NormalisedPixels', 'UperNetHead',
+           'VisualTokens']

@@ -7,12 +7,15 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .relative_position import Grid, expand_bias, infer_grid, nearest_grid
+from ..layouts import OPENMMLAB
+from .relative_position import Grid, expand_bias, grid_of_index, infer_grid, nearest_grid
 
 SHARED_TABLE = 'rel_pos_bias.relative_position_bias_table'
 BLOCK_TABLE = 'attn.relative_position_bias_table'
 # What a trunk of the same model may hold for another task; leaving it out is no sign of a wrong file.
-TASK_WEIGHTS = ('mask_token', 'norm.', 'fc_norm.', 'lm_head.', 'head.')
+TASK_WEIGHTS = ('mask_token', 'norm.', 'fc_norm.', 'lm_head.', 'head.', 'cls_pt_layers.')
+# How MMPretrain and MMSegmentation name what has another name here.
+HOST_NAMES = ('layers.', 'patch_embed.projection.', 'ln1.', 'ln2.')
 MIN_MATCHED_SHARE = 0.9
 
 
@@ -89,7 +92,7 @@ def fit_trunk_weights(trunk: nn.Module, state_dict: Dict[str, Tensor], prefix: s
     """
     own = trunk.state_dict()
     grid_size = own.pop('grid_size')
-    weights = {key[len(prefix):]: state_dict.pop(key) for key in list(state_dict) if key.startswith(prefix)}
+    weights = _take_trunk(state_dict, prefix)
     source = weights.pop('grid_size', None)  # none in released files
     source = source if source is None else tuple(source.tolist())
     num_given = len(weights)
@@ -114,6 +117,26 @@ def fit_trunk_weights(trunk: nn.Module, state_dict: Dict[str, Tensor], prefix: s
     state_dict[f'{prefix}grid_size'] = grid_size
     print_log(f'BEiT trunk: {len(matched)} of {len(own)} tensors loaded; adapted: {"; ".join(adapted) or "none"}; '
               f'missing: {_summary(missing)}; left out: {_summary(unused)}', logger='current')
+
+
+def _take_trunk(state_dict: Dict[str, Tensor], prefix: str) -> Dict[str, Tensor]:
+    """Take a trunk's weights out of a state dict, under our names without the prefix.
+
+    A trunk that loads a whole model's weights finds its own under `backbone.`, one in a model that loads a trunk's
+    weights without any prefix.
+    """
+    places = [place for place in (prefix, 'backbone.', '') if f'{place}cls_token' in state_dict]
+    place = places[0] if places else prefix
+    taken = {key[len(place):]: state_dict.pop(key) for key in list(state_dict) if key.startswith(place)}
+    weights = {}
+    for name, tensor in taken.items():
+        if name.endswith('relative_position_index'):
+            if 'grid_size' not in taken and 'grid_size' not in weights and grid_of_index(tensor) is not None:
+                weights['grid_size'] = grid_of_index(tensor)
+            continue
+        ours = OPENMMLAB.our_name(name, '') if name.startswith(HOST_NAMES) else None
+        weights[ours.removeprefix('backbone.') if ours else name] = tensor
+    return weights
 
 
 def _blocks(names: Iterable[str]) -> Set[str]:

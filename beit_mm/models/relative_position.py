@@ -4,7 +4,7 @@ A table has (2h-1)(2w-1)+3 rows for a grid of h x w patches: one per offset betw
 patch-to-class and class-to-class (arXiv 2106.08254, section 2.2, and the released code).
 """
 from functools import lru_cache
-from typing import Sequence, Tuple
+from typing import Optional, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -39,6 +39,19 @@ def relative_position_index(grid: Grid) -> np.ndarray:
     index[1:, 0] = class_row + 1
     index[1:, 1:] = offset_rows * (2 * width - 1) + offset_columns
     return index
+
+
+def grid_of_index(index: Tensor) -> Optional[Tensor]:
+    """The grid that a relative position index was made for, int64 (2,); None if it is no such index."""
+    if index.ndim != 2 or index.shape[0] != index.shape[1] or index.shape[0] < 2:
+        return None
+    offsets = index[1, 1:].long()  # of the first patch to all: falls by one within a row
+    breaks = (offsets.diff() != -1).nonzero().flatten()
+    columns = int(breaks[0]) + 1 if len(breaks) else len(offsets)
+    grid = (len(offsets) // columns, columns)
+    if grid[0] * grid[1] != len(offsets) or not np.array_equal(relative_position_index(grid), index.long().cpu()):
+        return None
+    return torch.tensor(grid)
 
 
 def _geometric_positions(source: int, target: int) -> np.ndarray:

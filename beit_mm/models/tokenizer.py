@@ -243,6 +243,9 @@ def _check_tokenizer_weights(module: DiscreteVAE, state_dict: Dict[str, Tensor],
     if prefix and not any(key.startswith(prefix) for key in state_dict):
         print_log('tokenizer: the checkpoint has none, its weights stay as they are', logger='current')
         return
+    if f'{prefix}blocks.input.w' in state_dict:  # MMPretrain distributes the encoder without its prefix
+        for name in [name for name in state_dict if name.startswith(f'{prefix}blocks.')]:
+            state_dict[f'{prefix}encoder.{name[len(prefix):]}'] = state_dict.pop(name)
     own = module.state_dict()
     parts = ['encoder.']
     if any(key.startswith(f'{prefix}decoder.') for key in state_dict):

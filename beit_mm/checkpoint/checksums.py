@@ -1,0 +1,89 @@
+"""Checksums: of a whole file where one is known, and of every part of a file that torch.save wrote."""
+import hashlib
+import re
+import zipfile
+from pathlib import Path
+from typing import Optional, Tuple
+from urllib.parse import urlsplit
+
+_CHUNK = 1 << 20  # bytes
+
+
+class ChecksumMismatch(ValueError):
+    """A file is not the one that was meant, or is damaged."""
+
+
+def _as_digest(text: str, where: str) -> str:
+    if not re.fullmatch(r'[0-9a-fA-F]{64}', text):
+        raise ValueError(f'{where} must give 64 hexadecimal digits, got {text[:80]!r}')
+    return text.lower()
+
+
+def split_checksum(address: str) -> Tuple[str, Optional[str]]:
+    """Take the checksum off a path or an address.
+
+    Args:
+        address: may end in `#sha256=HEX`; with http(s), `sha256=HEX` may stand in the query instead.
+
+    Returns:
+        The address without it, and its 64 digits in lower case, None if there are none.
+
+    Raises:
+        ValueError: If it does not consist of 64 hexadecimal digits.
+    """
+    plain, mark, digest = address.partition('#sha256=')
+    if not mark and address.startswith(('http://', 'https://')):
+        parts = urlsplit(address)
+        words = parts.query.split('&')
+        mark = next((word for word in words if word.startswith('sha256=')), '')
+        if mark:
+            digest = mark.partition('=')[2]
+            plain = parts._replace(query='&'.join(word for word in words if word != mark)).geturl()
+    return (plain, _as_digest(digest, 'sha256= at the end of a checkpoint')) if mark else (address, None)
+
+
+def verify_sha256(path: Path, expected: Optional[str] = None) -> None:
+    """Compare a file with the checksum that is expected and with the one in `NAME.sha256` beside it, if it is there.
+
+    Args:
+        path: the file.
+        expected: 64 hexadecimal digits in lower case; None if nothing is known.
+
+    Raises:
+        ChecksumMismatch: If the file has another checksum; gives both.
+        ValueError: If the file beside it does not start with a checksum, as sha256sum would write it.
+    """
+    digests = {expected} if expected else set()
+    beside = path.with_name(f'{path.name}.sha256')
+    if beside.is_file():
+        with beside.open('rb') as file:
+            words = file.read(200).decode('ascii', 'replace').split()
+        digests.add(_as_digest(words[0].lstrip('\\') if words else '', str(beside)))
+    if not digests:
+        return
+    sha256 = hashlib.sha256()
+    with path.open('rb') as file:
+        while chunk := file.read(_CHUNK):
+            sha256.update(chunk)
+    for digest in digests - {sha256.hexdigest()}:
+        raise ChecksumMismatch(f'{path} must have the SHA-256 {digest}, got {sha256.hexdigest()}')
+
+
+def verify_parts(path: Path) -> None:
+    """Compare every part of a file that torch.save wrote with its CRC-32, which torch.load does not.
+
+    Files without checksums (`torch.serialization.set_crc32_options(False)`, torch.save's old format) pass.
+
+    Raises:
+        zipfile.BadZipFile: If a part is damaged; names it.
+    """
+    with path.open('rb') as file:
+        if file.read(4) != b'PK\3\4':
+            return
+        with zipfile.ZipFile(file) as archive:
+            parts = archive.infolist()
+            if any(part.CRC for part in parts):  # without checksums, torch writes 0 for all
+                for part in parts:
+                    with archive.open(part) as stream:
+                        while stream.read(_CHUNK):
+                            pass

@@ -1,0 +1,155 @@
+"""Weights from any layout that can be read to a file, or folder, of another."""
+import math
+import os
+import pickle
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Dict, Iterator, List, Optional, Tuple
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..layouts import LAYOUTS, Layout, kind_of
+from ..models.loading import expand_shared_table
+from ..models.relative_position import infer_grid, relative_position_index
+from . import transformers_config
+from .mapping import find_beit, to_our_names
+from .sources import read_from_anywhere
+
+TABLE = 'relative_position_bias_table'
+
+
+def convert(source: str, target: str, layout: str, out_indices: Optional[List[int]] = None) -> Iterator[str]:
+    """Convert the weights of a file and say, line by line, what went where.
+
+    Args:
+        source: a file, folder or address in any layout that can be read.
+        target: what to write: for `transformers` a folder, for `passl` a .pdparams file, for the others a
+            .safetensors file or, under any other suffix, one of torch.save. Nothing is overwritten.
+        layout: one of LAYOUTS.
+        out_indices: blocks, from 0, whose outputs a segmentor reads; None for the release's. Only transformers'
+            configuration holds them.
+
+    Yields:
+        `theirs -> ours` names, with `*` for numbers and the count of tensors.
+
+    Raises:
+        ValueError: If the file holds no BEiT, or the layout has no place for such a model.
+        FileExistsError: If the target exists.
+    """
+    if layout not in LAYOUTS:
+        raise ValueError(f'a layout must be one of {", ".join(LAYOUTS)}, got {layout!r}')
+    if Path(target).exists():
+        raise FileExistsError(f'{target} exists and is not overwritten')
+    if (layout == 'passl') != (Path(target).suffix == '.pdparams'):
+        raise ValueError(f'weights for passl, and no others, are written to a .pdparams file, got {target}')
+    content = read_from_anywhere(str(source))
+    found = find_beit(content)
+    if found is None:
+        raise ValueError(f'{source} must hold the weights of a BEiT, got {_summary(content)}')
+    weights, moves, unknown = to_our_names(found)
+    kind = kind_of(weights)
+    yield f'{source}: {kind} weights, layout {found.layout.name}' + (f', prefix {found.prefix}' if found.prefix else '')
+    yield from _lines(moves, unknown)
+    grid = _grid_of(weights, content)
+    theirs, moves, unknown = to_layout(weights, LAYOUTS[layout], kind, grid)
+    if layout == 'transformers':
+        config = transformers_config.build(weights, kind, grid, out_indices)
+        transformers_config.write(target, theirs, config)
+    else:
+        _write(Path(target), theirs, LAYOUTS[layout], kind)
+    yield f'{target}: {kind} weights, layout {layout}'
+    yield from _lines([(ours, name) for name, ours in moves], unknown)
+
+
+def to_layout(weights: Dict[str, Tensor], layout: Layout, kind: str,
+              grid: Tuple[int, int]) -> Tuple[Dict[str, Tensor], List[Tuple[str, str]], List[str]]:
+    """Our weights as a layout has them; with (theirs, ours) of every tensor, and ours that have no place there.
+
+    timm has classifiers only: a shared bias table is copied to every block, a segmentor gives its trunk.
+
+    Raises:
+        ValueError: If the layout has no place for such a model.
+    """
+    if kind not in layout.kinds:
+        raise ValueError(f'the layout {layout.name} has a place for {" and ".join(layout.kinds)} weights, got {kind}')
+    weights = dict(weights)
+    if layout.name == 'beit_mm':
+        weights['backbone.grid_size'] = torch.tensor(grid)
+    else:
+        weights.pop('backbone.grid_size', None)
+    if layout.name == 'timm':
+        trunk = {name.removeprefix('backbone.'): weights.pop(name) for name in list(weights)
+                 if name.startswith('backbone.')}
+        expand_shared_table(trunk, 1 + max(int(name.split('.')[1]) for name in trunk if name.startswith('blocks.')))
+        weights = {**{f'backbone.{name}': tensor for name, tensor in trunk.items()}, **weights}
+    theirs, moves, unknown = layout.from_ours(weights, kind)
+    if layout.keeps_index:
+        index = torch.from_numpy(relative_position_index(grid))
+        for name in [name for name in theirs if name.endswith(TABLE)]:
+            theirs[name.replace(TABLE, 'relative_position_index')] = index.clone()
+    if layout.name == 'transformers' and kind == 'segment':
+        theirs.update(transformers_config.padding(theirs))
+    return theirs, moves, unknown
+
+
+def _grid_of(weights: Dict[str, Tensor], content: dict) -> Tuple[int, int]:
+    """From the weights' own record, transformers' configuration, or a square of as many offsets or patches."""
+    if 'backbone.grid_size' in weights:
+        return tuple(weights['backbone.grid_size'].tolist())
+    meta = content.get('meta')
+    config = meta.get('hf_config') if isinstance(meta, dict) else None
+    if isinstance(config, dict) and {'image_size', 'patch_size'} <= set(config):
+        sides = np.broadcast_to(config['image_size'], 2) // np.broadcast_to(config['patch_size'], 2)
+        return int(sides[0]), int(sides[1])
+    table = next((tensor for name, tensor in weights.items() if name.endswith(TABLE)), None)
+    if table is not None:
+        return infer_grid(len(table), (1, 1))
+    patches = weights['backbone.pos_embed'].shape[1] - 1 if 'backbone.pos_embed' in weights else 14 * 14
+    return (math.isqrt(patches), patches // math.isqrt(patches))
+
+
+def _write(path: Path, weights: Dict[str, Tensor], layout: Layout, kind: str) -> None:
+    """Write beside and rename, so that no half a file ever has the name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f'.{path.name}.{os.getpid()}')
+    try:
+        if path.suffix == '.safetensors':
+            save_file(weights, beside, metadata=dict(format='pt', layout=layout.name, kind=kind))
+        elif path.suffix == '.pdparams':
+            with beside.open('wb') as file:
+                pickle.dump({name: _to_paddle(tensor) for name, tensor in weights.items()}, file, protocol=4)
+        else:
+            wrapper = 'state_dict' if kind == 'segment' and layout.wrapper else layout.wrapper
+            wrapped = {wrapper: weights, **({'meta': {}} if wrapper == 'state_dict' else {})} if wrapper else weights
+            torch.save(wrapped, beside)
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _to_paddle(tensor: Tensor) -> np.ndarray:
+    if tensor.dtype == torch.bfloat16:  # which Paddle keeps as uint16
+        return tensor.view(torch.int16).numpy().view(np.uint16)
+    return tensor.numpy()
+
+
+def _starred(name: str) -> str:
+    """A name with `*` for the number in a list of modules of one kind."""
+    return re.sub(r'((?:blocks|layers?|convs|psp_modules)\.)\d+(?=\.)(?!\.(?:0\.)?(?:weight|bias)$)', r'\1*', name)
+
+
+def _lines(moves: List[Tuple[str, str]], unknown: List[str]) -> Iterator[str]:
+    counts = Counter(tuple(map(_starred, move)) for move in moves)
+    for (old, new), count in counts.items():
+        yield f'  {old} -> {new}' + (f' ({count})' if count > 1 else '')
+    for name, count in Counter(map(_starred, unknown)).items():
+        yield f'  {name} left out' + (f' ({count})' if count > 1 else '')
+
+
+def _summary(content: dict) -> str:
+    names = [str(name) for name in content]
+    return f'{len(names)} entries: {", ".join(names[:3])}{" ..." if len(names) > 3 else ""}' if names else 'an empty dict'

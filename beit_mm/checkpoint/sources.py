@@ -1,0 +1,101 @@
+"""Finds weights wherever MMEngine would, and reads them here.
+
+On import, all of MMEngine's schemes are registered anew, for runners, host tools and inferencers.
+"""
+from http.client import HTTPException
+from pathlib import Path
+from typing import Dict, Optional, Tuple
+from urllib.parse import urlsplit
+
+import torch
+from mmengine import dist, fileio
+from mmengine.runner import CheckpointLoader, checkpoint as host
+
+from .checksums import ChecksumMismatch, split_checksum
+from .mapping import adopt
+from .reading import read_checkpoint
+
+
+def _download(url: str, sha256: Optional[str]) -> Tuple[Path, bool]:
+    """MMEngine's order (rank 0 first) and torch.hub's cache; the path there, and whether it is new.
+
+    A known checksum becomes part of the name, so that files of one name from two places are kept apart.
+    """
+    name = Path(urlsplit(url).path)
+    if name.name in ('', '..'):
+        raise ValueError(f'the address of a checkpoint must end in the name of a file, got {url}')
+    name = f'{name.stem}-{sha256[:16]}{name.suffix}' if sha256 else name.name
+    path, is_new = Path(torch.hub.get_dir(), 'checkpoints', name), False
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for everyone in (False, True):
+        if (everyone or dist.is_main_process()) and not path.exists():
+            try:
+                torch.hub.download_url_to_file(url, str(path))  # under another name, then moved
+            except (OSError, HTTPException) as error:
+                raise OSError(f'{url} must be a file that can be downloaded, got {error}') from error
+            is_new = True
+        dist.barrier()
+    return path, is_new
+
+
+def _read_download(url: str, map_location, sha256: Optional[str]) -> dict:
+    path, is_new = _download(url, sha256)
+    try:
+        return read_checkpoint(path, map_location, sha256)
+    except ValueError as error:
+        if is_new or isinstance(error, ChecksumMismatch):  # perhaps cut short: the next try downloads again
+            path.unlink(missing_ok=True)
+        raise
+
+
+def _look_up(models: Dict[str, str], name: str) -> str:
+    if name not in models:
+        raise ValueError(f'a checkpoint must be one of the {len(models)} that MMEngine knows, got {name}')
+    return models[name]
+
+
+def read_from_anywhere(filename: str, map_location=None) -> dict:
+    """``load_from_anywhere`` with the names as they stand in the file."""
+    address, sha256 = split_checksum(filename)
+    scheme, _, name = address.partition('://')
+    mark = f'#sha256={sha256}' if sha256 else ''
+    if not name or scheme == 'file':
+        return read_checkpoint(name or address, map_location, sha256)
+    if scheme in ('http', 'https'):
+        return _read_download(address, map_location, sha256)
+    if scheme.endswith(('s3', 'petrel')):
+        with fileio.get_local_path(address, backend_args=dict(backend='petrel')) as path:
+            return read_checkpoint(path, map_location, sha256)
+    if scheme in ('torchvision', 'modelzoo'):
+        return read_from_anywhere(_look_up(host.get_torchvision_models(), name) + mark, map_location)
+    if scheme in ('open-mmlab', 'openmmlab'):
+        url = _look_up(host.get_external_models(), host.get_deprecated_model_names().get(name, name))
+        return read_from_anywhere((url if '://' in url else f'{host._get_mmengine_home()}/{url}') + mark, map_location)
+    if scheme == 'mmcls':
+        weights = read_from_anywhere(_look_up(host.get_mmcls_models(), name) + mark, map_location)
+        return host._process_mmcls_checkpoint(weights)
+    raise ValueError(f'a checkpoint must be a local path or a scheme that can be read safely, got {filename}')
+
+
+def load_from_anywhere(filename: str, map_location=None) -> dict:
+    """MMEngine's loaders for all of its schemes in one: finds the file and leaves reading it to ``read_checkpoint``.
+
+    Args:
+        filename: a path, `file://`, `http(s)://`, object storage or one of MMEngine's model names; may end in
+            `#sha256=HEX`, with http(s) also `?sha256=HEX`.
+        map_location: as in ``read_checkpoint``.
+
+    Returns:
+        What ``read_checkpoint`` returns, with a BEiT's weights under our names (see ``mapping``); with `mmcls://` the
+        backbone's weights.
+
+    Raises:
+        OSError: If there is no such file, or it cannot be downloaded.
+        ValueError: If the address, the file or its checksum is none of those expected.
+    """
+    return adopt(read_from_anywhere(filename, map_location), filename)
+
+
+for _prefix, _loader in list(CheckpointLoader._schemes.items()):
+    if _loader.__module__ == host.__name__:  # a scheme that another package registered is that package's
+        CheckpointLoader.register_scheme(_prefix, load_from_anywhere, force=True)

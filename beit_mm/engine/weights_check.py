@@ -1,0 +1,79 @@
+"""Whether a checkpoint holds what a run needs beside its trunk, which compares itself while loading."""
+from typing import Dict, List
+
+from mmengine.hooks import Hook
+from mmengine.model import BaseTTAModel, is_model_wrapper
+from torch import Tensor, nn
+
+from ..layouts import OPENMMLAB
+from ..models.loading import WeightsMismatch
+from ..registry import HOOKS
+
+PURPOSES = ('train', 'resume', 'test')
+HEADS = ('head.', 'lm_head.', 'neck.', 'decode_head.', 'auxiliary_head.')
+
+
+@HOOKS.register_module()
+class CheckWeightsHook(Hook):
+    """Compares the heads in a checkpoint that is being loaded with the model's.
+
+    MMEngine only warns of tensors that are missing or have another shape, and would test a head of random weights.
+
+    Args:
+        purpose: 'train': heads that do not fit are left as initialised, and a line in the log says so; 'test': all must
+            fit, but for an auxiliary head, which serves training; 'resume': the same, and the state of the run must
+            be there.
+
+    Raises:
+        WeightsMismatch: If something is missing or has another shape that the purpose needs.
+    """
+
+    def __init__(self, purpose: str = 'train'):
+        if purpose not in PURPOSES:
+            raise ValueError(f'purpose must be one of {", ".join(PURPOSES)}, got {purpose!r}')
+        self.purpose = purpose
+
+    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
+        if self.purpose == 'resume':
+            self._check_run(checkpoint)
+        model = runner.model
+        while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+            model = model.module
+        weights = checkpoint.get('state_dict', checkpoint)
+        if self.purpose != 'train' and not self._our_names(weights).keys() & model.state_dict().keys():
+            found = ', '.join(list(weights)[:3]) + (' ...' if len(weights) > 3 else '')
+            raise WeightsMismatch(f'the checkpoint must hold the weights of this model, got {found or "an empty dict"}')
+        for problem in self._compare_heads(model, weights):
+            if self.purpose != 'train':
+                raise WeightsMismatch(f'the checkpoint does not fit the model: {problem}')
+            runner.logger.warning(f'{problem}: left as initialised')
+
+    @staticmethod
+    def _check_run(checkpoint: dict) -> None:
+        missing = [key for key in ('meta', 'message_hub', 'optimizer') if key not in checkpoint]
+        missing += [f'meta.{key}' for key in ('epoch', 'iter') if key not in checkpoint.get('meta', {})]
+        if missing:
+            raise WeightsMismatch(f'a run resumes from its own checkpoint, got one without {", ".join(missing)} '
+                                  f'(load_from starts a new run from weights)')
+
+    @staticmethod
+    def _our_names(weights: Dict[str, Tensor]) -> Dict[str, str]:
+        """Names in the checkpoint by ours, which differ where a host wrote it."""
+        return {OPENMMLAB.our_name(name, 'backbone.') or name: name for name in weights}
+
+    def _compare_heads(self, model: nn.Module, weights: Dict[str, Tensor]) -> List[str]:
+        """A sentence for every head that does not fit; its tensors are taken out of the weights."""
+        names = self._our_names(weights)
+        problems = {}
+        for name, own in model.state_dict().items():
+            head = name.split('.')[0]
+            if not name.startswith(HEADS) or name.endswith('num_batches_tracked') or head in problems:
+                continue
+            given = weights.get(names.get(name))
+            if given is None and not (self.purpose == 'test' and head == 'auxiliary_head'):
+                problems[head] = f'{name} is missing'
+            elif given is not None and given.shape != own.shape and head != 'lm_head':  # which is never left at random
+                problems[head] = f'{name} must be {tuple(own.shape)}, got {tuple(given.shape)}'
+        for name in [given for ours, given in names.items() if ours.split('.')[0] in problems]:
+            del weights[name]
+        return [f'{head} ({problem})' for head, problem in problems.items()]

@@ -1,0 +1,106 @@
+"""The tools given bad weights: one sentence, a non-zero exit, nothing executed."""
+import subprocess
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+import torch
+from payloads import ANYWHERE, OTHER_OPCODES, write
+from PIL import Image
+
+from beit_mm.engine import launch
+
+ROOT = Path(__file__).parents[2]
+CONFIG = """
+custom_imports = dict(imports=['beit_mm'])
+default_scope = 'mmpretrain'
+experiment_name = '{name}'
+model = dict(
+    type='ImageClassifier', data_preprocessor=dict(mean=[0.] * 3, std=[255.] * 3),
+    backbone=dict(type='beit_mm.BEiT', img_size=32, embed_dim=16, depth=1, num_heads=2),
+    head=dict(type='LinearClsHead', num_classes=1, in_channels=16))
+train_dataloader = test_dataloader = dict(
+    batch_size=1, sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(type='CustomDataset', data_root='{folder}/data',
+                 pipeline=[dict(type='LoadImageFromFile'), dict(type='PackInputs')]))
+train_cfg, test_cfg = dict(by_epoch=False, max_iters=1), dict()
+optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.1))
+test_evaluator = dict(type='Accuracy', topk=1)
+"""
+
+
+
+
+def config(folder):
+    (folder / 'data' / 'class').mkdir(parents=True)
+    Image.new('RGB', (32, 32)).save(folder / 'data' / 'class' / 'a.png')
+    (folder / 'config.py').write_text(CONFIG.replace('{folder}', str(folder)).replace('{name}', folder.name))
+    return f'{folder}/config.py'
+
+
+def evil(folder, name, form):
+    payload = {**ANYWHERE, **OTHER_OPCODES}[name]
+    return str(write(folder, payload(folder, f'open({str(folder / "ran")!r}, "w").close()'), form))
+
+
+def assert_one_sentence(output, message):
+    sentences = [line for line in output.splitlines() if line.startswith('error: ')]
+    assert len(sentences) == 1 and message in sentences[0], output[-3000:]
+    assert 'Traceback' not in output
+
+
+@pytest.mark.parametrize('tool, address, name, form', [
+    (['train.py', '--resume'], '', 'HistoryBuffer.__setstate__', 'zip'),
+    (['test.py'], 'file://', 'stack global', 'pdparams')], ids=['resume', 'Paddle'])
+def test_malicious_weights_end_a_tool_in_one_sentence(tmp_path, tool, address, name, form):
+    script, *options = tool
+    path = evil(tmp_path, name, form)
+    result = subprocess.run([sys.executable, '-W', 'ignore', f'tools/{script}', config(tmp_path), *options,
+                             address + path, '--work-dir', tmp_path / 'work'],
+                            cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 1, result.stderr[-3000:]
+    assert_one_sentence(result.stdout + result.stderr, f'{path} must be a complete checkpoint of weights or of a run, ')
+    assert not (tmp_path / 'ran').exists()
+
+
+def flipped(path):
+    content = bytearray(path.read_bytes())
+    content[content.index(torch.ones(16).numpy().tobytes())] ^= 1
+    path.write_bytes(content)
+
+
+def saved(suffix='.pth', content=None, change=None, mark=''):
+    """Weights of which something is wrong."""
+    def make(folder):
+        path = folder / f'bad{suffix}'
+        torch.save(dict(state_dict=dict(weight=torch.ones(16))) if content is None else content, path)
+        if change is not None:
+            change(path)
+        return f'{path}{mark}'
+    return make
+
+
+@pytest.mark.parametrize('checkpoint, message', [
+    (lambda folder: evil(folder, 'exec', 'zip'), 'evil.pth must be a complete checkpoint'),
+    (lambda folder: evil(folder, 'exec', 'folder'), 'pytorch_model.bin must be a complete checkpoint'),
+    (saved(content={}), 'bad.pth: the checkpoint '),
+    (saved(content=[]), 'a list in the place of a dict'),
+    (saved(change=lambda path: path.write_bytes(path.read_bytes()[:-99])), 'bad.pth must be a complete'),
+    (saved(change=flipped), 'Bad CRC-32'),
+    (saved(mark=f'#sha256={"0" * 64}'), f'bad.pth must have the SHA-256 {"0" * 64}, got '),
+    (saved(mark='#sha256=0'), "sha256= at the end of a checkpoint must give 64 hexadecimal digits, got '0'"),
+    (saved('.safetensors', change=lambda path: path.write_text('text')), 'bad.safetensors must be '),
+    (saved('.pdparams', change=lambda path: path.write_bytes(b'')), 'bad.pdparams must be a complete'),
+    (str, 'CHECKPOINT names a checkpoint that does not exist'),
+], ids=['exec', 'exec in a folder', 'empty', 'list', 'truncated', 'bit', 'checksum', 'no checksum', 'text', 'nothing',
+        'folder'])
+def test_bad_weights_end_a_test_in_one_sentence(tmp_path, capsys, checkpoint, message):
+    """As tools/test.py does, without its process."""
+    args = Namespace(config=config(tmp_path), checkpoint=checkpoint(tmp_path), work_dir=f'{tmp_path}/work', out=None,
+                     show_dir=None, tta=False, cfg_options=None, launcher='none')
+    with pytest.raises(SystemExit) as raised:
+        launch.run(launch.test, args)
+    assert raised.value.code == 1
+    assert_one_sentence(capsys.readouterr().err, message)
+    assert not (tmp_path / 'ran').exists()

@@ -1,0 +1,181 @@
+"""No file gets to execute anything, in whatever form and by whatever way it comes in."""
+import copyreg
+import hashlib
+import os
+import pickle
+import warnings
+
+import mmpretrain
+import mmseg.apis
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.model import BaseModel
+from mmengine.runner import CheckpointLoader, Runner, load_checkpoint
+from mmengine.runner.checkpoint import get_torch_safe_globals
+from payloads import ANYWHERE, OTHER_OPCODES, body, program, write
+
+from beit_mm.checkpoint import read_checkpoint
+
+TRUNK = dict(type='beit_mm.BEiT', img_size=32, embed_dim=16, depth=1, num_heads=2)
+
+
+def classifier():
+    return Config(dict(default_scope='mmpretrain', model=dict(
+        type='ImageClassifier', backbone=TRUNK, head=dict(type='LinearClsHead', num_classes=2, in_channels=16))))
+
+
+def segmentor():
+    head = dict(type='FCNHead', in_channels=16, in_index=0, channels=8, num_convs=1, concat_input=False, num_classes=2)
+    return Config(dict(default_scope='mmseg', model=dict(
+        type='EncoderDecoder', backbone=dict(**TRUNK, out_type='featmap', out_indices=[0]), decode_head=head,
+        test_cfg=dict(mode='whole'))))
+
+
+class Toy(BaseModel):
+
+    def __init__(self, **init_cfg):
+        super().__init__(init_cfg=dict(type='Pretrained', **init_cfg) if init_cfg else None)
+        self.linear = torch.nn.Linear(2, 1)
+
+    def forward(self, inputs, mode='loss'):
+        return dict(loss=self.linear(inputs).sum())
+
+
+def start(path, resume):
+    """A Runner that starts from a checkpoint, up to its first step."""
+    runner = Runner(Toy(), work_dir=os.path.dirname(path), experiment_name=path, default_scope='mmengine',
+                    train_dataloader=torch.utils.data.DataLoader([0.]), train_cfg=dict(by_epoch=False, max_iters=9),
+                    optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)), load_from=path, resume=resume,
+                    log_level='ERROR')
+    runner.load_or_resume()
+
+
+WAYS = {
+    'read_checkpoint': read_checkpoint,
+    'CheckpointLoader': CheckpointLoader.load_checkpoint,
+    'file://': lambda path: CheckpointLoader.load_checkpoint(f'file://{path}'),
+    'load_checkpoint': lambda path: load_checkpoint(Toy(), path),
+    'Pretrained': lambda path: Toy(checkpoint=path).init_weights(),
+    'Pretrained with a prefix': lambda path: Toy(checkpoint=path, prefix='linear.').init_weights(),
+    'Runner.load_from': lambda path: start(path, resume=False),
+    'Runner.resume': lambda path: start(path, resume=True),
+    'mmpretrain.get_model': lambda path: mmpretrain.get_model(classifier(), pretrained=path),
+    'mmpretrain inferencer': lambda path: mmpretrain.ImageClassificationInferencer(classifier(), pretrained=path),
+    'mmpretrain.inference_model': lambda path: mmpretrain.inference_model(
+        mmpretrain.get_model(classifier(), pretrained=path), 'none.png'),
+    'mmseg.init_model': lambda path: mmseg.apis.init_model(segmentor(), path, device='cpu'),
+    'mmseg inferencer': lambda path: mmseg.apis.MMSegInferencer(segmentor(), weights=path, device='cpu'),
+    'mmseg inferencer without a config': lambda path: mmseg.apis.MMSegInferencer(None, weights=path, device='cpu'),
+}
+
+
+def evil_files(folder, form):
+    """Every payload in a folder of its own."""
+    payloads = ANYWHERE if form in ('zip', 'folder') else {**ANYWHERE, **OTHER_OPCODES}
+    for index, (name, payload) in enumerate(payloads.items()):
+        place = folder / str(index)
+        place.mkdir()
+        yield name, write(place, payload(place, f'open({str(place / "ran")!r}, "w").close()'), form)
+
+
+def assert_nothing_ran(folder):
+    assert not list(folder.rglob('ran'))
+
+
+@pytest.mark.parametrize('form', ['zip', 'raw', 'pdparams', 'folder'])
+@pytest.mark.parametrize('way', WAYS)
+@pytest.mark.filterwarnings('ignore')
+def test_malicious_files_are_refused_and_execute_nothing(tmp_path, way, form):
+    count = 0
+    for name, path in evil_files(tmp_path, form):
+        if name == 'nested key' and form == 'raw':  # kills torch.load, which has no guard against it
+            continue
+        with pytest.raises(ValueError, match='evil.* must be a complete checkpoint|bin must be a complete') as raised:
+            WAYS[way](str(path))
+        assert '\n' not in str(raised.value), name
+        count += 1
+    assert count >= 20
+    assert_nothing_ran(tmp_path)
+
+
+@pytest.mark.parametrize('mark', ['', '#sha256=', '?sha256='])
+@pytest.mark.parametrize('form', ['zip', 'pdparams'])
+@pytest.mark.filterwarnings('ignore')
+def test_malicious_downloads_execute_nothing_with_and_without_a_checksum(tmp_path, server, form, mark):
+    for name, path in evil_files(tmp_path, form):
+        path = path.rename(path.with_name(f'{path.parent.name}{path.name}'))
+        address = f'{server.url}/{path.relative_to(tmp_path)}'
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        with pytest.raises(ValueError, match='must be a complete checkpoint'):
+            CheckpointLoader.load_checkpoint(f'{address}{mark}{digest}' if mark else address)
+        with pytest.raises(ValueError, match=f'must have the SHA-256 {"0" * 64}, got {digest}'):
+            CheckpointLoader.load_checkpoint(f'{address}{mark or "#sha256="}{"0" * 64}')
+        with pytest.raises(ValueError, match='must be a complete checkpoint'):
+            read_checkpoint(f'{path}#sha256={digest}')
+    assert_nothing_ran(tmp_path)
+
+
+@pytest.mark.parametrize('name, payloads', [
+    *((name, ANYWHERE) for name in ('exec', 'getattr chain', 'HistoryBuffer.__setstate__', 'numpy.load')),
+    *((name, OTHER_OPCODES) for name in ('stack global', 'instance', 'object', 'new object'))])
+def test_the_malicious_files_do_work_elsewhere(tmp_path, name, payloads):
+    """Otherwise the tests above would prove nothing: these run when unpickled, one even under MMEngine's list."""
+    content = payloads[name](tmp_path, f'open({str(tmp_path / "ran")!r}, "w").close()')
+    if name == 'HistoryBuffer.__setstate__':
+        with torch.serialization.safe_globals(get_torch_safe_globals()), warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            torch.load(write(tmp_path, content, 'zip'), weights_only=True)
+    else:
+        pickle.loads(content)
+    assert (tmp_path / 'ran').exists()
+
+
+@pytest.mark.parametrize('form', ['zip', 'pdparams'])
+def test_the_refused_global_is_named(tmp_path, form):
+    path = write(tmp_path, ANYWHERE['os.system'](tmp_path, ''), form)
+    with pytest.raises(ValueError, match=f'^{path} must be .*, got global {os.name}.system$'):
+        read_checkpoint(path)
+
+
+def test_globals_that_others_allow_stay_refused_and_stay_theirs(tmp_path):
+    code = f'open({str(tmp_path / "ran")!r}, "w").close()'
+    path = write(tmp_path, ANYWHERE['HistoryBuffer.__setstate__'](tmp_path, code), 'zip')
+    with torch.serialization.safe_globals([exec, *get_torch_safe_globals()]):
+        before = set(torch.serialization.get_safe_globals())
+        with pytest.raises(ValueError):
+            read_checkpoint(path)
+        assert set(torch.serialization.get_safe_globals()) == before
+    assert_nothing_ran(tmp_path)
+
+
+@pytest.mark.parametrize('opcode', [b'\x82\xf0', b'\x83\xf0\0', b'\x84\xf0\0\0\0'])
+@pytest.mark.parametrize('form', ['raw', 'pdparams'])
+def test_the_extension_registry_is_no_way_around(tmp_path, opcode, form):
+    """A code stands for a global that some package registered; once read, pickle does not ask for it again."""
+    path = write(tmp_path, program(opcode, body((f'touch {tmp_path}/ran', )), b'R'), form)
+    copyreg.add_extension(os.name, 'system', 0xf0)
+    try:
+        pickle.loads(path.read_bytes())
+        (tmp_path / 'ran').unlink()
+        with pytest.raises(ValueError, match='must be a complete checkpoint'):
+            read_checkpoint(path)
+    finally:
+        copyreg.remove_extension(os.name, 'system', 0xf0)
+    assert_nothing_ran(tmp_path)
+
+
+@pytest.mark.parametrize('form', ['pth', 'pdparams'])
+@pytest.mark.parametrize('way', ['Runner.resume', 'mmseg inferencer without a config'])
+def test_config_texts_in_a_file_are_not_executed(tmp_path, form, way):
+    code = f'open({str(tmp_path / "ran")!r}, "w").close()'
+    hub = dict(log_scalars={}, runtime_info=dict(cfg=code), resumed_keys={})
+    content = dict(meta=dict(config=code, cfg=code, epoch=1, iter=1), message_hub=hub, state_dict={})
+    path = tmp_path / f'text.{form}'
+    torch.save(content, path) if form == 'pth' else path.write_bytes(pickle.dumps(content, protocol=4))
+    try:
+        WAYS[way](str(path))
+    except ValueError as error:
+        assert 'Cannot find the config in the checkpoint' in str(error)
+    assert read_checkpoint(path)['meta'] == dict(epoch=1, iter=1)
+    assert_nothing_ran(tmp_path)
