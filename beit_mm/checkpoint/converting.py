@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..layouts import LAYOUTS, Layout, kind_of
 from ..models.loading import expand_shared_table
-from ..models.relative_position import infer_grid, relative_position_index
+from ..models.relative_position import Grid, infer_grid, relative_position_index
 from . import transformers_config
 from .mapping import find_beit, to_our_names
 from .sources import read_from_anywhere
@@ -66,21 +66,23 @@ def convert(source: str, target: str, layout: str, out_indices: Optional[List[in
 
 
 def to_layout(weights: Dict[str, Tensor], layout: Layout, kind: str,
-              grid: Tuple[int, int]) -> Tuple[Dict[str, Tensor], List[Tuple[str, str]], List[str]]:
+              grid: Optional[Grid]) -> Tuple[Dict[str, Tensor], List[Tuple[str, str]], List[str]]:
     """Our weights as a layout has them; with (theirs, ours) of every tensor, and ours that have no place there.
 
     timm has classifiers only: a shared bias table is copied to every block, a segmentor gives its trunk.
 
     Raises:
-        ValueError: If the layout has no place for such a model.
+        ValueError: If the layout has no place for such a model, or must know the grid.
     """
+    if grid is None and (layout.keeps_index or layout.name == 'transformers'):
+        raise ValueError(f'the layout {layout.name} needs the grid, which the file does not tell: its tables and '
+                         f'position embeddings fit no square')
     if kind not in layout.kinds:
         raise ValueError(f'the layout {layout.name} has a place for {" and ".join(layout.kinds)} weights, got {kind}')
     weights = dict(weights)
-    if layout.name == 'beit_mm':
+    weights.pop('backbone.grid_size', None)
+    if layout.name == 'beit_mm' and grid is not None:
         weights['backbone.grid_size'] = torch.tensor(grid)
-    else:
-        weights.pop('backbone.grid_size', None)
     if layout.name == 'timm':
         trunk = {name.removeprefix('backbone.'): weights.pop(name) for name in list(weights)
                  if name.startswith('backbone.')}
@@ -96,8 +98,11 @@ def to_layout(weights: Dict[str, Tensor], layout: Layout, kind: str,
     return theirs, moves, unknown
 
 
-def _grid_of(weights: Dict[str, Tensor], content: dict) -> Tuple[int, int]:
-    """From the weights' own record, transformers' configuration, or a square of as many offsets or patches."""
+def _grid_of(weights: Dict[str, Tensor], content: dict) -> Optional[Grid]:
+    """From the weights' own record, transformers' configuration, or a square of as many offsets or patches.
+
+    None if there is no such square: which sides the grid has is then unknown.
+    """
     if 'backbone.grid_size' in weights:
         return tuple(weights['backbone.grid_size'].tolist())
     meta = content.get('meta')
@@ -107,9 +112,11 @@ def _grid_of(weights: Dict[str, Tensor], content: dict) -> Tuple[int, int]:
         return int(sides[0]), int(sides[1])
     table = next((tensor for name, tensor in weights.items() if name.endswith(TABLE)), None)
     if table is not None:
-        return infer_grid(len(table), (1, 1))
-    patches = weights['backbone.pos_embed'].shape[1] - 1 if 'backbone.pos_embed' in weights else 14 * 14
-    return (math.isqrt(patches), patches // math.isqrt(patches))
+        grid = infer_grid(len(table), (1, 1))
+    else:
+        patches = weights['backbone.pos_embed'].shape[1] - 1 if 'backbone.pos_embed' in weights else 14 * 14
+        grid = (math.isqrt(patches), patches // math.isqrt(patches))
+    return grid if grid[0] == grid[1] else None
 
 
 def _write(path: Path, weights: Dict[str, Tensor], layout: Layout, kind: str) -> None:

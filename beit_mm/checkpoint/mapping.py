@@ -60,7 +60,7 @@ def _is_beit(weights: Dict[str, Tensor], layout: Layout, prefix: str) -> bool:
     if any(name.startswith(prefix) and name.endswith(layout.absent) for name in weights):
         return False
     ours = {layout.our_name(name, prefix) or name: tensor for name, tensor in weights.items()}
-    unknown = sum(layout.our_name(name, prefix) is None for name in weights)
+    unknown = sum(layout.our_name(name, prefix) is None and not name.startswith(layout.ignored) for name in weights)
     first, second = (ours.get(f'backbone.blocks.0.mlp.{name}') for name in ('fc1.bias', 'fc2.weight'))
     if first is not None and second is not None and first.shape[0] not in second.shape:
         return False

@@ -57,6 +57,7 @@ class Layout:
         transposes: whether linear weights are (in, out).
         keeps_index: whether the relative position index is among the weights.
         absent: endings of names in the trunk that tell a model of another kind.
+        ignored: beginnings of names beside the trunk that such files hold and nothing here has a place for.
     """
     name: str
     trunk: Pairs
@@ -71,6 +72,7 @@ class Layout:
     transposes: bool = False
     keeps_index: bool = False
     absent: Tuple[str, ...] = ('attn.qkv.bias', )
+    ignored: Tuple[str, ...] = ()
 
     @cached_property
     def _renamings(self) -> Dict[str, _Renaming]:
@@ -102,6 +104,9 @@ class Layout:
 
         Returns:
             the weights; (theirs, ours) of every tensor; names that are not known, whose tensors are not among them.
+
+        Raises:
+            ValueError: If two tensors have one name of ours, or q, k and v do not belong together.
         """
         renamed, moves, unknown = {}, [], []
         for name, tensor in weights.items():
@@ -111,6 +116,8 @@ class Layout:
             if ours is None:
                 unknown.append(name)
                 continue
+            if ours in renamed:
+                raise ValueError(f'{name} and another weight of the file both stand for {ours}, one was expected')
             renamed[ours] = tensor.t().contiguous() if self.transposes and _is_linear(ours, tensor) else tensor
             moves.append((name, ours))
         if self.splits_qkv:

@@ -28,7 +28,7 @@ RELEASE = Layout('release', [*_SAME, ('head.', 'head.fc.'), ('lm_head.', 'lm_hea
 TIMM = Layout('timm', [*(pair for pair in _SAME if pair[0] not in _PRE_TRAINING_ONLY), ('head.', 'head.fc.')])
 # Linear weights are (in, out) in Paddle.
 PASSL = Layout('passl', [*_SAME, ('lm_head.', 'lm_head.')], [('head.fc_cls.', 'head.fc.')], home='backbone.',
-               kinds=('pretrain', 'classify', 'trunk'), transposes=True, keeps_index=True)
+               kinds=('pretrain', 'classify', 'trunk'), transposes=True, keeps_index=True, ignored=('d_vae.', ))
 
 _OPENMMLAB_TRUNK = [
     ('layers.{}.ln1.', 'backbone.blocks.{}.norm1.'),

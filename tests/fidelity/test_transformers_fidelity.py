@@ -1,0 +1,291 @@
+"""transformers' BEiT: its folders and files in our models, our weights in its models, and back to the start.
+
+Its segmentor takes the input of block i - 1, counted from 0, for an index i of `out_indices`: the output of block
+i - 2.
+"""
+import json
+
+import pytest
+import torch
+import transformers
+from comparing import (SMALL, assert_same, classifier, compare, convert_to, draw, images, load, masks,
+                       pre_training_logits, pre_training_model, save, segmentation_logits, segmentor)
+from safetensors.torch import load_file
+from timm.models.beit import gen_relative_position_index
+from transformers import (AutoModelForImageClassification, BeitForImageClassification, BeitForMaskedImageModeling,
+                          BeitForSemanticSegmentation, BeitModel)
+
+from beit_mm.models import BEiT
+
+PIXELS, MASK = images(64), masks(4)
+NO_BIAS = dict(use_rel_pos_bias=False, use_abs_pos_emb=True, embed_dim=128, num_heads=2)
+CLASSIFIERS = {  # transformers' options, ours
+    'mean of the patches': ({}, {}),
+    'class token': (dict(use_mean_pooling=False), dict(out_type='cls_token')),
+    'absolute positions': (dict(use_absolute_position_embeddings=True), dict(use_abs_pos_emb=True)),
+    'absolute positions alone': (dict(use_absolute_position_embeddings=True, use_relative_position_bias=False,
+                                      hidden_size=128, intermediate_size=512, num_attention_heads=2), NO_BIAS),
+    'no LayerScale': (dict(layer_scale_init_value=0.0), dict(layer_scale_init_value=0)),
+    'shared bias': (dict(use_relative_position_bias=False, use_shared_relative_position_bias=True),
+                    dict(use_rel_pos_bias=False, use_shared_rel_pos_bias=True)),
+}  # yapf: disable
+SEGMENTOR = {**SMALL, 'depth': 12, 'embed_dim': 32, 'num_heads': 2}
+
+
+def config(**options) -> transformers.BeitConfig:
+    return transformers.BeitConfig(**{
+        **dict(hidden_size=64, num_hidden_layers=3, num_attention_heads=4, intermediate_size=256, image_size=64,
+               patch_size=16, layer_norm_eps=1e-6, use_relative_position_bias=True, num_labels=10, vocab_size=32),
+        **options})
+
+
+def pre_training_config() -> transformers.BeitConfig:
+    return config(use_mask_token=True, use_relative_position_bias=False, use_shared_relative_position_bias=True)
+
+
+def segmentor_config(**options) -> transformers.BeitConfig:
+    return config(**{**dict(hidden_size=32, num_attention_heads=2, intermediate_size=128, num_hidden_layers=12,
+                            num_labels=9, auxiliary_channels=16, out_indices=[3, 5, 7, 11]), **options})
+
+
+def open_strictly(kind: type, folder) -> torch.nn.Module:
+    """transformers' model from a folder, which must hold all of its weights and no others."""
+    model, found = kind.from_pretrained(folder, output_loading_info=True)
+    assert not any(found.values()), found
+    return model.eval()
+
+
+def weights_of(folder) -> dict:
+    return load_file(folder / 'model.safetensors')
+
+
+def compare_both(how: str, ours: torch.Tensor, peer: torch.nn.Module, logits) -> None:
+    """With both of its ways to compute attention."""
+    compare('transformers', type(peer).__name__, how, ours, logits())
+    peer.set_attn_implementation('eager')
+    compare('transformers', type(peer).__name__, f'{how}, their attention written out', ours, logits())
+
+
+def auxiliary_logits(peer: BeitForSemanticSegmentation, pixels: torch.Tensor) -> torch.Tensor:
+    """Which transformers computes for the loss and does not return."""
+    kept = []
+    hook = peer.auxiliary_head.register_forward_hook(lambda module, inputs, logits: kept.append(logits))
+    peer(pixels)
+    hook.remove()
+    return kept[0]
+
+
+# Its weights in our models
+
+
+@torch.no_grad()
+def test_pre_training(folder):
+    peer = draw(BeitForMaskedImageModeling(pre_training_config()))
+    peer.save_pretrained(folder / 'start')
+    model = load(pre_training_model(32, **SMALL), folder / 'start')
+    compare_both('their weights in ours', pre_training_logits(model, PIXELS, MASK), peer,
+                 lambda: peer(PIXELS, bool_masked_pos=MASK.flatten(1)).logits)
+    assert_back_again(folder, peer)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('what', CLASSIFIERS)
+def test_classification(what, folder):
+    theirs, ours = CLASSIFIERS[what]
+    peer = draw(BeitForImageClassification(config(**theirs)))
+    peer.save_pretrained(folder / 'start')
+    model = load(classifier(num_classes=10, **{**SMALL, **ours}), folder / 'start')
+    compare_both(what, model(PIXELS), peer, lambda: peer(PIXELS).logits)
+    assert_back_again(folder, peer)
+
+
+@torch.no_grad()
+def test_segmentation(folder):
+    peer = draw(BeitForSemanticSegmentation(segmentor_config()))
+    peer.save_pretrained(folder / 'start')
+    model = load(segmentor(**{**SEGMENTOR, 'out_indices': [1, 3, 5, 9]}), folder / 'start')
+    logits, auxiliary = segmentation_logits(model, PIXELS)
+    compare('transformers', 'BeitForSemanticSegmentation', 'blocks 1, 3, 5, 9, auxiliary head', auxiliary,
+            auxiliary_logits(peer, PIXELS))
+    compare_both('blocks 1, 3, 5, 9', logits, peer, lambda: peer(PIXELS).logits)
+
+    ours = convert_to('beit_mm', folder / 'start', folder / 'ours.pth')
+    back = weights_of(convert_to('transformers', ours, folder / 'back', out_indices=[1, 3, 5, 9]))
+    padding = {name: back.pop(name) for name in list(back) if '.layer.12.' in name}
+    assert_same(back, weights_of(folder / 'start'))
+    assert padding and not any(tensor.any() for tensor in padding.values())
+    again = open_strictly(BeitForSemanticSegmentation, folder / 'back')
+    again.set_attn_implementation('eager')
+    assert torch.equal(again(PIXELS).logits, peer(PIXELS).logits)
+
+
+@torch.no_grad()
+def test_trunk(folder):
+    peer = draw(BeitModel(config()))
+    peer.save_pretrained(folder / 'start')
+    trunk = load(BEiT(**SMALL), folder / 'start')
+    compare_both('their weights in ours', trunk(PIXELS)[0], peer, lambda: peer(PIXELS).pooler_output)
+    assert_back_again(folder, peer)
+
+
+def assert_back_again(folder, peer: torch.nn.Module) -> None:
+    """Its folder `start` to our layout and back is the start, and opens as it did."""
+    ours = convert_to('beit_mm', folder / 'start', folder / 'ours.safetensors')
+    back = convert_to('transformers', ours, folder / 'back')
+    assert_same(weights_of(back), weights_of(folder / 'start'))
+    assert_same(open_strictly(type(peer), back).state_dict(), peer.state_dict())
+    given = json.loads((folder / 'start/config.json').read_text())
+    written = json.loads((back / 'config.json').read_text())
+    differing = [name for name in written if name in given and written[name] != given[name]]
+    assert set(differing) <= {'layer_scale_init_value', 'id2label', 'label2id', 'drop_path_rate'}, differing
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('form', ['names in memory', 'pytorch_model.bin', 'pytorch_model.bin in a folder', 'shards'])
+def test_forms_of_its_files(form, folder):
+    """Version 5 has other names in memory than in its files; older versions wrote the files' names with torch.save."""
+    peer = draw(BeitForImageClassification(config()))
+    peer.save_pretrained(folder, max_shard_size='100KB' if form == 'shards' else '1GB')
+    path = folder / 'pytorch_model.bin'
+    if form == 'names in memory':
+        torch.save(peer.state_dict(), path)
+        assert 'beit.layers.0.attention.q_proj.weight' in peer.state_dict()
+    elif form == 'shards':
+        assert len(list(folder.glob('*.safetensors'))) > 1
+        path = folder
+    else:
+        weights = weights_of(folder)
+        weights.update({name.replace('bias_table', 'index'): gen_relative_position_index((4, 4))
+                        for name in weights if name.endswith('bias_table')})  # which it keeps no more
+        torch.save(weights, path)
+        (folder / 'model.safetensors').unlink()
+        path = folder if 'folder' in form else path
+    model = load(classifier(num_classes=10, **SMALL), path)
+    compare('transformers', 'BeitForImageClassification', form, model(PIXELS), peer(PIXELS).logits)
+
+
+@torch.no_grad()
+def test_segmentation_names_in_memory(folder):
+    peer = draw(BeitForSemanticSegmentation(segmentor_config()))
+    torch.save(peer.state_dict(), folder / 'memory.pth')
+    model = load(segmentor(**{**SEGMENTOR, 'out_indices': [1, 3, 5, 9]}), folder / 'memory.pth')
+    logits, auxiliary = segmentation_logits(model, PIXELS)
+    compare('transformers', 'BeitForSemanticSegmentation', 'names in memory', logits, peer(PIXELS).logits)
+    compare('transformers', 'BeitForSemanticSegmentation', 'names in memory, auxiliary head', auxiliary,
+            auxiliary_logits(peer, PIXELS))
+
+
+@torch.no_grad()
+def test_trunk_names_in_memory(folder):
+    peer = draw(BeitModel(config()))
+    torch.save(peer.state_dict(), folder / 'memory.pth')
+    compare('transformers', 'BeitModel', 'names in memory', load(BEiT(**SMALL), folder / 'memory.pth')(PIXELS)[0],
+            peer(PIXELS).pooler_output)
+
+
+@torch.no_grad()
+def test_pre_training_names_in_memory(folder):
+    peer = draw(BeitForMaskedImageModeling(pre_training_config()))
+    torch.save(peer.state_dict(), folder / 'memory.pth')
+    model = load(pre_training_model(32, **SMALL), folder / 'memory.pth')
+    logits = pre_training_logits(model, PIXELS, MASK)
+    compare('transformers', 'BeitForMaskedImageModeling', 'names in memory', logits,
+            peer(PIXELS, bool_masked_pos=MASK.flatten(1)).logits)
+
+
+@pytest.mark.parametrize('names', ['in files', 'in memory'])
+def test_a_trunk_with_a_norm_too_many_is_refused(names, folder):
+    """Without mean pooling its pre-training model has two norms in a row; ours and the release's have one."""
+    options = pre_training_config()
+    options.use_mean_pooling = False
+    peer = draw(BeitForMaskedImageModeling(options))
+    if names == 'in files':
+        peer.save_pretrained(folder)
+    else:
+        torch.save(peer.state_dict(), folder / 'model.pth')
+    with pytest.raises(ValueError, match='norm'):
+        load(pre_training_model(32, **SMALL), folder if names == 'in files' else folder / 'model.pth')
+
+
+# Our weights in its models
+
+
+@torch.no_grad()
+def test_our_pre_training_weights(folder):
+    model = draw(pre_training_model(32, **SMALL))
+    target = convert_to('transformers', save(folder / 'ours.pth', model), folder / 'theirs')
+    peer = open_strictly(BeitForMaskedImageModeling, target)
+    compare('transformers', 'BeitForMaskedImageModeling', 'our weights in theirs',
+            peer(PIXELS, bool_masked_pos=MASK.flatten(1)).logits, pre_training_logits(model, PIXELS, MASK))
+    assert_our_start(folder, model)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('kind', [AutoModelForImageClassification, BeitForImageClassification])
+@pytest.mark.parametrize('what', CLASSIFIERS)
+def test_our_classification_weights(what, kind, folder):
+    model = draw(classifier(num_classes=10, **{**SMALL, **CLASSIFIERS[what][1]}))
+    target = convert_to('transformers', save(folder / 'ours.pth', model), folder / 'theirs')
+    peer = open_strictly(kind, target)
+    assert type(peer) is BeitForImageClassification
+    compare('transformers', kind.__name__, f'{what}, our weights in theirs', peer(PIXELS).logits, model(PIXELS))
+    assert_our_start(folder, model)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('out_indices', [None, [0, 4, 10, 11]])
+def test_our_segmentation_weights(out_indices, folder):
+    """None for the release's, [3, 5, 7, 11]."""
+    options = dict(out_indices=out_indices) if out_indices else {}
+    model = draw(segmentor(**SEGMENTOR, **options))
+    target = convert_to('transformers', save(folder / 'ours.pth', model), folder / 'theirs', **options)
+    peer = open_strictly(BeitForSemanticSegmentation, target)
+    logits, auxiliary = segmentation_logits(model, PIXELS)
+    blocks = ', '.join(map(str, out_indices or [3, 5, 7, 11]))
+    compare('transformers', 'BeitForSemanticSegmentation', f'blocks {blocks}, our weights in theirs',
+            peer(PIXELS).logits, logits)
+    compare('transformers', 'BeitForSemanticSegmentation', f'blocks {blocks}, our weights in theirs, auxiliary',
+            auxiliary_logits(peer, PIXELS), auxiliary)
+    assert len(peer.beit.layers) == 13
+    assert_our_start(folder, model, **options)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('auxiliary', [None, dict(num_convs=2, concat_input=True, channels=24), dict(num_convs=2)],
+                         ids=['none', 'concatenated', 'two convolutions'])
+def test_our_segmentation_weights_with_another_auxiliary_head(auxiliary, folder):
+    model = draw(segmentor(auxiliary=auxiliary, **SEGMENTOR))
+    if auxiliary is None:
+        del model.auxiliary_head
+    target = convert_to('transformers', save(folder / 'ours.pth', model), folder / 'theirs')
+    peer = open_strictly(BeitForSemanticSegmentation, target)
+    features = model.extract_feat(PIXELS)
+    compare('transformers', 'BeitForSemanticSegmentation', f'auxiliary head {auxiliary}', peer(PIXELS).logits,
+            model.decode_head(features))
+    if auxiliary is None:
+        assert peer.auxiliary_head is None
+    else:
+        compare('transformers', 'BeitForSemanticSegmentation', f'auxiliary head {auxiliary}, its logits',
+                auxiliary_logits(peer, PIXELS), model.auxiliary_head(features))
+    assert_our_start(folder, model)
+
+
+@torch.no_grad()
+def test_our_trunk(folder):
+    trunk = draw(BEiT(**SMALL))
+    target = convert_to('transformers', save(folder / 'ours.pth', trunk), folder / 'theirs')
+    peer = open_strictly(BeitModel, target)
+    compare('transformers', 'BeitModel', 'our weights in theirs', peer(PIXELS).pooler_output, trunk(PIXELS)[0])
+    back = torch.load(convert_to('beit_mm', target, folder / 'back.pth'), weights_only=True)['state_dict']
+    assert_same({name.removeprefix('backbone.'): tensor for name, tensor in back.items()}, trunk.state_dict())
+
+
+def assert_our_start(folder, model: torch.nn.Module, **options) -> None:
+    """The folder `theirs` back in our layout is our model's file, saved anew by transformers, too."""
+    (kind, ) = json.loads((folder / 'theirs/config.json').read_text())['architectures']
+    getattr(transformers, kind).from_pretrained(folder / 'theirs').save_pretrained(folder / 'again')
+    for source in ('theirs', 'again'):
+        back = convert_to('beit_mm', folder / source, folder / f'{source}.pth')
+        assert_same(torch.load(back, weights_only=True)['state_dict'], model.state_dict())
+        again = convert_to('transformers', back, folder / f'{source} once more', **options)
+        assert_same(weights_of(again), weights_of(folder / source))
