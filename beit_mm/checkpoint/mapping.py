@@ -100,6 +100,9 @@ def adopt(content: dict, origin: object) -> dict:
     Args:
         content: what was read.
         origin: the file's path, for the log.
+
+    Raises:
+        ValueError: If tensors of a BEiT contradict each other; names the file.
     """
     found = find_beit(content)
     if found is None:
@@ -109,7 +112,10 @@ def adopt(content: dict, origin: object) -> dict:
     if is_host:
         weights = {name.removeprefix(root): tensor for name, tensor in found.weights.items()}
     else:
-        weights, _, unknown = to_our_names(found)
+        try:
+            weights, _, unknown = to_our_names(found)
+        except ValueError as error:
+            raise ValueError(f'{origin}: {error}') from error
         weights.update({name: found.weights[name] for name in unknown})
     if found.wrappers in ((), ('state_dict', )) and list(weights) == list(found.weights):
         return content  # already ours, or a host's own
