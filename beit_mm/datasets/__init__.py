@@ -2,11 +2,16 @@
 
 - A mask generator is a transform that adds `mask`, bool (h, w), True where masked.
 - A pre-training pipeline ends in PackTwoViews and feeds TwoViewPreprocessor.
+- A data set too large for folders gives `img_bytes` in place of a file at `img_path`; LoadImage takes either.
 """
+from .class_folders import ClassFolders
 from .digits import DigitScenes
+from .huggingface_images import HuggingFaceImages
+from .loading import LoadImage
 from .masking import BlockwiseMaskGenerator, RandomMaskGenerator
 from .preprocessor import TwoViewPreprocessor
 from .transforms import PackTwoViews, TwoViewRandomResizedCrop
+from .webdataset_shards import WebDatasetShards
 
-__all__ = ['BlockwiseMaskGenerator', 'DigitScenes', 'PackTwoViews', 'RandomMaskGenerator', 'TwoViewPreprocessor',
-           'TwoViewRandomResizedCrop']
+__all__ = ['BlockwiseMaskGenerator', 'ClassFolders', 'DigitScenes', 'HuggingFaceImages', 'LoadImage', 'PackTwoViews',
+           'RandomMaskGenerator', 'TwoViewPreprocessor', 'TwoViewRandomResizedCrop', 'WebDatasetShards']

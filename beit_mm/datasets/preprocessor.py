@@ -5,11 +5,12 @@ import torch
 from mmengine.model import BaseDataPreprocessor
 
 from ..registry import MODELS
+from .color_jitter import jitter_colors
 
 
 @MODELS.register_module()
 class TwoViewPreprocessor(BaseDataPreprocessor):
-    """Normalises the trunk's view and brings the tokenizer's to [0, 1].
+    """Normalises the trunk's view and brings the tokenizer's to [0, 1], both after the colour jitter that was drawn.
 
     Args:
         mean, std: of the trunk's view, per channel in RGB, for values 0 to 255.
@@ -31,4 +32,7 @@ class TwoViewPreprocessor(BaseDataPreprocessor):
         inputs, views = data['inputs'], data['views']
         if self.to_rgb:
             inputs, views = inputs.flip(1), views.flip(1)
-        return dict(inputs=(inputs.float() - self.mean) / self.std, views=views.float() / 255, mask=data['mask'])
+        inputs, views = inputs.float(), views.float()
+        if 'jitter' in data:
+            inputs, views = (jitter_colors(images, data['jitter']) for images in (inputs, views))
+        return dict(inputs=(inputs - self.mean) / self.std, views=views / 255, mask=data['mask'])

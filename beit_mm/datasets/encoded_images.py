@@ -1,0 +1,138 @@
+"""Data sets whose images lie encoded in a large store, map-style and without a Python object per sample.
+
+MMEngine's own data sets keep a dict per sample, hundreds of bytes; here a sample costs what its store says, a few.
+"""
+import copy
+from abc import ABC, abstractmethod
+from typing import List, Optional, Sequence, Tuple, Union
+
+import numpy as np
+import torch
+from mmpretrain.datasets import BaseDataset
+
+
+class ImageStore(ABC):
+    """Rows of encoded images, read one at a time; stands where MMEngine's data sets have their list of dicts.
+
+    What it holds per row are tensors, because torch hands those to spawned workers through shared memory; forked
+    workers share all memory anyway.
+
+    Args:
+        num_rows: images in the store.
+        labels: int (num_rows,), or None without labels.
+    """
+
+    def __init__(self, num_rows: int, labels: Optional[np.ndarray] = None):
+        self._num_rows = num_rows
+        self._labels = None if labels is None else torch.from_numpy(np.array(labels, dtype=np.int32))
+        self._rows: Optional[torch.Tensor] = None  # all, in the store's order
+
+    @abstractmethod
+    def read(self, row: int) -> Tuple[bytes, str]:
+        """The encoded image of a row of the store, and a name that tells where it lies.
+
+        Raises:
+            ValueError: If the bytes are not all there; names the file.
+        """
+
+    @property
+    def labels(self) -> Optional[np.ndarray]:
+        """int32, one for each selected image; None without labels."""
+        if self._labels is None:
+            return None
+        return (self._labels if self._rows is None else self._labels[self._rows]).numpy()
+
+    def select(self, positions: np.ndarray) -> 'ImageStore':
+        """The images at some positions, int (n,), as a store that shares all else with this one; 8 bytes per image."""
+        chosen = self.copy()
+        positions = torch.from_numpy(np.asarray(positions, dtype=np.int64))
+        chosen._rows = positions if self._rows is None else self._rows[positions]
+        return chosen
+
+    def copy(self) -> 'ImageStore':
+        return copy.copy(self)
+
+    def __len__(self) -> int:
+        return self._num_rows if self._rows is None else len(self._rows)
+
+    def __getitem__(self, position: int) -> dict:
+        """`img_bytes`, `img_path` (a name for messages, not always a file) and, with labels, `gt_label`."""
+        content, name = self.read(self._row(position))
+        info = dict(img_bytes=content, img_path=name)
+        if self._labels is not None:
+            info['gt_label'] = self.label(position)
+        return info
+
+    def label(self, position: int) -> int:
+        return int(self._labels[self._row(position)])
+
+    def _row(self, position: int) -> int:
+        row = range(len(self))[position]
+        return row if self._rows is None else int(self._rows[row])
+
+
+class EncodedImageDataset(BaseDataset):
+    """MMPretrain's BaseDataset over an ImageStore: works with its samplers, wrappers and pipelines.
+
+    A pipeline starts with `beit_mm.LoadImage`. `_open_store` is what a kind of store adds.
+
+    Args:
+        with_label: whether samples have a `gt_label`; False for pre-training.
+        **kwargs: `metainfo`, `classes`, `pipeline`, `test_mode`, `indices`, `lazy_init`, ... of MMPretrain's
+            BaseDataset.
+
+    Raises:
+        ValueError: If a label is negative or beyond the class names; names the image.
+    """
+
+    def __init__(self, with_label: bool = True, **kwargs):
+        self.with_label = with_label
+        super().__init__(ann_file='', serialize_data=False, **kwargs)
+
+    @abstractmethod
+    def _open_store(self) -> ImageStore:
+        """All images; called once, when the data set is first used."""
+
+    def load_data_list(self) -> ImageStore:
+        store = self._open_store()
+        if not len(store):
+            raise ValueError(f'{type(self).__name__} must hold at least one image, got none')
+        if self.with_label:
+            self._check_labels(store)
+        return store
+
+    def get_gt_labels(self) -> np.ndarray:
+        """int32 (n,). Raises ValueError without labels, as get_cat_ids does."""
+        return self._labelled_store().labels
+
+    def get_cat_ids(self, idx: int) -> List[int]:
+        return [self._labelled_store().label(idx)]
+
+    def _labelled_store(self) -> ImageStore:
+        if not self.with_label:
+            raise ValueError(f'{type(self).__name__} has no labels: it was built with with_label=False')
+        self.full_init()
+        return self.data_list
+
+    def extra_repr(self) -> List[str]:
+        return [f'With label: \t{self.with_label}']
+
+    def _check_labels(self, store: ImageStore) -> None:
+        labels = store.labels
+        num_classes = len(self.CLASSES) if self.CLASSES is not None else None
+        last = labels.max() if num_classes is None else num_classes - 1
+        wrong = np.flatnonzero((labels < 0) | (labels > last))
+        if len(wrong):
+            row = int(wrong[0])
+            found = 'none' if labels[row] < 0 else labels[row]
+            limit = '0 or more' if num_classes is None else f'0 to {last} to fit {num_classes} class names'
+            raise ValueError(f'{store.read(row)[1]}: the label must be {limit}, got {found} (so have {len(wrong)} of '
+                             f'{len(labels)} images); with_label=False reads images alone')
+
+    def _get_unserialized_subset(self, indices: Union[int, Sequence[int]]) -> ImageStore:
+        positions = np.arange(len(self.data_list))
+        if isinstance(indices, int):
+            positions = positions[:indices] if indices >= 0 else positions[indices:]
+        else:
+            positions = positions[np.asarray(indices, dtype=np.int64)]
+        return self.data_list.select(positions)

@@ -1,0 +1,12 @@
+# ImageNet-22k in two views from tar shards in webdataset's layout, KEY.jpg beside KEY.cls. In place of folders: the
+# same views and masks, another source.
+_base_ = 'imagenet_pretrain.py'
+
+train_dataloader = dict(
+    dataset=dict(
+        _delete_=True,
+        type='beit_mm.WebDatasetShards',
+        data_root='data/imagenet22k',
+        shards='imagenet22k-train-{000000..001299}.tar',
+        with_label=False,
+        pipeline=[dict(type='beit_mm.LoadImage'), *_base_.train_dataloader.dataset.pipeline[1:]]))

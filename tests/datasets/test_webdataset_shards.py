@@ -1,0 +1,222 @@
+"""Tar shards as a data set: what webdataset wrote is read whole, at random, by any sampler, wrapper and worker."""
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import webdataset
+from encoded_samples import CLASSES, PATTERN, build_shards as build, jpeg, samples as found, write_shards
+from mmengine.dataset import DefaultSampler, InfiniteSampler
+from mmengine.registry import init_default_scope
+from mmpretrain.registry import DATASETS
+from torch.utils.data import DataLoader
+
+from beit_mm.datasets import WebDatasetShards, webdataset_shards
+from beit_mm.datasets.tar_index import cached_index
+from beit_mm.datasets.webdataset_shards import expand_shards
+
+KEYS = (('jpg', ), 'cls')
+EXPECTED = [(jpeg(index), index % 3) for index in range(10)]
+
+
+@pytest.fixture
+def shards(tmp_path):
+    return write_shards(tmp_path / 'shards')
+
+
+def test_samples_are_those_that_webdataset_reads(shards):
+    theirs = [(sample['jpg'], int(sample['cls']))
+              for sample in webdataset.WebDataset([str(shard) for shard in shards], shardshuffle=False)]
+    assert theirs == EXPECTED and found(build(shards)) == EXPECTED
+
+
+def test_samples_come_in_any_order_with_a_name_for_messages(shards):
+    dataset = build(shards)
+    for index in (9, 0, 4, 3, -1, 8):
+        info = dataset.get_data_info(index)
+        assert (info['img_bytes'], info['gt_label']) == EXPECTED[index]
+        assert info['img_path'] == f'{shards[index % 10 // 4]}/{index % 10:06d}.jpg'
+    with pytest.raises(IndexError):
+        dataset.get_data_info(10)
+
+
+def test_without_labels(tmp_path):
+    shards = write_shards(tmp_path, labels=False)
+    dataset = build(shards, with_label=False, classes=None)
+    assert found(dataset) == [(content, None) for content, _ in EXPECTED]
+    assert 'gt_label' not in dataset.get_data_info(0)
+    for ask in (dataset.get_gt_labels, lambda: dataset.get_cat_ids(0)):
+        with pytest.raises(ValueError, match='no labels: it was built with with_label=False'):
+            ask()
+
+
+def test_class_names_and_labels_are_given_as_in_mmpretrain(shards):
+    dataset = build(shards)
+    assert list(dataset.metainfo['classes']) == CLASSES and dataset.class_to_idx['owl'] == 2
+    assert dataset.get_gt_labels().tolist() == [index % 3 for index in range(10)]
+    assert dataset.get_cat_ids(5) == [2]
+    assert f'from {shards[0]}' in repr(dataset) and 'Number of samples: \t10' in repr(dataset)
+
+
+# Members
+
+
+def test_members_are_sorted_out_as_webdataset_does(tmp_path):
+    """Other members, upper case, folders, webdataset's own entries, and names beyond a header's 100 bytes."""
+    long = 'folder/' + 'a' * 60 + '/' + 'b' * 90
+    with webdataset.TarWriter(str(tmp_path / 'a.tar')) as writer:
+        writer.write({'__key__': 'folder/one', 'JPG': jpeg(0), 'cls': 1, 'json': dict(of='one')})
+        writer.write({'__key__': long, 'seg.png': b'no image of the sample', 'png': jpeg(1), 'cls': b' 2\n'})
+        writer.write({'__key__': '__meta__/about', 'txt': 'nothing'})
+        writer.write({'__key__': 'two', 'png': jpeg(2), 'jpg': jpeg(3), 'cls': 0})
+    theirs = webdataset.WebDataset(str(tmp_path / 'a.tar'), shardshuffle=False)
+    assert [sample['__key__'] for sample in theirs] == ['folder/one', long, 'two']
+    dataset = WebDatasetShards(str(tmp_path / 'a.tar'), image_keys=('jpg', 'png'))
+    assert found(dataset) == [(jpeg(0), 1), (jpeg(1), 2), (jpeg(3), 0)]
+
+
+def test_shards_packed_by_tar_itself(tmp_path):
+    for index in range(3):
+        (tmp_path / 'images' / f'{index}').mkdir(parents=True)
+        (tmp_path / 'images' / f'{index}' / 'x.jpg').write_bytes(jpeg(index))
+    subprocess.run(['tar', '--sort=name', '-cf', tmp_path / 'a.tar', '-C', tmp_path / 'images', '.'], check=True)
+    dataset = WebDatasetShards('a.tar', data_root=str(tmp_path), with_label=False)
+    assert [content for content, _ in found(dataset)] == [jpeg(index) for index in range(3)]
+    assert dataset.get_data_info(2)['img_path'] == f'{tmp_path}/a.tar/./2/x.jpg'
+
+
+@pytest.mark.parametrize('pattern, names', [
+    ('a-{000008..000011}.tar', ['a-000008.tar', 'a-000009.tar', 'a-000010.tar', 'a-000011.tar']),
+    ('{a,b}/{0..1}.tar', ['a/0.tar', 'a/1.tar', 'b/0.tar', 'b/1.tar']),
+    (['plain.tar', 'x{1..2}.tar'], ['plain.tar', 'x1.tar', 'x2.tar']),
+])
+def test_braces_stand_for_what_they_do_in_webdataset(pattern, names):
+    assert expand_shards(pattern) == names
+    assert names == [name for part in np.atleast_1d(pattern) for name in webdataset.shardlists.expand_urls(str(part))]
+
+
+def test_braces_without_the_optional_package(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'braceexpand', None)
+    assert expand_shards('plain.tar') == ['plain.tar']
+    with pytest.raises(ImportError, match=r'pip install "beit_mm\[sources\]"'):
+        expand_shards(PATTERN)
+
+
+# The index
+
+
+def test_the_index_is_kept_beside_the_shards_and_used(shards, monkeypatch):
+    build(shards)
+    assert sorted(path.name for path in (shards[0].parent / '.index').iterdir()) == [
+        f'{shard.name}.npz' for shard in shards]
+
+    def no_reading(*_):
+        raise AssertionError('the shards were read again')
+
+    monkeypatch.setattr('beit_mm.datasets.tar_index.index_shard', no_reading)
+    assert found(build(shards)) == EXPECTED
+    with pytest.raises(AssertionError, match='read again'):
+        build(shards, label_key='json')
+
+
+def test_the_index_in_memory_leaves_no_file(shards):
+    assert found(build(shards, index_dir=None)) == EXPECTED
+    assert sorted(shards[0].parent.iterdir()) == shards
+
+
+def test_a_folder_that_cannot_be_written_to_is_no_error(shards):
+    (shards[0].parent / 'taken').write_text('a file, where the folder would be')
+    assert found(build(shards, index_dir='taken')) == EXPECTED
+
+
+def test_the_index_of_a_shard_that_changed_or_of_a_damaged_file_is_made_anew(shards):
+    build(shards)
+    with webdataset.TarWriter(str(shards[1])) as writer:
+        writer.write({'__key__': 'new', 'jpg': jpeg(77), 'cls': 2})
+    (shards[0].parent / '.index' / f'{shards[2].name}.npz').write_bytes(b'damaged')
+    expected = EXPECTED[:4] + [(jpeg(77), 2)] + EXPECTED[8:]
+    assert found(build(shards)) == expected and found(build(shards)) == expected
+
+
+def test_an_index_takes_16_bytes_per_image_and_12_without_labels(shards):
+    assert sum(array.nbytes for array in cached_index(str(shards[0]), *KEYS, None)) == 4 * 16
+    for with_label, size in ((True, 16), (False, 12)):
+        held = vars(build(shards, with_label=with_label).data_list)
+        assert sum(value.nbytes for value in held.values() if hasattr(value, 'element_size')) == 10 * size
+
+
+def test_processes_start_with_different_shards_and_end_with_the_same_data(shards, monkeypatch):
+    done = []
+    monkeypatch.setattr(webdataset_shards, 'cached_index',
+                        lambda path, *args: (done.append(path[-5]), cached_index(path, *args))[1])
+    for rank, order in enumerate((['0', '2', '1'], ['1', '0', '2'])):
+        done.clear()
+        monkeypatch.setattr(webdataset_shards, 'get_dist_info', lambda: (rank, 2))
+        assert found(build(shards)) == EXPECTED and done == order
+
+
+# Workers, samplers, wrappers
+
+
+class InWorker:
+    """Samples as a worker makes them, and whether its index lies in shared memory."""
+
+    def __init__(self, dataset):
+        self.dataset = dataset
+
+    def __len__(self):
+        return len(self.dataset)
+
+    def __getitem__(self, index):
+        store = self.dataset.data_list
+        return self.dataset[index], all(held.is_shared() for held in (store._offsets, store._sizes, store._labels))
+
+
+@pytest.mark.parametrize('context, sampler', [('fork', InfiniteSampler), ('spawn', DefaultSampler)])
+def test_workers_and_samplers(shards, context, sampler):
+    init_default_scope('mmpretrain')
+    dataset = build(shards, pipeline=[dict(type='beit_mm.LoadImage'), dict(type='PackInputs')])
+    expected = {index: dataset[index]['inputs'] for index in range(10)}  # opens files in this process first
+    loader = DataLoader(InWorker(dataset), batch_size=None, num_workers=2, multiprocessing_context=context,
+                        sampler=sampler(dataset, shuffle=True, seed=1))
+    seen = []
+    for _, (sample, shared) in zip(range(10), loader):
+        index = sample['data_samples'].sample_idx
+        assert (sample['inputs'] == expected[index]).all() and int(sample['data_samples'].gt_label) == index % 3
+        assert shared == (context == 'spawn'), 'a forked worker shares all memory anyway'
+        seen.append(index)
+    assert sorted(seen) == list(range(10)) and seen != sorted(seen)
+
+
+def test_open_files_stay_few_and_are_not_pickled(shards, monkeypatch):
+    monkeypatch.setattr(webdataset_shards, 'MAX_OPEN_SHARDS', 2)
+    dataset = build(shards)
+    for index in (0, 4, 8, 1, 5, 9):
+        assert dataset.get_data_info(index)['img_bytes'] == jpeg(index)
+        assert len(dataset.data_list._files) <= 2
+    assert list(dataset.data_list._files) == [1, 2]
+    copied = pickle.loads(pickle.dumps(dataset))
+    assert not copied.data_list._files and found(copied) == EXPECTED
+
+
+def test_part_of_the_data(shards):
+    for indices, places in ((3, [0, 1, 2]), (-2, [8, 9]), ([7, 1, -1], [7, 1, 9])):
+        dataset = build(shards, indices=indices)
+        assert found(dataset) == [EXPECTED[place] for place in places] and len(dataset) == len(places)
+    subset = dataset.get_subset([2, 0])
+    assert found(subset) == [EXPECTED[9], EXPECTED[7]] and subset.get_gt_labels().tolist() == [0, 1]
+    assert subset.get_cat_ids(1) == [1] and len(dataset) == 3
+
+
+@pytest.mark.parametrize('wrapper, places', [
+    (dict(type='KFoldDataset', fold=1, num_splits=5), [0, 1, 4, 5, 6, 7, 8, 9]),
+    (dict(type='RepeatDataset', times=2), [*range(10), *range(10)]),
+    (dict(type='ConcatDataset'), list(range(10))),
+    (dict(type='ClassBalancedDataset', oversample_thr=1e-3), list(range(10))),
+])
+def test_wrappers(shards, wrapper, places):
+    inner = dict(type='beit_mm.WebDatasetShards', shards=PATTERN, data_root=str(shards[0].parent), classes=CLASSES)
+    key = 'datasets' if wrapper['type'] == 'ConcatDataset' else 'dataset'
+    dataset = DATASETS.build(dict(wrapper, **{key: [inner] if key == 'datasets' else inner}))
+    assert [dataset[index]['img_bytes'] for index in range(len(dataset))] == [jpeg(place) for place in places]
