@@ -1,10 +1,14 @@
 """Training parts: optimiser wrapper and groups, hooks, metrics, launching."""
 from .annealing import AnnealHook
+from .deferred_logging import DeferredRuntimeInfoHook
+from .knn_hook import KNNHook
 from .layer_decay import LayerDecayOptimWrapperConstructor
+from .linear_probe import LinearProbeAccuracy, TrainableOptimWrapperConstructor
 from .logger_hook import MainProcessLoggerHook
 from .metrics import MaskedTokenAccuracy, TokenizerMetric
 from .optim_wrapper import AutocastOptimWrapper
 from .weights_check import CheckWeightsHook
 
-__all__ = ['AnnealHook', 'AutocastOptimWrapper', 'CheckWeightsHook', 'LayerDecayOptimWrapperConstructor',
-           'MainProcessLoggerHook', 'MaskedTokenAccuracy', 'TokenizerMetric']
+__all__ = ['AnnealHook', 'AutocastOptimWrapper', 'CheckWeightsHook', 'DeferredRuntimeInfoHook', 'KNNHook',
+           'LayerDecayOptimWrapperConstructor', 'LinearProbeAccuracy', 'MainProcessLoggerHook', 'MaskedTokenAccuracy',
+           'TokenizerMetric', 'TrainableOptimWrapperConstructor']

@@ -1,11 +1,13 @@
 """One optimiser wrapper for every device: bfloat16 where the hardware has it, float32 elsewhere."""
 from contextlib import contextmanager
+from typing import Optional
 
 import torch
 from mmengine.optim import OptimWrapper
 from torch import nn
 
 from ..registry import OPTIM_WRAPPERS
+from .deferred_logging import PendingScalars
 
 
 @OPTIM_WRAPPERS.register_module()
@@ -27,6 +29,17 @@ class AutocastOptimWrapper(OptimWrapper):
         if dtype not in ('auto', 'bfloat16', 'float32'):
             raise ValueError(f"dtype must be 'auto', 'bfloat16' or 'float32', got {dtype!r}")
         self.dtype = dtype
+        self.scalars: Optional[PendingScalars] = None  # a DeferredRuntimeInfoHook sets and fetches them
+
+    def _clip_grad(self) -> None:
+        """OptimWrapper's, but the gradient norm waits on the device if something will fetch it."""
+        if self.scalars is None:
+            return super()._clip_grad()
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group['params']
+                      if parameter.grad is not None]
+        norm = self.clip_func(parameters, **self.clip_grad_kwargs) if parameters else None
+        if norm is not None:
+            self.scalars.add(f'train/{self.grad_name}', norm)
 
     @contextmanager
     def optim_context(self, model: nn.Module):

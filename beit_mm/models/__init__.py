@@ -7,10 +7,12 @@
 - What is recovered is chosen by a module `forward(mask) -> (M,)`, places among the patches of a batch.
 """
 from .backbone import BEiT
+from .linear_probe import LinearProbe, LinearProbeHead
 from .masked_image_model import MaskedImageModel
+from .segmentor import EncoderDecoder
 from .targets import AllPatches, MaskedPatches, NormalisedPixels, VisualTokens
 from .tokenizer import DiscreteVAE
 from .upernet_head import UperNetHead
 
-__all__ = ['AllPatches', 'BEiT', 'DiscreteVAE', 'MaskedImageModel', 'MaskedPatches', 'NormalisedPixels', 'UperNetHead',
-           'VisualTokens']
+__all__ = ['AllPatches', 'BEiT', 'DiscreteVAE', 'EncoderDecoder', 'LinearProbe', 'LinearProbeHead', 'MaskedImageModel',
+           'MaskedPatches', 'NormalisedPixels', 'UperNetHead', 'VisualTokens']

@@ -5,6 +5,7 @@ from typing import Optional, Sequence, Tuple, Union
 import torch
 from mmengine.model import BaseModule
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ..registry import MODELS
 from .layers import Block, PatchEmbed, patch_grid
@@ -39,6 +40,9 @@ class BEiT(BaseModule):
             norm, (B, C, h, w).
         out_indices: blocks, counted from 0 or back from -1, whose outputs are returned; the norm goes with the last.
         norm_eps: epsilon of the layer norms.
+        with_cp: compute the inside of blocks again in the backward pass instead of keeping it: less memory, a third
+            more work.
+        compile_blocks: run every block through torch.compile; names of weights stay.
         init_cfg: MMEngine's, for example `dict(type='Pretrained', checkpoint=PATH, prefix='backbone.')`.
 
     Raises:
@@ -51,8 +55,8 @@ class BEiT(BaseModule):
                  use_shared_rel_pos_bias: bool = False, use_mask_token: bool = False,
                  layer_scale_init_value: Optional[float] = 0.1, drop_rate: float = 0.0, attn_drop_rate: float = 0.0,
                  drop_path_rate: float = 0.0, out_type: str = 'avg_featmap',
-                 out_indices: Union[int, Sequence[int]] = -1, norm_eps: float = 1e-6,
-                 init_cfg: Optional[dict] = None):
+                 out_indices: Union[int, Sequence[int]] = -1, norm_eps: float = 1e-6, with_cp: bool = False,
+                 compile_blocks: bool = False, init_cfg: Optional[dict] = None):
         super().__init__(init_cfg)
         if embed_dim % num_heads:
             raise ValueError(f'num_heads must divide embed_dim, got {num_heads} and {embed_dim}')
@@ -83,6 +87,10 @@ class BEiT(BaseModule):
         elif out_type != 'featmap':
             self.norm = nn.LayerNorm(embed_dim, eps=norm_eps)
         self._initialise()
+        self.with_cp = with_cp
+        if compile_blocks:  # equal blocks share one graph
+            for block in self.blocks:
+                block.compile()
         self.register_load_state_dict_pre_hook(fit_trunk_weights)
 
     @staticmethod
@@ -141,15 +149,22 @@ class BEiT(BaseModule):
         if self.pos_embed is not None:
             x = x + resize_position_embedding(self.pos_embed, grid, self.grid)
         x = self.pos_drop(x)
-        shared_bias = None
-        if self.rel_pos_bias is not None:
-            shared_bias = self.rel_pos_bias(grid, self._query_dtype(x))
+        dtype = self._query_dtype(x)
+        shared_bias = None if self.rel_pos_bias is None else self.rel_pos_bias(grid, dtype)
         outputs = {}
         for index, block in enumerate(self.blocks):
-            x = block(x, grid, shared_bias)
+            bias = block.attn.bias(grid, dtype)  # outside of the block, which may be compiled
+            if shared_bias is not None:
+                bias = shared_bias if bias is None else bias + shared_bias
+            x = self._run(block, x, bias)
             if index in self.out_indices:
                 outputs[index] = self._output(x, grid, is_last=index == len(self.blocks) - 1)
         return tuple(outputs[index] for index in self.out_indices)
+
+    def _run(self, block: Block, x: Tensor, bias: Optional[Tensor]) -> Tensor:
+        if self.with_cp and self.training and torch.is_grad_enabled():
+            return checkpoint(block, x, bias, use_reentrant=False)
+        return block(x, bias)
 
     def _put_mask_tokens(self, patches: Tensor, mask: Tensor, grid: Grid) -> Tensor:
         if self.mask_token is None:

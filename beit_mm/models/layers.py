@@ -70,18 +70,20 @@ class Attention(nn.Module):
         self.proj = nn.Linear(embed_dim, embed_dim)
         self.proj_drop = nn.Dropout(proj_drop_rate)
 
-    def forward(self, x: Tensor, grid: Grid, shared_bias: Optional[Tensor] = None) -> Tensor:
-        """Tokens (B, N, C) to tokens (B, N, C); shared_bias is (1, num_heads, N, N), added to the logits."""
+    def bias(self, grid: Grid, dtype: torch.dtype) -> Optional[Tensor]:
+        """The block's own bias (1, num_heads, N, N) for a grid (h, w), in the queries' dtype; None if it has none."""
+        if self.bias_grid is None:
+            return None
+        return bias_of_grid(self.relative_position_bias_table, self.bias_grid, grid, dtype)
+
+    def forward(self, x: Tensor, bias: Optional[Tensor] = None) -> Tensor:
+        """Tokens (B, N, C) to tokens (B, N, C); bias is (1, num_heads, N, N), added to the logits."""
         batch, num_tokens, width = x.shape
         qkv_bias = None
         if self.q_bias is not None:
             qkv_bias = torch.cat([self.q_bias, torch.zeros_like(self.v_bias), self.v_bias])
         qkv = F.linear(x, self.qkv.weight, qkv_bias).view(batch, num_tokens, 3, self.num_heads, -1)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, num_heads, N, C / num_heads)
-        bias = shared_bias
-        if self.bias_grid is not None:
-            own = bias_of_grid(self.relative_position_bias_table, self.bias_grid, grid, q.dtype)
-            bias = own if bias is None else bias + own
         x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias,
                                            dropout_p=self.attn_drop_rate if self.training else 0.0)
         return self.proj_drop(self.proj(x.transpose(1, 2).reshape(batch, num_tokens, width)))
@@ -124,8 +126,9 @@ class Block(nn.Module):
             self.gamma_1 = nn.Parameter(torch.full((embed_dim,), float(layer_scale_init_value)))
             self.gamma_2 = nn.Parameter(torch.full((embed_dim,), float(layer_scale_init_value)))
 
-    def forward(self, x: Tensor, grid: Grid, shared_bias: Optional[Tensor] = None) -> Tensor:
-        branch = self.attn(self.norm1(x), grid, shared_bias)
+    def forward(self, x: Tensor, bias: Optional[Tensor] = None) -> Tensor:
+        """Tokens (B, N, C) to tokens (B, N, C); bias as Attention's."""
+        branch = self.attn(self.norm1(x), bias)
         x = x + self.drop_path(branch if self.gamma_1 is None else self.gamma_1 * branch)
         branch = self.mlp(self.norm2(x))
         return x + self.drop_path(branch if self.gamma_2 is None else self.gamma_2 * branch)

@@ -1,5 +1,5 @@
 """What a masked image model predicts, and at which patches (arXiv 2106.08254, sections 2.3 and 3.3)."""
-from typing import Dict
+from typing import Dict, Optional
 
 import torch
 from torch import Tensor, nn
@@ -119,11 +119,35 @@ class NormalisedPixels(nn.Module):
 
 @MODELS.register_module()
 class MaskedPatches(nn.Module):
-    """Predict what the masked patches held."""
+    """Predict what the masked patches held.
+
+    Args:
+        num_masked: masked patches of every image, where their number is known: then nothing waits for the device to
+            count them. None if it may differ.
+    """
+
+    def __init__(self, num_masked: Optional[int] = None):
+        super().__init__()
+        self.num_masked = num_masked
+        self._counts_checked = False
 
     def forward(self, mask: Tensor) -> Tensor:
-        """Mask bool (B, h, w) to places (M,) among all patches of the batch, image after image."""
-        return mask.flatten().nonzero().squeeze(1)
+        """Mask bool (B, h, w) to places (M,) among all patches of the batch, image after image.
+
+        Raises:
+            ValueError: If an image of the first batch has another number of masked patches than num_masked.
+        """
+        if self.num_masked is None:
+            return mask.flatten().nonzero().squeeze(1)
+        mask = mask.flatten(1)  # (B, h * w)
+        if not self._counts_checked:  # once: it waits for the device
+            self._counts_checked = True
+            counts = mask.sum(dim=1)
+            if (counts != self.num_masked).any():
+                raise ValueError(f'recovered.num_masked must be that of the mask generator, got {self.num_masked} and '
+                                 f'{counts.tolist()} masked patches')
+        places = mask.int().argsort(dim=1, descending=True, stable=True)[:, :self.num_masked]
+        return (places + mask.shape[1] * torch.arange(len(mask), device=mask.device)[:, None]).flatten()
 
 
 @MODELS.register_module()

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..registry import MODELS
+from .upsampled_conv import conv_of_joined
 
 
 @MODELS.register_module()
@@ -39,14 +40,27 @@ class UperNetHead(BaseDecodeHead):
     def _upsample(self, level: Tensor, like: Tensor) -> Tensor:
         return F.interpolate(level, size=like.shape[2:], mode='bilinear', align_corners=self.align_corners)
 
+    def _pooled(self, coarsest: Tensor) -> List[Tensor]:
+        """Pooled maps (B, channels, scale, scale), which PPM's own forward would up-sample."""
+        return [branch(coarsest) for branch in self.psp_modules]
+
+    def _join(self, module: ConvModule, levels: Sequence[Tensor]) -> Tensor:
+        """A convolution of all levels joined at the first one's size, with its norm and activation."""
+        if type(module.conv) is not nn.Conv2d:  # of a conv_cfg: as it would be written down
+            return module(torch.cat([levels[0], *(self._upsample(level, levels[0]) for level in levels[1:])], dim=1))
+        joined = conv_of_joined(module.conv.weight, levels, self.align_corners)
+        if module.conv.bias is not None:
+            joined = joined + module.conv.bias.to(joined.dtype)[:, None, None]
+        joined = module.norm(joined) if module.with_norm else joined
+        return module.activate(joined) if module.with_activation else joined
+
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
         """Levels (B, C_i, h_i, w_i), finest first, to logits (B, num_classes, h_0, w_0)."""
         *fine, coarsest = self._transform_inputs(inputs)
-        top = self.bottleneck(torch.cat([coarsest, *self.psp_modules(coarsest)], dim=1))
+        top = self._join(self.bottleneck, [coarsest, *self._pooled(coarsest)])
         levels: List[Tensor] = [top]
         for lateral_conv, level in zip(reversed(self.lateral_convs), reversed(fine)):
             lateral = lateral_conv(level)
             levels.insert(0, lateral + self._upsample(levels[0], lateral))
         levels = [conv(level) for conv, level in zip(self.fpn_convs, levels)] + [top]
-        joined = torch.cat([levels[0], *(self._upsample(level, levels[0]) for level in levels[1:])], dim=1)
-        return self.cls_seg(self.fpn_bottleneck(joined))
+        return self.cls_seg(self._join(self.fpn_bottleneck, levels))

@@ -249,14 +249,16 @@ def test_attention_adds_the_bias_of_a_grid_that_is_not_square_to_the_logits(kind
     q, k, v = (t.unflatten(2, (heads, 8)).transpose(1, 2) for t in (q, k, v))
     weights = (q @ k.transpose(2, 3) / math.sqrt(8) + bias).softmax(dim=3)
     expected = attention.proj((weights @ v).transpose(1, 2).flatten(2))
-    torch.testing.assert_close(attention(x, (height, width), shared), expected)
+    own = attention.bias((height, width), x.dtype)
+    given = own if shared is None else shared if own is None else own + shared
+    torch.testing.assert_close(attention(x, given), expected)
 
 
 def test_every_block_takes_the_shared_bias():
     trunk = build(**SHARED)
     seen = []
     for block in trunk.blocks:
-        block.attn.register_forward_pre_hook(lambda module, args: seen.append(args[2]))
+        block.attn.register_forward_pre_hook(lambda module, args: seen.append(args[1]))
     trunk(images(32, 48))
     table = trunk.rel_pos_bias.relative_position_bias_table
     assert table.shape == (7 * 7 + 3, 4) and len(seen) == 2
@@ -275,9 +277,9 @@ def test_layer_scale_of_nothing_leaves_it_out_and_keeps_the_branches(value):
     block = build(layer_scale_init_value=value).blocks[0]
     assert not [name for name, _ in block.named_parameters() if 'gamma' in name]
     x = torch.randn(2, 17, 32)
-    middle = x + block.attn(block.norm1(x), (4, 4))
+    middle = x + block.attn(block.norm1(x), block.attn.bias((4, 4), x.dtype))
     expected = middle + block.mlp(block.norm2(middle))
-    torch.testing.assert_close(block(x, (4, 4)), expected)
+    torch.testing.assert_close(block(x, block.attn.bias((4, 4), x.dtype)), expected)
     assert (expected - x).abs().mean() > 0.1 and (expected - middle).abs().mean() > 0.1
 
 
@@ -287,8 +289,8 @@ def test_layer_scale_multiplies_each_branch_by_its_own_factors():
     block = build(layer_scale_init_value=0.25).blocks[0]
     assert not torch.equal(block.gamma_1, block.gamma_2)
     x = torch.randn(2, 17, 32)
-    middle = x + block.gamma_1 * block.attn(block.norm1(x), (4, 4))
-    torch.testing.assert_close(block(x, (4, 4)), middle + block.gamma_2 * block.mlp(block.norm2(middle)))
+    middle = x + block.gamma_1 * block.attn(block.norm1(x), block.attn.bias((4, 4), x.dtype))
+    torch.testing.assert_close(block(x, block.attn.bias((4, 4), x.dtype)), middle + block.gamma_2 * block.mlp(block.norm2(middle)))
 
 
 def test_drop_path_rises_linearly_over_the_blocks():
@@ -315,8 +317,8 @@ def test_drop_path_is_applied_once_to_each_branch():
         with torch.no_grad():
             getattr(block, dead).zero_()
             getattr(block, alive).fill_(1)
-            branch = block.eval()(x, (1, 1)) - x
-            dropped_branch = block.train()(x, (1, 1)) - x
+            branch = block.eval()(x) - x
+            dropped_branch = block.train()(x) - x
         kept = dropped_branch.abs().amax(dim=(1, 2)) > 0
         assert abs(kept.float().mean() - 0.5) < 0.03  # twice would keep a quarter
         torch.testing.assert_close(dropped_branch[kept], branch[kept] / 0.5, rtol=1e-3, atol=1e-4)
@@ -336,7 +338,7 @@ def test_dropout_after_projections_zeroes_elements_and_scales_the_rest():
     x = torch.randn(20, 5, 32)
     attention = Attention(32, 4, proj_drop_rate=0.25)
     mlp = Mlp(32, 64, drop_rate=0.25)
-    for module, args in ((attention, (x, (2, 2))), (mlp, (x, ))):
+    for module, args in ((attention, (x, )), (mlp, (x, ))):
         with torch.no_grad():
             whole, dropped = module.eval()(*args), module.train()(*args)
         kept = dropped != 0
@@ -349,7 +351,7 @@ def test_dropout_of_attention_weights_leaves_their_mean():
     attention = Attention(32, 4, attn_drop_rate=0.5)
     x = torch.randn(1, 5, 32).expand(8000, -1, -1)
     with torch.no_grad():
-        whole, dropped = attention.eval()(x[:1], (2, 2)), attention.train()(x, (2, 2))
+        whole, dropped = attention.eval()(x[:1]), attention.train()(x)
     assert dropped.std(dim=0).min() > 0.01
     assert (dropped.mean(dim=0) - whole[0]).abs().max() < 6 * dropped.std(dim=0).max() / math.sqrt(8000)
 
@@ -471,3 +473,29 @@ def test_outputs_come_in_the_order_of_out_indices():
     model.out_indices = (0, 1)
     torch.testing.assert_close((first, last), model(images))
     assert torch.equal(first, again)
+
+
+# Paths that save memory or time
+
+
+@pytest.mark.parametrize('options', [{}, SHARED])
+def test_activation_checkpointing_changes_no_gradient_and_keeps_less(options):
+    kept, grads = {}, {}
+    for with_cp in (False, True):
+        trunk = build(drop_path_rate=0.5, with_cp=with_cp, **options).train()
+        sizes = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.numel()) or t, lambda t: t):
+            torch.manual_seed(1)
+            loss = trunk(images(64, 64))[0].square().mean()
+        loss.backward()
+        kept[with_cp] = sum(sizes)
+        grads[with_cp] = {name: parameter.grad for name, parameter in trunk.named_parameters()}
+    assert kept[True] < 0.6 * kept[False], kept
+    for name, grad in grads[False].items():
+        assert torch.allclose(grads[True][name], grad, rtol=1e-4, atol=1e-7), name
+
+
+def test_activation_checkpointing_is_for_training_alone():
+    trunk = build(with_cp=True).eval()
+    with torch.no_grad():
+        assert torch.equal(trunk(images(64, 64))[0], build().eval()(images(64, 64))[0])

@@ -1,0 +1,236 @@
+"""k-nearest neighbours while training: on any model and number of processes, and the run is left as it was."""
+import json
+import random
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import torch.multiprocessing as multiprocessing
+from mmengine.registry import init_default_scope
+from mmengine.runner import Runner
+from mmpretrain.models import ImageClassifier
+from torch import nn
+
+from beit_mm.datasets import TwoViewPreprocessor
+from beit_mm.datasets.digits import CLASSES, write_classification
+from beit_mm.engine import KNNHook
+from beit_mm.models import BEiT, MaskedImageModel, NormalisedPixels
+
+# A patch holds a quarter of a digit, so that even a random trunk tells digits apart.
+SIZE = dict(img_size=32, embed_dim=32, depth=2, num_heads=2, drop_path_rate=0.5)
+COLOURS = dict(mean=[127.5] * 3, std=[127.5] * 3, to_rgb=True)
+
+
+@pytest.fixture(scope='module')
+def digits(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp('digits') / 'imagenet'
+    write_classification(folder, size=32, limit=40)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def scope():
+    init_default_scope('mmpretrain')
+
+
+def data(digits, split) -> dict:
+    return dict(type='ImageNet', data_root=str(digits), split=split, metainfo=dict(classes=CLASSES),
+                pipeline=[dict(type='LoadImageFromFile'), dict(type='PackInputs')])
+
+
+def loaders(digits, **kwargs) -> dict:
+    return {f'{split}_dataloader': dict(batch_size=16, dataset=data(digits, split), **kwargs)
+            for split in ('train', 'val')}
+
+
+def hook_on(digits, **kwargs) -> KNNHook:
+    return KNNHook(**loaders(digits), **kwargs)
+
+
+def classifier(**kwargs) -> ImageClassifier:
+    torch.manual_seed(0)
+    return ImageClassifier(dict(type='beit_mm.BEiT', **SIZE, **kwargs),
+                           head=dict(type='LinearClsHead', num_classes=10, in_channels=32),
+                           data_preprocessor=dict(**COLOURS, num_classes=10))
+
+
+def pre_training_model() -> MaskedImageModel:
+    torch.manual_seed(0)
+    trunk = BEiT(**SIZE, use_mask_token=True, use_rel_pos_bias=False, use_shared_rel_pos_bias=True, out_type='raw')
+    return MaskedImageModel(trunk, NormalisedPixels(), data_preprocessor=TwoViewPreprocessor(**COLOURS))
+
+
+def look(hook: KNNHook, model: nn.Module) -> float:
+    hook.before_train(SimpleNamespace(model=model))
+    return hook.top1(model)
+
+
+# Features
+
+
+def test_features_are_of_length_1_in_the_order_of_the_data(digits):
+    model = classifier(out_type='raw', out_indices=[0, 1]).eval()
+    hook = hook_on(digits, num_train=30, num_val=20, output=0, features='cls_token')
+    hook.before_train(SimpleNamespace(model=model))
+    dataset, indices = hook.loading[1]['dataset'], hook.loading[1]['sampler']
+    assert indices == list(range(0, 80, 4))
+    with torch.no_grad():
+        features, labels = hook._extract(model, **hook.loading[1])
+        images = torch.stack([dataset[index]['inputs'] for index in indices]).flip(1)
+        expected = model.backbone(images.float() / 127.5 - 1)[0][:, 0]
+    assert labels.tolist() == [int(dataset[index]['data_samples'].gt_label) for index in indices]
+    torch.testing.assert_close(features, expected / expected.norm(dim=1, keepdim=True))
+
+
+@pytest.mark.parametrize('model', [
+    lambda: pre_training_model(), lambda: classifier(), lambda: classifier(out_type='featmap')],
+    ids=['MaskedImageModel', 'ImageClassifier', 'map'])
+def test_digits_are_told_apart_far_better_than_by_chance(digits, model):
+    hook = hook_on(digits)
+    assert look(hook, model()) > 30
+    assert [len(loading['sampler']) for loading in hook.loading] == [640, 80]
+
+
+# The run around it
+
+
+def test_the_trunk_and_all_random_states_are_left_as_they_were(digits):
+    model = classifier().train()
+    model.backbone.blocks[0].eval()
+    modes = {name: module.training for name, module in model.named_modules()}
+    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+    def draws():
+        return torch.rand(3).tolist(), np.random.rand(3).tolist(), [random.random() for _ in range(3)]
+
+    class Drawing:
+        """A transform that draws from every generator."""
+
+        def __call__(self, results):
+            draws()
+            return results
+
+    hook = hook_on(digits, num_train=40, num_val=20)
+    for loader, _ in hook.loaders:
+        loader['dataset']['pipeline'].insert(1, Drawing())
+
+    def seed():
+        torch.manual_seed(3)
+        np.random.seed(3)
+        random.seed(3)
+
+    seed()
+    expected = draws()
+    seed()
+    training = []
+    model.backbone.register_forward_hook(lambda trunk, *_: training.extend(m.training for m in trunk.modules()))
+    look(hook, model)
+    assert training and not any(training), 'no drop path'
+    assert draws() == expected
+    assert modes == {name: module.training for name, module in model.named_modules()}
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def run(digits, folder, hooks, by_epoch=True) -> Runner:
+    """Three epochs of two steps."""
+    runner = Runner(
+        classifier(), str(folder),
+        train_dataloader=dict(batch_size=8, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=True),
+                              collate_fn=dict(type='default_collate'), dataset=dict(data(digits, 'train'), indices=16)),
+        train_cfg=dict(by_epoch=True, max_epochs=3) if by_epoch else dict(by_epoch=False, max_iters=5),
+        optim_wrapper=dict(optimizer=dict(type='AdamW', lr=1e-3)), custom_hooks=hooks, default_scope='mmpretrain',
+        default_hooks=dict(checkpoint=None), randomness=dict(seed=0), experiment_name=folder.name,
+        visualizer=dict(type='UniversalVisualizer', name=folder.name, vis_backends=[
+            dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]))
+    runner.train()
+    return runner
+
+
+def scalars(folder) -> dict:
+    lines = [json.loads(line) for file in folder.glob('*/vis_data/scalars.json') for line in open(file)]
+    return {line['step']: line['knn/top1'] for line in lines if 'knn/top1' in line}
+
+
+def hook_config(digits, **kwargs) -> dict:
+    return dict(type='beit_mm.KNNHook', **loaders(digits, num_workers=0), num_train=200, num_val=40, **kwargs)
+
+
+def test_a_run_logs_it_and_learns_the_same(digits, tmp_path):
+    plain = run(digits, tmp_path / 'plain', [])
+    watched = run(digits, tmp_path / 'watched', [hook_config(digits, interval=2)])
+    for name, tensor in plain.model.state_dict().items():
+        assert torch.equal(tensor, watched.model.state_dict()[name]), name
+    found = scalars(tmp_path / 'watched')
+    assert list(found) == [4, 6] and not scalars(tmp_path / 'plain'), 'after epoch 2, and after the last'
+    assert found[6] == pytest.approx(look(hook_on(digits, num_train=200, num_val=40), watched.model))
+    log, = (tmp_path / 'watched').glob('*/*.log')
+    assert f'after 4 iterations: knn/top1: {found[4]:.4f}' in log.read_text()
+    events, = (tmp_path / 'watched').glob('*/vis_data/events.out.tfevents*')
+    assert b'knn/top1' in events.read_bytes()
+
+
+def test_an_interval_may_count_iterations(digits, tmp_path):
+    run(digits, tmp_path / 'iterations', [hook_config(digits, interval=2, by_epoch=False)], by_epoch=False)
+    assert list(scalars(tmp_path / 'iterations')) == [2, 4, 5]
+
+
+def one_of_two(rank: int, digits: str, folder: str) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group('gloo', init_method=f'file://{folder}/group', rank=rank, world_size=2)
+    init_default_scope('mmpretrain')
+    model = nn.parallel.DistributedDataParallel(classifier())
+    hook = hook_on(Path(digits), num_train=201, num_val=41)
+    hook.before_train(SimpleNamespace(model=model))
+    top1 = hook.top1(model.module)
+    with torch.no_grad():
+        extracted = hook._extract(model.module.eval(), **hook.loading[1])
+    torch.save((top1, *extracted), f'{folder}/{rank}.pth')
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_find_what_one_finds(digits, tmp_path):
+    hook = hook_on(digits, num_train=201, num_val=41)
+    model = classifier()
+    top1 = look(hook, model)
+    with torch.no_grad():
+        features, labels = hook._extract(model.eval(), **hook.loading[1])
+    multiprocessing.spawn(one_of_two, (str(digits), str(tmp_path)), nprocs=2)
+    for rank in range(2):
+        found, found_features, found_labels = torch.load(tmp_path / f'{rank}.pth')
+        assert found == top1
+        torch.testing.assert_close(found_features, features)
+        assert torch.equal(found_labels, labels)
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize('options, message', [
+    (dict(num_train=0), 'KNNHook.num_train must be at least 1, got 0'), (dict(k=0), 'k must be at least 1, got 0'),
+    (dict(interval=-1), 'interval must be at least 1, got -1'),
+    (dict(features='class_token'), "'mean' or 'cls_token', got 'class_token'"),
+    (dict(temperature=0.0), 'temperature must be positive, got 0.0')])
+def test_options_out_of_range_are_refused(digits, options, message):
+    with pytest.raises(ValueError, match=message):
+        hook_on(digits, **options)
+
+
+def test_a_loader_that_chooses_its_images_is_refused(digits):
+    with pytest.raises(ValueError, match='val_dataloader must have a dataset and none of .*sampler, .*got .*shuffle'):
+        KNNHook(**{**loaders(digits), 'val_dataloader': dict(dataset=data(digits, 'val'), shuffle=True)})
+    with pytest.raises(ValueError, match='train_dataloader must have a dataset .*got batch_size'):
+        KNNHook(**{**loaders(digits), 'train_dataloader': dict(batch_size=2)})
+
+
+@pytest.mark.parametrize('options, model, message', [
+    (dict(num_train=19), classifier, 'at least k=20 training images, got 19'),
+    (dict(features='cls_token'), classifier, "out_type is one of raw, cls_token, got 'avg_featmap'"),
+    (dict(), lambda: nn.Linear(1, 1), 'needs a backbone whose out_type is one of raw, avg_featmap, featmap, got None'),
+    (dict(), lambda: classifier(out_type='cls_token'), "one of raw, avg_featmap, featmap, got 'cls_token'"),
+    (dict(), lambda: ImageClassifier(dict(type='beit_mm.BEiT', **SIZE)), 'ClsDataPreprocessor without mean, std')])
+def test_what_cannot_be_looked_at_is_refused_before_training(digits, options, model, message):
+    with pytest.raises(ValueError, match=message):
+        hook_on(digits, **options).before_train(SimpleNamespace(model=model()))
