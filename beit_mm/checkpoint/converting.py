@@ -158,5 +158,7 @@ def _lines(moves: List[Tuple[str, str]], unknown: List[str]) -> Iterator[str]:
 
 
 def _summary(content: dict) -> str:
-    names = [str(name) for name in content]
-    return f'{len(names)} entries: {", ".join(names[:3])}{" ..." if len(names) > 3 else ""}' if names else 'an empty dict'
+    if not content:
+        return 'an empty dict'
+    names = ', '.join([str(name) for name in content][:3])
+    return f'{len(content)} entries: {names}{" ..." if len(content) > 3 else ""}'

@@ -118,7 +118,10 @@ def adopt(content: dict, origin: object) -> dict:
             raise ValueError(f'{origin}: {error}') from error
         weights.update({name: found.weights[name] for name in unknown})
     if found.wrappers in ((), ('state_dict', )) and list(weights) == list(found.weights):
-        return content  # already ours, or a host's own
+        if 'meta' in content:
+            return content  # already ours, or a host's own
+        # MMSegmentation's init_model asks every file for it.
+        return {**(content if found.wrappers else {}), 'state_dict': weights, 'meta': {}}
     if not is_host:
         others = [key for key in (*_WRAPPERS, *_AVERAGED) if key in content and key not in found.wrappers]
         print_log(f'{origin}: {len(weights)} tensors in the layout "{found.layout.name}" renamed'

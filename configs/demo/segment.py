@@ -1,7 +1,9 @@
 # The tiny BEiT under UperNet on scenes of digits over photographs: background and ten digits. Part of `make demo`.
 # It starts from the weights fine-tuned on single digits, the paper's intermediate fine-tuning (section 3.2).
 #
-#   python tools/train.py configs/demo/segment.py
+#   python tools/train.py configs/demo/segment.py    1 process x 16 images
+#
+# No published score.
 _base_ = '../beit_segment.py'
 
 work_dir = 'work_dirs/demo/segment'
@@ -17,6 +19,7 @@ model = dict(
     auxiliary_head=dict(in_channels=width, channels=32, num_classes=num_classes),
     test_cfg=dict(crop_size=crop_size, stride=(64, 64)))
 
+test_pipeline = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations'), dict(type='PackSegInputs')]
 dataset = dict(type='beit_mm.DigitScenes', data_root='data/digits/ade20k')
 train_dataloader = dict(
     batch_size=16,
@@ -33,13 +36,7 @@ train_dataloader = dict(
         ]))
 val_dataloader = dict(
     num_workers=1,
-    dataset=dict(
-        **dataset,
-        pipeline=[
-            dict(type='LoadImageFromFile'),
-            dict(type='LoadAnnotations'),
-            dict(type='PackSegInputs')
-        ]))
+    dataset=dict(**dataset, pipeline=test_pipeline))
 test_dataloader = val_dataloader
 
 max_iters = 1500

@@ -52,17 +52,18 @@ train_dataloader = dict(
             dict(type='PhotoMetricDistortion'),
             dict(type='PackSegInputs')
         ]))
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='Resize', scale=scale, keep_ratio=True),
+    dict(type='LoadAnnotations'),
+    dict(type='PackSegInputs')
+]
 val_dataloader = dict(
     dataset=dict(
         _delete_=True,
         **dataset,
         data_prefix=dict(img_path='images/val', seg_map_path='labels/val'),
-        pipeline=[
-            dict(type='LoadImageFromFile'),
-            dict(type='Resize', scale=scale, keep_ratio=True),
-            dict(type='LoadAnnotations'),
-            dict(type='PackSegInputs')
-        ]))
+        pipeline=test_pipeline))
 test_dataloader = val_dataloader
 tta_pipeline = [
     dict(type='LoadImageFromFile'),

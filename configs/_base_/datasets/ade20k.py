@@ -1,5 +1,12 @@
 # ADE20K at 512 x 512.
 crop_size = (512, 512)
+# By its own name for mmseg.apis.inference_model, which looks for it.
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='Resize', scale=(2048, 512), keep_ratio=True),
+    dict(type='LoadAnnotations'),
+    dict(type='PackSegInputs')
+]
 train_dataloader = dict(
     batch_size=2,
     num_workers=4,
@@ -31,12 +38,7 @@ val_dataloader = dict(
         reduce_zero_label=True,
         data_root='data/ade/ADEChallengeData2016',
         data_prefix=dict(img_path='images/validation', seg_map_path='annotations/validation'),
-        pipeline=[
-            dict(type='LoadImageFromFile'),
-            dict(type='Resize', scale=(2048, 512), keep_ratio=True),
-            dict(type='LoadAnnotations'),
-            dict(type='PackSegInputs')
-        ]))
+        pipeline=test_pipeline))
 val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
 test_dataloader = val_dataloader
 test_evaluator = val_evaluator

@@ -1,0 +1,135 @@
+"""tools/print_config.py: copies of configs that stand alone."""
+import runpy
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+from outside import CONFIGS, ROOT
+
+from beit_mm.engine.print_config import flatten, registered_name, write
+
+# One of every folder.
+RECIPES = {path.parent: path for path in sorted(CONFIGS.rglob('*.py')) if '_base_' not in path.parts}.values()
+
+
+@pytest.mark.parametrize('path', RECIPES, ids=lambda path: path.relative_to(CONFIGS).as_posix())
+def test_copy_of_a_recipe_says_the_same_without_bases(path, tmp_path):
+    write(flatten(path), tmp_path / 'copy.py', 'A copy.')
+    text = (tmp_path / 'copy.py').read_text()
+    assert text.startswith('# A copy.\n') and '_base_ =' not in text and '_base_=' not in text
+    assert Config.fromfile(tmp_path / 'copy.py').to_dict() == Config.fromfile(path).to_dict()
+
+
+@pytest.fixture
+def pure_python(tmp_path) -> Path:
+    """The test project's config in MMEngine's pure-Python style, beside its base."""
+    write(flatten(CONFIGS / 'demo' / 'segment.py'), tmp_path / 'flat_segment.py', 'The base.')
+    return shutil.copy(Path(__file__).parent / 'project' / 'configs' / 'pure_python.py', tmp_path)
+
+
+def test_classes_become_the_names_that_inferencers_look_for(pure_python, tmp_path):
+    flat = flatten(pure_python)
+    assert flat.model.type == 'EncoderDecoder'
+    assert flat.model.backbone.type == 'beit_mm.BEiT'
+    assert [step.type for step in flat.test_pipeline] == ['LoadImageFromFile', 'LoadAnnotations', 'PackSegInputs']
+    assert flat.model.backbone.embed_dim == 32
+    write(flat, tmp_path / 'copy.py', 'A copy.')
+    assert Config.fromfile(tmp_path / 'copy.py').to_dict() == flat.to_dict()
+
+
+def test_our_package_is_imported_where_only_classes_named_it(tmp_path):
+    (tmp_path / 'own.py').write_text(
+        'from beit_mm.models import BEiT\nmodel = dict(backbone=dict(type=BEiT))\nother = dict(type="ReLU")\n')
+    flat = flatten(tmp_path / 'own.py')
+    assert flat.model.backbone.type == 'beit_mm.BEiT'
+    assert flat.custom_imports == dict(imports=['beit_mm'])
+
+
+def test_our_package_is_imported_beside_others(tmp_path):
+    (tmp_path / 'own.py').write_text("custom_imports = dict(imports='json')\nmodel = dict(type='beit_mm.BEiT')\n")
+    assert flatten(tmp_path / 'own.py').custom_imports.imports == ['json', 'beit_mm']
+
+
+@pytest.mark.parametrize('path, scope, name', [
+    ('mmseg.models.EncoderDecoder', 'mmseg', 'EncoderDecoder'),
+    ('mmseg.models.EncoderDecoder', 'mmpretrain', 'mmseg.models.EncoderDecoder'),
+    # Both hosts have one; MMCV's is behind MMSegmentation's own.
+    ('mmpretrain.models.CrossEntropyLoss', 'mmpretrain', 'CrossEntropyLoss'),
+    ('mmpretrain.models.CrossEntropyLoss', 'mmseg', 'mmpretrain.models.CrossEntropyLoss'),
+    ('mmcv.transforms.LoadAnnotations', 'mmseg', 'mmcv.transforms.LoadAnnotations'),
+    ('mmcv.transforms.LoadAnnotations', 'mmpretrain', 'LoadAnnotations'),
+    ('mmengine.hooks.EMAHook', None, 'EMAHook'),
+    ('beit_mm.models.backbone.BEiT', 'mmseg', 'beit_mm.BEiT'),
+    ('torch.nn.LayerNorm', 'mmseg', 'torch.nn.LayerNorm'),
+    ('collections.OrderedDict.fromkeys', 'mmseg', 'collections.OrderedDict.fromkeys'),
+    ('no_such_package.module.Name', 'mmseg', 'no_such_package.module.Name'),
+])
+def test_name_of_a_class(path, scope, name):
+    assert registered_name(path, scope) == name
+
+
+def test_scope_of_another_package_stays(tmp_path):
+    (tmp_path / 'own.py').write_text("model = dict(type='ResNet', _scope_='mmpretrain')\n")
+    assert flatten(tmp_path / 'own.py').model == dict(type='ResNet', _scope_='mmpretrain')
+
+
+def test_options_override(tmp_path):
+    (tmp_path / 'own.py').write_text("model = dict(type='ReLU', sizes=[1, 2])\n")
+    flat = flatten(tmp_path / 'own.py', {'model.sizes': [5]})
+    assert flat.model == dict(type='ReLU', sizes=[5])
+    with pytest.raises(ValueError, match=r'options must name keys of .*own.py, got modle.sizes'):
+        flatten(tmp_path / 'own.py', {'modle.sizes': 5})
+
+
+def test_both_styles_cannot_be_mixed(pure_python, tmp_path):
+    (tmp_path / 'own.py').write_text("_base_ = 'pure_python.py'\n")
+    with pytest.raises(ValueError, match='own.py cannot be read: .*inheritance chain'):
+        flatten(tmp_path / 'own.py')
+
+
+def test_missing_file():
+    with pytest.raises(FileNotFoundError, match='no config file at nowhere.py'):
+        flatten('nowhere.py')
+
+
+@pytest.mark.parametrize('value', ['max', float('inf')])
+def test_value_without_a_text(value, tmp_path):
+    cfg = Config(dict(a=max if value == 'max' else value))
+    with pytest.raises(ValueError, match='a config must hold numbers, texts, lists and dicts, got'):
+        write(cfg, tmp_path / 'new' / 'copy.py', 'A copy.')
+    assert list((tmp_path / 'new').iterdir()) == []
+
+
+def test_nothing_is_overwritten(tmp_path):
+    (tmp_path / 'copy.py').write_text('a = 1\n')
+    with pytest.raises(FileExistsError, match='copy.py exists and is not overwritten'):
+        write(Config(dict(a=2)), tmp_path / 'copy.py', 'A copy.')
+    with pytest.raises(ValueError, match='written to a .py file, got .*copy.json'):
+        write(Config(dict(a=2)), tmp_path / 'copy.json', 'A copy.')
+    assert [path.name for path in tmp_path.iterdir()] == ['copy.py']
+    assert (tmp_path / 'copy.py').read_text() == 'a = 1\n'
+
+
+def call_tool(monkeypatch, *arguments: object) -> None:
+    monkeypatch.setattr(sys, 'argv', ['print_config.py', *map(str, arguments)])
+    runpy.run_path(str(ROOT / 'tools' / 'print_config.py'), run_name='__main__')
+
+
+def test_tool_writes_a_copy(monkeypatch, tmp_path):
+    source, copy = CONFIGS / 'demo' / 'segment.py', tmp_path / 'copy.py'
+    call_tool(monkeypatch, source, '--out', copy, '--cfg-options', 'work_dir=elsewhere')
+    assert Config.fromfile(copy).work_dir == 'elsewhere'
+    assert copy.read_text().startswith(f'# {source}, without its bases')
+
+
+def test_tool_ends_in_one_sentence(monkeypatch, capsys):
+    with pytest.raises(SystemExit, match='1'):
+        call_tool(monkeypatch, 'nowhere.py')
+    assert capsys.readouterr().err == 'error: no config file at nowhere.py\n'
+
+
+def test_tool_prints_nothing_but_the_config(flat_copy):
+    """The hosts print while they are imported; a shell that redirects the output gets a config all the same."""
+    assert flat_copy.read_text() == flatten(CONFIGS / 'demo' / 'segment.py').pretty_text

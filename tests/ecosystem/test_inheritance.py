@@ -1,0 +1,51 @@
+"""Configs of another project on ours: by relative and absolute path, by the package's name, and in pure Python."""
+from pathlib import Path
+
+from mmengine.config import Config
+from mmengine.hub import get_config
+from outside import CONFIGS
+
+from beit_mm.engine.print_config import flatten
+
+
+def inherit(folder: Path, base: str) -> Config:
+    path = folder / 'own.py'
+    path.write_text(f"_base_ = '{base}'\nmodel = dict(decode_head=dict(channels=16))\n")
+    return Config.fromfile(path)
+
+
+def test_by_absolute_path(tmp_path):
+    cfg, base = inherit(tmp_path, f'{CONFIGS}/demo/segment.py'), Config.fromfile(CONFIGS / 'demo' / 'segment.py')
+    assert cfg.model.decode_head.channels == 16 != base.model.decode_head.channels
+    assert cfg.train_dataloader == base.train_dataloader
+
+
+def test_by_relative_path(tmp_path):
+    (tmp_path / 'beit').symlink_to(CONFIGS)
+    (tmp_path / 'project').mkdir()
+    cfg = inherit(tmp_path / 'project', '../beit/demo/segment.py')
+    assert cfg.to_dict() == inherit(tmp_path, f'{CONFIGS}/demo/segment.py').to_dict()
+
+
+def test_by_the_name_of_the_package(tmp_path):
+    """MMEngine marks what it inherits so; without the marks it is the same config."""
+    by_name = inherit(tmp_path, 'beit_mm::demo/segment.py')
+    assert by_name.model._scope_ == by_name.train_dataloader.dataset._scope_ == 'beit_mm'
+    flat = flatten(tmp_path / 'own.py')
+    assert flat.to_dict() == inherit(tmp_path, f'{CONFIGS}/demo/segment.py').to_dict()
+
+
+def test_the_hub_finds_a_config():
+    assert get_config('beit_mm::demo/segment.py').to_dict() == Config.fromfile(CONFIGS / 'demo/segment.py').to_dict()
+
+
+def test_training_by_the_name_of_the_package(project):
+    """tools/train.py imports beit_mm before it reads the config, and drops the marks."""
+    assert 'mIoU:' in project.tool('train', 'configs/by_package.py').stdout
+    assert (project.folder / 'work_dirs' / 'by_package' / 'iter_2.pth').is_file()
+
+
+def test_pure_python_inherits_a_flattened_copy(project, flat_copy):
+    """By MMSegmentation's own tool, which imports beit_mm when it meets the first type of ours."""
+    assert 'mIoU:' in project.host_tool('mmseg', 'train', 'configs/pure_python.py')
+    assert (project.folder / 'work_dirs' / 'pure_python' / 'iter_2.pth').is_file()

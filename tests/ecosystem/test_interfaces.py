@@ -1,0 +1,69 @@
+"""The hosts' programming interfaces, used by a project that has our wheel alone."""
+import pytest
+from mmengine.config import Config
+from outside import CONFIGS
+
+SEGMENTING = [path for path in sorted(CONFIGS.rglob('*.py')) if '_base_' not in path.parts
+              and Config.fromfile(path, import_custom_modules=False).get('default_scope') == 'mmseg']
+
+
+def test_every_way_to_a_classifier_gives_the_same_scores(mmpretrain_report):
+    """get_model and ImageClassificationInferencer, by path, Config and model."""
+    found = mmpretrain_report['by_config']
+    assert set(found) == {'path', 'config', 'model', 'weights_alone'}
+    for way, result in found.items():
+        assert len(set(result['scores'])) == 10
+        assert result['scores'] == pytest.approx(found['path']['scores'], abs=1e-6), way
+        assert result['name'] == f"digit_{result['scores'].index(max(result['scores']))}"
+
+
+def test_a_model_of_the_index_by_its_name(mmpretrain_report):
+    """get_model, ImageClassificationInferencer, inference_model."""
+    found = mmpretrain_report['by_name']
+    assert found['listed']
+    assert len(found['scores']['inferencer']) == 1000
+    assert found['scores']['inferencer'] == pytest.approx(found['scores']['inference_model'], abs=1e-6)
+
+
+@pytest.mark.parametrize('name', ['resnet', 'vit'])
+def test_trunk_in_a_config_of_mmpretrain(name, mmpretrain_report):
+    """A training step, with MMPretrain's own layer decay of 0.5: class token, first and last of four blocks."""
+    found = mmpretrain_report['in_host_config'][name]
+    assert 0 < found['loss'] < 20 and found['moved']
+    assert found['rates'] == [0.5**5, 0.5**4, 0.5]
+
+
+def test_every_way_to_a_segmentor_gives_the_same_logits(mmseg_report):
+    """init_model with inference_model; MMSegInferencer by path, Config and a flattened pure-Python config."""
+    found = mmseg_report['by_config']
+    assert found['classes'][:2] == ['background', 'digit 0']
+    assert found['spread'] > 0.01
+    assert set(found['distances']) == {'path', 'config', 'pure_python'}
+    assert max(found['distances'].values()) < 1e-5
+
+
+def test_weights_without_a_record_of_their_classes(mmseg_report):
+    """Converted ones and safetensors, by both interfaces."""
+    assert len(mmseg_report['weights_alone']) == 6
+    for way, distance in mmseg_report['weights_alone'].items():
+        assert distance < 1e-5, way
+
+
+def test_classes_of_weights_without_a_record(mmseg_report):
+    """MMSegmentation's init_model guesses ADE20K from 150 classes; its inferencer has to be told."""
+    assert mmseg_report['classes_of_ade20k'] == dict(init_model='wall', inferencer='wall', drawn=[96, 96, 3])
+
+
+@pytest.mark.parametrize('name', ['fcn', 'upernet'])
+def test_trunk_in_a_config_of_mmseg(name, mmseg_report):
+    found = mmseg_report['in_host_config'][name]
+    assert found['gradient'] > 0
+    assert found['shape'] == [1, 96, 96]
+
+
+@pytest.mark.parametrize('path', SEGMENTING, ids=lambda path: path.relative_to(CONFIGS).as_posix())
+def test_inference_model_finds_the_pipeline(path):
+    """mmseg.apis.inference_model reads `test_pipeline` of the config."""
+    cfg = Config.fromfile(path)
+    assert cfg.get('test_pipeline') == cfg.test_dataloader.dataset.pipeline
+    assert cfg.test_pipeline[0].type == 'LoadImageFromFile'
