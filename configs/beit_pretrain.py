@@ -2,8 +2,9 @@
 #
 #   tools/dist_train.sh configs/beit_pretrain.py 8         8 GPUs x 256 images
 #
-# Fine-tuned by beit_finetune.py the paper's model reaches 83.2 % top-1, under UperNet (beit_segment.py) 45.6 % mIoU.
-# These scores are with OpenAI's tokenizer: --cfg-options model.target.tokenizer.init_cfg.checkpoint=PATH/encoder.pkl
+# Published: 83.2 % top-1, 45.6 % mIoU (arXiv 2106.08254, tables 1 and 3: a plain ViT, with SETR-PUP's decoder). Here by
+# beit_finetune.py and beit_segment.py. With OpenAI's tokenizer:
+# --cfg-options model.target.tokenizer.init_cfg.checkpoint=PATH/encoder.pkl
 _base_ = ['_base_/runtime.py', '_base_/models/beit_base_pretrain.py', '_base_/datasets/imagenet_pretrain.py']
 
 model = dict(

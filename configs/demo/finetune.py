@@ -1,10 +1,10 @@
 # The tiny BEiT fine-tuned on the digits' ten classes. Part of `make demo`, which also runs it from random weights:
 #
-#   python tools/train.py configs/demo/finetune.py
+#   python tools/train.py configs/demo/finetune.py    1 process x 16 images
 #   python tools/train.py configs/demo/finetune.py --cfg-options model.backbone.init_cfg=None \
 #       --work-dir work_dirs/demo/finetune_from_random
 #
-# With ten labels per class: --cfg-options train_dataloader.dataset.ann_file=meta/train_10.txt
+# No published score. With ten labels per class: --cfg-options train_dataloader.dataset.ann_file=meta/train_10.txt
 _base_ = '../beit_finetune.py'
 
 work_dir = 'work_dirs/demo/finetune'

@@ -1,6 +1,8 @@
 # A tiny BEiT pre-trained on the embedded digits: 96 x 96 pixels, 6 x 6 patches, 14 of them masked. Part of `make demo`.
 #
-#   tools/dist_train.sh configs/demo/pretrain.py 2
+#   python tools/train.py configs/demo/pretrain.py    1 process x 64 images
+#
+# No published score.
 _base_ = '../beit_pretrain.py'
 
 work_dir = 'work_dirs/demo/pretrain'

@@ -1,6 +1,8 @@
 # A small tokenizer on the embedded digits: one token of 128 per 8 x 8 pixels of a 48 x 48 view. Part of `make demo`.
 #
-#   python tools/train.py configs/demo/tokenizer.py
+#   python tools/train.py configs/demo/tokenizer.py    1 process x 64 images
+#
+# No published score.
 _base_ = '../beit_tokenizer.py'
 
 work_dir = 'work_dirs/demo/tokenizer'

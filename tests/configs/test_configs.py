@@ -43,13 +43,13 @@ def find(registry, name: str):
         return scoped.get(name)
 
 
-def build_schedules(cfg: Config, optimizer) -> list:
+def build_schedules(cfg: Config, optimizer, epoch_length: int = EPOCH_LENGTH) -> list:
     schedules = []
     for schedule in cfg.param_scheduler:
         schedule = schedule.copy()
         kind = PARAM_SCHEDULERS.get(schedule.pop('type'))
         if schedule.pop('convert_to_iter_based', False):
-            schedules.append(kind.build_iter_from_epoch(optimizer=optimizer, epoch_length=EPOCH_LENGTH, **schedule))
+            schedules.append(kind.build_iter_from_epoch(optimizer=optimizer, epoch_length=epoch_length, **schedule))
         else:
             schedules.append(kind(optimizer=optimizer, **schedule))
     return schedules
@@ -66,7 +66,7 @@ def test_config_builds(name):
     assert cfg.custom_imports.imports == ['beit_mm']
     model = build(name, cfg)
     for key in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
-        if key in cfg:
+        if cfg.get(key):
             dataset = cfg[key].dataset
             assert find(DATASETS, dataset.type) is not None
             assert len(Compose(dataset.pipeline).transforms) == len(dataset.pipeline)
@@ -79,7 +79,7 @@ def test_config_builds(name):
     for hook in [*cfg.default_hooks.values(), *cfg.get('custom_hooks', [])]:
         assert find(HOOKS, hook.type) is not None, hook.type
     for evaluator in ('val_evaluator', 'test_evaluator'):
-        if evaluator in cfg:
+        if cfg.get(evaluator):
             assert find(METRICS, cfg[evaluator].type) is not None
     assert {'LocalVisBackend', 'TensorboardVisBackend'} == {backend.type for backend in cfg.visualizer.vis_backends}
 

@@ -1,15 +1,7 @@
 # ImageNet-1k at 224 x 224 for models of mean and deviation 127.5, evaluated at crop ratio 0.9.
-_base_ = 'imagenet_finetune.py'
+_base_ = 'imagenet_finetune_half.py'
 
-train_dataloader = dict(
-    batch_size=64,
-    dataset=dict(pipeline=[
-        *_base_.train_dataloader.dataset.pipeline[:3],
-        # RandAugment and RandomErasing fill with the model's own mean and deviation, as in the release.
-        dict(_base_.train_dataloader.dataset.pipeline[3], hparams=dict(pad_val=128, interpolation='bicubic')),
-        dict(_base_.train_dataloader.dataset.pipeline[4], fill_color=[127.5] * 3, fill_std=[127.5] * 3),
-        dict(type='PackInputs')
-    ]))
+train_dataloader = dict(batch_size=64)
 val_dataloader = dict(
     dataset=dict(pipeline=[
         dict(type='LoadImageFromFile'),

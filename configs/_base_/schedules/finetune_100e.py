@@ -1,0 +1,19 @@
+# 100 epochs of 1,024 images per update, from self-supervised weights: base (arXiv 2106.08254; BEiT release).
+optim_wrapper = dict(
+    type='beit_mm.AutocastOptimWrapper',
+    optimizer=dict(type='AdamW', lr=4e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.05),
+    constructor='beit_mm.LayerDecayOptimWrapperConstructor',
+    paramwise_cfg=dict(layer_decay_rate=0.65))
+max_epochs = 100
+warmup_epochs = 20
+param_scheduler = [
+    dict(type='LinearLR', start_factor=1e-9, by_epoch=True, begin=0, end=warmup_epochs, convert_to_iter_based=True),
+    # A ratio, so that the floor scales with every layer's rate as in the release.
+    dict(type='CosineAnnealingLR', eta_min_ratio=1e-6 / 4e-3, by_epoch=True, begin=warmup_epochs, end=max_epochs,
+         convert_to_iter_based=True),
+]
+
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=1)
+val_cfg = dict()
+test_cfg = dict()
+auto_scale_lr = dict(base_batch_size=1024)

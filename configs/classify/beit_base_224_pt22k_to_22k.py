@@ -1,0 +1,18 @@
+# BEiT base 224, intermediate fine-tuning on the 21,841 classes of ImageNet-22k (BEiT release).
+#
+#   tools/dist_train.sh configs/classify/beit_base_224_pt22k_to_22k.py 8
+#       on each of 2 nodes: 16 GPUs x 256 images
+#
+# No published score: its weights, beit_base_patch16_224_pt22k_ft22k.pth,
+# are the start of beit_base_224_22k_to_1k.py.
+_base_ = ['../_base_/runtime.py', '../_base_/models/beit_base_classifier.py',
+          '../_base_/datasets/imagenet22k_finetune.py', '../_base_/schedules/finetune_22k_90e.py']
+
+model = dict(
+    backbone=dict(
+        drop_path_rate=0.2,
+        init_cfg=dict(type='Pretrained', checkpoint='checkpoints/beit_base_patch16_224_pt22k.pth', prefix='backbone.')),
+    head=dict(num_classes=21841),
+    # No Mixup and CutMix, as in the release.
+    train_cfg=dict(_delete_=True),
+    data_preprocessor=dict(num_classes=21841, mean=[127.5] * 3, std=[127.5] * 3))

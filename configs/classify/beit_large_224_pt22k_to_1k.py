@@ -1,0 +1,18 @@
+# BEiT large 224, fine-tuned on ImageNet-1k from the self-supervised 22k weights (BEiT release).
+#
+#   tools/dist_train.sh configs/classify/beit_large_224_pt22k_to_1k.py 8    8 GPUs x 64 images, 2 steps accumulated
+#   python tools/test.py configs/classify/beit_large_224_pt22k_to_1k.py beit_large_patch16_224_pt22k_ft1k.pth
+#
+# Published for that file: 86.0 % top-1, 97.6 % top-5 (BEiT release).
+_base_ = ['../_base_/runtime.py', '../_base_/models/beit_large_classifier.py',
+          '../_base_/datasets/imagenet_finetune_half.py', '../_base_/schedules/finetune_50e.py']
+
+model = dict(
+    backbone=dict(
+        drop_path_rate=0.2,
+        init_cfg=dict(type='Pretrained', checkpoint='checkpoints/beit_large_patch16_224_pt22k.pth',
+                      prefix='backbone.')),
+    data_preprocessor=dict(mean=[127.5] * 3, std=[127.5] * 3))
+
+train_dataloader = dict(batch_size=64)
+default_hooks = dict(checkpoint=dict(save_best='auto'))

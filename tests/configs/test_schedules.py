@@ -1,0 +1,146 @@
+"""Rates, weight decays and batches of every recipe against the release's formulas, over its whole length.
+
+The formulas (BEiT release, `cosine_scheduler` and `get_num_layer_for_vit`; MMCV 1's polynomial with linear warm-up, for
+segmentation) and the settings (recipe_table.py) are written down here a second time.
+"""
+import json
+import math
+from functools import lru_cache
+from typing import List, Tuple
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
+from recipe_table import RECIPES, Recipe
+from test_configs import build_schedules, load, on_meta
+
+each = pytest.mark.parametrize('name', RECIPES)
+
+
+def cosine(recipe: Recipe, update: int) -> float:
+    """A line from 0 over the warm-up, then half a cosine to the floor."""
+    if update < recipe.warmup_length:
+        return recipe.lr * update / (recipe.warmup_length - 1)
+    progress = (update - recipe.warmup_length) / (recipe.updates - recipe.warmup_length)
+    return recipe.floor + (recipe.lr - recipe.floor) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def polynomial(recipe: Recipe, step: int) -> float:
+    """A line to 0 over all steps, times a line from 1e-6 to 1 over the warm-up."""
+    warmth = 1 - (1 - min(step / recipe.warmup, 1)) * (1 - 1e-6)
+    return recipe.lr * (1 - step / recipe.length) * warmth
+
+
+def layer_of(name: str, depth: int) -> int:
+    """0 for what comes before the blocks, i for block i counted from 1, and one more than the last for the rest."""
+    name = name.removeprefix('backbone.')
+    if name in ('cls_token', 'mask_token', 'pos_embed') or name.startswith('patch_embed.'):
+        return 0
+    return int(name.split('.')[1]) + 1 if name.startswith('blocks.') else depth + 1
+
+
+def is_decayed(name: str, parameter: torch.Tensor) -> bool:
+    return parameter.ndim > 1 and not name.endswith(('.bias', 'pos_embed', 'cls_token'))
+
+
+def epoch_length(cfg: Config, recipe: Recipe) -> int:
+    """Steps of an epoch, as MMEngine's sampler (which fills up) and loader (which drops the incomplete batch) count."""
+    gpus, images, _ = recipe.hardware
+    loader = cfg.train_dataloader
+    assert loader.drop_last and loader.sampler.type in ('DefaultSampler', 'RepeatAugSampler')
+    return math.ceil(recipe.images / gpus) // images
+
+
+@lru_cache(maxsize=None)
+def walk(schedules: str, steps_per_epoch: int, rates: Tuple[float, ...], steps: Tuple[int, ...]) -> List[np.ndarray]:
+    """What becomes of rates, (len(rates),) at each of some steps, from MMEngine's schedules stepped that far."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    # One group for all: the schedules work elementwise.
+    optimizer.param_groups[0]['lr'] = np.array(rates) if len(rates) > 1 else rates[0]
+    running = build_schedules(Config(dict(param_scheduler=json.loads(schedules))), optimizer, steps_per_epoch)
+    found = []
+    for step in range(steps[-1] + 1):
+        if step in steps:
+            found.append(np.atleast_1d(optimizer.param_groups[0]['lr']).copy())
+        for schedule in running:
+            schedule.step()
+    return found
+
+
+def marks(recipe: Recipe) -> List[int]:
+    """First update, middle and end of the warm-up, the next, middle, last."""
+    start, stop = recipe.warmup_length, recipe.updates
+    return [0, start // 2, start - 1, start, (start + stop) // 2, stop - 1]
+
+
+@pytest.mark.filterwarnings('ignore:Detected call of')
+@each
+def test_rates_and_weight_decays_are_the_releases(name):
+    recipe, cfg = RECIPES[name], load(name)
+    model = on_meta(cfg)
+    groups = build_optim_wrapper(model, cfg.optim_wrapper).optimizer.param_groups
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    depth = len(model.backbone.blocks)
+    # A run counts steps; an update comes with the last of those that are accumulated. Segmentation counts steps itself.
+    per_update = recipe.hardware[2] if recipe.images else 1
+    steps = [(mark + 1) * per_update - 1 for mark in marks(recipe)]
+    rates = tuple(sorted({group['lr'] for group in groups}))
+    found = walk(json.dumps(cfg.param_scheduler), epoch_length(cfg, recipe) if recipe.images else 1, rates,
+                 tuple(steps))
+    formula = cosine if recipe.images else polynomial
+    for group in groups:
+        index = rates.index(group['lr'])
+        for parameter in group['params']:
+            own = names[id(parameter)]
+            scale = recipe.layer_decay**(depth + 1 - layer_of(own, depth))
+            assert group['weight_decay'] == (recipe.weight_decay if is_decayed(own, parameter) else 0), own
+            assert found[0][index] <= 1e-3 * recipe.lr * scale, own
+            for mark, at_mark in list(zip(marks(recipe), found))[1:]:
+                assert at_mark[index] == pytest.approx(scale * formula(recipe, mark), rel=0.01, abs=0), (own, mark)
+    assert sum(len(group['params']) for group in groups) == sum(p.requires_grad for p in model.parameters())
+
+
+@each
+def test_the_run_is_as_long_as_the_table_says(name):
+    recipe, cfg = RECIPES[name], load(name)
+    length = cfg.train_cfg.max_epochs if recipe.images else cfg.train_cfg.max_iters
+    assert length == recipe.length
+    if recipe.images:
+        assert epoch_length(cfg, recipe) // recipe.hardware[2] == recipe.images // recipe.batch
+
+
+@each
+def test_an_update_has_as_many_images_as_the_table_says(name):
+    recipe, cfg = RECIPES[name], load(name)
+    gpus, images, accumulated = recipe.hardware
+    assert gpus * images * accumulated == recipe.batch
+    assert cfg.train_dataloader.batch_size == images
+    assert cfg.optim_wrapper.get('accumulative_counts', 1) == accumulated
+    # MMEngine compares it with GPUs x images, whatever is accumulated.
+    assert cfg.auto_scale_lr.base_batch_size == gpus * images
+
+
+@each
+def test_optimiser_and_regularisation_are_as_in_the_table(name):
+    recipe, cfg = RECIPES[name], load(name)
+    optimizer = cfg.optim_wrapper.optimizer
+    assert (optimizer.type, optimizer.betas, optimizer.eps) == ('AdamW', (0.9, 0.999), 1e-8)
+    assert cfg.optim_wrapper.get('clip_grad') == (None if recipe.clip is None else dict(max_norm=recipe.clip))
+    assert cfg.model.backbone.drop_path_rate == recipe.drop_path
+    if 'head' in cfg.model:
+        assert cfg.model.head.loss.label_smooth_val == 0.1
+        augments = {augment.type: augment.alpha for augment in cfg.model.train_cfg.get('augments', [])}
+        assert augments == (dict(Mixup=0.8, CutMix=1.0) if recipe.mixes else {})
+    else:
+        assert not recipe.mixes
+
+
+@each
+def test_pixels_are_normalised_as_in_the_sources(name):
+    """One half after ImageNet-22k, but ImageNet's in segmentation."""
+    preprocessor = load(name).model.data_preprocessor
+    means = [127.5] * 3 if '22k' in name and 'segment' not in name else [123.675, 116.28, 103.53]
+    deviations = [127.5] * 3 if '22k' in name and 'segment' not in name else [58.395, 57.12, 57.375]
+    assert (preprocessor.mean, preprocessor.std) == (means, deviations)
