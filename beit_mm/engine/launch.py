@@ -15,7 +15,8 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner, find_latest_checkpoint
 
 from ..models.loading import WeightsMismatch
-from .checks import check_checkpoint, check_checkpoints, check_data, walk
+from .checks import check_before_training, check_checkpoint, check_data, walk
+from .print_config import drop_scope_stamps
 from .weights_check import CheckWeightsHook
 
 
@@ -29,9 +30,11 @@ def train(args: Namespace) -> None:
         if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
             raise ValueError('--auto-scale-lr needs auto_scale_lr.base_batch_size in the config, got none')
         cfg.auto_scale_lr.enable = True
-    check_data(cfg, ('train_dataloader', 'val_dataloader'))
-    check_checkpoints(cfg)
-    _name_checkpoint(cfg, _build_runner(cfg, 'resume' if cfg.get('resume') else 'train').train)
+    warnings = check_before_training(cfg)
+    runner = _build_runner(cfg, 'resume' if cfg.get('resume') else 'train')
+    for warning in warnings:
+        runner.logger.warning(str(warning))
+    _name_checkpoint(cfg, runner.train)
 
 
 def test(args: Namespace) -> None:
@@ -68,6 +71,7 @@ def _load_config(args: Namespace) -> Config:
     if not Path(args.config).is_file():
         raise FileNotFoundError(f'no config file at {args.config}')
     cfg = Config.fromfile(args.config)
+    drop_scope_stamps(cfg)
     for key in args.cfg_options or {}:
         if key.split('.')[0] not in cfg:
             raise ValueError(f'--cfg-options must name keys of {args.config}, got {key}')
@@ -132,7 +136,7 @@ def run(job: Callable[[Namespace], None], args: Namespace) -> None:
     """
     try:
         job(args)
-    except (ValueError, OSError, KeyError, TypeError, AssertionError) as error:
+    except (ValueError, OSError, KeyError, TypeError, AssertionError, ImportError) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         # A loader's worker sends its whole traceback as the message; the sentence comes last.
         print(f'error: {lines[-1]}', file=sys.stderr)

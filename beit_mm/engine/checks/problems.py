@@ -1,0 +1,40 @@
+"""What a check finds, and how names that were nearly right are told."""
+from difflib import get_close_matches
+from typing import Any, Iterable, Iterator, NamedTuple, Tuple
+
+
+class Problem(NamedTuple):
+    """A mistake in a config.
+
+    Attributes:
+        key: dotted key of the config, or an argument of the command line.
+        sentence: what is wrong and what mends it.
+        is_error: whether a training would fail or compute something else than was meant; else a warning.
+    """
+    key: str
+    sentence: str
+    is_error: bool = True
+
+    def __str__(self) -> str:
+        # `load_from names a checkpoint ...`: the key is the sentence's subject
+        return f'{self.key}{" " if self.sentence.startswith("names ") else ": "}{self.sentence}'
+
+
+def closest(name: str, pool: Iterable[str], cutoff: float = 0.7) -> str:
+    """The name of the pool that is most like another one; empty if none is."""
+    return next(iter(get_close_matches(name, sorted(pool), n=1, cutoff=cutoff)), '')
+
+
+def suggest(name: str, pool: Iterable[str], otherwise: str) -> str:
+    """`did you mean x?` for the closest name of a pool, or another mend where none is close."""
+    meant = closest(name, pool)
+    return f'did you mean {meant}?' if meant else otherwise
+
+
+def walk(node: Any, key: str) -> Iterator[Tuple[str, dict]]:
+    """Every dict at or below a node of a config, outermost first, with its dotted key."""
+    if isinstance(node, dict):
+        yield key, node
+    children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, (list, tuple)) else ()
+    for name, child in children:
+        yield from walk(child, f'{key}.{name}')
