@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..layouts import LAYOUTS, Layout, kind_of
+from ..layouts import INDEX, LAYOUTS, Layout, kind_of
 from ..models.loading import expand_shared_table
 from ..models.relative_position import Grid, infer_grid, relative_position_index
 from . import transformers_config
@@ -92,7 +92,7 @@ def to_layout(weights: Dict[str, Tensor], layout: Layout, kind: str,
     if layout.keeps_index:
         index = torch.from_numpy(relative_position_index(grid))
         for name in [name for name in theirs if name.endswith(TABLE)]:
-            theirs[name.replace(TABLE, 'relative_position_index')] = index.clone()
+            theirs[name.replace(TABLE, INDEX)] = index.clone()
     if layout.name == 'transformers' and kind == 'segment':
         theirs.update(transformers_config.padding(theirs))
     return theirs, moves, unknown

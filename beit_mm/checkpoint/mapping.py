@@ -9,7 +9,7 @@ from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple
 from mmengine.logging import print_log
 from torch import Tensor
 
-from ..layouts import LAYOUTS, OPENMMLAB, READABLE, Layout
+from ..layouts import INDEX, LAYOUTS, OPENMMLAB, READABLE, Layout
 from ..models.relative_position import grid_of_index
 
 # Weights that were averaged over the training stand beside the last ones, which the release evaluates.
@@ -59,8 +59,9 @@ def _is_beit(weights: Dict[str, Tensor], layout: Layout, prefix: str) -> bool:
     """
     if any(name.startswith(prefix) and name.endswith(layout.absent) for name in weights):
         return False
-    ours = {layout.our_name(name, prefix) or name: tensor for name, tensor in weights.items()}
-    unknown = sum(layout.our_name(name, prefix) is None and not name.startswith(layout.ignored) for name in weights)
+    names = {name: layout.our_name(name, prefix) for name in weights}
+    ours = {names[name] or name: tensor for name, tensor in weights.items()}
+    unknown = sum(found is None and not name.startswith(layout.ignored) for name, found in names.items())
     first, second = (ours.get(f'backbone.blocks.0.mlp.{name}') for name in ('fc1.bias', 'fc2.weight'))
     if first is not None and second is not None and first.shape[0] not in second.shape:
         return False
@@ -75,7 +76,7 @@ def to_our_names(found: Found) -> Tuple[Dict[str, Tensor], List[Tuple[str, str]]
     The grid is read off a relative position index, if there is one.
     """
     weights, moves, unknown = found.layout.to_ours(found.weights, found.prefix)
-    index = next((tensor for name, tensor in found.weights.items() if name.endswith('relative_position_index')), None)
+    index = next((tensor for name, tensor in found.weights.items() if name.endswith(INDEX)), None)
     grid = None if index is None else grid_of_index(index)
     if grid is not None:
         weights.setdefault('backbone.grid_size', grid)

@@ -2,7 +2,7 @@
 
 A leaf like the registry: it knows names and shapes of tensors, no models and no files.
 """
-from .layout import Layout, kind_of
+from .layout import INDEX, Layout, kind_of
 from .tables import LAYOUTS, OPENMMLAB, READABLE
 
-__all__ = ['LAYOUTS', 'OPENMMLAB', 'READABLE', 'Layout', 'kind_of']
+__all__ = ['INDEX', 'LAYOUTS', 'OPENMMLAB', 'READABLE', 'Layout', 'kind_of']

@@ -7,7 +7,7 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..layouts import OPENMMLAB
+from ..layouts import INDEX, OPENMMLAB
 from .relative_position import Grid, expand_bias, grid_of_index, infer_grid, nearest_grid
 
 SHARED_TABLE = 'rel_pos_bias.relative_position_bias_table'
@@ -130,12 +130,14 @@ def _take_trunk(state_dict: Dict[str, Tensor], prefix: str) -> Dict[str, Tensor]
     taken = {key[len(place):]: state_dict.pop(key) for key in list(state_dict) if key.startswith(place)}
     weights = {}
     for name, tensor in taken.items():
-        if name.endswith('relative_position_index'):
-            if 'grid_size' not in taken and 'grid_size' not in weights and grid_of_index(tensor) is not None:
-                weights['grid_size'] = grid_of_index(tensor)
+        if name.endswith(INDEX):
             continue
         ours = OPENMMLAB.our_name(name, '') if name.startswith(HOST_NAMES) else None
         weights[ours.removeprefix('backbone.') if ours else name] = tensor
+    index = next((tensor for name, tensor in taken.items() if name.endswith(INDEX)), None)
+    grid = None if index is None else grid_of_index(index)
+    if grid is not None:
+        weights.setdefault('grid_size', grid)
     return weights
 
 
