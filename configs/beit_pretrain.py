@@ -13,7 +13,7 @@ model = dict(
 
 optim_wrapper = dict(
     type='beit_mm.AutocastOptimWrapper',
-    optimizer=dict(type='AdamW', lr=1.5e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.05),
+    optimizer=dict(type='AdamW', lr=1.5e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.05, fused=True),
     clip_grad=dict(max_norm=3.0),
     constructor='beit_mm.LayerDecayOptimWrapperConstructor')
 max_epochs = 800

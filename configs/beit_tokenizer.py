@@ -13,11 +13,12 @@ model = dict(
     n_hid=256,
     n_init=128,
     blocks_per_group=2,
-    data_preprocessor=dict(type='SelfSupDataPreprocessor', mean=[0.0] * 3, std=[255.0] * 3, to_rgb=True))
+    data_preprocessor=dict(type='SelfSupDataPreprocessor', mean=[0.0] * 3, std=[255.0] * 3, to_rgb=True,
+                           non_blocking=True))
 
 optim_wrapper = dict(
     type='beit_mm.AutocastOptimWrapper',
-    optimizer=dict(type='AdamW', lr=1e-4, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-4),
+    optimizer=dict(type='AdamW', lr=1e-4, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-4, fused=True),
     constructor='beit_mm.LayerDecayOptimWrapperConstructor')
 max_iters = 1200000
 param_scheduler = [

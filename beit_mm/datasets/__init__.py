@@ -9,9 +9,10 @@ from .digits import DigitScenes
 from .huggingface_images import HuggingFaceImages
 from .loading import LoadImage
 from .masking import BlockwiseMaskGenerator, RandomMaskGenerator
-from .preprocessor import TwoViewPreprocessor
+from .preprocessor import ClsDataPreprocessor, SegDataPreProcessor, TwoViewPreprocessor
 from .transforms import PackTwoViews, TwoViewRandomResizedCrop
 from .webdataset_shards import WebDatasetShards
 
-__all__ = ['BlockwiseMaskGenerator', 'ClassFolders', 'DigitScenes', 'HuggingFaceImages', 'LoadImage', 'PackTwoViews',
-           'RandomMaskGenerator', 'TwoViewPreprocessor', 'TwoViewRandomResizedCrop', 'WebDatasetShards']
+__all__ = ['BlockwiseMaskGenerator', 'ClassFolders', 'ClsDataPreprocessor', 'DigitScenes', 'HuggingFaceImages',
+           'LoadImage', 'PackTwoViews', 'RandomMaskGenerator', 'SegDataPreProcessor', 'TwoViewPreprocessor',
+           'TwoViewRandomResizedCrop', 'WebDatasetShards']

@@ -1,8 +1,10 @@
-"""From the loader's bytes to what the pre-training model takes, on the device."""
+"""From the loader's bytes to what the models take, on the device."""
 from typing import Dict, Sequence
 
 import torch
 from mmengine.model import BaseDataPreprocessor
+from mmpretrain.models import ClsDataPreprocessor as HostClsDataPreprocessor
+from mmseg.models import SegDataPreProcessor as HostSegDataPreProcessor
 
 from ..registry import MODELS
 from .color_jitter import jitter_colors
@@ -36,3 +38,31 @@ class TwoViewPreprocessor(BaseDataPreprocessor):
         if 'jitter' in data:
             inputs, views = (jitter_colors(images, data['jitter']) for images in (inputs, views))
         return dict(inputs=(inputs - self.mean) / self.std, views=views / 255, mask=data['mask'])
+
+
+@MODELS.register_module()
+class ClsDataPreprocessor(HostClsDataPreprocessor):
+    """MMPretrain's, but the copy of a pinned batch to the device does not wait for what the device is at.
+
+    Args:
+        non_blocking: whether copies return at once.
+        **kwargs: of MMPretrain's ClsDataPreprocessor.
+    """
+
+    def __init__(self, non_blocking: bool = True, **kwargs):
+        super().__init__(**kwargs)
+        self._non_blocking = non_blocking
+
+
+@MODELS.register_module()
+class SegDataPreProcessor(HostSegDataPreProcessor):
+    """MMSegmentation's, but the copy of a pinned batch to the device does not wait for what the device is at.
+
+    Args:
+        non_blocking: whether copies return at once.
+        **kwargs: of MMSegmentation's SegDataPreProcessor.
+    """
+
+    def __init__(self, non_blocking: bool = True, **kwargs):
+        super().__init__(**kwargs)
+        self._non_blocking = non_blocking

@@ -1,8 +1,9 @@
 """Scalars that wait on the device until they are logged: MMEngine fetches every one of them at every step."""
-from typing import List, Tuple
+import math
+from typing import List, Optional, Tuple
 
 import torch
-from mmengine.hooks import RuntimeInfoHook
+from mmengine.hooks import LoggerHook, RuntimeInfoHook
 from torch import Tensor
 
 from ..registry import HOOKS
@@ -34,24 +35,26 @@ class DeferredRuntimeInfoHook(RuntimeInfoHook):
     Stands as `default_hooks.runtime_info`. Histories are the same as MMEngine's, in the same order.
 
     Args:
-        interval: steps between two transfers; the LoggerHook's, or a divisor of it.
+        interval: steps between two transfers; by default those between two logs.
     """
 
-    def __init__(self, interval: int = 50):
+    def __init__(self, interval: Optional[int] = None):
         super().__init__()
         self.interval = interval
         self.scalars = PendingScalars()
 
     def before_train(self, runner) -> None:
         super().before_train(runner)
+        if self.interval is None:
+            self.interval = math.gcd(*(hook.interval for hook in runner.hooks if isinstance(hook, LoggerHook))) or 1
         if hasattr(runner.optim_wrapper, 'scalars'):
             runner.optim_wrapper.scalars = self.scalars
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         for key, value in (outputs or {}).items():
             self.scalars.add(f'train/{key}', value)
-        if (self.every_n_inner_iters(batch_idx, self.interval) or self.every_n_train_iters(runner, self.interval)
-                or self.end_of_epoch(runner.train_dataloader, batch_idx) or runner.iter + 1 == runner.max_iters):
+        if (self.every_n_inner_iters(batch_idx, self.interval) or runner.iter + 1 == runner.max_iters
+                or self.end_of_epoch(runner.train_dataloader, batch_idx)):
             self._flush(runner)
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:

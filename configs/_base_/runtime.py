@@ -3,6 +3,7 @@ custom_imports = dict(imports=['beit_mm'], allow_failed_imports=False)
 default_scope = 'mmpretrain'
 
 default_hooks = dict(
+    runtime_info=dict(type='beit_mm.DeferredRuntimeInfoHook'),
     timer=dict(type='IterTimerHook'),
     logger=dict(type='beit_mm.MainProcessLoggerHook', interval=50),
     param_scheduler=dict(type='ParamSchedulerHook'),

@@ -34,7 +34,7 @@ test_evaluator = val_evaluator
 
 optim_wrapper = dict(
     type='beit_mm.AutocastOptimWrapper',
-    optimizer=dict(type='AdamW', lr=4e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-4),
+    optimizer=dict(type='AdamW', lr=4e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-4, fused=True),
     constructor='beit_mm.TrainableOptimWrapperConstructor')
 max_epochs = 100
 # The release moves the rate once per epoch.

@@ -10,7 +10,8 @@ model = dict(
     backbone=dict(img_size=96, embed_dim=128, depth=4, num_heads=4),
     target=dict(
         tokenizer=dict(vocab_size=128, n_hid=24, n_init=32, blocks_per_group=1,
-                       init_cfg=dict(checkpoint='work_dirs/demo/tokenizer/iter_500.pth'))))
+                       init_cfg=dict(checkpoint='work_dirs/demo/tokenizer/iter_500.pth'))),
+    recovered=dict(num_masked=14))
 
 classes = [f'digit_{digit}' for digit in range(10)]
 dataset = dict(data_root='data/digits/imagenet', metainfo=dict(classes=classes))
@@ -52,7 +53,6 @@ test_cfg = dict()
 
 max_epochs = 45
 warmup_epochs = 3
-optim_wrapper = dict(optimizer=dict(fused=True))
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-9, by_epoch=True, begin=0, end=warmup_epochs, convert_to_iter_based=True),
     dict(type='CosineAnnealingLR', eta_min_ratio=0.01, by_epoch=True, begin=warmup_epochs, end=max_epochs,

@@ -40,8 +40,7 @@ val_dataloader = dict(
 test_dataloader = val_dataloader
 
 max_iters = 1500
-optim_wrapper = dict(
-    optimizer=dict(lr=3e-3, fused=True), paramwise_cfg=dict(layer_decay_rate=0.9))
+optim_wrapper = dict(optimizer=dict(lr=3e-3), paramwise_cfg=dict(layer_decay_rate=0.9))
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-6, by_epoch=False, begin=0, end=100),
     dict(type='PolyLR', power=1.0, eta_min=0.0, by_epoch=False, begin=0, end=max_iters),

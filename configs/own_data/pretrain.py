@@ -12,17 +12,19 @@ img_size = 224  # a multiple of 16, the same as in tokenizer.py
 
 work_dir = 'work_dirs/own_data/pretrain'
 grid = img_size // 16
+num_masked = round(75 / 196 * grid**2)  # the paper's share
 model = dict(
     backbone=dict(img_size=img_size, embed_dim=192, num_heads=3),
     target=dict(
         tokenizer=dict(vocab_size=1024, n_hid=64, n_init=64,
-                       init_cfg=dict(checkpoint='work_dirs/own_data/tokenizer/iter_20000.pth'))))
+                       init_cfg=dict(checkpoint='work_dirs/own_data/tokenizer/iter_20000.pth'))),
+    recovered=dict(num_masked=num_masked))
 
 # The paper's 75 of 14 x 14 patches in blocks of at least 16, on any grid.
 sizes = {
     'beit_mm.TwoViewRandomResizedCrop': dict(scale=img_size, second_scale=img_size // 2),
     'beit_mm.BlockwiseMaskGenerator': dict(
-        grid=(grid, grid), num_masked=round(75 / 196 * grid**2), min_block_size=max(1, round(16 / 196 * grid**2))),
+        grid=(grid, grid), num_masked=num_masked, min_block_size=max(1, round(16 / 196 * grid**2))),
 }
 train_dataloader = dict(
     batch_size=128,

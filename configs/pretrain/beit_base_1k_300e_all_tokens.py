@@ -8,4 +8,4 @@
 # OpenAI's tokenizer: --cfg-options model.target.tokenizer.init_cfg.checkpoint=PATH/encoder.pkl
 _base_ = 'beit_base_1k_300e.py'
 
-model = dict(recovered=dict(type='beit_mm.AllPatches'))
+model = dict(recovered=dict(_delete_=True, type='beit_mm.AllPatches'))

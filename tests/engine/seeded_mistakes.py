@@ -77,6 +77,8 @@ ERRORS = [
      'set second_scale=112'),
     (PRETRAIN, {f'{TRAIN}.pipeline.4': dict(type='LoadImageFromFile', _delete_=True)}, f'{TRAIN}.pipeline.3',
      'needs a mask generator', 'add beit_mm.BlockwiseMaskGenerator'),
+    (PRETRAIN, {'model.recovered.num_masked': 98}, 'model.recovered.num_masked', "generator's 75, got 98",
+     'set num_masked=75'),
     # the course of the training
     (FINETUNE, {'val_evaluator': None}, 'val_evaluator', 'missing although val_dataloader', 'add it'),
     (FINETUNE, {'param_scheduler.1.eta_min': 1e-6}, 'param_scheduler.1', 'one of eta_min and eta_min_ratio', 'set one'),

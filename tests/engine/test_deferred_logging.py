@@ -36,7 +36,8 @@ def run(folder, hook: str, optim_wrapper: str, log_interval: int, **kwargs) -> R
                                                    sampler=dict(type='DefaultSampler', shuffle=False)),
         train_cfg=dict(type='EpochBasedTrainLoop', max_epochs=2),
         optim_wrapper=dict(type=optim_wrapper, optimizer=dict(type='SGD', lr=1e-3), clip_grad=dict(max_norm=1.0)),
-        default_hooks=dict(runtime_info=dict(type=hook, **kwargs), logger=dict(type='LoggerHook', interval=log_interval),
+        default_hooks=dict(runtime_info=dict(type=hook, **kwargs),
+                           logger=dict(type='LoggerHook', interval=log_interval),
                            checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=5)),
         default_scope='beit_mm', experiment_name=f'{folder}_{hook}'.replace('/', '_'), log_level='ERROR')
     runner.train()
@@ -44,13 +45,24 @@ def run(folder, hook: str, optim_wrapper: str, log_interval: int, **kwargs) -> R
 
 
 @pytest.mark.parametrize('interval', [1, 2, 3, 7, 50])
-def test_histories_are_mmengine_s(interval, tmp_path):
-    ours = run(tmp_path / 'ours', 'DeferredRuntimeInfoHook', 'AutocastOptimWrapper', interval, interval=interval)
+@pytest.mark.parametrize('given', [True, False], ids=['interval', 'logger'])
+def test_histories_are_mmengine_s(interval, given, tmp_path):
+    ours = run(tmp_path / 'ours', 'DeferredRuntimeInfoHook', 'AutocastOptimWrapper', interval,
+               **(dict(interval=interval) if given else {}))
     host = run(tmp_path / 'host', 'mmengine.RuntimeInfoHook', 'mmengine.OptimWrapper', interval)
     for key in ('train/loss', 'train/accuracy', 'train/grad_norm'):
         actual, expected = (runner.message_hub.get_scalar(key).data for runner in (ours, host))
         assert len(expected[0]) == 14
         assert actual[0].tolist() == pytest.approx(expected[0].tolist()) and (actual[1] == expected[1]).all(), key
+
+
+@pytest.mark.parametrize('interval', [1, 3, 50])
+def test_scalars_are_fetched_when_they_are_logged(interval, tmp_path, monkeypatch):
+    fetches, fetch = [], PendingScalars.fetch
+    monkeypatch.setattr(PendingScalars, 'fetch', lambda self: fetches.append(0) or fetch(self))
+    run(tmp_path, 'DeferredRuntimeInfoHook', 'AutocastOptimWrapper', interval)
+    # Logs, ends of both epochs, and the three checkpoints.
+    assert len(fetches) == {1: 14, 3: 6, 50: 2}[interval] + 3
 
 
 def test_a_checkpoint_holds_all_scalars_so_far(tmp_path):
@@ -67,7 +79,8 @@ def test_our_wrapper_without_the_hook_logs_as_mmengine_s(tmp_path):
 
 def test_one_transfer_fetches_tensors_and_numbers_in_their_order():
     scalars = PendingScalars()
-    for key, value in (('a', torch.tensor([1.5], requires_grad=True)), ('b', 2), ('a', torch.tensor(3, dtype=torch.int64))):
+    for key, value in (('a', torch.tensor([1.5], requires_grad=True)), ('b', 2),
+                       ('a', torch.tensor(3, dtype=torch.int64))):
         scalars.add(key, value)
     assert scalars.fetch() == [('a', 1.5), ('b', 2), ('a', 3.0)]
     assert scalars.fetch() == []

@@ -16,9 +16,10 @@ PARTS = dict(
 
 
 @DefaultScope.overwrite_default_scope('mmseg')
-def build(kind, **test_cfg):
+def build(kind, decode_head=PARTS['decode_head'], **test_cfg):
     torch.manual_seed(0)
-    return kind(**PARTS, test_cfg=ConfigDict(mode='slide', crop_size=(64, 64), stride=(43, 43), **test_cfg)).eval()
+    test_cfg = ConfigDict(mode='slide', crop_size=(64, 64), stride=(43, 43), **test_cfg)
+    return kind(**dict(PARTS, decode_head=decode_head), test_cfg=test_cfg).eval()
 
 
 @pytest.mark.parametrize('size', [(64, 64), (64, 100), (150, 107), (65, 200)])
@@ -34,6 +35,20 @@ def test_logits_are_those_of_mmsegmentation(size, windows):
     assert logits.shape == (2, 5, *size)
     assert (logits - expected).abs().max() < 1e-5 * expected.abs().max()
     assert torch.equal(logits.argmax(1), expected.argmax(1))
+
+
+@pytest.mark.parametrize('size', [(64, 64), (150, 107)])
+def test_class_maps_are_those_of_mmsegmentation_s_own_head(size):
+    images = torch.randn(2, 3, *size)
+    ours = build(EncoderDecoder)
+    host = build(HostEncoderDecoder, decode_head=dict(PARTS['decode_head'], type='UPerHead'))
+    host.load_state_dict(ours.state_dict())
+    with torch.no_grad():
+        expected, logits = (model.inference(images, [dict(ori_shape=size)] * 2) for model in (host, ours))
+    highest = expected.topk(2, dim=1).values
+    is_clear = highest[:, 0] - highest[:, 1] > 1e-4
+    assert is_clear.float().mean() > 0.99
+    assert torch.equal(logits.argmax(1)[is_clear], expected.argmax(1)[is_clear])
 
 
 @pytest.mark.parametrize('size', [(30, 64), (64, 17), (41, 100), (1, 1)])
@@ -58,4 +73,5 @@ def test_the_mode_whole_is_the_host_s():
     model = build(EncoderDecoder)
     model.test_cfg.mode = 'whole'
     with torch.no_grad():
-        assert model.inference(torch.randn(1, 3, 96, 64), [dict(ori_shape=(96, 64), img_shape=(96, 64))]).shape == (1, 5, 96, 64)
+        logits = model.inference(torch.randn(1, 3, 96, 64), [dict(ori_shape=(96, 64), img_shape=(96, 64))])
+    assert logits.shape == (1, 5, 96, 64)

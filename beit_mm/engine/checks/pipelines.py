@@ -2,7 +2,7 @@
 from typing import Any, Iterator, List, NamedTuple, Optional, Tuple
 
 from ...datasets.masking import MaskGenerator
-from ...models import DiscreteVAE, VisualTokens
+from ...models import DiscreteVAE, MaskedPatches, VisualTokens
 from ...models.tokenizer import STRIDE
 from .arguments import accepted_arguments
 from .model_sizes import argument, as_pair, check_divisible, find_trunk
@@ -116,6 +116,12 @@ def _check_masks(plan: RunPlan, trunk: Part, transforms: List[Part], size: Optio
     view = as_pair(argument(crop, 'second_scale'))
     if target and target.is_a(VisualTokens) and view and grid:
         yield from _check_view(f'{crop.key}.second_scale', view, grid)
+    recovered = plan.part('model.recovered')
+    if recovered and recovered.is_a(MaskedPatches):
+        own, given = argument(masks, 'num_masked'), argument(recovered, 'num_masked')
+        if given not in (None, own):
+            yield Problem(f'{recovered.key}.num_masked', f"must be the mask generator's {own}, got {given}; set "
+                          f'num_masked={own}')
 
 
 def _check_view(key: str, view: Tuple[int, int], grid: Tuple[int, int]) -> Iterator[Problem]:

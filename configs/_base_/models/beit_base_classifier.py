@@ -20,5 +20,5 @@ model = dict(
         init_cfg=dict(type='TruncNormal', layer='Linear', std=2e-5)),
     train_cfg=dict(augments=[dict(type='Mixup', alpha=0.8), dict(type='CutMix', alpha=1.0)]),
     data_preprocessor=dict(
-        type='ClsDataPreprocessor', num_classes=1000, mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375],
-        to_rgb=True))
+        type='beit_mm.ClsDataPreprocessor', num_classes=1000, mean=[123.675, 116.28, 103.53],
+        std=[58.395, 57.12, 57.375], to_rgb=True))

@@ -1,9 +1,9 @@
 # BEiT base under UperNet (arXiv 2106.08254, section 3.2): blocks 4, 6, 8 and 12 at strides 4, 8, 16 and 32.
 norm_cfg = dict(type='SyncBN', requires_grad=True)
 model = dict(
-    type='EncoderDecoder',
+    type='beit_mm.EncoderDecoder',
     data_preprocessor=dict(
-        type='SegDataPreProcessor',
+        type='beit_mm.SegDataPreProcessor',
         mean=[123.675, 116.28, 103.53],
         std=[58.395, 57.12, 57.375],
         bgr_to_rgb=True,

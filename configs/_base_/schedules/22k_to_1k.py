@@ -1,7 +1,7 @@
 # 30 epochs of 512 images per update, from weights fine-tuned on ImageNet-22k (BEiT release).
 optim_wrapper = dict(
     type='beit_mm.AutocastOptimWrapper',
-    optimizer=dict(type='AdamW', lr=2e-5, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-8),
+    optimizer=dict(type='AdamW', lr=2e-5, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-8, fused=True),
     constructor='beit_mm.LayerDecayOptimWrapperConstructor',
     paramwise_cfg=dict(layer_decay_rate=0.85))
 max_epochs = 30

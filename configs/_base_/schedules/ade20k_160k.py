@@ -1,7 +1,7 @@
 # 160,000 iterations of 16 images, from self-supervised weights: base (BEiT release).
 optim_wrapper = dict(
     type='beit_mm.AutocastOptimWrapper',
-    optimizer=dict(type='AdamW', lr=7e-4, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.05),
+    optimizer=dict(type='AdamW', lr=7e-4, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.05, fused=True),
     constructor='beit_mm.LayerDecayOptimWrapperConstructor',
     paramwise_cfg=dict(layer_decay_rate=0.65))
 max_iters = 160000

@@ -1,7 +1,7 @@
 # 100 epochs of 1,024 images per update, from self-supervised weights: base (arXiv 2106.08254; BEiT release).
 optim_wrapper = dict(
     type='beit_mm.AutocastOptimWrapper',
-    optimizer=dict(type='AdamW', lr=4e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.05),
+    optimizer=dict(type='AdamW', lr=4e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.05, fused=True),
     constructor='beit_mm.LayerDecayOptimWrapperConstructor',
     paramwise_cfg=dict(layer_decay_rate=0.65))
 max_epochs = 100
