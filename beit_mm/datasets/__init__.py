@@ -2,17 +2,24 @@
 
 - A mask generator is a transform that adds `mask`, bool (h, w), True where masked.
 - A pre-training pipeline ends in PackTwoViews and feeds TwoViewPreprocessor.
+- A step named as a host's (RandAugment, PackInputs, ...) takes its place: same arguments, same draws, less time.
 - A data set too large for folders gives `img_bytes` in place of a file at `img_path`; LoadImage takes either.
 """
+from .augmentation import RandAugment, RandomErasing
 from .class_folders import ClassFolders
+from .color_jitter import DrawColorJitter
 from .digits import DigitScenes
+from .geometry import RandomFlip, RandomResizedCrop, TwoViewRandomResizedCrop
 from .huggingface_images import HuggingFaceImages
 from .loading import LoadImage
 from .masking import BlockwiseMaskGenerator, RandomMaskGenerator
+from .packing import PackInputs, PackSegInputs, PackTwoViews
 from .preprocessor import ClsDataPreprocessor, SegDataPreProcessor, TwoViewPreprocessor
-from .transforms import PackTwoViews, TwoViewRandomResizedCrop
+from .segmentation import PhotoMetricDistortion, RandomCrop
 from .webdataset_shards import WebDatasetShards
 
-__all__ = ['BlockwiseMaskGenerator', 'ClassFolders', 'ClsDataPreprocessor', 'DigitScenes', 'HuggingFaceImages',
-           'LoadImage', 'PackTwoViews', 'RandomMaskGenerator', 'SegDataPreProcessor', 'TwoViewPreprocessor',
-           'TwoViewRandomResizedCrop', 'WebDatasetShards']
+__all__ = ['BlockwiseMaskGenerator', 'ClassFolders', 'ClsDataPreprocessor', 'DigitScenes', 'DrawColorJitter',
+           'HuggingFaceImages', 'LoadImage', 'PackInputs', 'PackSegInputs', 'PackTwoViews',
+           'PhotoMetricDistortion', 'RandAugment', 'RandomCrop', 'RandomErasing', 'RandomFlip', 'RandomMaskGenerator',
+           'RandomResizedCrop', 'SegDataPreProcessor', 'TwoViewPreprocessor', 'TwoViewRandomResizedCrop',
+           'WebDatasetShards']

@@ -1,6 +1,7 @@
 """Colour jitter in two halves: a worker draws, the device computes (Pillow takes longer for it than for all else)."""
 from typing import Sequence, Tuple, Union
 
+import cv2
 import numpy as np
 import torch
 from mmcv.transforms import BaseTransform
@@ -16,7 +17,9 @@ Strength = Union[float, Sequence[float]]
 
 @TRANSFORMS.register_module()
 class DrawColorJitter(BaseTransform):
-    """Draws what `jitter_colors` applies: `jitter`, float32 (6,).
+    """Gives what `jitter_colors` takes: `jitter`, float32 (6,), and `mean_color` of the image, float32 (3,).
+
+    It stands before the crop, since contrast is about the mean of the whole image (BEiT release).
 
     Args:
         brightness, contrast, saturation: factors are uniform in [1 - s, 1 + s] for a number s, or in the two given.
@@ -31,8 +34,10 @@ class DrawColorJitter(BaseTransform):
                        (('brightness', brightness), ('contrast', contrast), ('saturation', saturation))]
 
     def transform(self, results: dict) -> dict:
-        factors = [np.random.uniform(low, high) for low, high in self.ranges]
-        results['jitter'] = np.array([*factors, *np.random.permutation(3)], dtype=np.float32)
+        factors = [low + (high - low) * part for (low, high), part in zip(self.ranges, np.random.random(3).tolist())]
+        results['jitter'] = np.array([*factors, *np.random.permutation(3).tolist()], dtype=np.float32)
+        # In the image's order of channels; every fourth row is enough.
+        results['mean_color'] = np.array(cv2.mean(results['img'][::4])[:3], dtype=np.float32)
         return results
 
     def __repr__(self) -> str:
@@ -46,27 +51,36 @@ def _range(name: str, value: Strength) -> Tuple[float, float]:
     return float(low), float(high)
 
 
-def jitter_colors(images: Tensor, jitter: Tensor) -> Tensor:
+def jitter_colors(images: Tensor, jitter: Tensor, mean_color: Tensor) -> Tensor:
     """Change brightness, contrast and saturation of every image, in its own order.
 
-    Each step blends an image with black, with its mean grey value, or with its grey values, and cuts to [0, 255], as
-    torchvision's ColorJitter; without its rounding to whole numbers after each step.
+    Each step blends an image with black, with the mean grey value, or with its grey values, and cuts to [0, 255], as
+    torchvision's ColorJitter; without its rounding to whole numbers after each step. The mean is that of the image
+    from which this one was cut, made brighter with it; how the cutting to [0, 255] moves it is left out.
 
     Args:
         images: float RGB (B, 3, H, W) in [0, 255].
         jitter: (B, 6): the factors of brightness, contrast and saturation, then the order in which they come.
+        mean_color: RGB (B, 3) in [0, 255], of the whole image before any change.
 
     Returns:
         The same shape.
     """
     factors, order = jitter[:, :3], jitter[:, 3:].long()
-    weights = images.new_tensor([RED, GREEN, BLUE]).view(1, 3, 1, 1)
+    mean = _gray(mean_color.to(images.dtype)[:, :, None, None])  # (B, 1, 1, 1)
     for step in range(3):
         kind = order[:, step]
         factor = factors.gather(1, kind[:, None]).to(images.dtype)[:, :, None, None]
-        gray = (images * weights).sum(dim=1, keepdim=True)  # (B, 1, H, W)
         kind = kind[:, None, None, None]
-        other = torch.where(kind == CONTRAST, gray.mean(dim=(2, 3), keepdim=True), gray)
-        other = other.masked_fill(kind == BRIGHTNESS, 0.0)
+        gray = _gray(images)  # (B, 1, H, W)
+        other = torch.where(kind == CONTRAST, mean, gray).masked_fill(kind == BRIGHTNESS, 0.0)
         images = (factor * images + (1 - factor) * other).clamp(0, 255)
+        mean = torch.where(kind == BRIGHTNESS, factor * mean, mean)
     return images
+
+
+def _gray(images: Tensor) -> Tensor:
+    """RGB (B, 3, H, W) to grey values (B, 1, H, W)."""
+    # By numbers: a tensor of them would be copied to the device at every step, and waited for.
+    red, green, blue = images.split(1, dim=1)
+    return RED * red + GREEN * green + BLUE * blue

@@ -86,7 +86,7 @@ class BlockwiseMaskGenerator(MaskGenerator):
             if count == self.num_masked:
                 break
         mask = np.unpackbits(np.frombuffer(bits.to_bytes(-(-self.num_patches // 8), 'little'), np.uint8),
-                             count=self.num_patches, bitorder='little').astype(bool)
+                             count=self.num_patches, bitorder='little').view(bool)
         if count < self.num_masked:
             mask[random.sample(np.flatnonzero(~mask).tolist(), self.num_masked - count)] = True
         return mask.reshape(self.grid)
@@ -96,11 +96,20 @@ class BlockwiseMaskGenerator(MaskGenerator):
 
         Whole-mask operations on a Python integer beat NumPy's by far at this size.
         """
+        rows, columns = self.grid
+        uniform, sqrt = random.random, math.sqrt
         bits = count = 0
         while count < self.num_masked:
             room = self.num_masked - count
             for _ in range(ATTEMPTS_PER_BLOCK):
-                grown = bits | self._draw_block(room)
+                area = self.min_block_size + (room - self.min_block_size) * uniform()
+                aspect = math.exp(self.log_aspect * (2 * uniform() - 1))
+                height, width = round(sqrt(area * aspect)), round(sqrt(area / aspect))
+                if height >= rows or width >= columns:  # strictly smaller, as in the release
+                    continue
+                top = int((rows - height + 1) * uniform())
+                left = int((columns - width + 1) * uniform())
+                grown = bits | _rectangle(height, width, columns) << (top * columns + left)
                 added = grown.bit_count() - count
                 if 0 < added <= room:
                     bits, count = grown, count + added
@@ -108,18 +117,6 @@ class BlockwiseMaskGenerator(MaskGenerator):
             else:
                 break
         return bits, count
-
-    def _draw_block(self, room: int) -> int:
-        """A rectangle of about min_block_size to `room` patches somewhere in the grid; 0 if it does not fit."""
-        area = self.min_block_size + (room - self.min_block_size) * random.random()
-        aspect = math.exp(self.log_aspect * (2 * random.random() - 1))
-        height, width = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
-        rows, columns = self.grid
-        if height >= rows or width >= columns:  # strictly smaller, as in the release
-            return 0
-        top = int((rows - height + 1) * random.random())
-        left = int((columns - width + 1) * random.random())
-        return _rectangle(height, width, columns) << (top * columns + left)
 
 
 @lru_cache(maxsize=4096)

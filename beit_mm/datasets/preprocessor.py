@@ -36,7 +36,8 @@ class TwoViewPreprocessor(BaseDataPreprocessor):
             inputs, views = inputs.flip(1), views.flip(1)
         inputs, views = inputs.float(), views.float()
         if 'jitter' in data:
-            inputs, views = (jitter_colors(images, data['jitter']) for images in (inputs, views))
+            mean_color = data['mean_color'].flip(1) if self.to_rgb else data['mean_color']
+            inputs, views = (jitter_colors(images, data['jitter'], mean_color) for images in (inputs, views))
         return dict(inputs=(inputs - self.mean) / self.std, views=views / 255, mask=data['mask'])
 
 

@@ -18,8 +18,8 @@ class MaskedImageModel(BaseModel):
 
     Args:
         backbone: a trunk with `out_type='raw'` and a mask token.
-        target: a prediction target with `num_outputs`, `forward(images, views)`, `loss(predictions, targets)` and
-            `decide(predictions)`.
+        target: a prediction target with `num_outputs`, `forward(images, views)`, `wait(targets)`,
+            `loss(predictions, targets)` and `decide(predictions)`.
         recovered: which patches the loss counts: MaskedPatches, or AllPatches for the ablation.
         data_preprocessor: gives `inputs`, `views` and `mask`, see TwoViewPreprocessor.
         init_cfg: MMEngine's.
@@ -54,15 +54,19 @@ class MaskedImageModel(BaseModel):
 
     def loss(self, inputs: Tensor, views: Tensor, mask: Tensor) -> Dict[str, Tensor]:
         """Encode, predict, compare."""
+        targets = self._targets(inputs, views, mask)  # first: a tokenizer on its own stream runs beside the trunk
         places = self.recovered(mask)
-        targets = self._targets(inputs, views, mask).index_select(0, places)
-        return self.target.loss(self._predict(inputs, mask, places), targets)
+        predictions = self._predict(inputs, mask, places)
+        self.target.wait(targets)
+        return self.target.loss(predictions, targets.index_select(0, places))
 
     def predict(self, inputs: Tensor, views: Tensor, mask: Tensor) -> List[dict]:
         """Per image: `predicted` and `target` at its k masked patches: classes (k,), or pixels (k, num_outputs)."""
+        targets = self._targets(inputs, views, mask)
         places = mask.flatten().nonzero().squeeze(1)
-        targets = self._targets(inputs, views, mask).index_select(0, places)
         predicted = self.target.decide(self._predict(inputs, mask, places))
+        self.target.wait(targets)
+        targets = targets.index_select(0, places)
         counts = mask.flatten(1).sum(dim=1).tolist()
         return [dict(predicted=p, target=t) for p, t in zip(predicted.split(counts), targets.split(counts))]
 

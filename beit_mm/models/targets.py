@@ -1,4 +1,5 @@
 """What a masked image model predicts, and at which patches (arXiv 2106.08254, sections 2.3 and 3.3)."""
+from contextlib import nullcontext
 from typing import Dict, Optional
 
 import torch
@@ -7,6 +8,7 @@ from torch.nn import functional as F
 
 from ..registry import MODELS, build_part
 from .layers import patch_grid
+from .side_stream import beside, join
 
 
 @MODELS.register_module()
@@ -15,15 +17,17 @@ class VisualTokens(nn.Module):
 
     Args:
         tokenizer: config or module with `vocab_size` and `encode(images) -> (B, h, w) int64`.
+        own_stream: on a GPU, encode on a stream of its own, beside the trunk; changes nothing elsewhere.
     """
 
-    def __init__(self, tokenizer: dict):
+    def __init__(self, tokenizer: dict, own_stream: bool = False):
         super().__init__()
         self.tokenizer = build_part(tokenizer)
         if not isinstance(getattr(self.tokenizer, 'vocab_size', None), int):
             raise ValueError(f'a tokenizer needs a whole number vocab_size, {type(self.tokenizer).__name__} has '
                              f'{getattr(self.tokenizer, "vocab_size", None)!r}')
         self.num_outputs = self.tokenizer.vocab_size
+        self.own_stream = own_stream
         self._tokens_checked = False
         self.tokenizer.requires_grad_(False).eval()
 
@@ -46,21 +50,32 @@ class VisualTokens(nn.Module):
             views: the tokenizer's view of the same crops, (B, 3, 8h, 8w) in [0, 1].
 
         Returns:
-            int64 (B, h, w).
+            int64 (B, h, w), to be used after `wait`.
 
         Raises:
             ValueError: If the first batch holds a token beyond the vocabulary.
         """
         # Outside of autocast, as in the release: bfloat16 changes one token in twenty.
-        with torch.autocast(views.device.type, enabled=False):
+        with self._place(views), torch.autocast(views.device.type, enabled=False):
             tokens = self.tokenizer.encode(views)
-        if not self._tokens_checked:  # once: it waits for the device
-            self._tokens_checked = True
-            low, high = int(tokens.min()), int(tokens.max())
-            if low < 0 or high >= self.num_outputs:
-                raise ValueError(f'visual tokens must lie in 0 to {self.num_outputs - 1} to fit lm_head, '
-                                 f'the tokenizer gave {low} to {high}')
+            if not self._tokens_checked:  # once: it waits for the device
+                self._tokens_checked = True
+                self._check(tokens)
         return tokens
+
+    def _place(self, views: Tensor):
+        return beside(views) if self.own_stream and views.is_cuda else nullcontext()
+
+    def _check(self, tokens: Tensor) -> None:
+        low, high = int(tokens.min()), int(tokens.max())
+        if low < 0 or high >= self.num_outputs:
+            raise ValueError(f'visual tokens must lie in 0 to {self.num_outputs - 1} to fit lm_head, '
+                             f'the tokenizer gave {low} to {high}')
+
+    def wait(self, targets: Tensor) -> None:
+        """Before targets are used: let the GPU wait for a tokenizer on its own stream."""
+        if self.own_stream and targets.is_cuda:
+            join(targets)
 
     @staticmethod
     def loss(predictions: Tensor, targets: Tensor) -> Dict[str, Tensor]:
@@ -106,6 +121,9 @@ class NormalisedPixels(nn.Module):
         rows, columns = patch_grid(images.shape[-2:], self.patch_size)
         patches = images.unflatten(3, (columns, self.patch_size)).unflatten(2, (rows, self.patch_size))
         return patches.permute(0, 2, 4, 3, 5, 1).flatten(3)  # (B, C, h, p, w, p) to (B, h, w, p * p * C)
+
+    def wait(self, targets: Tensor) -> None:
+        """Targets are ready as they come."""
 
     @staticmethod
     def loss(predictions: Tensor, targets: Tensor) -> Dict[str, Tensor]:

@@ -8,99 +8,17 @@ from typing import Dict, List, Optional
 import torch
 from mmengine.logging import print_log
 from mmengine.model import BaseModel
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from ..registry import MODELS
 from .loading import WeightsMismatch
+from .tokenizer_layers import Decoder, Encoder, unrounded_convolutions
 
 STRIDE = 8  # three poolings by two
-NUM_GROUPS = 4
 LOGIT_LAPLACE_EPS = 0.1
-
-
-class Conv2d(nn.Module):
-    """Convolution with the released names `w` and `b`; 'same' padding, normal initialisation of 1 / sqrt(fan in)."""
-
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int):
-        super().__init__()
-        self.w = nn.Parameter(torch.empty(out_channels, in_channels, kernel_size, kernel_size))
-        self.b = nn.Parameter(torch.zeros(out_channels))
-        nn.init.normal_(self.w, std=1 / math.sqrt(in_channels * kernel_size**2))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.w, self.b, padding=self.w.shape[-1] // 2)
-
-
-class ResidualBlock(nn.Module):
-    """Identity plus a gain times four convolutions; the encoder's last and the decoder's first are 1 x 1."""
-
-    def __init__(self, in_channels: int, out_channels: int, kernel_sizes: List[int], num_layers: int):
-        super().__init__()
-        hidden_channels = out_channels // 4
-        self.post_gain = 1 / num_layers**2
-        self.id_path = Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
-        widths = [in_channels, hidden_channels, hidden_channels, hidden_channels, out_channels]
-        self.res_path = nn.Sequential()
-        for index, kernel_size in enumerate(kernel_sizes):
-            self.res_path.add_module(f'relu_{index + 1}', nn.ReLU())
-            self.res_path.add_module(f'conv_{index + 1}', Conv2d(widths[index], widths[index + 1], kernel_size))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.id_path(x) + self.post_gain * self.res_path(x)
-
-
-def _groups(first: nn.Module, widths: List[int], kernel_sizes: List[int], blocks_per_group: int,
-            resize: Dict[str, nn.Module], last: Conv2d) -> nn.Sequential:
-    """Input convolution, four groups of residual blocks with a resize after the first three, output convolution."""
-    layers = nn.Sequential()
-    layers.add_module('input', first)
-    for index in range(NUM_GROUPS):
-        group = nn.Sequential()
-        for block in range(blocks_per_group):
-            in_channels = widths[index] if block == 0 else widths[index + 1]
-            group.add_module(f'block_{block + 1}', ResidualBlock(in_channels, widths[index + 1], kernel_sizes,
-                                                                 NUM_GROUPS * blocks_per_group))
-        if index < NUM_GROUPS - 1:
-            for name, module in resize.items():
-                group.add_module(name, module)
-        layers.add_module(f'group_{index + 1}', group)
-    layers.add_module('output', nn.Sequential())
-    layers.output.add_module('relu', nn.ReLU())
-    layers.output.add_module('conv', last)
-    return layers
-
-
-class Encoder(nn.Module):
-    """Images (B, 3, H, W), mapped to [0.1, 0.9], to logits (B, vocab_size, H / 8, W / 8)."""
-
-    def __init__(self, n_hid: int, blocks_per_group: int, vocab_size: int):
-        super().__init__()
-        widths = [n_hid, n_hid, 2 * n_hid, 4 * n_hid, 8 * n_hid]
-        self.blocks = _groups(Conv2d(3, n_hid, 7), widths, [3, 3, 3, 1], blocks_per_group,
-                              {'pool': nn.MaxPool2d(2)}, Conv2d(8 * n_hid, vocab_size, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.blocks(x)
-
-
-class Decoder(nn.Module):
-    """Code weights (B, vocab_size, h, w) to six channels (B, 6, 8h, 8w): logit-Laplace means and log scales."""
-
-    def __init__(self, n_hid: int, n_init: int, blocks_per_group: int, vocab_size: int):
-        super().__init__()
-        widths = [n_init, 8 * n_hid, 4 * n_hid, 2 * n_hid, n_hid]
-        self.blocks = _groups(Conv2d(vocab_size, n_init, 1), widths, [1, 3, 3, 3], blocks_per_group,
-                              {'upsample': nn.Upsample(scale_factor=2, mode='nearest')}, Conv2d(n_hid, 6, 1))
-
-    def forward(self, codes: Tensor) -> Tensor:
-        return self.blocks(codes)
-
-    def forward_tokens(self, tokens: Tensor) -> Tensor:
-        """The same from tokens (B, h, w): the input convolution of a one-hot map is a look-up."""
-        first = self.blocks.input
-        embedded = F.embedding(tokens, first.w.flatten(1).t()) + first.b
-        return self.blocks[1:](embedded.permute(0, 3, 1, 2))
+ENCODE_DTYPES = ('float32', 'float16', 'auto')
+TORCH_HAS_PRECISIONS = hasattr(torch.backends.cudnn, 'conv')  # per kind of operation, since 2.9
 
 
 def map_pixels(images: Tensor) -> Tensor:
@@ -140,13 +58,27 @@ class DiscreteVAE(BaseModel):
         blocks_per_group: residual blocks in each of the four groups.
         temperature, kl_weight: of the training objective; AnnealHook changes them as training goes on. kl_weight
             multiplies the KL of a position and belongs to a loss averaged over sub-pixels (6.6 / 192 in DALL-E).
+        encode_dtype: arithmetic of `encode`, not of training. 'float32': as PyTorch is set, on a GPU by default with
+            convolutions that round their inputs to 10 bits (TF32). 'float16': four fifths of the work, the residual
+            branches, in float16; the residual stream, its projections and the logits to 16 bits at least, which keeps
+            more tokens than TF32 does; it needs torch 2.9. 'auto': float16 on a GPU, float32 elsewhere.
+        compile_encoder: run the encoder but for its last convolution through torch.compile; names of weights stay.
         data_preprocessor, init_cfg: MMEngine's.
+
+    Raises:
+        ValueError: If encode_dtype is none of these, or torch is too old for it.
     """
 
     def __init__(self, vocab_size: int = 8192, n_hid: int = 256, n_init: int = 128, blocks_per_group: int = 2,
-                 temperature: float = 1.0, kl_weight: float = 0.0, data_preprocessor: Optional[dict] = None,
+                 temperature: float = 1.0, kl_weight: float = 0.0, encode_dtype: str = 'float32',
+                 compile_encoder: bool = False, data_preprocessor: Optional[dict] = None,
                  init_cfg: Optional[dict] = None):
         super().__init__(data_preprocessor, init_cfg)
+        if encode_dtype not in ENCODE_DTYPES:
+            raise ValueError(f'encode_dtype must be one of {", ".join(ENCODE_DTYPES)}, got {encode_dtype!r}')
+        if encode_dtype != 'float32' and not TORCH_HAS_PRECISIONS:
+            raise ValueError(f'encode_dtype={encode_dtype!r} needs torch 2.9, got {torch.__version__}; leave it out')
+        self.encode_dtype = encode_dtype
         self.vocab_size = vocab_size
         self.temperature = temperature
         self.kl_weight = kl_weight
@@ -154,6 +86,8 @@ class DiscreteVAE(BaseModel):
         self.decoder = Decoder(n_hid, n_init, blocks_per_group, vocab_size)
         # Channels-last convolutions are the faster ones, on GPUs as on CPUs.
         self.to(memory_format=torch.channels_last)
+        if compile_encoder:
+            self.encoder.compile()
         self.register_load_state_dict_pre_hook(_check_tokenizer_weights)
 
     def init_weights(self) -> None:
@@ -173,14 +107,27 @@ class DiscreteVAE(BaseModel):
         Raises:
             ValueError: If a side is no multiple of 8.
         """
+        return self.encoder.logits(self.encoder(self._to_encoder(images)))
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in [0, 1] to visual tokens, int64 (B, H / 8, W / 8), in the arithmetic of encode_dtype.
+
+        Raises:
+            ValueError: If a side is no multiple of 8.
+        """
+        pixels = self._to_encoder(images)
+        if self.encode_dtype == 'float32' or self.encode_dtype == 'auto' and not images.is_cuda:
+            return self.encoder.most_likely(self.encoder(pixels))
+        with unrounded_convolutions():
+            features = self.encoder(pixels.float(), torch.float16)
+        return self.encoder.most_likely(features, split=True)
+
+    @staticmethod
+    def _to_encoder(images: Tensor) -> Tensor:
         if images.shape[-2] % STRIDE or images.shape[-1] % STRIDE:
             raise ValueError(f'the tokenizer needs image sides that are multiples of {STRIDE}, '
                              f'got {images.shape[-2]} x {images.shape[-1]}')
-        return self.encoder(map_pixels(images).contiguous(memory_format=torch.channels_last))
-
-    def encode(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) in [0, 1] to visual tokens, int64 (B, H / 8, W / 8)."""
-        return self.encode_logits(images).argmax(dim=1)
+        return map_pixels(images).contiguous(memory_format=torch.channels_last)
 
     def decode(self, tokens: Tensor) -> Tensor:
         """Visual tokens (B, h, w) to images (B, 3, 8h, 8w) in [0, 1]."""

@@ -11,8 +11,8 @@ model = dict(backbone=dict(img_size=384))
 
 train_dataloader = dict(
     dataset=dict(pipeline=[
-        dict(type='LoadImageFromFile'),
-        dict(type='RandomResizedCrop', scale=384, backend='pillow', interpolation='bicubic'),
+        _base_.train_dataloader.dataset.pipeline[0],
+        dict(_base_.train_dataloader.dataset.pipeline[1], scale=384),
         *_base_.train_dataloader.dataset.pipeline[2:]
     ]))
 val_dataloader = dict(

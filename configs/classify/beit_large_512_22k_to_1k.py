@@ -11,8 +11,8 @@ model = dict(backbone=dict(img_size=512))
 
 train_dataloader = dict(
     dataset=dict(pipeline=[
-        dict(type='LoadImageFromFile'),
-        dict(type='RandomResizedCrop', scale=512, backend='pillow', interpolation='bicubic'),
+        _base_.train_dataloader.dataset.pipeline[0],
+        dict(_base_.train_dataloader.dataset.pipeline[1], scale=512),
         *_base_.train_dataloader.dataset.pipeline[2:]
     ]))
 val_dataloader = dict(

@@ -23,11 +23,11 @@ model = dict(
 
 train_dataloader = dict(
     dataset=dict(pipeline=[
-        dict(type='LoadImageFromFile'),
+        dict(type='beit_mm.LoadImage', imdecode_backend='simplejpeg'),
         # torchvision's default interpolation, as in the release.
-        dict(type='RandomResizedCrop', scale=224, backend='pillow', interpolation='bilinear'),
-        dict(type='RandomFlip', prob=0.5, direction='horizontal'),
-        dict(type='PackInputs')
+        dict(type='beit_mm.RandomResizedCrop', scale=224, interpolation='bilinear', resize_backend='torch'),
+        dict(type='beit_mm.RandomFlip', prob=0.5, direction='horizontal'),
+        dict(type='beit_mm.PackInputs')
     ]))
 val_evaluator = dict(_delete_=True, type='beit_mm.LinearProbeAccuracy')
 test_evaluator = val_evaluator

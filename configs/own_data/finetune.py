@@ -28,7 +28,7 @@ train_dataloader = dict(
         **dataset,
         data_prefix='train',
         pipeline=[
-            dict(type='beit_mm.LoadImage'),
+            _base_.train_dataloader.dataset.pipeline[0],
             dict(_base_.train_dataloader.dataset.pipeline[1], scale=img_size),
             *_base_.train_dataloader.dataset.pipeline[2:]
         ]))

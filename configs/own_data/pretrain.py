@@ -34,10 +34,7 @@ train_dataloader = dict(
         type='CustomDataset',
         data_root=data_root,
         with_label=False,
-        pipeline=[
-            dict(type='beit_mm.LoadImage'),
-            *[dict(step, **sizes.get(step['type'], {})) for step in _base_.train_dataloader.dataset.pipeline[1:]]
-        ]))
+        pipeline=[dict(step, **sizes.get(step['type'], {})) for step in _base_.train_dataloader.dataset.pipeline]))
 
 max_epochs = 300
 warmup_epochs = 10

@@ -44,13 +44,10 @@ train_dataloader = dict(
         **dataset,
         data_prefix=dict(img_path='images/train', seg_map_path='labels/train'),
         pipeline=[
-            dict(type='LoadImageFromFile'),
-            dict(type='LoadAnnotations'),
-            dict(type='RandomResize', scale=scale, ratio_range=(0.5, 2.0), keep_ratio=True),
-            dict(type='RandomCrop', crop_size=crop_size, cat_max_ratio=0.75),
-            dict(type='RandomFlip', prob=0.5),
-            dict(type='PhotoMetricDistortion'),
-            dict(type='PackSegInputs')
+            *_base_.train_dataloader.dataset.pipeline[:2],
+            dict(_base_.train_dataloader.dataset.pipeline[2], scale=scale),
+            dict(_base_.train_dataloader.dataset.pipeline[3], crop_size=crop_size),
+            *_base_.train_dataloader.dataset.pipeline[4:]
         ]))
 test_pipeline = [
     dict(type='LoadImageFromFile'),

@@ -21,7 +21,7 @@ train_dataloader = dict(
         _delete_=True,
         **dataset,
         pipeline=[
-            dict(type='beit_mm.LoadImage'),
+            _base_.train_dataloader.dataset.pipeline[0],
             dict(_base_.train_dataloader.dataset.pipeline[1], scale=view_size),
             *_base_.train_dataloader.dataset.pipeline[2:]
         ]))

@@ -1,50 +1,100 @@
-"""The benchmark times candidates in turn and compares like with like."""
-import json
-import time
-
+"""The benchmark's sections on models compare like with like."""
 import pytest
 import torch
-from mmengine.registry import DefaultScope
-from PIL import Image
+from mmengine.optim import OptimWrapper
 
-from beit_mm.benchmark import as_table, compare, compare_loading
-from beit_mm.benchmark.models import segmentors
+from beit_mm.benchmark import compare_pretraining, compare_scaling, compare_segmentation, compare_trunks
 from beit_mm.benchmark.peers import ReleasesModel
+from beit_mm.benchmark.pretraining import hosts_model, our_model
+from beit_mm.benchmark.segmentation import differences, draw_images, segmentors
+from beit_mm.benchmark.steps import build_hosts_wrapper, build_wrapper, computing_dtype, training_step
+from beit_mm.benchmark.trunks import hosts_classifier, our_classifier
+
+TINY = dict(rounds=1, depth=2, width=64)
+HALF = computing_dtype() != torch.float32  # then ours stands in float32 as well
 
 
-def test_candidates_are_warmed_up_and_then_timed_in_turn():
-    calls = []
-    rows = compare('section', dict(ours=lambda: calls.append('a'), peer=lambda: calls.append('b')), rounds=3)
-    assert ''.join(calls) == 'ab' + 'ababab'
-    assert [row.name for row in rows] == ['ours', 'peer'] and rows[0].ratio == 1.0
+def check(rows, names) -> None:
+    assert [row.name for row in rows] == names
+    assert all(row.seconds > 0 and row.share_of_limit > 0 and row.dtype for row in rows)
 
 
-def test_times_are_per_item_and_ratios_over_ours():
-    rows = compare('section', dict(ours=lambda: time.sleep(0.01), peer=lambda: time.sleep(0.1)), rounds=3, items=2)
-    assert rows[0].seconds >= 0.005 and rows[1].seconds >= 0.05
-    assert rows[1].ratio == pytest.approx(rows[1].seconds / rows[0].seconds)
-    assert rows[0].fastest <= rows[0].seconds <= rows[0].slowest
-    table = as_table(rows).splitlines()
-    assert len(table) == 4 and '| section | peer |' in table[3]
-    assert json.loads(json.dumps([row.as_dict() for row in rows]))[1]['name'] == 'peer'
+def test_pretraining():
+    rows = compare_pretraining(batch=2, n_hid=8, **TINY)
+    check(rows, ['ours', *['ours, float32'] * HALF, "the release's steps", 'MMPretrain'])
+    assert {row.dtype for row in rows[1:]} == {'float32'}
 
 
-def test_the_same_photographs_are_read_by_all(tmp_path):
-    with DefaultScope.overwrite_default_scope('mmpretrain'):
-        rows = compare_loading(tmp_path, rounds=1, count=2)
-    assert [row.name for row in rows] == ['ours', "ours, in the release's order", "the release's steps", 'MMPretrain']
-    pictures = [Image.open(path) for path in tmp_path.glob('*.jpg')]
-    assert len(pictures) == 16 and {picture.size for picture in pictures} == {(500, 375)}
+def test_pretraining_models_have_the_same_sizes():
+    tokenizers = ('target.', 'target_generator.')  # MMPretrain hands its own to the optimiser, where it has no gradient
+    counts = {sum(parameter.numel() for name, parameter in build(64, 2, 8)[0].named_parameters()
+                  if not name.startswith(tokenizers)) for build in (our_model, hosts_model)}
+    assert len(counts) == 1
 
 
-def test_segmentors_have_the_same_sizes():
-    models = segmentors(size=64, depth=6, width=64)
-    counts = {name: sum(p.numel() for p in model.parameters()) for name, model in models.items()}
-    assert counts['ours'] == counts['MMSegmentation']
-    with torch.inference_mode():
-        shapes = {model.inference(torch.randn(1, 3, 64, 80), [dict(ori_shape=(64, 80))]).shape
-                  for model in models.values()}
-    assert shapes == {(1, 150, 64, 80)}
+def test_the_hosts_optimiser_is_that_of_its_recipe():
+    model, config = hosts_model(64, 2, 8)
+    wrapper = build_hosts_wrapper(model, config)
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    groups = wrapper.optimizer.param_groups
+    assert type(wrapper) is OptimWrapper and len(groups) == len(trained)
+    assert {group['weight_decay'] for group in groups} == {0.0, 0.05} and not any(g['fused'] for g in groups)
+    model, config = our_model(64, 2, 8)
+    groups = build_wrapper(model, config).optimizer.param_groups
+    assert len(groups) == 2 and all(group['fused'] for group in groups)
+
+
+def test_a_training_step_changes_weights():
+    model = torch.nn.Linear(2, 1)
+    before = model.weight.clone()
+    step = training_step(model, lambda: model(torch.ones(1, 2)).sum(),
+                         OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1)))
+    step()
+    assert torch.allclose(before - model.weight, torch.full((1, 2), 0.1)) and step.dtype == torch.float32
+
+
+def test_trunks():
+    rows = compare_trunks(batch=2, size=32, **TINY)
+    names = ['ours', *['ours, float32'] * HALF, 'ours, no bias', 'ours, activation checkpointing', 'timm',
+             *['timm, float32'] * HALF, 'MMPretrain']
+    check(rows[:len(names)], names)
+    assert {'ours', 'ours, no bias', 'timm', 'MMPretrain'} <= {row.name for row in rows[len(names):]}
+    check(rows, [row.name for row in rows])
+
+
+def test_classifiers_have_the_same_sizes():
+    ours, host, bare = (model for model, _ in (our_classifier(64, 2, 32), hosts_classifier(64, 2, 32),
+                                               our_classifier(64, 2, 32, use_rel_pos_bias=False)))
+    counts = [sum(p.numel() for p in model.parameters()) for model in (ours, host, bare)]
+    assert counts[0] == counts[1] == counts[2] + 2 * (3 * 3 + 3)  # two tables of a 2 x 2 grid
+
+
+def test_segmentation():
+    rows = compare_segmentation(size=48, rounds=1, depth=6, width=64)
+    check(rows, ['ours', 'MMSegmentation', 'ours', *['ours, float32'] * HALF, 'MMSegmentation'])
+    assert rows[0].figures['differing pixels'] == 0
+    assert 0 < rows[0].figures['largest difference of logits'] < 1e-4
+
+
+def test_segmentors_with_different_results_are_not_compared():
+    models = [model.eval() for model, _ in segmentors(size=48, depth=6, width=64).values()]
+    images = draw_images(48)
+    assert [tuple(pixels.shape[2:]) for pixels, _ in images] == [(48, 64), (48, 48)]
+    assert differences(*models, images)['differing pixels'] == 0
+    with torch.no_grad():
+        models[1].decode_head.conv_seg.bias[7] += 10
+    with pytest.raises(ValueError, match=r'the class maps .* must agree .* more than 0.0001 apart, \d+ pixels differ'):
+        differences(*models, images)
+
+
+def test_scaling():
+    rows = compare_scaling(batch=1, sizes=(32, 48), **TINY)
+    assert [row.name for row in rows] == [
+        '32 x 32', '48 x 48', '1 images', '2 images', '4 images', '8 images', '1 blocks', '2 blocks', '4 blocks',
+        '1 process', '2 processes']
+    check(rows[:-2], [row.name for row in rows[:-2]])
+    assert all(row.seconds > 0 for row in rows[-2:])
+    assert rows[-1].figures == {'share of 2 times the first': pytest.approx(1 / 2 / rows[-1].ratio)}
 
 
 def test_the_releases_model_trains_on_masked_tokens():

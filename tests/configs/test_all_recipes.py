@@ -76,7 +76,8 @@ def test_pre_training_recovers_what_the_name_says(name):
     assert ('beit_mm.RandomMaskGenerator' in parts) == ('random_masks' in name)
     assert ('beit_mm.BlockwiseMaskGenerator' in parts) == ('random_masks' not in name)
     assert cfg.model.target.type == ('beit_mm.NormalisedPixels' if 'pixels' in name else 'beit_mm.VisualTokens')
-    assert cfg.model.get('recovered') == (dict(type='beit_mm.AllPatches') if 'all_tokens' in name else None)
+    assert cfg.model.recovered == (dict(type='beit_mm.AllPatches') if 'all_tokens' in name else
+                                   dict(type='beit_mm.MaskedPatches', num_masked=75))
     trunk = cfg.model.backbone
     assert trunk.get('use_abs_pos_emb', False) == ('absolute' in name)
     assert (trunk.use_rel_pos_bias, trunk.use_shared_rel_pos_bias) == (False, 'absolute' not in name)

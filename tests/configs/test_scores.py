@@ -89,7 +89,8 @@ def test_training_pictures_have_the_size_of_the_test(size, side, picture):
     pipeline = load(config_name(size, side)).train_dataloader.dataset.pipeline
     assert Compose(pipeline)(dict(img_path=str(picture), gt_label=0))['inputs'].shape == (3, side, side)
     kinds = [transform.type for transform in pipeline]
-    assert kinds[1:-1] == ['RandomResizedCrop', 'RandomFlip', 'RandAugment', 'RandomErasing']
+    assert kinds[1:-1] == ['beit_mm.RandomResizedCrop', 'beit_mm.RandomFlip', 'beit_mm.RandAugment',
+                           'beit_mm.RandomErasing']
 
 
 @each

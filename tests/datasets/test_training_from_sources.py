@@ -54,4 +54,4 @@ def test_only_the_source_differs_from_the_folders(source):
     folders, other = (Config.fromfile(BASES / 'datasets' / f'{name}.py') for name in ('imagenet_pretrain', source))
     pipelines = [cfg.train_dataloader.pop('dataset').pipeline for cfg in (folders, other)]
     assert folders.to_dict() == other.to_dict()
-    assert pipelines[0][1:] == pipelines[1][1:] and pipelines[1][0] == dict(type='beit_mm.LoadImage')
+    assert pipelines[0] == pipelines[1] and pipelines[1][0].type == 'beit_mm.LoadImage'

@@ -31,7 +31,7 @@ def test_every_block_of_the_base_trunk_is_probed():
 def test_images_are_only_cropped_and_flipped():
     cfg = Config.fromfile(RECIPE)
     assert [step.type for step in cfg.train_dataloader.dataset.pipeline] == [
-        'LoadImageFromFile', 'RandomResizedCrop', 'RandomFlip', 'PackInputs']
+        f'beit_mm.{step}' for step in ('LoadImage', 'RandomResizedCrop', 'RandomFlip', 'PackInputs')]
     assert not cfg.model.get('train_cfg'), 'no Mixup, no CutMix'
     assert cfg.train_dataloader.batch_size * 8 == cfg.auto_scale_lr.base_batch_size == 1024
 

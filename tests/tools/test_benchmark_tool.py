@@ -6,8 +6,24 @@ from running import ROOT, tool
 
 def test_the_benchmark_prints_a_table_and_writes_json(tmp_path):
     assert 'tools/benchmark.py loading --rounds 5 --json figures.json' in (ROOT / 'docs/performance.md').read_text()
-    output = tool('benchmark', 'loading', '--rounds', '1', '--json', tmp_path / 'figures.json')
-    rows = json.loads((tmp_path / 'figures.json').read_text())['rows']
-    assert len(rows) == 4 and all(f'| {row["name"]} |' in output for row in rows)
+    output = tool('benchmark', 'loading', 'limits', '--rounds', '1', '--json', tmp_path / 'figures.json')
+    figures = json.loads((tmp_path / 'figures.json').read_text())
+    assert {'machine', 'threads', 'torch', 'rounds', 'batch', 'width', 'depth', 'size', 'window'} < set(figures)
+    assert f'rounds 1, batch {figures["batch"]}, width {figures["width"]}' in output
+    assert len(figures['rows']) >= 7 and all(f'| {row["name"]} |' in output for row in figures['rows'])
+
+
+def test_sizes_are_taken_by_every_section(tmp_path):
+    tool('benchmark', 'trunks', 'segmentation', '--rounds', '1', '--batch', '2', '--width', '64', '--depth', '6',
+         '--size', '48', '--json', tmp_path / 'figures.json')
+    sections = {row['section'] for row in json.loads((tmp_path / 'figures.json').read_text())['rows']}
+    what = 'width 64, depth 6'
+    assert sections == {
+        f'fine-tuning step, 48 x 48, {what}, 2 images', f'inference, 48 x 48, {what}, 2 images',
+        f'UperNet test, window 48, {what}', f'UperNet training step, 48 x 48, {what}, 2 images'}  # yapf: disable
+
+
+def test_an_unknown_section_is_named():
     output = tool('benchmark', 'cooking', ok=False)
-    assert 'sections are loading, pretraining, trunks, segmentation, got cooking' in output
+    assert ('sections are limits, loading, pretraining, trunks, segmentation, scaling, got cooking'
+            in ' '.join(output.split()))

@@ -1,7 +1,7 @@
 """Checks of names: top-level keys, types, and arguments that reach nothing."""
 import inspect
 from importlib.util import find_spec
-from typing import Any, Iterable, Iterator, List
+from typing import Any, Iterable, Iterator, List, Set
 
 import torch
 from mmengine.registry import HOOKS, LOOPS, METRICS, OPTIM_WRAPPERS, PARAM_SCHEDULERS, TRANSFORMS, WEIGHT_INITIALIZERS
@@ -76,9 +76,9 @@ def _unknown_keys(key: str, node: Any, known: Iterable[str]) -> Iterator[Problem
 def check_parts(parts: List[Part]) -> Iterator[Problem]:
     """Types that name no class, arguments that their class does not take, and those that it needs."""
     strangers = [part for part in parts if part.cls is None]
-    if _is_of_another_scope(strangers):
+    scope = _other_scope(strangers)
+    if scope:
         first = strangers[0]
-        scope = _meant_type(first).partition('.')[0]
         yield Problem('default_scope', f'{len(strangers)} types, {first.cfg["type"]} ({first.key}) among them, are not '
                       f'of {first.scope!r} but of {scope!r}; set default_scope={scope!r}')
         strangers = []
@@ -89,10 +89,18 @@ def check_parts(parts: List[Part]) -> Iterator[Problem]:
             yield from _check_arguments(part)
 
 
-def _is_of_another_scope(strangers: List[Part]) -> bool:
-    """Whether several types, all that are unknown, are registered under one other scope."""
-    scopes = {_meant_type(part).rpartition('.')[0] for part in strangers}
-    return len(strangers) > 3 and len(scopes) == 1 and '' not in scopes
+def _other_scope(strangers: List[Part]) -> str:
+    """The one scope in which several types are registered, all that are unknown; empty if there is none."""
+    scopes = set.intersection(*map(_scopes, strangers)) if len(strangers) > 3 else set()
+    return scopes.pop() if len(scopes) == 1 else ''
+
+
+def _scopes(part: Part) -> Set[str]:
+    """Where a type's name is registered, or else the name nearest to it."""
+    plain = part.cfg['type'].rpartition('.')[2]
+    scopes = {full.rpartition('.')[0] for full in names_of(part.registry, part.scope)
+              if full.rpartition('.')[2] == plain}
+    return scopes or {_meant_type(part).rpartition('.')[0]}
 
 
 def _meant_type(part: Part) -> str:

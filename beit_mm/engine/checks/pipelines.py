@@ -18,7 +18,7 @@ SIZE_ARGUMENTS = dict(RandomResizedCrop=('scale', False), TwoViewRandomResizedCr
 SIZE_KEEPING = ('LoadImage', 'LoadImageFromFile', 'LoadAnnotations', 'RandomFlip', 'ColorJitter', 'RandAugment',
                 'AutoAugment', 'RandomErasing', 'PhotoMetricDistortion', 'Lighting', 'GaussianBlur', 'Normalize',
                 'RandomGrayscale', 'PackInputs', 'PackSegInputs', 'PackTwoViews', 'BlockwiseMaskGenerator',
-                'RandomMaskGenerator')
+                'RandomMaskGenerator', 'DrawColorJitter')
 
 
 class Size(NamedTuple):

@@ -19,13 +19,13 @@ train_dataloader = dict(
         data_root='data/ade/ADEChallengeData2016',
         data_prefix=dict(img_path='images/training', seg_map_path='annotations/training'),
         pipeline=[
-            dict(type='LoadImageFromFile'),
+            dict(type='beit_mm.LoadImage', imdecode_backend='simplejpeg'),
             dict(type='LoadAnnotations'),
             dict(type='RandomResize', scale=(2048, 512), ratio_range=(0.5, 2.0), keep_ratio=True),
-            dict(type='RandomCrop', crop_size=crop_size, cat_max_ratio=0.75),
-            dict(type='RandomFlip', prob=0.5),
-            dict(type='PhotoMetricDistortion'),
-            dict(type='PackSegInputs')
+            dict(type='beit_mm.RandomCrop', crop_size=crop_size, cat_max_ratio=0.75),
+            dict(type='beit_mm.RandomFlip', prob=0.5),
+            dict(type='beit_mm.PhotoMetricDistortion'),
+            dict(type='beit_mm.PackSegInputs')
         ]))
 val_dataloader = dict(
     batch_size=1,

@@ -18,7 +18,7 @@ train_dataloader = dict(
             # CIFAR's pixels come in RGB, so the fill is the reverse of ImageNet's. No random erasing (table 13).
             dict(_base_.train_dataloader.dataset.pipeline[3],
                  hparams=dict(pad_val=[124, 116, 104], interpolation='bicubic')),
-            dict(type='PackInputs')
+            _base_.train_dataloader.dataset.pipeline[5]
         ]))
 val_dataloader = dict(
     dataset=dict(

@@ -9,4 +9,4 @@ train_dataloader = dict(
         path='data/imagenet22k_huggingface',
         split='train',
         with_label=False,
-        pipeline=[dict(type='beit_mm.LoadImage'), *_base_.train_dataloader.dataset.pipeline[1:]]))
+        pipeline=_base_.train_dataloader.dataset.pipeline))

@@ -9,4 +9,4 @@ train_dataloader = dict(
         data_root='data/imagenet22k',
         shards='imagenet22k-train-{000000..001299}.tar',
         with_label=False,
-        pipeline=[dict(type='beit_mm.LoadImage'), *_base_.train_dataloader.dataset.pipeline[1:]]))
+        pipeline=_base_.train_dataloader.dataset.pipeline))

@@ -4,7 +4,7 @@ _base_ = 'imagenet_finetune.py'
 train_dataloader = dict(
     batch_size=64,
     dataset=dict(pipeline=[
-        dict(type='LoadImageFromFile'),
+        _base_.train_dataloader.dataset.pipeline[0],
         dict(_base_.train_dataloader.dataset.pipeline[1], scale=384),
         *_base_.train_dataloader.dataset.pipeline[2:]
     ]))

@@ -12,14 +12,14 @@ train_dataloader = dict(
         data_root='data/imagenet',
         split='train',
         pipeline=[
-            dict(type='LoadImageFromFile'),
-            dict(type='RandomResizedCrop', scale=224, backend='pillow', interpolation='bicubic'),
-            dict(type='RandomFlip', prob=0.5, direction='horizontal'),
-            dict(type='RandAugment', policies='timm_increasing', num_policies=2, total_level=10, magnitude_level=9,
-                 magnitude_std=0.5, hparams=dict(pad_val=[104, 116, 124], interpolation='bicubic')),
-            dict(type='RandomErasing', erase_prob=0.25, mode='rand', min_area_ratio=0.02, max_area_ratio=1 / 3,
-                 fill_color=[103.53, 116.28, 123.675], fill_std=[57.375, 57.12, 58.395]),
-            dict(type='PackInputs')
+            dict(type='beit_mm.LoadImage', imdecode_backend='simplejpeg'),
+            dict(type='beit_mm.RandomResizedCrop', scale=224, interpolation='bicubic', resize_backend='torch'),
+            dict(type='beit_mm.RandomFlip', prob=0.5, direction='horizontal'),
+            dict(type='beit_mm.RandAugment', policies='timm_increasing', num_policies=2, total_level=10,
+                 magnitude_level=9, magnitude_std=0.5, hparams=dict(pad_val=[104, 116, 124], interpolation='bicubic')),
+            dict(type='beit_mm.RandomErasing', erase_prob=0.25, mode='rand', min_area_ratio=0.02,
+                 max_area_ratio=1 / 3, fill_color=[103.53, 116.28, 123.675], fill_std=[57.375, 57.12, 58.395]),
+            dict(type='beit_mm.PackInputs')
         ]))
 val_dataloader = dict(
     batch_size=128,

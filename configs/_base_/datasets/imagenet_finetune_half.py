@@ -7,5 +7,5 @@ train_dataloader = dict(
         # RandAugment and RandomErasing fill with the model's own mean and deviation, as in the release.
         dict(_base_.train_dataloader.dataset.pipeline[3], hparams=dict(pad_val=128, interpolation='bicubic')),
         dict(_base_.train_dataloader.dataset.pipeline[4], fill_color=[127.5] * 3, fill_std=[127.5] * 3),
-        dict(type='PackInputs')
+        _base_.train_dataloader.dataset.pipeline[5]
     ]))

@@ -12,10 +12,10 @@ train_dataloader = dict(
         data_root='data/imagenet',
         split='train',
         pipeline=[
-            dict(type='LoadImageFromFile'),
-            dict(type='RandomResizedCrop', scale=112, backend='pillow', interpolation='lanczos'),
-            dict(type='RandomFlip', prob=0.5, direction='horizontal'),
-            dict(type='PackInputs')
+            dict(type='beit_mm.LoadImage', imdecode_backend='simplejpeg'),
+            dict(type='beit_mm.RandomResizedCrop', scale=112, interpolation='lanczos', resize_backend='torch'),
+            dict(type='beit_mm.RandomFlip', prob=0.5, direction='horizontal'),
+            dict(type='beit_mm.PackInputs')
         ]))
 val_dataloader = dict(
     batch_size=64,

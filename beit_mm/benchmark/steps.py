@@ -1,0 +1,120 @@
+"""Training steps and inference as the hosts' loops do them, on the device at hand."""
+import io
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Callable, Dict, Optional
+
+import torch
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+from mmengine.optim import AmpOptimWrapper, OptimWrapper, build_optim_wrapper
+from mmengine.registry import DefaultScope
+from torch import Tensor, nn
+
+from ..engine.deferred_logging import PendingScalars
+from ..engine.optim_wrapper import AutocastOptimWrapper, computes_in_bfloat16
+
+LEARNING_RATE = 1e-5  # a recipe's would spoil the weights on random images
+
+
+def device() -> str:
+    return 'cuda' if torch.cuda.is_available() else 'cpu'
+
+
+def computing_dtype() -> torch.dtype:
+    """What AutocastOptimWrapper's 'auto' is on this machine."""
+    return torch.bfloat16 if computes_in_bfloat16(device()) else torch.float32
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).rpartition('.')[2]
+
+
+def per_dtype(name: str, **options) -> Dict[str, dict]:
+    """Candidates of one name in 'auto', and in float32 where that is something else."""
+    candidates = {name: dict(options, dtype='auto')}
+    if computing_dtype() != torch.float32:
+        candidates[f'{name}, float32'] = dict(options, dtype='float32')
+    return candidates
+
+
+@dataclass(frozen=True)
+class Step:
+    """What is timed: `run` is one update or one batch, called several times where the device works by itself, so
+    that a step that waits for it is told from one that does not."""
+    run: Callable[[], object]
+    dtype: torch.dtype
+
+    @property
+    def repeats(self) -> int:
+        return 4 if device() == 'cuda' else 1
+
+    def __call__(self) -> None:
+        for _ in range(self.repeats):
+            self.run()
+
+
+def recipe(package: ModuleType, name: str) -> Config:
+    """A config that a package carries, with a learning rate for random images and no weights to load."""
+    config = Config.fromfile(Path(package.__file__).parent / '.mim' / 'configs' / name)
+    config.optim_wrapper.optimizer.lr = LEARNING_RATE
+    config.model.data_preprocessor = None
+    for part in (config.model, config.model.backbone, config.model.get('head', {})):
+        part.pop('init_cfg', None)
+    return config
+
+
+def build_wrapper(model: nn.Module, config: Config, dtype: str = 'auto') -> OptimWrapper:
+    """The optimiser wrapper of one of our recipes."""
+    wrapper = _build(model, dict(config.optim_wrapper.to_dict(), dtype=dtype), config.default_scope)
+    wrapper.scalars = PendingScalars()  # as the recipes' DeferredRuntimeInfoHook does
+    return wrapper
+
+
+def build_hosts_wrapper(model: nn.Module, config: Config) -> OptimWrapper:
+    """A host's recipe's: in float16 with a scaler on a GPU, as its `--amp` has it; float32 on a CPU, where that asserts
+    a GPU."""
+    options = config.optim_wrapper.to_dict()
+    options.pop('loss_scale', None)
+    options['type'] = 'AmpOptimWrapper' if device() == 'cuda' else 'OptimWrapper'
+    return _build(model, options, config.default_scope)
+
+
+def _build(model: nn.Module, options: dict, scope: str) -> OptimWrapper:
+    MMLogger.get_current_instance().setLevel('WARNING')
+    with DefaultScope.overwrite_default_scope(scope), redirect_stdout(io.StringIO()):  # hosts print every group
+        return build_optim_wrapper(model.to(device()), options)
+
+
+def training_step(model: nn.Module, loss: Callable[[], Tensor], wrapper: OptimWrapper) -> Step:
+    """One update, as BaseModel.train_step does it after the data preprocessor."""
+    model.train().to(device())
+
+    def run():
+        with wrapper.optim_context(model):
+            value = loss()
+        wrapper.update_params(value)
+
+    return Step(run, _dtype_of(wrapper))
+
+
+def _dtype_of(wrapper: OptimWrapper) -> torch.dtype:
+    if isinstance(wrapper, AmpOptimWrapper):
+        return wrapper.cast_dtype or torch.float16
+    if isinstance(wrapper, AutocastOptimWrapper) and wrapper.dtype != 'float32':
+        return computing_dtype() if wrapper.dtype == 'auto' else torch.bfloat16
+    return torch.float32
+
+
+def inference(model: Callable[..., object], *inputs: object, dtype: Optional[torch.dtype] = None) -> Step:
+    """A call without gradients, under autocast to a dtype other than float32; by default what the device has."""
+    dtype = dtype or computing_dtype()
+
+    @torch.inference_mode()
+    def run():
+        with torch.autocast(device(), dtype, enabled=dtype != torch.float32):
+            return model(*inputs)
+
+    return Step(run, dtype)

@@ -1,0 +1,71 @@
+"""What the benchmark reads with, ours and the hosts', gives the same from the same draws."""
+import random
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from beit_mm.benchmark.loading import classification, compare_loading, masks, segmentation
+from beit_mm.benchmark.photographs import write_photographs, write_scenes
+
+
+def outcomes(candidates: dict, sample: dict, seed: int) -> list:
+    found = []
+    for candidate in candidates.values():
+        np.random.seed(seed)
+        found.append(candidate(dict(sample, seg_fields=[])))
+    return found
+
+
+def test_all_read_the_same_photographs(tmp_path):
+    rows = compare_loading(tmp_path, rounds=1, count=1)
+    found = {}
+    for row in rows:
+        found.setdefault(row.section, []).append(row.name)
+    assert list(found.values()) == [
+        ['ours', "ours, in the release's order", "the release's steps", 'MMPretrain'], ['ours', 'MMPretrain'],
+        ['ours', 'MMPretrain'], ['ours', 'MMSegmentation']]
+    for folder, size in ((tmp_path, (500, 375)), (tmp_path / 'scenes', (683, 512))):
+        pictures = [Image.open(path) for path in folder.glob('*.jpg')]
+        assert len(pictures) == 16 and {picture.size for picture in pictures} == {size}
+
+
+def test_scenes_have_large_regions_of_many_classes(tmp_path):
+    maps = [np.asarray(Image.open(path.with_suffix('.png'))) for path in write_scenes(tmp_path, 4)]
+    assert {labels.shape for labels in maps} == {(512, 683)} and max(labels.max() for labels in maps) <= 150
+    assert all(8 < len(np.unique(labels)) <= 20 for labels in maps)
+    assert all((labels[:, 1:] != labels[:, :-1]).mean() < 0.03 for labels in maps)
+
+
+def test_classification_draws_and_pixels(tmp_path):
+    sample = dict(img_path=str(write_photographs(tmp_path, 1)[0]), gt_label=4)
+    candidates = classification()
+    for seed in range(12):
+        ours, hosts = outcomes(candidates, sample, seed)
+        assert ours['inputs'].shape == hosts['inputs'].shape == (3, 224, 224)
+        assert ours['data_samples'].gt_label == hosts['data_samples'].gt_label == 4
+        difference = (ours['inputs'].int() - hosts['inputs'].int()).abs().float()
+        # Resizing differs by 0.02 on average; contrast and solarising enlarge it.
+        assert difference.mean() < 0.5
+
+
+def test_segmentation_draws_and_pixels(tmp_path):
+    path = write_scenes(tmp_path, 1)[0]
+    sample = dict(img_path=str(path), seg_map_path=str(path.with_suffix('.png')), label_map=None,
+                  reduce_zero_label=True)
+    candidates = segmentation()
+    differences = []
+    for seed in range(12):
+        ours, hosts = outcomes(candidates, sample, seed)
+        assert torch.equal(ours['data_samples'].gt_sem_seg.data, hosts['data_samples'].gt_sem_seg.data)
+        assert ours['data_samples'].metainfo == hosts['data_samples'].metainfo
+        differences.append((ours['inputs'].int() - hosts['inputs'].int()).abs().float().mean().item())
+    assert max(differences) < 1 and differences.count(0.0) >= 6
+
+
+@pytest.mark.parametrize('name', ['ours', 'MMPretrain'])
+def test_masks_have_75_patches(name):
+    random.seed(0)
+    mask = masks()[name]({})['mask']
+    assert mask.shape == (14, 14) and mask.sum() == 75

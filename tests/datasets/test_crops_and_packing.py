@@ -1,0 +1,97 @@
+"""Crops, mirroring and packing of training images are the hosts'."""
+import mmpretrain.datasets.transforms as mmpretrain
+import mmseg.datasets.transforms as mmseg
+import numpy as np
+import pytest
+import torch
+from mmcv.transforms import RandomFlip as HostRandomFlip
+from PIL import Image
+
+from beit_mm.datasets import (PackInputs, PackSegInputs, PackTwoViews, RandomFlip, RandomResizedCrop,
+                              TwoViewRandomResizedCrop)
+from beit_mm.datasets.packing import channels_first
+
+HEIGHT, WIDTH = 90, 120
+
+
+def noise(*shape) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, shape or (HEIGHT, WIDTH, 3), dtype=np.uint8)
+
+
+def smooth() -> np.ndarray:
+    return np.asarray(Image.fromarray(noise(9, 12, 3)).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC))
+
+
+@pytest.mark.parametrize('interpolation', ['bicubic', 'bilinear', 'lanczos'])
+def test_crops_are_the_hosts(interpolation):
+    hosts = mmpretrain.RandomResizedCrop((40, 56), interpolation=interpolation, backend='pillow')
+    for seed in range(10):
+        found = {}
+        for backend in ('pillow', 'torch'):
+            np.random.seed(seed)
+            ours = RandomResizedCrop((40, 56), interpolation=interpolation, resize_backend=backend)
+            results = ours(dict(img=smooth()))
+            found[backend] = results['img'].astype(int)
+            assert results['img'].dtype == np.uint8 and results['img'].flags.c_contiguous
+            assert results['img_shape'] == (40, 56, 3)
+        np.random.seed(seed)
+        expected = hosts(dict(img=smooth()))['img']
+        assert np.array_equal(found['pillow'], expected)
+        difference = np.abs(found['torch'] - expected)
+        assert difference.mean() < 0.2 and difference.max() <= 3
+
+
+@pytest.mark.parametrize('crop', [RandomResizedCrop, TwoViewRandomResizedCrop])
+def test_an_unknown_resizer_is_refused(crop):
+    with pytest.raises(ValueError, match="resize_backend must be one of pillow, torch, got 'cv2'"):
+        crop(32, resize_backend='cv2')
+
+
+@pytest.mark.parametrize('direction', ['horizontal', 'vertical', 'diagonal'])
+def test_mirroring_is_the_hosts_in_new_memory(direction):
+    flips = 0
+    for seed in range(10):
+        results = []
+        for cls in (RandomFlip, HostRandomFlip):
+            np.random.seed(seed)
+            results.append(cls(prob=0.5, direction=direction)(dict(img=noise(), gt_seg_map=noise(4, 5))))
+        ours, hosts = results
+        assert all(np.array_equal(ours[key], hosts[key]) for key in ('img', 'gt_seg_map'))
+        assert ours['flip'] == hosts['flip'] and ours['flip_direction'] == hosts['flip_direction']
+        assert ours['img'].flags.c_contiguous
+        flips += ours['flip']
+    assert 0 < flips < 10
+
+
+@pytest.mark.parametrize('backend', ['pillow', 'torch'])
+def test_both_views_are_mirrored_or_none(backend):
+    mirrored = {prob: TwoViewRandomResizedCrop(32, 16, resize_backend=backend, flip_prob=prob) for prob in (0.0, 1.0)}
+    for seed in range(5):
+        views = []
+        for transform in mirrored.values():
+            np.random.seed(seed)
+            views.append(transform(dict(img=noise())))
+        assert all(np.array_equal(views[0][key][:, ::-1], views[1][key]) for key in ('img', 'view'))
+        packed = PackTwoViews()(dict(views[1], mask=np.eye(2, dtype=bool)))
+        assert packed['inputs'].is_contiguous() and packed['views'].is_contiguous()
+        assert np.array_equal(packed['views'].permute(1, 2, 0).numpy(), views[1]['view'])
+
+
+def test_channels_first():
+    image = noise()
+    planes = np.ascontiguousarray(image.transpose(2, 0, 1))
+    for given in (image, image[:, ::-1][:, ::-1], planes.transpose(1, 2, 0)):
+        tensor = channels_first(given)
+        assert tensor.is_contiguous() and np.array_equal(tensor.numpy(), planes)
+    assert tensor.numpy().base is not None and np.shares_memory(tensor.numpy(), planes)
+
+
+def test_packing_is_the_hosts():
+    results = dict(img=noise()[5:70, 9:99], gt_label=3, img_path='a.jpg', ori_shape=(90, 120), img_shape=(65, 90),
+                   gt_seg_map=noise(65, 90), flip=True, flip_direction='horizontal')
+    for ours, hosts in ((PackInputs(), mmpretrain.PackInputs()), (PackSegInputs(), mmseg.PackSegInputs())):
+        found, expected = ours(dict(results)), hosts(dict(results))
+        assert set(found) == set(expected) == {'inputs', 'data_samples'}
+        assert found['inputs'].is_contiguous() and torch.equal(found['inputs'], expected['inputs'])
+        assert found['data_samples'].metainfo == expected['data_samples'].metainfo
+        assert str(found['data_samples'].to_dict()) == str(expected['data_samples'].to_dict())

@@ -1,0 +1,65 @@
+"""The order of steps in the recipes of pre-training gives the views of the release's order, from the same draws."""
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mmengine.config import Config
+from mmengine.dataset import Compose, default_collate
+from mmengine.registry import DefaultScope
+from PIL import Image
+from torchvision.transforms import functional as TF
+
+from beit_mm.benchmark.photographs import write_photographs
+from beit_mm.datasets import TwoViewPreprocessor
+
+CONFIGS = Path(__file__).parents[2] / 'configs'
+STEPS = TF.adjust_brightness, TF.adjust_contrast, TF.adjust_saturation
+
+
+def compose(steps) -> list:
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        return Compose(steps).transforms
+
+
+@pytest.fixture(scope='module')
+def cfg() -> Config:
+    return Config.fromfile(CONFIGS / 'beit_pretrain.py')
+
+
+def test_views_are_those_of_the_releases_order(tmp_path, cfg):
+    load, draw, crop, mask, pack = compose(cfg.train_dataloader.dataset.pipeline)
+    releases_crop = compose(cfg.release_order)[3]
+    releases_crop.flip_prob = crop.flip_prob  # the draw is then the crop's, as in ours
+    preprocessor = TwoViewPreprocessor([0.0] * 3, [1.0] * 3)
+    differences = []
+    paths = write_photographs(tmp_path, 4)
+    for seed in range(40):
+        np.random.seed(seed)
+        results = draw(load(dict(img_path=str(paths[seed % 4]))))
+        state = np.random.get_state()
+        image = Image.open(paths[seed % 4]).convert('RGB')
+        for kind in results['jitter'][3:].astype(int):
+            image = STEPS[kind](image, float(results['jitter'][kind]))
+        ours = preprocessor(default_collate([pack(mask(crop(results)))]))
+        np.random.set_state(state)
+        releases = releases_crop(dict(img=np.asarray(image)))
+        differences.append([np.abs(found[0].permute(1, 2, 0).numpy() * scale - releases[key]).mean()
+                            for key, found, scale in (('img', ours['inputs'], 1), ('view', ours['views'], 255))])
+    differences = np.array(differences)
+    # Pillow rounds and cuts after each step, before it resizes. About the crop's own mean, it would be 3.7 and 18.
+    assert (differences.mean(axis=0) < 2).all() and differences.max() < 6
+
+
+def test_a_recipe_takes_the_releases_order_by_one_line(tmp_path, cfg):
+    base = CONFIGS / '_base_' / 'datasets' / 'imagenet_pretrain_release_order.py'
+    line, = [line[1:].strip() for line in base.read_text().splitlines() if line.startswith('#   ')]
+    recipe = tmp_path / 'recipe.py'
+    recipe.write_text(f"_base_ = {str(CONFIGS / 'pretrain' / 'beit_base_1k_300e.py')!r}\n{line}\n")
+    changed = Config.fromfile(recipe)
+    assert changed.train_dataloader.dataset.pipeline == cfg.release_order
+    assert changed.train_dataloader.batch_size == cfg.train_dataloader.batch_size
+    kinds = [type(step).__name__ for step in compose(changed.train_dataloader.dataset.pipeline)]
+    assert kinds[:4] == ['LoadImageFromFile', 'ColorJitter', 'RandomFlip', 'TwoViewRandomResizedCrop']
+    path = write_photographs(tmp_path, 1)[0]
+    found = Compose(compose(changed.train_dataloader.dataset.pipeline))(dict(img_path=str(path)))
+    assert set(found) == {'inputs', 'views', 'mask'} and found['views'].shape == (3, 112, 112)

@@ -1,0 +1,93 @@
+"""Training with label maps draws what MMSegmentation draws; pixels differ only where a rounding is left out."""
+import mmseg.datasets.transforms as host
+import numpy as np
+import pytest
+
+from beit_mm.datasets import PhotoMetricDistortion, RandomCrop
+
+
+def labels(kind: str) -> np.ndarray:
+    """Regions, one class with a little of another, one class and what is ignored, and only what is ignored."""
+    rng = np.random.default_rng(0)
+    if kind == 'regions':
+        return rng.integers(0, 150, (6, 8), dtype=np.uint8).repeat(10, axis=0).repeat(10, axis=1)
+    found = np.full((60, 80), 255 if kind == 'ignored' else 7, np.uint8)
+    if kind != 'ignored':
+        found[20:, 55:] = 30 if kind == 'two' else 255
+    return found
+
+
+@pytest.mark.parametrize('kind', ['regions', 'two', 'one', 'ignored'])
+@pytest.mark.parametrize('options', [{}, dict(cat_max_ratio=1.0), dict(crop_size=(70, 20)), dict(ignore_index=30)])
+def test_boxes_are_the_hosts(kind, options):
+    options = dict(dict(crop_size=(32, 40), cat_max_ratio=0.75), **options)
+    seg_map, boxes = labels(kind), set()
+    image = np.repeat(seg_map[..., None], 3, axis=2)
+    for seed in range(30):
+        results = []
+        for cls in (RandomCrop, host.RandomCrop):
+            np.random.seed(seed)
+            given = dict(img=image, gt_seg_map=seg_map, seg_fields=['gt_seg_map'])
+            crop = cls(**options)
+            box = crop.crop_bbox(given)
+            np.random.seed(seed)
+            results.append((box, crop(given), np.random.random()))
+        (box, found, after), (expected_box, expected, expected_after) = results
+        assert box == expected_box and after == expected_after
+        assert all(np.array_equal(found[key], expected[key]) for key in ('img', 'gt_seg_map'))
+        boxes.add(box)
+    assert len(boxes) > 5
+
+
+def test_colours_are_the_hosts():
+    """Equal, unless saturation and hue are both drawn."""
+    small = np.random.default_rng(0).integers(0, 256, (12, 16, 3), dtype=np.uint8)
+    image = small.repeat(3, axis=0).repeat(3, axis=1)
+    equal = close = 0
+    for seed in range(200):
+        results, drawn = [], []
+        for cls in (PhotoMetricDistortion, host.PhotoMetricDistortion):
+            np.random.seed(seed)
+            results.append((cls()(dict(img=image.copy()))['img'], np.random.random()))
+        (found, after), (expected, expected_after) = results
+        assert after == expected_after and found.dtype == np.uint8
+        drawn = saturation_and_hue(seed)
+        difference = np.abs(found.astype(int) - expected)
+        if all(drawn):
+            close += 1
+            # OpenCV's HSV has steps of two degrees, so one rounding moves a channel by a few.
+            assert difference.mean() < 1.5 and np.quantile(difference, 0.99) <= 8
+        else:
+            equal += 1
+            assert not difference.any(), drawn
+    assert 100 < equal < 180 and close > 20
+
+
+def saturation_and_hue(seed: int) -> list:
+    """Whether the host draws that they change."""
+    drawn = dict(saturation=False, hue=False)
+
+    class Watched(host.PhotoMetricDistortion):
+
+        def saturation(self, img):
+            found = super().saturation(img)
+            drawn['saturation'] = found is not img
+            return found
+
+        def hue(self, img):
+            found = super().hue(img)
+            drawn['hue'] = found is not img
+            return found
+
+    np.random.seed(seed)
+    Watched()(dict(img=np.zeros((2, 2, 3), np.uint8)))
+    return list(drawn.values())
+
+
+def test_the_image_is_not_written_to():
+    image = np.random.default_rng(0).integers(0, 256, (12, 16, 3), dtype=np.uint8)
+    for seed in range(20):
+        np.random.seed(seed)
+        given = image.copy()
+        PhotoMetricDistortion()(dict(img=given))
+        assert np.array_equal(given, image)

@@ -1,0 +1,94 @@
+"""From the second step on, nothing in a step of pre-training waits for the device."""
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import beit_mm
+from beit_mm.engine.deferred_logging import PendingScalars
+from beit_mm.models import BEiT, DiscreteVAE, MaskedImageModel, VisualTokens
+
+# What copies from a GPU to the host, or needs a number from there for the size of its result.
+# `lift_fresh` is torch.tensor of numbers, whose copy to a GPU waits too.
+WAITING = ('_local_scalar_dense', 'nonzero', 'is_nonzero', 'masked_select', 'equal', '_unique2', 'bincount',
+           'lift_fresh')
+
+
+class Waiting(TorchDispatchMode):
+    """Names of the operations that would wait."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func._schema.name.removeprefix('aten::')
+        if name in WAITING:
+            self.found.append(name)
+        if name.startswith(('index', '_index_put')) and len(args) > 1 and isinstance(args[1], (list, tuple)):
+            if any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1]):
+                self.found.append('index by a mask')
+        return func(*args, **(kwargs or {}))
+
+
+def pre_training(num_masked, dtype, **tokenizer):
+    torch.manual_seed(0)
+    trunk = BEiT(img_size=64, embed_dim=32, depth=2, num_heads=4, drop_path_rate=0.1, use_rel_pos_bias=False,
+                 use_shared_rel_pos_bias=True, use_mask_token=True, out_type='raw')
+    target = VisualTokens(DiscreteVAE(vocab_size=16, n_hid=8, n_init=8, blocks_per_group=1, **tokenizer))
+    model = MaskedImageModel(
+        trunk, target, recovered=dict(type='beit_mm.MaskedPatches', num_masked=num_masked),
+        data_preprocessor=dict(type='beit_mm.TwoViewPreprocessor', mean=[120.0] * 3, std=[60.0] * 3)).train()
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3, fused=True)
+    wrapper = beit_mm.engine.AutocastOptimWrapper(dtype, optimizer=optimizer, clip_grad=dict(max_norm=3.0))
+    wrapper.scalars = PendingScalars()  # as DeferredRuntimeInfoHook sets it
+    return model, wrapper
+
+
+def batch():
+    generator = torch.Generator().manual_seed(1)
+    return dict(inputs=torch.randint(256, (2, 3, 64, 64), generator=generator).byte(),
+                views=torch.randint(256, (2, 3, 32, 32), generator=generator).byte(),
+                mask=torch.stack([torch.randperm(16, generator=generator) < 5 for _ in range(2)]).view(2, 4, 4),
+                jitter=torch.tensor([[1.2, 0.8, 0.9, 0, 2, 1]] * 2), mean_color=torch.full((2, 3), 100.0))
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+@pytest.mark.parametrize('encode_dtype', ['float32', 'float16'])
+@pytest.mark.parametrize('num_masked, expected', [(5, set()), (None, {'nonzero'})])
+def test_after_the_first_step_only_an_unknown_number_of_masks_waits(num_masked, expected, encode_dtype, dtype):
+    model, wrapper = pre_training(num_masked, dtype, encode_dtype=encode_dtype)
+    steps, data = [], batch()
+    for _ in range(3):
+        with Waiting() as waiting:
+            model.train_step(data, wrapper)
+        steps.append(set(waiting.found))
+    assert '_local_scalar_dense' in steps[0], 'the checks of the first batch'
+    assert steps[1:] == [expected] * 2
+
+
+def test_what_waits_in_the_backward_pass_or_at_the_update_is_found():
+    model, wrapper = pre_training(5, 'float32')
+    model.train_step(batch(), wrapper)
+    data = batch()
+    wrapper.scalars = None  # then the norm of the gradients is fetched
+    with Waiting() as waiting:
+        model.train_step(data, wrapper)
+    assert waiting.found == ['_local_scalar_dense']
+    wrapper.scalars = PendingScalars()
+    model.backbone.cls_token.register_hook(lambda gradient: None if len(gradient[gradient > 0]) else None)
+    model.backbone.cls_token.register_hook(lambda gradient: None if gradient.sum().item() else None)
+    with Waiting() as waiting:
+        model.train_step(data, wrapper)
+    assert sorted(waiting.found) == ['_local_scalar_dense', 'index by a mask']
+
+
+@pytest.mark.parametrize('wait, name', [
+    (lambda x: x.sum().item(), '_local_scalar_dense'), (lambda x: bool((x > 0).any()), '_local_scalar_dense'),
+    (lambda x: x[x > 0], 'index by a mask'), (lambda x: x.__setitem__(x > 0, torch.ones(2)), 'index by a mask'),
+    (lambda x: x.masked_select(x > 0), 'masked_select'), (lambda x: torch.equal(x, x), 'equal'),
+    (lambda x: x.unique(), '_unique2'), (lambda x: x + torch.tensor([1.0]), 'lift_fresh')])
+def test_what_waits_is_found(wait, name):
+    x = torch.tensor([1.0, 2.0, -3.0])
+    with Waiting() as waiting:
+        wait(x)
+    assert name in waiting.found
