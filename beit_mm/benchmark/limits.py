@@ -3,7 +3,7 @@ import tempfile
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Callable, Dict, List, Union
+from typing import Callable, Dict, List, Sequence, Union
 
 import simplejpeg
 import torch
@@ -60,15 +60,14 @@ def _matrix_product(dtype: torch.dtype, side: int) -> Callable[[], torch.Tensor]
     return lambda: torch.mm(first, second)
 
 
-def _side() -> int:
-    return 8192 if device() == 'cuda' else 2048
+def _sides() -> Sequence[int]:
+    return (4096, 8192, 16384) if device() == 'cuda' else (1024, 2048, 4096)
 
 
 @lru_cache(maxsize=None)
 def matrix_peak(dtype: torch.dtype) -> float:
-    """Operations per second of large matrix products, the best of five."""
-    row, = compare('', {'': _matrix_product(dtype, _side())}, rounds=5)
-    return 2 * _side()**3 / row.fastest
+    """Operations per second of large matrix products, the best of several sizes and rounds."""
+    return max(2 * side**3 / compare('', {'': _matrix_product(dtype, side)}, rounds=5)[0].fastest for side in _sides())
 
 
 def compare_limits(rounds: int = 5, megabytes: int = 512) -> List[Row]:
@@ -78,11 +77,12 @@ def compare_limits(rounds: int = 5, megabytes: int = 512) -> List[Row]:
         rounds: how often each is timed.
         megabytes: size of what is copied.
     """
-    side = _side()
     dtypes = dict.fromkeys((torch.float32, computing_dtype(), *([torch.float16] if device() == 'cuda' else [])))
-    rows = compare(f'limit: matrix products of {side}, an item is 1 GFLOP',
-                   {dtype_name(dtype): _matrix_product(dtype, side) for dtype in dtypes}, rounds, 2 * side**3 / 1e9)
-    rows = [replace(row, dtype=row.name) for row in rows]
+    rows = []
+    for side in _sides():
+        found = compare(f'limit: matrix products of {side}, an item is 1 GFLOP',
+                        {dtype_name(dtype): _matrix_product(dtype, side) for dtype in dtypes}, rounds, 2 * side**3 / 1e9)
+        rows += [replace(row, dtype=row.name) for row in found]
     source = torch.ones(megabytes * 2**20 // 4, device=device())
     target = torch.empty_like(source)
     rows += compare('limit: memory, an item is 1 GB read or written', {'copy': lambda: target.copy_(source)}, rounds,

@@ -185,6 +185,10 @@ def bias_of_grid(table: Tensor, source: Grid, target: Grid, dtype: torch.dtype) 
     and a float32 bias beside bfloat16 queries is silently wrong in cuDNN's.
     """
     index = _padded_index(tuple(target), table.device)
-    # Gathered before the cast: its backward sums many offsets into one row, which wants the table's precision.
-    bias = expand_bias(table, source, target).t()[:, index].to(dtype)
+    rows = expand_bias(table, source, target).t().contiguous()  # (num_heads, offsets + 3)
+    if not torch.is_grad_enabled():
+        rows = rows.to(dtype)
+    # In training it is cast after: the backward sums many places into one offset, which wants the table's precision.
+    # index_select is several times as fast as indexing, above all backward.
+    bias = rows.index_select(1, index.flatten()).view(-1, *index.shape).to(dtype)
     return bias[None, :, :, :index.shape[0]]
