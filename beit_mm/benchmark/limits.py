@@ -81,7 +81,8 @@ def compare_limits(rounds: int = 5, megabytes: int = 512) -> List[Row]:
     rows = []
     for side in _sides():
         found = compare(f'limit: matrix products of {side}, an item is 1 GFLOP',
-                        {dtype_name(dtype): _matrix_product(dtype, side) for dtype in dtypes}, rounds, 2 * side**3 / 1e9)
+                        {dtype_name(dtype): _matrix_product(dtype, side) for dtype in dtypes}, rounds,
+                        2 * side**3 / 1e9)
         rows += [replace(row, dtype=row.name) for row in found]
     source = torch.ones(megabytes * 2**20 // 4, device=device())
     target = torch.empty_like(source)
