@@ -3,7 +3,7 @@ import hashlib
 import re
 import zipfile
 from pathlib import Path
-from typing import Optional, Tuple
+from typing import Optional, Set, Tuple
 from urllib.parse import urlsplit
 
 _CHUNK = 1 << 20  # bytes
@@ -53,20 +53,27 @@ def verify_sha256(path: Path, expected: Optional[str] = None) -> None:
         ChecksumMismatch: If the file has another checksum; gives both.
         ValueError: If the file beside it does not start with a checksum, as sha256sum would write it.
     """
-    digests = {expected} if expected else set()
+    allowed = [{expected}] if expected else []
     beside = path.with_name(f'{path.name}.sha256')
     if beside.is_file():
-        with beside.open('rb') as file:
-            words = file.read(200).decode('ascii', 'replace').split()
-        digests.add(_as_digest(words[0].lstrip('\\') if words else '', str(beside)))
-    if not digests:
+        allowed.append(_read_digests(beside))
+    if not allowed:
         return
     sha256 = hashlib.sha256()
     with path.open('rb') as file:
         while chunk := file.read(_CHUNK):
             sha256.update(chunk)
-    for digest in digests - {sha256.hexdigest()}:
-        raise ChecksumMismatch(f'{path} must have the SHA-256 {digest}, got {sha256.hexdigest()}')
+    for digests in allowed:
+        if sha256.hexdigest() not in digests:
+            raise ChecksumMismatch(f'{path} must have the SHA-256 {" or ".join(sorted(digests))}, '
+                                   f'got {sha256.hexdigest()}')
+
+
+def _read_digests(beside: Path) -> Set[str]:
+    """Checksums of a file as sha256sum writes them: one line, or two while the file is about to be replaced."""
+    with beside.open('rb') as file:
+        lines = file.read(1000).decode('ascii', 'replace').splitlines() or ['']
+    return {_as_digest((line.split() or [''])[0].lstrip('\\'), str(beside)) for line in lines}
 
 
 def verify_parts(path: Path) -> None:

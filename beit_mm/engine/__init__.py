@@ -1,5 +1,6 @@
 """Training parts: optimiser wrapper and groups, hooks, metrics, launching."""
 from .annealing import AnnealHook
+from .checkpoint_hook import VerifiedCheckpointHook
 from .deferred_logging import DeferredRuntimeInfoHook
 from .knn_hook import KNNHook
 from .layer_decay import LayerDecayOptimWrapperConstructor
@@ -11,4 +12,4 @@ from .weights_check import CheckWeightsHook
 
 __all__ = ['AnnealHook', 'AutocastOptimWrapper', 'CheckWeightsHook', 'DeferredRuntimeInfoHook', 'KNNHook',
            'LayerDecayOptimWrapperConstructor', 'LinearProbeAccuracy', 'MainProcessLoggerHook', 'MaskedTokenAccuracy',
-           'TokenizerMetric', 'TrainableOptimWrapperConstructor']
+           'TokenizerMetric', 'TrainableOptimWrapperConstructor', 'VerifiedCheckpointHook']

@@ -12,9 +12,10 @@ from mmengine.config import Config, ConfigDict
 from mmengine.dist import is_main_process
 from mmengine.evaluator import DumpResults
 from mmengine.registry import RUNNERS
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.runner import Runner
 
 from ..models.loading import WeightsMismatch
+from .checkpoint_files import find_newest
 from .checks import check_before_training, check_checkpoint, check_data, walk
 from .print_config import drop_scope_stamps
 from .weights_check import CheckWeightsHook
@@ -86,11 +87,12 @@ def _load_config(args: Namespace) -> Config:
 
 
 def _set_resume(cfg: Config, resume: str) -> None:
-    """Resume from a checkpoint, or for 'auto' from the latest one if there is any."""
+    """Resume from a checkpoint, or for 'auto' from the newest one that is whole, if there is any."""
     if resume == 'auto':
-        resume = find_latest_checkpoint(cfg.work_dir)
-        if resume is None:
+        newest = find_newest(Path(cfg.work_dir))
+        if newest is None:
             print(f'nothing to resume in {cfg.work_dir}: a new training')
+        resume = newest and str(newest)
     if resume is None:
         return
     check_checkpoint('--resume', resume)

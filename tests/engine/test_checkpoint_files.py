@@ -1,0 +1,197 @@
+"""Checkpoint files survive kills, full disks and flipped bits."""
+import io
+import multiprocessing
+import os
+import resource
+import signal
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from mmengine.fileio import get_file_backend
+
+from beit_mm.engine.checkpoint_files import (BACKEND, PARTIAL, POINTER, find_damage, find_newest, remove_partial,
+                                             write_pointer)
+
+NUM_KILLS = 12
+
+
+def encoded(step: int, size: int = 1000) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(dict(step=step, weights=torch.full((size,), float(step))), buffer)
+    return buffer.getvalue()
+
+
+def backend():
+    return get_file_backend(backend_args=dict(backend=BACKEND))
+
+
+def step_of(path: Path) -> int:
+    return torch.load(path, weights_only=True)['step']
+
+
+def test_a_file_stands_beside_its_checksum(tmp_path):
+    path = tmp_path / 'new' / 'epoch_1.pth'
+    backend().put(encoded(1), path)
+    assert step_of(path) == 1 and find_damage(path) is None
+    assert sorted(one.name for one in path.parent.iterdir()) == ['epoch_1.pth', 'epoch_1.pth.sha256']
+
+
+def test_a_file_can_be_replaced(tmp_path):
+    path = tmp_path / 'epoch_1.pth'
+    for step in (1, 2):
+        backend().put(encoded(step), path)
+    assert step_of(path) == 2 and find_damage(path) is None
+    assert len((tmp_path / 'epoch_1.pth.sha256').read_text().splitlines()) == 1
+
+
+@pytest.mark.parametrize('call', range(1, 8))
+def test_a_replacement_that_is_interrupted_leaves_one_or_the_other(call, tmp_path, monkeypatch):
+    """At every call of the operating system that puts something in place."""
+    path = tmp_path / 'epoch_1.pth'
+    backend().put(encoded(1), path)
+    calls = []
+    for name in ('fsync', 'replace'):
+        monkeypatch.setattr(os, name, lambda *args, run=getattr(os, name): _count(calls, call) or run(*args))
+    with pytest.raises(KeyboardInterrupt):
+        backend().put(encoded(2), path)
+    monkeypatch.undo()
+    assert find_damage(path) is None and step_of(path) in (1, 2)
+    assert not list(tmp_path.glob(f'.*{PARTIAL}'))
+
+
+def _count(calls: list, last: int) -> None:
+    calls.append(0)
+    if len(calls) == last:
+        raise KeyboardInterrupt
+
+
+def test_removed_files_stay_until_they_are_released(tmp_path):
+    files, paths = backend(), [tmp_path / f'epoch_{step}.pth' for step in (1, 2, 3)]
+    for step, path in enumerate(paths):
+        files.put(encoded(step), path)
+        files.remove(path)
+    assert all(path.is_file() for path in paths)
+    files.release(keep=[None, str(paths[2])])
+    assert [one.name for one in sorted(tmp_path.iterdir())] == ['epoch_3.pth', 'epoch_3.pth.sha256']
+
+
+@pytest.mark.parametrize('limit', [0, 1, 1000, 4000])
+def test_a_disk_that_is_full_at_any_point_leaves_the_file_before(limit, tmp_path):
+    """The operating system refuses to write beyond so many bytes of a file."""
+    path = tmp_path / 'epoch_1.pth'
+    backend().put(encoded(1), path)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        with pytest.raises(OSError):
+            backend().put(encoded(2), path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert find_newest(tmp_path) == path and step_of(path) == 1
+    assert not list(tmp_path.glob(f'.*{PARTIAL}'))
+
+
+def test_too_little_space_is_told_before_anything_is_written(tmp_path, monkeypatch):
+    monkeypatch.setattr('shutil.disk_usage', lambda folder: SimpleNamespace(free=5 * 2**20))
+    with pytest.raises(OSError, match=r'0 MiB needs as much free space and 64 MiB in .*, which has 5 MiB'):
+        backend().put(encoded(1), tmp_path / 'epoch_1.pth')
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('with_checksum', [True, False], ids=['SHA-256', 'CRC-32'])
+def test_one_flipped_bit_is_seen_and_the_checkpoint_before_is_taken(with_checksum, tmp_path, capsys):
+    for step in (1, 2):
+        backend().put(encoded(step), tmp_path / f'iter_{step}.pth')
+    newest = tmp_path / 'iter_2.pth'
+    if not with_checksum:
+        Path(f'{newest}.sha256').unlink()
+    whole = newest.read_bytes()
+    # Without the checksum the padding and names between a zip file's parts are not covered.
+    start = whole.index(np.float32(2).tobytes() * 100) if not with_checksum else 0
+    length = 4000 if not with_checksum else len(whole)
+    for place in np.random.default_rng(0).integers(8 * start, 8 * (start + length), 50):
+        damaged = bytearray(whole)
+        damaged[place // 8] ^= 1 << place % 8
+        newest.write_bytes(damaged)
+        assert find_newest(tmp_path) == tmp_path / 'iter_1.pth', place
+        assert 'passed over: ' in capsys.readouterr().out
+    newest.write_bytes(whole)
+    assert find_newest(tmp_path) == newest
+
+
+@pytest.mark.parametrize('content', [b'', b'PK\3\4', b'garbage' * 100], ids=['empty', 'cut', 'other'])
+def test_a_run_whose_checkpoints_are_all_damaged_is_not_begun_anew(content, tmp_path):
+    (tmp_path / 'epoch_3.pth').write_bytes(content)
+    with pytest.raises(ValueError, match='no checkpoint of .* is whole: .*epoch_3.pth'):
+        find_newest(tmp_path)
+
+
+def test_the_newest_is_that_of_the_highest_number_and_of_the_last_run(tmp_path):
+    assert find_newest(tmp_path) is None and find_newest(tmp_path / 'none') is None
+    for name in ('epoch_9.pth', 'epoch_10.pth', 'best_accuracy_epoch_11.pth'):
+        backend().put(encoded(0), tmp_path / name)
+    assert find_newest(tmp_path).name == 'epoch_10.pth'
+    backend().put(encoded(0), tmp_path / 'iter_5.pth')
+    os.utime(tmp_path / 'iter_5.pth', (time.time() + 10,) * 2)
+    assert find_newest(tmp_path).name == 'iter_5.pth'
+
+
+def test_checkpoints_elsewhere_are_found_by_the_pointer(tmp_path):
+    elsewhere, work_dir = tmp_path / 'elsewhere', tmp_path / 'work_dir'
+    backend().put(encoded(1), elsewhere / 'epoch_1.pth')
+    work_dir.mkdir()
+    write_pointer(work_dir, str(elsewhere / 'epoch_1.pth'))
+    assert (work_dir / POINTER).read_text() == str(elsewhere / 'epoch_1.pth')
+    assert find_newest(work_dir) == elsewhere / 'epoch_1.pth'
+
+
+def save_for_ever(folder: str, connection) -> None:
+    """Keeps the two newest checkpoints, and tells every step that is safe."""
+    files, step = backend(), 0
+    while True:
+        step += 1
+        files.put(encoded(step, size=300000), Path(folder) / f'iter_{step}.pth')
+        write_pointer(Path(folder), f'{folder}/iter_{step}.pth')
+        connection.send(step)
+        if step > 2:
+            files.remove(Path(folder) / f'iter_{step - 2}.pth')
+            files.release()
+
+
+@pytest.fixture(scope='module')
+def context():
+    """Processes from a server that has imported everything once."""
+    context = multiprocessing.get_context('forkserver')
+    context.set_forkserver_preload(['beit_mm'])
+    return context
+
+
+@pytest.mark.parametrize('kill', range(NUM_KILLS))
+def test_a_kill_at_any_moment_leaves_the_newest_that_was_safe(kill, context, tmp_path):
+    """SIGKILL after a random while; every second one while a file is being written."""
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=save_for_ever, args=(str(tmp_path), sender))
+    process.start()
+    generator, safe = np.random.default_rng(kill), 0
+    while safe < 3:
+        safe = receiver.recv()
+    time.sleep(generator.uniform(0, 0.05))
+    if kill % 2:
+        while not list(tmp_path.glob(f'.iter_*.pth{PARTIAL}')):
+            pass
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    while receiver.poll():
+        safe = receiver.recv()
+    newest = find_newest(tmp_path)
+    assert step_of(newest) >= safe and newest.name == f'iter_{step_of(newest)}.pth'
+    whole = [path for path in tmp_path.glob('iter_*.pth') if find_damage(path) is None]
+    assert len(whole) >= 2 and set(whole) == set(tmp_path.glob('iter_*.pth'))
+    remove_partial(tmp_path)
+    assert not list(tmp_path.glob(f'.*{PARTIAL}'))

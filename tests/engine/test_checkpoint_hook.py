@@ -1,0 +1,149 @@
+"""The hook keeps what the run needs, whatever happens while it saves."""
+import errno
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.evaluator import BaseMetric
+from mmengine.model import BaseModel
+from mmengine.runner import Runner
+from torch import nn
+
+import beit_mm.engine.checkpoint_files as checkpoint_files
+from beit_mm.engine.checkpoint_files import PARTIAL, POINTER, find_damage, find_newest
+
+NUM_KILLS = 4
+
+
+class Line(BaseModel):
+
+    def __init__(self, size: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((size,), 3.0))
+
+    def forward(self, x, mode='loss'):
+        return dict(loss=(self.weight * x.mean()).square().mean()) if mode == 'loss' else [x]
+
+
+class Data(torch.utils.data.Dataset):
+    metainfo = {}
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        return dict(x=torch.tensor(index + 1.0))
+
+
+class Scores(BaseMetric):
+    """Gives one score after another."""
+
+    def __init__(self, scores):
+        super().__init__()
+        self.scores = list(scores)
+
+    def process(self, data_batch, data_samples):
+        self.results.append(0)
+
+    def compute_metrics(self, results):
+        return dict(accuracy=self.scores.pop(0))
+
+
+def build(folder, epochs=6, scores=(), resume=False, size=2, **options) -> Runner:
+    loader = dict(dataset=Data(), batch_size=2, num_workers=0, collate_fn=dict(type='default_collate'),
+                  sampler=dict(type='DefaultSampler', shuffle=False))
+    validation = dict(val_dataloader=loader, val_cfg=dict(), val_evaluator=[Scores(scores)]) if scores else {}
+    newest = find_newest(Path(folder)) if resume else None
+    return Runner(
+        Line(size), str(folder), train_dataloader=loader, **validation,
+        train_cfg=dict(type='EpochBasedTrainLoop', max_epochs=epochs),
+        optim_wrapper=dict(type='AutocastOptimWrapper', optimizer=dict(type='SGD', lr=1e-3, momentum=0.9)),
+        default_hooks=dict(checkpoint=dict(type='VerifiedCheckpointHook', interval=1, **options)), default_scope='beit_mm',
+        load_from=newest and str(newest), resume=bool(newest), log_level='ERROR',
+        experiment_name=f'{folder}_{time.time()}'.replace('/', '_'))
+
+
+def names(folder: Path) -> list:
+    return sorted(path.name for path in folder.glob('*.pth'))
+
+
+@pytest.mark.parametrize('max_keep, expected', [
+    (3, ['epoch_4.pth', 'epoch_5.pth', 'epoch_6.pth']), (1, ['epoch_5.pth', 'epoch_6.pth']),
+    (-1, [f'epoch_{epoch}.pth' for epoch in range(1, 7)])])
+def test_so_many_checkpoints_stay_and_never_fewer_than_two(max_keep, expected, tmp_path):
+    build(tmp_path, max_keep_ckpts=max_keep).train()
+    assert names(tmp_path) == expected
+    assert all(find_damage(tmp_path / name) is None for name in expected)
+    assert sorted(path.name for path in tmp_path.glob('*.sha256')) == [f'{name}.sha256' for name in expected]
+    assert (tmp_path / POINTER).read_text() == str(tmp_path / 'epoch_6.pth')
+
+
+def test_the_best_checkpoint_is_replaced_by_a_better_one(tmp_path):
+    build(tmp_path, scores=(0.1, 0.5, 0.2, 0.5, 0.7, 0.3), max_keep_ckpts=2, save_best='accuracy', rule='greater').train()
+    assert names(tmp_path) == ['best_accuracy_epoch_5.pth', 'epoch_5.pth', 'epoch_6.pth']
+    assert all(find_damage(path) is None for path in tmp_path.glob('*.pth'))
+
+
+def test_a_resumed_run_goes_on_with_what_was_kept(tmp_path):
+    build(tmp_path, epochs=3, max_keep_ckpts=2).train()
+    runner = build(tmp_path, epochs=5, resume=True, max_keep_ckpts=2)
+    runner.train()
+    assert runner.epoch == 5 and names(tmp_path) == ['epoch_4.pth', 'epoch_5.pth']
+
+
+def test_a_save_that_fails_deletes_nothing(tmp_path, monkeypatch):
+    write = checkpoint_files._write
+
+    def full(path, content):
+        if 'epoch_4' in path.name:
+            raise OSError(errno.ENOSPC, 'No space left on device')
+        write(path, content)
+
+    monkeypatch.setattr(checkpoint_files, '_write', full)
+    with pytest.raises(OSError, match='No space left'):
+        build(tmp_path, max_keep_ckpts=2).train()
+    assert names(tmp_path) == ['epoch_2.pth', 'epoch_3.pth']
+    assert (tmp_path / POINTER).read_text() == str(tmp_path / 'epoch_3.pth')
+    monkeypatch.undo()
+    runner = build(tmp_path, resume=True, max_keep_ckpts=2)
+    runner.train()
+    assert runner.epoch == 6 and names(tmp_path) == ['epoch_5.pth', 'epoch_6.pth']
+
+
+def train_for_ever(folder: str) -> None:
+    torch.set_num_threads(1)
+    build(folder, epochs=100000, resume=True, size=500000, max_keep_ckpts=2).train()
+
+
+def test_a_training_that_is_killed_again_and_again_gets_on(tmp_path):
+    """SIGKILL after a random while, every second time while a checkpoint is being written; then it resumes."""
+    context = multiprocessing.get_context('forkserver')
+    context.set_forkserver_preload(['beit_mm'])
+    generator, last = np.random.default_rng(0), 0
+    for kill in range(NUM_KILLS):
+        process = context.Process(target=train_for_ever, args=(str(tmp_path),))
+        process.start()
+        while number_of(find_newest(tmp_path)) < last + 2:  # it has come further than the run before
+            assert process.is_alive()
+            time.sleep(0.01)
+        time.sleep(generator.uniform(0, 0.05))
+        while kill % 2 and not list(tmp_path.glob(f'.epoch_*.pth{PARTIAL}')):
+            pass
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        newest = find_newest(tmp_path)
+        assert number_of(newest) >= last + 2
+        assert all(find_damage(path) is None for path in tmp_path.glob('*.pth'))
+        last = number_of(newest)
+    runner = build(tmp_path, epochs=last + 1, resume=True, size=500000, max_keep_ckpts=2)
+    runner.train()
+    assert runner.epoch == last + 1
+
+
+def number_of(path) -> int:
+    return 0 if path is None else int(path.stem.split('_')[1])
