@@ -13,10 +13,12 @@ from PIL import Image
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode, functional
 
+import beit_mm
+
 from .measuring import Row, compare
 from .photographs import write_photographs, write_scenes
+from .steps import config_file
 
-RECIPES = Path(__file__).parents[1] / '.mim' / 'configs'
 MASKS = 200  # in a round, for each image of the other sections
 HOSTS_MASK = dict(type='BEiTMaskGenerator', input_size=(14, 14), num_masking_patches=75, max_num_patches=None,
                   min_num_patches=16)
@@ -94,28 +96,29 @@ def compare_loading(folder: Path, rounds: int = 5, count: int = 64) -> List[Row]
 
 def two_views() -> Dict[str, Callable[[dict], dict]]:
     """A photograph's path to two views and a mask, by name."""
-    cfg = Config.fromfile(RECIPES / 'beit_pretrain.py')
+    cfg = Config.fromfile(config_file(beit_mm, 'beit_pretrain.py'))
     ours = _pipeline(cfg)
-    return {'ours': ours, 'ours, in the release\'s order': _compose('mmpretrain', cfg.release_order),
+    release_order = [*cfg.release_order, *cfg.train_dataloader.dataset.pipeline[-2:]]
+    return {'ours': ours, 'ours, in the release\'s order': _compose('mmpretrain', release_order),
             'the release\'s steps': ReleasesSteps(ours.transforms[-2]),
             'MMPretrain': _compose('mmpretrain', MMPRETRAIN_TWO_VIEWS)}  # yapf: disable
 
 
 def masks() -> Dict[str, Callable[[dict], dict]]:
     """75 of 14 x 14 patches."""
-    ours = _pipeline(Config.fromfile(RECIPES / 'beit_pretrain.py')).transforms[-2]
+    ours = _pipeline(Config.fromfile(config_file(beit_mm, 'beit_pretrain.py'))).transforms[-2]
     return {'ours': ours, 'MMPretrain': _compose('mmpretrain', [HOSTS_MASK]).transforms[0]}
 
 
 def classification() -> Dict[str, Callable[[dict], dict]]:
     """A photograph's path to 224 x 224 pixels with RandAugment and erasing; draws and their order are the same."""
-    return {'ours': _pipeline(Config.fromfile(RECIPES / 'beit_finetune.py')),
+    return {'ours': _pipeline(Config.fromfile(config_file(beit_mm, 'beit_finetune.py'))),
             'MMPretrain': _compose('mmpretrain', MMPRETRAIN_CLASSIFICATION)}  # yapf: disable
 
 
 def segmentation() -> Dict[str, Callable[[dict], dict]]:
     """A photograph and its label map to 512 x 512 pixels; draws and their order are the same."""
-    return {'ours': _pipeline(Config.fromfile(RECIPES / 'beit_segment.py')),
+    return {'ours': _pipeline(Config.fromfile(config_file(beit_mm, 'beit_segment.py'))),
             'MMSegmentation': _compose('mmseg', MMSEGMENTATION)}  # yapf: disable
 
 

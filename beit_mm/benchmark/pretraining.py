@@ -1,5 +1,4 @@
 """Pre-training steps with a tokenizer, of recipes at a given size."""
-import inspect
 from types import SimpleNamespace
 from typing import List, Tuple
 
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 import beit_mm
 
-from ..models import DiscreteVAE, MaskedImageModel, VisualTokens
+from ..models import MaskedImageModel
 from ..registry import MODELS as OUR_MODELS
 from .limits import compare_steps
 from .measuring import Row
@@ -26,27 +25,21 @@ RELEASES_OPTIMISER = Config(dict(default_scope='mmpretrain', optim_wrapper=dict(
     optimizer=dict(type='AdamW', lr=LEARNING_RATE, weight_decay=0.05))))  # yapf: disable
 
 
-def our_model(width: int, depth: int, n_hid: int, dtype: str = 'auto',
+def our_model(width: int, depth: int, n_hid: int, encode_dtype: str = 'float32',
               compiled: bool = False) -> Tuple[MaskedImageModel, Config]:
     """Ours and its recipe.
 
     Args:
-        dtype: of the tokenizer's encoder, see DiscreteVAE.
+        encode_dtype: of the tokenizer, see DiscreteVAE.
         compiled: compile the blocks and the encoder, which then works on a stream of its own.
     """
     config = recipe(beit_mm, 'beit_pretrain.py')
     config.model.backbone.update(embed_dim=width, depth=depth, num_heads=width // 64, compile_blocks=compiled)
-    target = config.model.target
-    target.tokenizer.update(init_cfg=None, n_hid=n_hid)
-    target.tokenizer.update(_known(DiscreteVAE, encode_dtype=dtype, compile_encoder=compiled))
-    target.update(_known(VisualTokens, own_stream=compiled))
+    config.model.target.tokenizer.update(init_cfg=None, n_hid=n_hid, encode_dtype=encode_dtype,
+                                         compile_encoder=compiled)
+    config.model.target.own_stream = compiled
     with DefaultScope.overwrite_default_scope(config.default_scope):
         return OUR_MODELS.build(config.model), config
-
-
-def _known(part: type, **options) -> dict:
-    """Those options that a part takes."""
-    return {name: value for name, value in options.items() if name in inspect.signature(part).parameters}
 
 
 def hosts_model(width: int, depth: int, n_hid: int) -> Tuple[nn.Module, Config]:
@@ -74,8 +67,9 @@ def compare_pretraining(rounds: int = 3, batch: int = 8, depth: int = 12, width:
     mask = torch.stack([torch.randperm(196) < 75 for _ in range(batch)]).view(batch, 14, 14).to(device())
     candidates = per_dtype('ours')
     if device() == 'cuda':
-        candidates['ours, compiled'] = dict(dtype='auto', compiled=True)
-    steps = {name: _our_step(our_model(width, depth, n_hid, **options), options['dtype'], images, views, mask)
+        half = dict(dtype='auto', encode_dtype='auto')
+        candidates.update({'ours, half-precision tokenizer': half, 'the same, compiled': dict(half, compiled=True)})
+    steps = {name: _our_step((width, depth, n_hid), (images, views, mask), **options)
              for name, options in candidates.items()}
     release = ReleasesModel(width, depth, width // 64, n_hid)
     steps['the release\'s steps'] = training_step(release, lambda: release(images, views, mask),
@@ -85,9 +79,9 @@ def compare_pretraining(rounds: int = 3, batch: int = 8, depth: int = 12, width:
                          rounds, batch)
 
 
-def _our_step(built: Tuple[MaskedImageModel, Config], dtype: str, images: Tensor, views: Tensor, mask: Tensor) -> Step:
-    model, config = built
-    return training_step(model, lambda: model.parse_losses(model(images, views, mask, mode='loss'))[0],
+def _our_step(sizes: Tuple[int, int, int], inputs: Tuple[Tensor, Tensor, Tensor], dtype: str, **options) -> Step:
+    model, config = our_model(*sizes, **options)
+    return training_step(model, lambda: model.parse_losses(model(*inputs, mode='loss'))[0],
                          build_wrapper(model, config, dtype))
 
 

@@ -56,9 +56,14 @@ class Step:
             self.run()
 
 
+def config_file(package: ModuleType, name: str) -> Path:
+    """A config that a package carries."""
+    return Path(package.__file__).parent / '.mim' / 'configs' / name
+
+
 def recipe(package: ModuleType, name: str) -> Config:
-    """A config that a package carries, with a learning rate for random images and no weights to load."""
-    config = Config.fromfile(Path(package.__file__).parent / '.mim' / 'configs' / name)
+    """Such a config, with a learning rate for random images and no weights to load."""
+    config = Config.fromfile(config_file(package, name))
     config.optim_wrapper.optimizer.lr = LEARNING_RATE
     config.model.data_preprocessor = None
     for part in (config.model, config.model.backbone, config.model.get('head', {})):

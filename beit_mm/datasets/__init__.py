@@ -2,7 +2,8 @@
 
 - A mask generator is a transform that adds `mask`, bool (h, w), True where masked.
 - A pre-training pipeline ends in PackTwoViews and feeds TwoViewPreprocessor.
-- A step named as a host's (RandAugment, PackInputs, ...) takes its place: same arguments, same draws, less time.
+- A step named as a host's (RandAugment, PackInputs, ...) takes its place: same draws, less time for uint8 colour
+  images. RandomResizedCrop names what resizes `resize_backend`.
 - A data set too large for folders gives `img_bytes` in place of a file at `img_path`; LoadImage takes either.
 """
 from .augmentation import RandAugment, RandomErasing

@@ -66,7 +66,7 @@ class AutoContrast(host.AutoContrast):
         ramp = np.clip(RAMP, *ranges.T).astype(np.uint8)
         table = super().transform(dict(img=ramp))['img']
         if table is not ramp:
-            results['img'] = _look_up(channels, table)
+            results['img'] = _look_up_each(channels, table)
         return results
 
 
@@ -77,7 +77,7 @@ class Equalize(host.Equalize):
     def transform(self, results: dict) -> dict:
         if not self.random_disable():
             channels = cv2.split(results['img'])
-            results['img'] = _look_up(channels, np.stack([_equalizing(channel) for channel in channels], axis=-1))
+            results['img'] = _look_up_each(channels, np.stack([_equalizing(channel) for channel in channels], axis=-1))
         return results
 
 
@@ -110,7 +110,7 @@ def _equalizing(channel: np.ndarray) -> np.ndarray:
     return table.astype(np.uint8)
 
 
-def _look_up(channels: Sequence[np.ndarray], table: np.ndarray) -> np.ndarray:
+def _look_up_each(channels: Sequence[np.ndarray], table: np.ndarray) -> np.ndarray:
     """Channels uint8 (H, W) through the columns of a table uint8 (256, ..., C), to an image (H, W, C)."""
     columns = np.ascontiguousarray(table.reshape(256, len(channels)).T)
     return cv2.merge([cv2.LUT(channel, column) for channel, column in zip(channels, columns)])

@@ -21,10 +21,12 @@ def _resize_by_pillow(image: np.ndarray, scale: Sequence[int], interpolation: st
 
 
 def _resize_by_torch(image: np.ndarray, scale: Sequence[int], interpolation: str) -> np.ndarray:
-    """uint8 arithmetic on the view of the crop: nothing is copied before. In memory, channels come first in the result,
-    as they do in a batch."""
+    """uint8 arithmetic on the view of the crop: nothing is copied before, unless it is a mirrored view. In memory,
+    channels come first in the result, as they do in a batch."""
     if interpolation == 'lanczos' and not TORCH_HAS_LANCZOS:
         return _resize_by_pillow(image, scale, interpolation)
+    if min(image.strides) < 0:  # mirrored, or channels reversed, as MMCV's Pillow decoder gives them; torch has no such
+        image = np.ascontiguousarray(image)
     pixels = torch.from_numpy(image).permute(2, 0, 1)[None]
     resized = F.interpolate(pixels, size=tuple(scale), mode=interpolation, antialias=True)
     return resized[0].permute(1, 2, 0).numpy()
@@ -39,6 +41,12 @@ def _mirror(image: np.ndarray) -> np.ndarray:
     return flipped.reshape(planes.shape).transpose(1, 2, 0)
 
 
+def _check_filter(name: str, value: str) -> None:
+    if value not in FILTERS:
+        raise ValueError(f'{name} must be one of {", ".join(FILTERS)}, got {value!r}')
+
+
+FILTERS = ('bicubic', 'bilinear', 'lanczos')
 RESIZERS = dict(pillow=_resize_by_pillow, torch=_resize_by_torch)
 
 
@@ -54,15 +62,15 @@ class RandomResizedCrop(HostRandomResizedCrop):
         **kwargs: crop_ratio_range, aspect_ratio_range and max_attempts of MMPretrain's.
 
     Raises:
-        ValueError: If resize_backend is unknown.
+        ValueError: If resize_backend or interpolation is unknown.
     """
 
     def __init__(self, scale: Union[int, Sequence[int]], interpolation: str = 'bicubic',
                  resize_backend: str = 'pillow', **kwargs):
-        super().__init__(scale, interpolation=interpolation, **kwargs)
         if resize_backend not in RESIZERS:
             raise ValueError(f'resize_backend must be one of {", ".join(RESIZERS)}, got {resize_backend!r}')
-        self.backend = resize_backend
+        _check_filter('interpolation', interpolation)
+        super().__init__(scale, interpolation=interpolation, backend=resize_backend, **kwargs)
 
     def transform(self, results: dict) -> dict:
         image = self.resize(self.crop(results['img']), self.scale, self.interpolation)
@@ -97,6 +105,7 @@ class TwoViewRandomResizedCrop(RandomResizedCrop):
                  interpolation: str = 'bicubic', second_interpolation: str = 'lanczos', flip_prob: float = 0.0,
                  **kwargs):
         super().__init__(scale, interpolation, **kwargs)
+        _check_filter('second_interpolation', second_interpolation)
         self.second_scale = (second_scale,) * 2 if isinstance(second_scale, int) else tuple(second_scale)
         self.second_interpolation = second_interpolation
         self.flip_prob = flip_prob
@@ -123,4 +132,4 @@ class RandomFlip(HostRandomFlip):
     def _flip(self, results: dict) -> None:
         image = results['img']
         super()._flip(results)
-        results['img'] = cv2.flip(image, FLIP_CODES[results['flip_direction']])
+        results['img'] = cv2.flip(image, FLIP_CODES[results['flip_direction']]).reshape(image.shape)

@@ -25,7 +25,7 @@ class LoadImage(LoadImageFromFile):
 
     Args:
         imdecode_backend: MMCV's, or 'simplejpeg': JPEG files by libjpeg-turbo, about twice as fast as Pillow and equal
-            to it, all others by Pillow.
+            to it; damaged, turned and CMYK ones by Pillow, all other files by OpenCV, as MMCV does by itself.
         to_float32, color_type, ignore_empty, backend_args: of MMCV's LoadImageFromFile.
 
     Raises:
@@ -36,7 +36,9 @@ class LoadImage(LoadImageFromFile):
         if 'img_bytes' in results:
             content = results.pop('img_bytes')
         elif self.imdecode_backend == SIMPLEJPEG:
-            content = fileio.get(results['img_path'], backend_args=self.backend_args)
+            content = self._read(results['img_path'])
+            if content is None:
+                return None
         else:
             return super().transform(results)
         reason = 'the decoder found no image'
@@ -54,6 +56,17 @@ class LoadImage(LoadImageFromFile):
         results['img_shape'] = results['ori_shape'] = image.shape[:2]
         return results
 
+    def _read(self, path: str) -> Optional[bytes]:
+        """A file's bytes; None where it cannot be read and that is to be ignored."""
+        try:
+            if self.file_client_args is not None:
+                return fileio.FileClient.infer_client(self.file_client_args, path).get(path)
+            return fileio.get(path, backend_args=self.backend_args)
+        except Exception:  # every backend has its own kinds
+            if self.ignore_empty:
+                return None
+            raise
+
     def _decode(self, content: bytes) -> np.ndarray:
         if self.imdecode_backend != SIMPLEJPEG:
             return mmcv.imfrombytes(content, flag=self.color_type, backend=self.imdecode_backend)
@@ -63,7 +76,8 @@ class LoadImage(LoadImageFromFile):
                     return simplejpeg.decode_jpeg(content, 'BGR')
             except ValueError:  # damage that Pillow may still read
                 pass
-        return mmcv.imfrombytes(content, flag=self.color_type, backend='pillow')
+        # Others as LoadImageFromFile reads them in tests: Pillow would cut 16 bits to white.
+        return mmcv.imfrombytes(content, flag=self.color_type, backend='pillow' if content[:2] == JPEG_START else 'cv2')
 
 
 def _is_upright(content: bytes) -> bool:

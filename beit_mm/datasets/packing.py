@@ -35,17 +35,22 @@ class PackTwoViews(BaseTransform):
 
 @TRANSFORMS.register_module()
 class PackInputs(HostPackInputs):
-    """MMPretrain's PackInputs for one colour image, whose channels come first in a fifth of the time."""
+    """MMPretrain's PackInputs; of a colour image, the channels come first in a fifth of the time."""
 
     @staticmethod
-    def format_input(input_: np.ndarray) -> torch.Tensor:
-        return channels_first(input_)
+    def format_input(input_):
+        if isinstance(input_, np.ndarray) and input_.ndim == 3:
+            return channels_first(input_)
+        return HostPackInputs.format_input(input_)
 
 
 @TRANSFORMS.register_module()
 class PackSegInputs(HostPackSegInputs):
-    """MMSegmentation's PackSegInputs for a colour image, whose channels come first in a fifth of the time."""
+    """MMSegmentation's PackSegInputs; of a colour image, the channels come first in a fifth of the time."""
 
     def transform(self, results: dict) -> dict:
-        image = results.pop('img')
-        return dict(inputs=channels_first(image), **super().transform(results))
+        image = results.get('img')
+        if image is None or image.ndim != 3:
+            return super().transform(results)
+        others = {key: value for key, value in results.items() if key != 'img'}
+        return dict(inputs=channels_first(image), **super().transform(others))

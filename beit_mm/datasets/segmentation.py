@@ -16,7 +16,7 @@ HUES = 180  # of OpenCV's uint8 images in HSV
 
 @TRANSFORMS.register_module()
 class RandomCrop(host.RandomCrop):
-    """MMSegmentation's RandomCrop, which takes the first of ten boxes that no class fills; label maps are uint8.
+    """MMSegmentation's RandomCrop, which takes the first of ten boxes that no class fills.
 
     Args:
         crop_size, cat_max_ratio, ignore_index: of MMSegmentation's.
@@ -25,21 +25,25 @@ class RandomCrop(host.RandomCrop):
     @cache_randomness
     def crop_bbox(self, results: dict) -> Tuple[int, int, int, int]:
         """Top, bottom, left and right of the crop; from MMSegmentation's draws."""
-        labels = results['gt_seg_map']
-        box = self._draw_box(labels)
+        image = results['img']
+        box = self._draw_box(image)
         if self.cat_max_ratio < 1:
             for _ in range(10):
-                if self._is_mixed(self.crop(labels, box)):
+                if self._is_mixed(self.crop(results['gt_seg_map'], box)):
                     break
-                box = self._draw_box(labels)
+                box = self._draw_box(image)
         return box
 
-    def _draw_box(self, labels: np.ndarray) -> Tuple[int, int, int, int]:
-        top, left = (random.randint(max(side - size, 0) + 1) for side, size in zip(labels.shape, self.crop_size))
+    def _draw_box(self, image: np.ndarray) -> Tuple[int, int, int, int]:
+        top, left = (random.randint(max(side - size, 0) + 1) for side, size in zip(image.shape, self.crop_size))
         return top, top + self.crop_size[0], left, left + self.crop_size[1]
 
     def _is_mixed(self, labels: np.ndarray) -> bool:
-        counts = count_values(labels)[VALUES != self.ignore_index]
+        if labels.dtype == np.uint8:
+            values, counts = VALUES, count_values(labels)
+        else:
+            values, counts = np.unique(labels, return_counts=True)
+        counts = counts[values != self.ignore_index]
         return np.count_nonzero(counts) > 1 and counts.max() / counts.sum() < self.cat_max_ratio
 
 

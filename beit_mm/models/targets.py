@@ -163,7 +163,7 @@ class MaskedPatches(nn.Module):
             counts = mask.sum(dim=1)
             if (counts != self.num_masked).any():
                 raise ValueError(f'recovered.num_masked must be that of the mask generator, got {self.num_masked} and '
-                                 f'{counts.tolist()} masked patches')
+                                 f'{counts.tolist()} masked patches; give None where it differs')
         places = mask.int().argsort(dim=1, descending=True, stable=True)[:, :self.num_masked]
         return (places + mask.shape[1] * torch.arange(len(mask), device=mask.device)[:, None]).flatten()
 

@@ -179,10 +179,13 @@ def split_columns(weight: Tensor) -> Tensor:
 @contextmanager
 def unrounded_convolutions():
     """Float32 convolutions of a GPU in float32; by PyTorch's default they round their inputs to 10 bits (TF32)."""
-    convolutions = torch.backends.cudnn.conv
-    before = convolutions.fp32_precision
-    convolutions.fp32_precision = 'ieee'
+    # Both kinds, since torch.backends.cudnn.allow_tf32 cannot be read while they differ.
+    kinds = torch.backends.cudnn.conv, torch.backends.cudnn.rnn
+    before = [kind.fp32_precision for kind in kinds]
+    for kind in kinds:
+        kind.fp32_precision = 'ieee'
     try:
         yield
     finally:
-        convolutions.fp32_precision = before
+        for kind, precision in zip(kinds, before):
+            kind.fp32_precision = precision

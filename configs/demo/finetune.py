@@ -37,7 +37,7 @@ test_dataloader = val_dataloader
 max_epochs = 24
 warmup_epochs = 2
 optim_wrapper = dict(
-    optimizer=dict(lr=2e-3, fused=True), paramwise_cfg=dict(layer_decay_rate=0.9))
+    optimizer=dict(lr=2e-3), paramwise_cfg=dict(layer_decay_rate=0.9))
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-9, by_epoch=True, begin=0, end=warmup_epochs, convert_to_iter_based=True),
     dict(type='CosineAnnealingLR', eta_min_ratio=0.01, by_epoch=True, begin=warmup_epochs, end=max_epochs,

@@ -41,6 +41,26 @@ def test_crops_are_the_hosts(interpolation):
         assert difference.mean() < 0.2 and difference.max() <= 3
 
 
+@pytest.mark.parametrize('backend', ['pillow', 'torch'])
+@pytest.mark.parametrize('axis', [1, 2], ids=['mirrored', 'channels reversed'])
+@pytest.mark.parametrize('crop', [RandomResizedCrop, TwoViewRandomResizedCrop])
+def test_crops_of_views_are_those_of_copies(crop, axis, backend):
+    found, view = [], np.flip(smooth(), axis)
+    for image in (view, view.copy()):
+        np.random.seed(0)
+        found.append(crop(32, resize_backend=backend)(dict(img=image))['img'])
+    assert np.array_equal(*found)
+
+
+def test_an_unknown_filter_or_the_hosts_backend_is_refused():
+    with pytest.raises(ValueError, match="interpolation must be one of bicubic, bilinear, lanczos, got 'nearest'"):
+        RandomResizedCrop(32, interpolation='nearest')
+    with pytest.raises(ValueError, match="second_interpolation must be one of .* got 'area'"):
+        TwoViewRandomResizedCrop(32, second_interpolation='area')
+    with pytest.raises(TypeError, match='backend'):
+        RandomResizedCrop(32, backend='cv2')
+
+
 @pytest.mark.parametrize('crop', [RandomResizedCrop, TwoViewRandomResizedCrop])
 def test_an_unknown_resizer_is_refused(crop):
     with pytest.raises(ValueError, match="resize_backend must be one of pillow, torch, got 'cv2'"):
@@ -95,3 +115,20 @@ def test_packing_is_the_hosts():
         assert found['inputs'].is_contiguous() and torch.equal(found['inputs'], expected['inputs'])
         assert found['data_samples'].metainfo == expected['data_samples'].metainfo
         assert str(found['data_samples'].to_dict()) == str(expected['data_samples'].to_dict())
+
+
+def test_packing_leaves_to_the_hosts_what_is_no_colour_image():
+    gray = noise(HEIGHT, WIDTH)
+    for image in (gray, Image.fromarray(gray), torch.zeros(3, 4, 5)):
+        ours, hosts = (pack(dict(img=image))['inputs'] for pack in (PackInputs(), mmpretrain.PackInputs()))
+        assert torch.equal(ours, hosts)
+    ours, hosts = (pack(dict(img=gray))['inputs'] for pack in (PackSegInputs(), mmseg.PackSegInputs()))
+    assert torch.equal(ours, hosts)
+    assert set(PackSegInputs()(dict(gt_seg_map=gray))) == {'data_samples'}
+    results = dict(img=noise())
+    PackSegInputs()(results)
+    assert 'img' in results
+
+
+def test_mirroring_keeps_a_single_channel():
+    assert RandomFlip(prob=1.0)(dict(img=noise(5, 6, 1)))['img'].shape == (5, 6, 1)

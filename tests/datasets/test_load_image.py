@@ -52,6 +52,33 @@ def test_other_formats(tmp_path):
         assert np.array_equal(results['img'], pixels[..., ::-1]), name
 
 
+def test_other_formats_are_read_in_training_as_in_tests(tmp_path):
+    """16 bits, grey with alpha, a palette: simplejpeg knows none of them."""
+    gray = Image.fromarray(np.linspace(0, 65535, 200).reshape(10, 20).astype(np.uint16))
+    pictures = dict(deep=gray, transparent=Image.new('LA', (20, 10), (200, 100)),
+                    palette=Image.fromarray(np.arange(200, dtype=np.uint8).reshape(10, 20)).convert('P'))
+    for name, picture in pictures.items():
+        path = tmp_path / f'{name}.png'
+        picture.save(path)
+        found, expected = (cls(**options)(dict(img_path=str(path)))['img'] for cls, options in
+                           ((LoadImage, dict(imdecode_backend='simplejpeg')), (LoadImageFromFile, {})))
+        assert np.array_equal(found, expected), name
+    assert LoadImage(imdecode_backend='simplejpeg')(dict(img_path=str(tmp_path / 'deep.png')))['img'].mean() < 140
+
+
+def test_files_that_cannot_be_read_are_ignored_if_asked_and_file_clients_are_used(tmp_path):
+    (tmp_path / 'a.jpg').write_bytes(jpeg(0))
+    load = LoadImage(imdecode_backend='simplejpeg', ignore_empty=True)
+    assert load(dict(img_path=str(tmp_path / 'none.jpg'))) is None
+    with pytest.warns(DeprecationWarning):
+        load = LoadImage(imdecode_backend='simplejpeg', file_client_args=dict(backend='disk'))
+    assert load(dict(img_path=str(tmp_path / 'a.jpg')))['img'].shape == (HEIGHT, WIDTH, 3)
+    with pytest.warns(DeprecationWarning):
+        load = LoadImage(imdecode_backend='simplejpeg', file_client_args=dict(backend='memcached'))
+    with pytest.raises(Exception):
+        load(dict(img_path=str(tmp_path / 'a.jpg')))
+
+
 @pytest.mark.parametrize('backend', ['cv2', 'pillow'])
 @pytest.mark.parametrize('content', [b'no image', b''])
 def test_bytes_that_are_no_image_are_named(backend, content):

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose, default_collate
 from mmengine.registry import DefaultScope
@@ -50,16 +51,39 @@ def test_views_are_those_of_the_releases_order(tmp_path, cfg):
     assert (differences.mean(axis=0) < 2).all() and differences.max() < 6
 
 
-def test_a_recipe_takes_the_releases_order_by_one_line(tmp_path, cfg):
+def recipe_in_the_releases_order(name: str, folder: Path) -> Config:
     base = CONFIGS / '_base_' / 'datasets' / 'imagenet_pretrain_release_order.py'
     line, = [line[1:].strip() for line in base.read_text().splitlines() if line.startswith('#   ')]
-    recipe = tmp_path / 'recipe.py'
-    recipe.write_text(f"_base_ = {str(CONFIGS / 'pretrain' / 'beit_base_1k_300e.py')!r}\n{line}\n")
-    changed = Config.fromfile(recipe)
-    assert changed.train_dataloader.dataset.pipeline == cfg.release_order
-    assert changed.train_dataloader.batch_size == cfg.train_dataloader.batch_size
+    (folder / 'recipe.py').write_text(f'_base_ = {str(CONFIGS / name)!r}\n{line}\n')
+    return Config.fromfile(folder / 'recipe.py')
+
+
+@pytest.mark.parametrize('name', ['beit_pretrain.py', *(
+    f'pretrain/{path.name}' for path in (CONFIGS / 'pretrain').glob('beit_[bl]*.py'))])
+def test_a_recipe_takes_the_releases_order_by_one_line(name, tmp_path):
+    recipe, changed = Config.fromfile(CONFIGS / name), recipe_in_the_releases_order(name, tmp_path)
+    mask, pack = changed.train_dataloader.dataset.pipeline[-2:]
+    assert [mask, pack] == recipe.train_dataloader.dataset.pipeline[-2:]
+    assert changed.train_dataloader.batch_size == recipe.train_dataloader.batch_size
     kinds = [type(step).__name__ for step in compose(changed.train_dataloader.dataset.pipeline)]
-    assert kinds[:4] == ['LoadImageFromFile', 'ColorJitter', 'RandomFlip', 'TwoViewRandomResizedCrop']
+    assert kinds[:4] == ['LoadImage', 'ColorJitter', 'RandomFlip', 'TwoViewRandomResizedCrop']
     path = write_photographs(tmp_path, 1)[0]
-    found = Compose(compose(changed.train_dataloader.dataset.pipeline))(dict(img_path=str(path)))
-    assert set(found) == {'inputs', 'views', 'mask'} and found['views'].shape == (3, 112, 112)
+    for given in (dict(img_path=str(path)), dict(img_path='shard.tar/1.jpg', img_bytes=path.read_bytes())):
+        found = Compose(compose(changed.train_dataloader.dataset.pipeline))(given)
+        assert set(found) == {'inputs', 'views', 'mask'} and found['views'].shape == (3, 112, 112)
+
+
+@pytest.mark.parametrize('name', ['beit_pretrain.py', 'beit_finetune.py', 'beit_tokenizer.py',
+                                  'classify/linear_probe_base_224_1k.py', 'own_data/tokenizer.py',
+                                  'own_data/pretrain.py', 'own_data/finetune.py'])
+@pytest.mark.parametrize('kind, suffix', [('RGBA', 'png'), ('L', 'png'), ('I;16', 'png'), ('P', 'gif'),
+                                          ('CMYK', 'jpg')])
+def test_images_of_every_kind_go_through_every_pipeline(name, kind, suffix, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)
+    deep = Image.fromarray(pixels[..., 0].astype(np.uint16))
+    image = deep if kind == 'I;16' else Image.fromarray(pixels).convert(kind)
+    image.save(tmp_path / f'a.{suffix}')
+    steps = Compose(compose(Config.fromfile(CONFIGS / name).train_dataloader.dataset.pipeline))
+    for seed in range(3):
+        np.random.seed(seed)
+        assert steps(dict(img_path=str(tmp_path / f'a.{suffix}'), gt_label=0))['inputs'].dtype == torch.uint8

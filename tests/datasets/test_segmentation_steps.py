@@ -39,6 +39,23 @@ def test_boxes_are_the_hosts(kind, options):
     assert len(boxes) > 5
 
 
+@pytest.mark.parametrize('seg_map', [
+    labels('regions').astype(np.int64), labels('two').astype(np.int32), labels('regions').repeat(2, 0).repeat(2, 1)],
+    ids=['int64', 'int32', 'larger than the image'])
+def test_boxes_are_the_hosts_for_other_label_maps(seg_map):
+    for seed in range(10):
+        boxes = []
+        for cls in (RandomCrop, host.RandomCrop):
+            np.random.seed(seed)
+            crop = cls(crop_size=(32, 40), cat_max_ratio=0.75)
+            boxes.append(crop.crop_bbox(dict(img=np.zeros((60, 80, 3), np.uint8), gt_seg_map=seg_map)))
+        assert boxes[0] == boxes[1]
+
+
+def test_an_image_without_labels_is_cut():
+    assert RandomCrop(crop_size=(32, 40))(dict(img=np.zeros((60, 80, 3), np.uint8)))['img'].shape == (32, 40, 3)
+
+
 def test_colours_are_the_hosts():
     """Equal, unless saturation and hue are both drawn."""
     small = np.random.default_rng(0).integers(0, 256, (12, 16, 3), dtype=np.uint8)

@@ -1,4 +1,5 @@
 # ADE20K at 512 x 512.
+# Colours as by MMSegmentation's step, but for one rounding where saturation and hue both change.
 crop_size = (512, 512)
 # By its own name for mmseg.apis.inference_model, which looks for it.
 test_pipeline = [

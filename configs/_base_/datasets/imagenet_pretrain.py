@@ -20,5 +20,7 @@ train_dataloader = dict(
             dict(type='beit_mm.LoadImage', imdecode_backend='simplejpeg'),
             dict(type='beit_mm.DrawColorJitter', brightness=0.4, contrast=0.4, saturation=0.4),
             dict(_base_.release_order[3], resize_backend='torch', flip_prob=0.5),
-            *_base_.release_order[4:]
+            dict(type='beit_mm.BlockwiseMaskGenerator', grid=(14, 14), num_masked=75, min_block_size=16,
+                 min_aspect=0.3),
+            dict(type='beit_mm.PackTwoViews')
         ]))
