@@ -176,7 +176,7 @@ def context():
 def test_a_kill_at_any_moment_leaves_the_newest_that_was_safe(kill, context, tmp_path):
     """SIGKILL after a random while; every second one while a file is being written."""
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=save_for_ever, args=(str(tmp_path), sender))
+    process = context.Process(target=save_for_ever, args=(str(tmp_path), sender), daemon=True)
     process.start()
     generator, safe = np.random.default_rng(kill), 0
     while safe < 3:

@@ -63,7 +63,8 @@ def build(folder, epochs=6, scores=(), resume=False, size=2, **options) -> Runne
         Line(size), str(folder), train_dataloader=loader, **validation,
         train_cfg=dict(type='EpochBasedTrainLoop', max_epochs=epochs),
         optim_wrapper=dict(type='AutocastOptimWrapper', optimizer=dict(type='SGD', lr=1e-3, momentum=0.9)),
-        default_hooks=dict(checkpoint=dict(type='VerifiedCheckpointHook', interval=1, **options)), default_scope='beit_mm',
+        default_hooks=dict(checkpoint=dict(type='VerifiedCheckpointHook', interval=1, **options)),
+        default_scope='beit_mm',
         load_from=newest and str(newest), resume=bool(newest), log_level='ERROR',
         experiment_name=f'{folder}_{time.time()}'.replace('/', '_'))
 
@@ -84,7 +85,8 @@ def test_so_many_checkpoints_stay_and_never_fewer_than_two(max_keep, expected, t
 
 
 def test_the_best_checkpoint_is_replaced_by_a_better_one(tmp_path):
-    build(tmp_path, scores=(0.1, 0.5, 0.2, 0.5, 0.7, 0.3), max_keep_ckpts=2, save_best='accuracy', rule='greater').train()
+    scores = 0.1, 0.5, 0.2, 0.5, 0.7, 0.3
+    build(tmp_path, scores=scores, max_keep_ckpts=2, save_best='accuracy', rule='greater').train()
     assert names(tmp_path) == ['best_accuracy_epoch_5.pth', 'epoch_5.pth', 'epoch_6.pth']
     assert all(find_damage(path) is None for path in tmp_path.glob('*.pth'))
 
@@ -126,7 +128,7 @@ def test_a_training_that_is_killed_again_and_again_gets_on(tmp_path):
     context.set_forkserver_preload(['beit_mm'])
     generator, last = np.random.default_rng(0), 0
     for kill in range(NUM_KILLS):
-        process = context.Process(target=train_for_ever, args=(str(tmp_path),))
+        process = context.Process(target=train_for_ever, args=(str(tmp_path),), daemon=True)
         process.start()
         while number_of(find_newest(tmp_path)) < last + 2:  # it has come further than the run before
             assert process.is_alive()
