@@ -54,19 +54,29 @@ def verify_sha256(path: Path, expected: Optional[str] = None) -> None:
         ValueError: If the file beside it does not start with a checksum, as sha256sum would write it.
     """
     allowed = [{expected}] if expected else []
-    beside = path.with_name(f'{path.name}.sha256')
+    beside = checksum_path(path)
     if beside.is_file():
         allowed.append(_read_digests(beside))
     if not allowed:
         return
+    found = sha256_of(path)
+    for digests in allowed:
+        if found not in digests:
+            raise ChecksumMismatch(f'{path} must have the SHA-256 {" or ".join(sorted(digests))}, got {found}')
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file, 64 hexadecimal digits in lower case."""
     sha256 = hashlib.sha256()
     with path.open('rb') as file:
         while chunk := file.read(_CHUNK):
             sha256.update(chunk)
-    for digests in allowed:
-        if sha256.hexdigest() not in digests:
-            raise ChecksumMismatch(f'{path} must have the SHA-256 {" or ".join(sorted(digests))}, '
-                                   f'got {sha256.hexdigest()}')
+    return sha256.hexdigest()
+
+
+def checksum_path(path: Path) -> Path:
+    """Where the SHA-256 of a file stands, `NAME.sha256` beside it, as sha256sum writes it."""
+    return path.with_name(f'{path.name}.sha256')
 
 
 def _read_digests(beside: Path) -> Set[str]:

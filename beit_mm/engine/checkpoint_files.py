@@ -9,7 +9,7 @@ from typing import Dict, List, Optional, Sequence, Union
 
 from mmengine.fileio import LocalBackend, register_backend
 
-from ..checkpoint.checksums import ChecksumMismatch, verify_parts, verify_sha256
+from ..checkpoint.checksums import ChecksumMismatch, checksum_path, sha256_of, verify_parts, verify_sha256
 from ..registry import SCOPE
 
 BACKEND = f'{SCOPE}.verified'
@@ -17,7 +17,6 @@ PARTIAL = '.partial'
 POINTER = 'last_checkpoint'  # MMEngine's, read by its `resume=True`
 MARGIN = 2**26  # bytes left free for logs and pictures
 _STEP = re.compile(r'^(epoch|iter)_(\d+)\.pth$')
-_CHUNK = 2**24
 
 
 class VerifiedFiles(LocalBackend):
@@ -43,10 +42,10 @@ class VerifiedFiles(LocalBackend):
         partial = path.with_name(f'.{path.name}{PARTIAL}')
         try:
             _write(partial, obj)
-            if _sha256(partial) != digest:
+            if sha256_of(partial) != digest:
                 raise OSError(errno.EIO, f'{partial} reads back differently than it was written')
             # Both, as long as the name may stand for either.
-            digests = [digest, *([_sha256(path)] if path.exists() else [])]
+            digests = [digest, *([sha256_of(path)] if path.exists() else [])]
             _write_checksum(path, digests)
             os.replace(partial, path)
             _flush_folder(path.parent)
@@ -67,7 +66,7 @@ class VerifiedFiles(LocalBackend):
             if path in kept:
                 continue
             path.unlink(missing_ok=True)  # before its checksum: a file without one would still be taken
-            _checksum_path(path).unlink(missing_ok=True)
+            checksum_path(path).unlink(missing_ok=True)
 
 
 register_backend(BACKEND, VerifiedFiles, force=True)
@@ -137,7 +136,7 @@ def find_damage(path: Path) -> Optional[str]:
         with path.open('rb') as file:
             if file.read(4) != b'PK\3\4':
                 return f'{path} is no file of torch.save'
-        if _checksum_path(path).is_file():
+        if checksum_path(path).is_file():
             verify_sha256(path)
         else:
             verify_parts(path)
@@ -170,23 +169,11 @@ def _flush_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _checksum_path(path: Path) -> Path:
-    return path.with_name(f'{path.name}.sha256')
-
-
 def _write_checksum(path: Path, digests: List[str]) -> None:
-    beside = _checksum_path(path)
+    beside = checksum_path(path)
     partial = beside.with_name(f'.{beside.name}{PARTIAL}')
     try:
         _write(partial, ''.join(f'{digest}  {path.name}\n' for digest in digests).encode())
         os.replace(partial, beside)
     finally:
         partial.unlink(missing_ok=True)
-
-
-def _sha256(path: Path) -> str:
-    sha256 = hashlib.sha256()
-    with path.open('rb') as file:
-        while chunk := file.read(_CHUNK):
-            sha256.update(chunk)
-    return sha256.hexdigest()
