@@ -18,8 +18,11 @@ def _child(parent: Registry, location: str) -> Registry:
 MODELS = _child(root.MODELS, 'models')
 TRANSFORMS = _child(root.TRANSFORMS, 'datasets')
 DATASETS = _child(root.DATASETS, 'datasets')
+DATA_SAMPLERS = _child(root.DATA_SAMPLERS, 'datasets')
 HOOKS = _child(root.HOOKS, 'engine')
 METRICS = _child(root.METRICS, 'engine')
+LOOPS = _child(root.LOOPS, 'engine')
+STRATEGIES = _child(root.STRATEGIES, 'engine')
 OPTIM_WRAPPERS = _child(root.OPTIM_WRAPPERS, 'engine')
 OPTIM_WRAPPER_CONSTRUCTORS = _child(root.OPTIM_WRAPPER_CONSTRUCTORS, 'engine')
 

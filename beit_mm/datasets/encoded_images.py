@@ -32,7 +32,7 @@ class ImageStore(ABC):
         """The encoded image of a row of the store, and a name that tells where it lies.
 
         Raises:
-            ValueError: If the bytes are not all there; names the file.
+            BadImage: If the bytes are not all there; names the file.
         """
 
     @property

@@ -5,6 +5,7 @@ from typing import List, Optional, Tuple
 import numpy as np
 
 from ..registry import DATASETS
+from .bad_images import BadImage
 from .encoded_images import EncodedImageDataset, ImageStore
 
 
@@ -25,13 +26,17 @@ class ArrowStore(ImageStore):
         self.image_column = image_column
 
     def read(self, row: int) -> Tuple[bytes, str]:
+        name = f'{self.name}/{row:08d}'
         image = self.table[row][self.image_column]
         if image is None:
-            raise ValueError(f'{self.name}: row {row} must hold an image in {self.image_column}, got None')
+            raise BadImage(name, f'the row must hold an image in {self.image_column}, got None')
         content = image['bytes']
         if content is None:  # a table of paths, as the image folder builder makes
-            content = Path(image['path']).read_bytes()
-        return content, f'{self.name}/{row:08d}'
+            try:
+                content = Path(image['path']).read_bytes()
+            except OSError as error:
+                raise BadImage(f'{name} ({image["path"]})', error.strerror) from error
+        return content, name
 
 
 @DATASETS.register_module()

@@ -10,6 +10,7 @@ from mmengine.dist import get_dist_info
 from mmengine.logging import print_log
 
 from ..registry import DATASETS
+from .bad_images import BadImage
 from .encoded_images import EncodedImageDataset, ImageStore
 from .tar_index import HEADER, ShardIndex, cache_path, cached_index
 
@@ -40,8 +41,9 @@ class ShardStore(ImageStore):
         offset, size = int(self._offsets[row]), int(self._sizes[row])
         content = os.pread(self._open(shard).fileno(), HEADER + size, offset - HEADER)
         if len(content) != HEADER + size:
-            raise ValueError(f'the shard {self.shards[shard]} is truncated: it must have {offset + size} bytes for its '
-                             f'image at byte {offset}, got {os.path.getsize(self.shards[shard])}')
+            raise BadImage(f'{self.shards[shard]}/(image at byte {offset})',
+                           f'the shard {self.shards[shard]} is truncated: it must have {offset + size} bytes for it, '
+                           f'got {os.path.getsize(self.shards[shard])}')
         name = content[:100].rstrip(b'\0').decode('utf-8', 'replace')
         return content[HEADER:], f'{self.shards[shard]}/{name}'
 

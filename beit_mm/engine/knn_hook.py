@@ -38,7 +38,7 @@ class KNNHook(Hook):
             type='ImageNet',
             data_root='data/imagenet',
             pipeline=[
-                dict(type='LoadImageFromFile'),
+                dict(type='beit_mm.LoadImage'),
                 dict(type='ResizeEdge', scale=256, edge='short', backend='pillow', interpolation='bicubic'),
                 dict(type='CenterCrop', crop_size=224),
                 dict(type='PackInputs')

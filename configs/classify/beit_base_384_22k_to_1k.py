@@ -17,7 +17,7 @@ train_dataloader = dict(
     ]))
 val_dataloader = dict(
     dataset=dict(pipeline=[
-        dict(type='LoadImageFromFile'),
+        dict(type='beit_mm.LoadImage'),
         dict(type='ResizeEdge', scale=384, edge='short', backend='pillow', interpolation='bicubic'),
         dict(type='CenterCrop', crop_size=384),
         dict(type='PackInputs')

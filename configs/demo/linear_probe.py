@@ -21,7 +21,7 @@ train_dataloader = dict(
     dataset=dict(
         **dataset,
         pipeline=[
-            dict(type='LoadImageFromFile'),
+            dict(type='beit_mm.LoadImage'),
             # No flip: a mirrored digit is another sign.
             dict(type='RandomResizedCrop', scale=96, crop_ratio_range=(0.85, 1.0), aspect_ratio_range=(0.9, 1.1),
                  backend='pillow', interpolation='bilinear'),
@@ -30,7 +30,7 @@ train_dataloader = dict(
 val_dataloader = dict(
     batch_size=64,
     num_workers=1,
-    dataset=dict(**dataset, pipeline=[dict(type='LoadImageFromFile'), dict(type='PackInputs')]))
+    dataset=dict(**dataset, pipeline=[dict(type='beit_mm.LoadImage'), dict(type='PackInputs')]))
 test_dataloader = val_dataloader
 
 max_epochs = 10

@@ -26,7 +26,7 @@ train_dataloader = dict(
     dataset=dict(
         **dataset,
         pipeline=[
-            dict(type='LoadImageFromFile'),
+            dict(type='beit_mm.LoadImage'),
             dict(type='ColorJitter', brightness=0.4, contrast=0.4, saturation=0.4),
             dict(**crop, crop_ratio_range=(0.5, 1.0)),
             *mask
@@ -41,7 +41,7 @@ val_dataloader = dict(
         **dataset,
         split='val',
         pipeline=[
-            dict(type='LoadImageFromFile'),
+            dict(type='beit_mm.LoadImage'),
             dict(**crop, crop_ratio_range=(1.0, 1.0), aspect_ratio_range=(1.0, 1.0)),
             *mask
         ]))

@@ -27,8 +27,8 @@ train_dataloader = dict(
     dataset=dict(
         **dataset,
         pipeline=[
-            dict(type='LoadImageFromFile'),
-            dict(type='LoadAnnotations'),
+            dict(type='beit_mm.LoadImage'),
+            dict(type='beit_mm.LoadAnnotations', num_classes=num_classes),
             dict(type='RandomResize', scale=(384, 96), ratio_range=(0.9, 1.3), keep_ratio=True),
             dict(type='RandomCrop', crop_size=crop_size),
             dict(type='PhotoMetricDistortion'),

@@ -16,7 +16,7 @@ train_dataloader = dict(
     dataset=dict(
         **dataset,
         pipeline=[
-            dict(type='LoadImageFromFile'),
+            dict(type='beit_mm.LoadImage'),
             dict(type='ColorJitter', brightness=0.4, contrast=0.4, saturation=0.4),
             dict(type='RandomResizedCrop', scale=48, crop_ratio_range=(0.5, 1.0), backend='pillow',
                  interpolation='lanczos'),
@@ -27,7 +27,7 @@ val_dataloader = dict(
     dataset=dict(
         **dataset,
         pipeline=[
-            dict(type='LoadImageFromFile'),
+            dict(type='beit_mm.LoadImage'),
             dict(type='Resize', scale=(48, 48), backend='pillow', interpolation='lanczos'),
             dict(type='PackInputs')
         ]))

@@ -44,7 +44,8 @@ train_dataloader = dict(
         **dataset,
         data_prefix=dict(img_path='images/train', seg_map_path='labels/train'),
         pipeline=[
-            *_base_.train_dataloader.dataset.pipeline[:2],
+            _base_.train_dataloader.dataset.pipeline[0],
+            dict(_base_.train_dataloader.dataset.pipeline[1], num_classes=num_classes),
             dict(_base_.train_dataloader.dataset.pipeline[2], scale=scale),
             dict(_base_.train_dataloader.dataset.pipeline[3], crop_size=crop_size),
             *_base_.train_dataloader.dataset.pipeline[4:]

@@ -9,7 +9,7 @@ from mmpretrain.datasets import BaseDataset
 from mmpretrain.registry import TRANSFORMS
 from PIL import Image
 
-from beit_mm.datasets import LoadImage
+from beit_mm.datasets import BadImage, LoadImage
 
 
 def rotated() -> bytes:
@@ -82,12 +82,12 @@ def test_files_that_cannot_be_read_are_ignored_if_asked_and_file_clients_are_use
 @pytest.mark.parametrize('backend', ['cv2', 'pillow'])
 @pytest.mark.parametrize('content', [b'no image', b''])
 def test_bytes_that_are_no_image_are_named(backend, content):
-    with pytest.raises(ValueError, match='shard.tar/1.jpg cannot be decoded as an image: '):
+    with pytest.raises(ValueError, match='shard.tar/1.jpg cannot be read as an image: '):
         LoadImage(imdecode_backend=backend)(dict(img_path='shard.tar/1.jpg', img_bytes=content))
 
 
 def test_a_missing_file_is_named():
-    with pytest.raises(FileNotFoundError, match='nowhere.jpg'):
+    with pytest.raises(BadImage, match='nowhere.jpg cannot be read as an image: No such file'):
         LoadImage()(dict(img_path='nowhere.jpg'))
 
 
@@ -133,6 +133,6 @@ def test_simplejpeg_names_a_broken_file(tmp_path):
     path = written(tmp_path / 'a.jpg', Image.new('RGB', (64, 64), (9, 8, 7)))
     content = open(path, 'rb').read()
     open(path, 'wb').write(content[:40])
-    with pytest.raises(ValueError, match='a.jpg cannot be decoded'):
+    with pytest.raises(ValueError, match='a.jpg cannot be read'):
         LoadImage(imdecode_backend='simplejpeg').transform(dict(img_path=path))
     assert LoadImage(imdecode_backend='simplejpeg', ignore_empty=True).transform(dict(img_path=path)) is None

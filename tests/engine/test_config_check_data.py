@@ -162,9 +162,9 @@ def test_class_names_that_are_not_the_folders(tmp_path):
 
 def test_lines_of_an_annotation_file(tmp_path):
     options = write_folders(tmp_path, train='abc', val='abc')
-    (tmp_path / 'lines.txt').write_text('a/a.jpg 0\nb/with space.jpg 7\n\n')
+    (tmp_path / 'lines.txt').write_text('a/a.jpg 0\nb/with space.jpg 7\n')
     options['train_dataloader.dataset']['ann_file'] = 'lines.txt'
-    only(finetune(options), 'model.head.num_classes', 'labels 0 to 7', 'lines.txt', 'set num_classes=8')
+    only(finetune(options), 'model.head.num_classes', 'labels 0 to 7', 'lines.txt:2', 'set num_classes=8')
 
 
 def test_a_data_set_with_more_classes_than_the_head(tmp_path):

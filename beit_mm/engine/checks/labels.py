@@ -1,50 +1,40 @@
 """Checks of labels against the head: class names, folders per class, annotation lines, label maps."""
-import os
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 
 from mmpretrain.datasets import BaseDataset, CustomDataset, ImageNet, ImageNet21k, MultiLabelDataset
 from mmseg.datasets import BaseSegDataset
-from PIL import Image
 
-from ...datasets import ClassFolders
+from ...datasets import ClassFolders, LoadAnnotations
+from .annotations import AnnotationFile
+from .label_maps import check_label_maps, compare_zeros, label_pairs
 from .model_sizes import argument
 from .parts import Part
 from .problems import Problem
 from .run_plan import RunPlan
 
 SPLITTING = (ImageNet, ImageNet21k)  # data sets with an argument `split`
-IGNORED = 255
-MAX_THREADS = 16
 
 
 def check_labels(plan: RunPlan) -> Iterator[Problem]:
     """Labels of every data set in use that lies on this machine, all of them; of others the number of class names."""
     class_folders: Dict[str, List[str]] = {}
-    label_maps: List[dict] = []
+    read: List[dict] = []
     zeros: Dict[bool, str] = {}
     for part in (part for loader in plan.loaders for part in plan.below(f'{loader}.dataset')):
         if part.is_a(BaseSegDataset):
-            yield from _compare_zeros(part, zeros)
+            yield from compare_zeros(part, zeros)
             source = {name: value for name, value in part.cfg.items() if name != 'pipeline'}
-            if source not in label_maps:  # a test on the validation's is read once
-                yield from _check_label_maps(plan, part)
-                label_maps.append(source)
+            if source not in read:  # a test on the validation's is read once
+                yield from _check_segmentation(plan, part)
+                read.append(source)
         elif part.is_a(CustomDataset) and not part.is_a(MultiLabelDataset):
-            if argument(part, 'with_label') is not False and not _is_unlabelled_split(part):
+            has_labels = argument(part, 'with_label') is not False and not _is_unlabelled_split(part)
+            yield from _check_lines(plan, part, has_labels)
+            if has_labels:
                 yield from _check_classes(plan, part, class_folders)
         elif part.is_a(BaseDataset):
             yield from _check_names(plan, part, 'head')
-
-
-def _compare_zeros(part: Part, zeros: Dict[bool, str]) -> Iterator[Problem]:
-    """Whether label 0 is a class in one data set and left out in another."""
-    value = bool(argument(part, 'reduce_zero_label'))
-    if value not in zeros and zeros:
-        yield Problem(f'{part.key}.reduce_zero_label', f'is {value} here and {not value} in {zeros[not value]}, so the '
-                      'same label means another class; set both alike')
-    zeros.setdefault(value, part.key)
 
 
 def _num_classes(plan: RunPlan, head: str) -> Optional[int]:
@@ -75,7 +65,9 @@ def _class_names(part: Part) -> Sequence[str]:
     """Class names in the config, which may be in a file, or of the class."""
     given = part.cfg.get('classes') or (part.cfg.get('metainfo') or {}).get('classes')
     given = given or part.cls.METAINFO.get('classes') or ()
-    return _lines(Path(given)) if isinstance(given, str) else given
+    if isinstance(given, str):
+        return [line for line in Path(given).read_text().splitlines() if line.strip()] if Path(given).is_file() else []
+    return given
 
 
 def _is_unlabelled_split(part: Part) -> bool:
@@ -86,9 +78,8 @@ def _check_classes(plan: RunPlan, part: Part, class_folders: Dict[str, List[str]
     """A data set of MMPretrain's CustomDataset: labels by line of a file or by folder."""
     root, annotations = _image_root(part)
     if annotations is not None:
-        labels = _labels_of_lines(annotations)
-        yield from _check_number(plan, part, 'head', max(labels, default=-1) + 1, str(annotations))
-    elif root.is_dir():
+        return
+    if root.is_dir():
         folders = sorted(path.name for path in root.iterdir() if path.is_dir())
         count = len(folders)
         names = list(_class_names(part))
@@ -138,88 +129,39 @@ def _image_root(part: Part) -> Tuple[Path, Optional[Path]]:
     return root / prefix, path if annotations and path.is_file() else None
 
 
-def _lines(path: Path) -> List[str]:
-    return [line for line in path.read_text().splitlines() if line.strip()] if path.is_file() else []
+def _check_lines(plan: RunPlan, part: Part, has_labels: bool) -> Iterator[Problem]:
+    """The annotation file of a data set that reads it as MMPretrain's CustomDataset does."""
+    folder, path = _image_root(part)
+    if path is None or part.cls.load_data_list is not CustomDataset.load_data_list:
+        return
+    lines = AnnotationFile(part.key, path, Path(part.cfg.get('data_root') or folder), folder, has_labels)
+    yield from lines.problems()
+    if lines.highest is not None:
+        yield from _check_number(plan, part, 'head', lines.highest.label + 1, f'{path}:{lines.highest.line}')
 
 
-def _labels_of_lines(path: Path) -> List[int]:
-    """Last words of the lines, if all are numbers."""
-    words = [line.rpartition(' ')[2] for line in _lines(path)]
-    return [int(word) for word in words] if all(word.isdigit() for word in words) else []
-
-
-def _check_label_maps(plan: RunPlan, part: Part) -> Iterator[Problem]:
-    """Every label PNG of an MMSegmentation data set against the decode head, as LoadAnnotations would read it."""
-    num_classes, paths = _num_classes(plan, 'decode_head'), _label_paths(part)
+def _check_segmentation(plan: RunPlan, part: Part) -> Iterator[Problem]:
+    """Annotation file and label maps; where these are out of reach, the class names alone."""
+    root, prefix = Path(part.cfg.get('data_root') or ''), part.cfg.get('data_prefix') or {}
+    path = root / (part.cfg.get('ann_file') or '')
+    if path.is_file() and part.cls.load_data_list is BaseSegDataset.load_data_list and isinstance(prefix, dict):
+        folder = root / (prefix.get('img_path') or '')
+        yield from AnnotationFile(part.key, path, root, folder, has_labels=False).problems()
+    num_classes = _num_classes(plan, 'decode_head')
     if num_classes is None or num_classes < 2:
         return
-    if not paths:
+    yield from _check_step(plan, part, num_classes)
+    pairs = label_pairs(part)
+    if pairs:
+        yield from check_label_maps(plan, part, pairs, num_classes)
+    else:
         yield from _check_names(plan, part, 'decode_head', is_error=False)
-        return
-    reduces, label_map = bool(argument(part, 'reduce_zero_label')), _label_map(part)
-    with ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1)) as pool:  # PIL decodes outside of Python's lock
-        found = list(pool.map(_read_labels, paths))
-    highest = -1
-    for path, labels in zip(paths, found):
-        if labels is None:
-            yield Problem(part.key, f'{path} must be a PNG with one label per pixel in 8 bits, got another kind of '
-                          'picture; write it as a gray or palette PNG')
-            return
-        wrong = [label for label in labels if not _fits(label, reduces, label_map, num_classes)]
-        if wrong:
-            yield _outside(part, path, max(wrong), reduces, num_classes)._replace(is_error=plan.has_own_parts)
-            return
-        highest = max([highest, *(label for label in labels if label != IGNORED)])
-    if reduces and highest == num_classes - 1 and not label_map:
-        yield Problem(f'{part.key}.reduce_zero_label', f'label 0 is left out and {num_classes} never occurs in '
-                      f'{len(paths)} label maps; set reduce_zero_label=False if 0 is a class', is_error=False)
 
 
-def _outside(part: Part, path: Path, label: int, reduces: bool, num_classes: int) -> Problem:
-    first = 1 if reduces else 0
-    mend = f'set num_classes={label + 1 - first} here and in auxiliary_head, or mend the file'
-    if not reduces and label == num_classes:  # what data looks like whose 0 means unlabelled
-        mend = f'set reduce_zero_label=True if 0 means unlabelled, or num_classes={num_classes + 1}'
-    return Problem('model.decode_head.num_classes', f'label {label} in {path} ({part.key}) lies outside of '
-                   f'{num_classes} classes, {first} to {num_classes - 1 + first} with reduce_zero_label={reduces}; '
-                   f'{mend}')
-
-
-def _fits(label: int, reduces: bool, label_map: Optional[dict], num_classes: int) -> bool:
-    if reduces:
-        label = IGNORED if label in (0, IGNORED) else label - 1
-    if label_map:
-        label = label_map.get(label, label)
-    return label < num_classes or label == IGNORED
-
-
-def _label_map(part: Part) -> Optional[dict]:
-    try:
-        return part.cls.get_label_map((part.cfg.get('metainfo') or {}).get('classes'))
-    except ValueError:  # told when the data set is built
-        return None
-
-
-def _label_paths(part: Part) -> List[Path]:
-    """Label maps of a data set whose pipeline reads pictures of labels."""
-    prefix, root = part.cfg.get('data_prefix') or {}, Path(part.cfg.get('data_root') or '')
-    folder = root / (prefix.get('seg_map_path') or '') if isinstance(prefix, dict) else root
-    suffix = argument(part, 'seg_map_suffix')
-    loaders = [step for step in part.cfg.get('pipeline') or () if isinstance(step, dict)]
-    reads_pictures = any(str(step.get('type')).rpartition('.')[2] == 'LoadAnnotations' for step in loaders)
-    if not reads_pictures or suffix is None or folder == root or not folder.is_dir():
-        return []
-    annotations = root / (part.cfg.get('ann_file') or '')
-    if annotations.is_file():
-        return [path for line in _lines(annotations) if (path := folder / f'{line.strip()}{suffix}').is_file()]
-    return sorted(path for path in folder.rglob(f'*{suffix}') if path.is_file())
-
-
-def _read_labels(path: Path) -> Optional[List[int]]:
-    """Labels in a map; None if it is no picture of one 8-bit value per pixel."""
-    try:
-        with Image.open(path) as image:
-            counts = image.histogram() if image.mode in ('L', 'P') else None
-    except OSError:
-        return None
-    return counts and [label for label, count in enumerate(counts) if count]
+def _check_step(plan: RunPlan, part: Part, num_classes: int) -> Iterator[Problem]:
+    """Our step that reads label maps refuses what is no class of it."""
+    for step in plan.below(f'{part.key}.pipeline'):
+        own = step.cfg.get('num_classes')
+        if step.is_a(LoadAnnotations) and isinstance(own, int) and own < num_classes:
+            yield Problem(f'{step.key}.num_classes', f'labels from {own} on are refused, and model.decode_head has '
+                          f'{num_classes} classes; set num_classes={num_classes}')

@@ -21,7 +21,7 @@ train_dataloader = dict(
         data_prefix=dict(img_path='images/training', seg_map_path='annotations/training'),
         pipeline=[
             dict(type='beit_mm.LoadImage', imdecode_backend='simplejpeg'),
-            dict(type='LoadAnnotations'),
+            dict(type='beit_mm.LoadAnnotations', num_classes=150),
             dict(type='RandomResize', scale=(2048, 512), ratio_range=(0.5, 2.0), keep_ratio=True),
             dict(type='beit_mm.RandomCrop', crop_size=crop_size, cat_max_ratio=0.75),
             dict(type='beit_mm.RandomFlip', prob=0.5),
@@ -40,7 +40,7 @@ val_dataloader = dict(
         data_root='data/ade/ADEChallengeData2016',
         data_prefix=dict(img_path='images/validation', seg_map_path='annotations/validation'),
         pipeline=test_pipeline))
-val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
+val_evaluator = dict(type='beit_mm.IoUMetric', iou_metrics=['mIoU'])
 test_dataloader = val_dataloader
 test_evaluator = val_evaluator
 

@@ -4,7 +4,7 @@ _base_ = 'imagenet_finetune_half.py'
 train_dataloader = dict(batch_size=64)
 val_dataloader = dict(
     dataset=dict(pipeline=[
-        dict(type='LoadImageFromFile'),
+        dict(type='beit_mm.LoadImage'),
         # The short edge to 224 / 0.9, rounded down.
         dict(type='ResizeEdge', scale=248, edge='short', backend='pillow', interpolation='bicubic'),
         dict(type='CenterCrop', crop_size=224),

@@ -10,7 +10,7 @@ train_dataloader = dict(
     ]))
 val_dataloader = dict(
     dataset=dict(pipeline=[
-        dict(type='LoadImageFromFile'),
+        dict(type='beit_mm.LoadImage'),
         dict(_base_.val_dataloader.dataset.pipeline[1], scale=384),
         dict(type='CenterCrop', crop_size=384),
         dict(type='PackInputs')

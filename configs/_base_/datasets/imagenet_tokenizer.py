@@ -30,7 +30,7 @@ val_dataloader = dict(
         data_root='data/imagenet',
         split='val',
         pipeline=[
-            dict(type='LoadImageFromFile'),
+            dict(type='beit_mm.LoadImage'),
             dict(type='ResizeEdge', scale=128, edge='short', backend='pillow', interpolation='lanczos'),
             dict(type='CenterCrop', crop_size=112),
             dict(type='PackInputs')

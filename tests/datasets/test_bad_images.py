@@ -1,0 +1,192 @@
+"""Bad images in training: on a list, replaced by the same sample whoever reads, and bounded."""
+import multiprocessing
+import pickle
+import re
+
+import numpy as np
+import pytest
+import torch
+from encoded_samples import build_shards, jpeg, write_shards
+from mmpretrain.datasets import BaseDataset
+from torch.utils.data import DataLoader, Dataset
+
+from beit_mm.datasets import BadImage, BadImages, LoadImage
+from beit_mm.datasets.sampling import derive_seed, seed_generators
+
+# Workers by fork may hang, and by spawn import everything.
+CONTEXT = multiprocessing.get_context('forkserver')
+CONTEXT.set_forkserver_preload(['beit_mm'])
+NUM_IMAGES = 40
+BROKEN = {4: b'', 17: b'no image', 30: jpeg(30)[:400]}
+
+
+class Pictures(BaseDataset):
+    """Images as bytes, some of them broken."""
+
+    def load_data_list(self) -> list:
+        return [dict(img_path=f'folder/{place}.jpg', img_bytes=BROKEN.get(place, jpeg(place)))
+                for place in range(NUM_IMAGES)]
+
+
+def draw(results: dict) -> tuple:
+    """Name and pixels of the sample, and a draw of each generator, as augmentations make them."""
+    pixels = results['img'].astype(int).sum()
+    return results['img_path'], int(pixels), float(np.random.rand()), float(torch.rand(()))
+
+
+class Keyed(Dataset):
+    """Every sample with its own seed."""
+
+    def __init__(self, bad_images: BadImages, dataset: Dataset):
+        self.bad_images = bad_images
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> tuple:
+        seed = derive_seed(7, 1, index)
+        seed_generators(seed)
+        return self.bad_images.read(self.dataset, index, seed)
+
+
+def keyed(path, max_share: float = 0.1) -> Keyed:
+    dataset = Pictures('', serialize_data=False, pipeline=[LoadImage(imdecode_backend='simplejpeg'), draw])
+    return Keyed(BadImages(NUM_IMAGES, path, max_share), dataset)
+
+
+def load(dataset: Dataset, num_workers: int) -> list:
+    options = dict(multiprocessing_context=CONTEXT, timeout=120) if num_workers else {}
+    batches = iter(DataLoader(dataset, batch_size=5, num_workers=num_workers, collate_fn=list, **options))
+    try:
+        return [sample for batch in batches for sample in batch]
+    finally:
+        if num_workers:  # an error would keep them until some garbage is collected
+            batches._shutdown_workers()
+
+
+def test_samples_are_replaced_alike_for_any_number_of_workers(tmp_path):
+    expected = load(keyed(tmp_path / 'none' / 'bad_images.txt'), 0)
+    whole = {f'folder/{place}.jpg' for place in range(NUM_IMAGES)} - {f'folder/{place}.jpg' for place in BROKEN}
+    assert {sample[0] for sample in expected} == whole and len(expected) == NUM_IMAGES
+    for place, sample in enumerate(expected):
+        assert (sample[0] == f'folder/{place}.jpg') == (place not in BROKEN)
+    for num_workers in (2, 4):
+        path = tmp_path / str(num_workers) / 'bad_images.txt'
+        assert load(keyed(path), num_workers) == expected
+        lines = sorted(line.split('\t') for line in path.read_text().splitlines())
+        assert [name for name, _ in lines] == ['folder/17.jpg', 'folder/30.jpg', 'folder/4.jpg']
+        assert lines[2][1] == 'the file is empty' and 'truncated' in lines[1][1].lower() and 'no header' in lines[0][1]
+
+
+def test_the_replacement_changes_with_the_seed_of_the_sample(tmp_path):
+    dataset = keyed(tmp_path / 'bad_images.txt')
+    names = {dataset.bad_images.read(dataset.dataset, 4, seed)[0] for seed in range(20)}
+    assert len(names) > 5
+
+
+def test_whole_images_leave_no_list(tmp_path):
+    dataset = keyed(tmp_path / 'bad_images.txt', max_share=0.0)
+    assert dataset[0][0] == 'folder/0.jpg' and not (tmp_path / 'bad_images.txt').exists()
+
+
+@pytest.mark.parametrize('num_workers', [0, 2])
+def test_too_many_bad_images_end_the_training(tmp_path, num_workers):
+    path = tmp_path / 'bad_images.txt'
+    with pytest.raises(ValueError) as raised:
+        load(keyed(path, max_share=0.06), num_workers)
+    message = str(raised.value)
+    assert '3 of 40 images cannot be read, 7.50%, and at most 6.00% may be: folder/' in message
+    assert str(path) in message and all(f'folder/{place}.jpg' in message for place in BROKEN)
+
+
+def test_a_resumed_run_goes_on_with_the_list(tmp_path):
+    path = tmp_path / 'bad_images.txt'
+    dataset = keyed(path)
+    before = [dataset[place] for place in range(20)]
+    path.write_text(path.read_text() + 'folder/killed')  # in the middle of a line
+    again = keyed(path)
+    assert [again[place] for place in range(20)] == before
+    again[30]
+    assert again.bad_images.names() == ['folder/4.jpg', 'folder/17.jpg', 'folder/killed', 'folder/30.jpg']
+    with pytest.raises(ValueError, match='4 of 40 images'):
+        keyed(path, max_share=0.09)[4]
+
+
+@pytest.mark.parametrize('name', ['a\tb', 'a\nb', 'a\\nb', 'ä', 'a\udcff', ' a ', '\u2028', '\r'])
+def test_any_file_name_is_one_line_and_counts_once(tmp_path, name):
+    bad = BadImages(2, tmp_path / 'list', 1.0)
+    for _ in range(2):
+        bad._add(BadImage(name, 'two\nlines'))
+    bad._add(BadImage('other', 'x'))
+    assert len(bad.names()) == 2 and (tmp_path / 'list').read_bytes().count(b'\n') == 2
+
+
+def test_a_data_set_without_any_whole_image_ends(tmp_path):
+    class Broken(Dataset):
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, index):
+            raise BadImage(f'image {index}', 'broken')
+
+    with pytest.raises(ValueError, match='100 images in place of sample 1 cannot be read, the last: image'):
+        BadImages(3, tmp_path / 'list', 1.0).read(Broken(), 1, 2**64 - 1)
+
+
+def test_the_share_is_a_share():
+    with pytest.raises(ValueError, match='max_share must lie in 0 to 1, got 2'):
+        BadImages(3, 'list', 2)
+
+
+def test_other_mistakes_are_not_taken_for_bad_images(tmp_path):
+    dataset = Pictures('', serialize_data=False, pipeline=[LoadImage(), lambda results: results['missing']])
+    with pytest.raises(KeyError, match='missing'):
+        BadImages(NUM_IMAGES, tmp_path / 'list', 1.0).read(dataset, 0, 0)
+
+
+def test_bad_images_pass_between_processes():
+    error = pickle.loads(pickle.dumps(BadImage('a.jpg', 'empty')))
+    assert (error.name, error.reason, str(error)) == ('a.jpg', 'empty', 'a.jpg cannot be read as an image: empty')
+    assert str(BadImage('Caught BadImage in a worker')) == 'Caught BadImage in a worker'
+
+
+def add_all(path: str, start) -> None:
+    bad = BadImages(200, path, 1.0)
+    start.wait(60)
+    for place in range(100):
+        bad._add(BadImage(f'{place}.jpg', 'reason ' * 20))
+
+
+def test_processes_share_the_list(tmp_path):
+    start = CONTEXT.Barrier(4)
+    processes = [CONTEXT.Process(target=add_all, args=(str(tmp_path / 'list'), start), daemon=True) for _ in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+        assert process.exitcode == 0
+    lines = (tmp_path / 'list').read_text().splitlines()
+    assert len(lines) == len(set(lines)) == 100
+    assert all(re.fullmatch(r'\d+\.jpg\t(reason ){19}reason', line) for line in lines)
+
+
+def test_images_in_shards_are_named_by_their_place(tmp_path):
+    shards = write_shards(tmp_path / 'shards')
+    content = shards[1].read_bytes()
+    start = content.find(jpeg(5))
+    shards[1].write_bytes(content[:start] + bytes(200) + content[start + 200:])
+    dataset = build_shards(shards, pipeline=[LoadImage(imdecode_backend='simplejpeg'), draw])
+    bad = BadImages(10, tmp_path / 'list', 0.5)
+    assert bad.read(dataset, 5, 3)[0] != dataset[4][0] and bad.names() == [f'{shards[1]}/000005.jpg']
+    with open(shards[2], 'r+b') as file:
+        file.truncate(2000)
+    assert bad.read(dataset, 9, 3)[0] and bad.names()[1].startswith(f'{shards[2]}/(image at byte ')
+
+
+@pytest.mark.parametrize('num_workers', [0, 2])
+def test_without_replacement_an_error_names_the_file(num_workers):
+    """As in validation and tests."""
+    dataset = Pictures('', serialize_data=False, pipeline=[LoadImage(), draw], test_mode=True)
+    with pytest.raises(BadImage, match='folder/4.jpg cannot be read as an image: the file is empty'):
+        load(dataset, num_workers)

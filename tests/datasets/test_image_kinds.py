@@ -1,0 +1,153 @@
+"""LoadImage reads every kind of image as MMCV's LoadImageFromFile does, and refuses damaged and huge ones by name."""
+import io
+import struct
+import tracemalloc
+import zlib
+
+import numpy as np
+import pytest
+from mmcv.transforms import LoadImageFromFile
+from PIL import Image
+
+from beit_mm.datasets import BadImage, LoadImage
+
+BACKENDS = ['simplejpeg', 'cv2', 'pillow']
+HEIGHT, WIDTH = 50, 66
+SMALL = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+PICTURE = Image.fromarray(SMALL).resize((WIDTH, HEIGHT), Image.BICUBIC)
+DEEP = Image.fromarray(np.linspace(0, 65535, HEIGHT * WIDTH).reshape(HEIGHT, WIDTH).astype(np.uint16))
+
+
+def encode(image: Image.Image, form: str, **options) -> bytes:
+    target = io.BytesIO()
+    image.save(target, form, **options)
+    return target.getvalue()
+
+
+def turned(orientation: int) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return encode(PICTURE, 'JPEG', exif=exif)
+
+
+def animated(form: str) -> bytes:
+    return encode(PICTURE, form, save_all=True, append_images=[PICTURE.rotate(180)], duration=50)
+
+
+KINDS = dict(
+    rgb=encode(PICTURE, 'JPEG', quality=92), progressive=encode(PICTURE, 'JPEG', progressive=True),
+    grayscale=encode(PICTURE.convert('L'), 'JPEG'), cmyk=encode(PICTURE.convert('CMYK'), 'JPEG'),
+    gray_png=encode(PICTURE.convert('L'), 'PNG'), palette=encode(PICTURE.convert('P'), 'PNG'),
+    one_bit=encode(PICTURE.convert('1'), 'PNG'), alpha=encode(PICTURE.convert('RGBA'), 'PNG'),
+    gray_alpha=encode(PICTURE.convert('LA'), 'PNG'), deep=encode(DEEP, 'PNG'), deep_tiff=encode(DEEP, 'TIFF'),
+    gif=animated('GIF'), webp=animated('WEBP'), tiff=encode(PICTURE, 'TIFF', compression='tiff_lzw'),
+    bmp=encode(PICTURE, 'BMP'), ppm=encode(PICTURE, 'PPM'), trailing=encode(PICTURE, 'JPEG') + b'a phone\'s video' * 99,
+    **{f'turned_{orientation}': turned(orientation) for orientation in range(1, 9)})
+
+
+def read(cls, content: bytes, path, **options) -> np.ndarray:
+    path.write_bytes(content)
+    return cls(**options)(dict(img_path=str(path)))['img']
+
+
+@pytest.mark.parametrize('backend', BACKENDS)
+@pytest.mark.parametrize('kind', KINDS)
+def test_kinds_are_read_as_the_host_reads_them(kind, backend, tmp_path):
+    """The host's backend: simplejpeg stands for Pillow where it is a JPEG, else for OpenCV."""
+    content = KINDS[kind]
+    host = 'pillow' if backend == 'pillow' or backend == 'simplejpeg' and content[:2] == b'\xff\xd8' else 'cv2'
+    if 'deep' in kind:
+        host = 'cv2'  # Pillow's is white
+    found = read(LoadImage, content, tmp_path / 'a', imdecode_backend=backend)
+    assert np.array_equal(found, read(LoadImageFromFile, content, tmp_path / 'b', imdecode_backend=host))
+    turns = kind.startswith('turned') and int(kind[-1]) > 4
+    assert found.shape == ((WIDTH, HEIGHT, 3) if turns else (HEIGHT, WIDTH, 3)) and found.dtype == np.uint8
+
+
+@pytest.mark.parametrize('backend', BACKENDS)
+def test_sixteen_bits_become_the_upper_eight(backend, tmp_path):
+    found = read(LoadImage, KINDS['deep'], tmp_path / 'a', imdecode_backend=backend)
+    assert np.abs(found[..., 0].astype(int) - (np.asarray(DEEP) >> 8)).max() <= 1
+
+
+@pytest.mark.parametrize('backend', BACKENDS)
+@pytest.mark.parametrize('kind', ['gif', 'webp'])
+def test_an_animation_is_its_first_picture(kind, backend, tmp_path):
+    found = read(LoadImage, KINDS[kind], tmp_path / 'a', imdecode_backend=backend)
+    first, second = (np.asarray(picture)[..., ::-1].astype(int) for picture in (PICTURE, PICTURE.rotate(180)))
+    assert np.abs(found - first).mean() < 20 < np.abs(found - second).mean()
+
+
+def damaged() -> dict:
+    cases = {f'{kind}_{share}': KINDS[kind][:int(len(KINDS[kind]) * share)]
+             for kind in ('rgb', 'progressive', 'grayscale', 'cmyk', 'turned_6', 'gray_png', 'tiff', 'webp')
+             for share in (0.01, 0.5, 0.9)}
+    whole = KINDS['rgb']
+    half = len(whole) // 2
+    return dict(cases, empty=b'', text=b'no image', zero_tail=whole[:half] + bytes(half), garbage=bytes(5000),
+                thumbnail_is_whole=with_thumbnail(whole[:-half]))
+
+
+def with_thumbnail(content: bytes) -> bytes:
+    """A JPEG whose header holds another one, as cameras write it."""
+    small = encode(PICTURE.resize((8, 8)), 'JPEG')
+    return content[:2] + b'\xff\xe2' + struct.pack('>H', 2 + len(small)) + small + content[2:]
+
+
+@pytest.mark.parametrize('backend', BACKENDS)
+@pytest.mark.parametrize('case', damaged())
+def test_damaged_images_are_refused_by_name(case, backend, tmp_path):
+    with pytest.raises(BadImage, match=f'{tmp_path}/a cannot be read as an image: .'):
+        read(LoadImage, damaged()[case], tmp_path / 'a', imdecode_backend=backend)
+
+
+@pytest.mark.parametrize('backend', BACKENDS)
+def test_what_cannot_be_opened_is_refused_by_name(backend, tmp_path):
+    for path, reason in ((tmp_path / 'none.jpg', 'No such file'), (tmp_path, 'Is a directory')):
+        with pytest.raises(BadImage, match=f'{path} cannot be read as an image: {reason}'):
+            LoadImage(imdecode_backend=backend)(dict(img_path=str(path)))
+
+
+def huge(form: str) -> bytes:
+    """A header of 60000 x 50000 pixels, or what the format knows, over little data."""
+    content = encode(PICTURE, form)
+    if form == 'PNG':
+        head = b'IHDR' + struct.pack('>II', 60000, 50000) + content[24:29]
+        return content[:12] + head + struct.pack('>I', zlib.crc32(head)) + content[33:]
+    place, packed = dict(
+        JPEG=(content.find(b'\xff\xc0') + 5, struct.pack('>HH', 50000, 60000)),
+        GIF=(6, struct.pack('<HH', 60000, 50000)), BMP=(18, struct.pack('<ii', 60000, 50000)),
+        TIFF=(content.find(struct.pack('<HH', 256, 4)) + 8, struct.pack('<I', 60000 * 50000)))[form]
+    return content[:place] + packed + content[place + len(packed):]
+
+
+@pytest.mark.parametrize('backend', BACKENDS)
+@pytest.mark.parametrize('form', ['PNG', 'JPEG', 'GIF', 'BMP', 'TIFF'])
+def test_oversized_images_are_refused_from_their_header(form, backend, tmp_path):
+    tracemalloc.start()
+    with pytest.raises(BadImage, match='pixels'):
+        read(LoadImage, huge(form), tmp_path / 'a', imdecode_backend=backend)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20e6
+
+
+@pytest.mark.parametrize('backend', BACKENDS)
+def test_the_limit_is_an_argument(backend, tmp_path):
+    read(LoadImage, KINDS['rgb'], tmp_path / 'a', imdecode_backend=backend, max_pixels=HEIGHT * WIDTH)
+    with pytest.raises(BadImage, match=f'at most {HEIGHT * WIDTH - 1} pixels, got {WIDTH} x {HEIGHT}'):
+        read(LoadImage, KINDS['rgb'], tmp_path / 'a', imdecode_backend=backend, max_pixels=HEIGHT * WIDTH - 1)
+
+
+@pytest.mark.parametrize('backend', BACKENDS)
+def test_a_format_that_runs_a_program_is_refused(backend, tmp_path):
+    """Pillow hands PostScript to Ghostscript."""
+    script = b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n'
+    with pytest.raises(BadImage, match='no header of JPEG, PNG'):
+        read(LoadImage, script, tmp_path / 'a', imdecode_backend=backend)
+
+
+def test_an_image_that_was_read_already_passes():
+    """A host's inferencer gives the image without a path."""
+    given = dict(img=SMALL, img_shape=(5, 7), ori_shape=(5, 7))
+    assert LoadImage()(given)['img'] is SMALL

@@ -1,0 +1,97 @@
+"""Samplers give seeds that belong to the sample and its epoch, and begin anywhere at once."""
+import pickle
+import random
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+from mmengine.registry import DATASETS
+from torch.utils.data import DataLoader
+
+from beit_mm.datasets import sampling
+from beit_mm.datasets.keyed_dataset import KeyedDataset
+from beit_mm.datasets.sampling import KeyedSampler, derive_seed
+
+SIZE = 10
+
+
+@DATASETS.register_module(force=True)
+class Draws(torch.utils.data.Dataset):
+    """Gives the sample's place and a number from each generator."""
+    metainfo = dict(name='draws')
+
+    def __len__(self):
+        return SIZE
+
+    def __getitem__(self, index):
+        return index, random.random(), np.random.random(), torch.rand(()).item()
+
+
+def keys(monkeypatch, kind='DefaultSampler', rank=0, world_size=1, epoch=0, skip=0, seed=7, count=2 * SIZE):
+    monkeypatch.setattr(sampling, 'get_dist_info', lambda: (rank, world_size))
+    for module in ('mmengine.dataset.sampler', 'mmpretrain.datasets.samplers.repeat_aug'):
+        monkeypatch.setattr(f'{module}.get_dist_info', lambda: (rank, world_size))
+    sampler = KeyedSampler(dict(type=kind, shuffle=True), Draws(), seed)
+    sampler.set_epoch(epoch)
+    sampler.skip(skip)
+    return [tuple(key) for key in islice(sampler, count)]
+
+
+@pytest.mark.parametrize('kind', ['DefaultSampler', 'InfiniteSampler', 'mmpretrain.RepeatAugSampler'])
+@pytest.mark.parametrize('world_size', [1, 2])
+def test_a_pass_begins_anywhere(kind, world_size, monkeypatch):
+    for rank in range(world_size):
+        whole = keys(monkeypatch, kind, rank, world_size, epoch=1)
+        rest = keys(monkeypatch, kind, rank, world_size, epoch=1, skip=3)
+        assert len(rest) >= 2 and rest[:len(whole) - 3] == whole[3:]
+
+
+@pytest.mark.parametrize('kind', ['DefaultSampler', 'InfiniteSampler', 'mmpretrain.RepeatAugSampler'])
+def test_two_processes_share_the_samples_of_one(kind, monkeypatch):
+    one = keys(monkeypatch, kind)
+    two = [keys(monkeypatch, kind, rank, 2) for rank in (0, 1)]
+    shared = [key for pair in zip(*two) for key in pair]
+    assert shared[:SIZE] == one[:SIZE]
+
+
+def test_seeds_are_a_function_of_run_epoch_and_sample(monkeypatch):
+    for epoch in (0, 1):
+        assert dict(keys(monkeypatch, epoch=epoch)) == {index: derive_seed(7, epoch, index, 0) for index in range(SIZE)}
+    stream = keys(monkeypatch, 'InfiniteSampler')
+    assert dict(stream[SIZE:]) == {index: derive_seed(7, 1, index, 0) for index in range(SIZE)}
+    assert [index for index, _ in stream[:SIZE]] != [index for index, _ in stream[SIZE:]]
+    assert keys(monkeypatch, seed=8) != keys(monkeypatch)
+
+
+def test_no_two_seeds_are_the_same():
+    seeds = {derive_seed(run, epoch, index, 0) for run in range(5) for epoch in range(-1, 19) for index in range(1000)}
+    assert len(seeds) == 5 * 20 * 1000
+
+
+def test_repeated_augmentation_draws_anew_for_every_repeat(monkeypatch):
+    given = keys(monkeypatch, 'mmpretrain.RepeatAugSampler', count=3)
+    assert len({index for index, _ in given}) == 1 and len({seed for _, seed in given}) == 3
+
+
+def draws(num_workers: int, epoch: int) -> list:
+    data = KeyedDataset(dict(type='Draws'), 'none', 0.0)
+    sampler = KeyedSampler(dict(type='DefaultSampler'), data, 7)
+    sampler.set_epoch(epoch)
+    loader = DataLoader(data, sampler=sampler, num_workers=num_workers, batch_size=3, collate_fn=list)
+    return [sample for batch in loader for sample in batch]
+
+
+def test_draws_do_not_depend_on_workers_and_differ_in_every_epoch():
+    first, second = draws(0, 0), draws(0, 1)
+    assert draws(2, 0) == draws(4, 0) == first and draws(2, 1) == second
+    for generator in (1, 2, 3):
+        values = [sample[generator] for sample in first + second]
+        assert len(set(values)) == 2 * SIZE
+
+
+def test_wrapped_data_set_is_the_one_inside():
+    data = pickle.loads(pickle.dumps(KeyedDataset(dict(type='Draws'), 'none', 0.0)))
+    assert len(data) == SIZE and data.metainfo == Draws.metainfo
+    with pytest.raises(AttributeError, match='nothing_such'):
+        data.nothing_such
