@@ -1,16 +1,20 @@
 # make demo: the whole road on the embedded data, about 20 minutes on two cores. make test: the tests.
-# Both make the virtual environment in .venv when it is missing or older than setup.cfg.
+# make test-long: the large counts of docs/reliability.md, over an hour.
+# All make the virtual environment in .venv when it is missing or older than setup.cfg.
 PYTHON ?= python3
 VENV := .venv
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test
+.PHONY: demo test test-long
 
 demo: $(STAMP)
 	$(VENV)/bin/python tools/demo.py
 
 test: $(STAMP)
 	$(VENV)/bin/python -m pytest
+
+test-long: $(STAMP)
+	$(VENV)/bin/python -m pytest -m long
 
 $(STAMP): setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -25,6 +25,6 @@ param_scheduler = [
          convert_to_iter_based=True),
 ]
 
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs)
+train_cfg = dict(type='beit_mm.EpochTrainLoop', max_epochs=max_epochs)
 default_hooks = dict(checkpoint=dict(interval=10))
 auto_scale_lr = dict(base_batch_size=2048)

@@ -31,7 +31,7 @@ custom_hooks = [
     dict(type='EMAHook', ema_type='ExponentialMovingAverage', momentum=0.001),
 ]
 
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=20000)
+train_cfg = dict(type='beit_mm.IterTrainLoop', max_iters=max_iters, val_interval=20000)
 val_cfg = dict()
 test_cfg = dict()
 val_evaluator = dict(type='beit_mm.TokenizerMetric', vocab_size=8192)

@@ -4,6 +4,7 @@ import hashlib
 import os
 import re
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Dict, List, Optional, Sequence, Union
 
@@ -15,6 +16,7 @@ from ..registry import SCOPE
 BACKEND = f'{SCOPE}.verified'
 PARTIAL = '.partial'
 POINTER = 'last_checkpoint'  # MMEngine's, read by its `resume=True`
+CHUNK = 2**20  # bytes
 MARGIN = 2**26  # bytes left free for logs and pictures
 _STEP = re.compile(r'^(epoch|iter)_(\d+)\.pth$')
 
@@ -38,14 +40,15 @@ class VerifiedFiles(LocalBackend):
         path = Path(filepath)
         path.parent.mkdir(parents=True, exist_ok=True)
         _check_space(path.parent, len(obj))
-        digest = hashlib.sha256(obj).hexdigest()
         partial = path.with_name(f'.{path.name}{PARTIAL}')
         try:
-            _write(partial, obj)
-            if sha256_of(partial) != digest:
-                raise OSError(errno.EIO, f'{partial} reads back differently than it was written')
+            with ThreadPoolExecutor(1) as pool:  # beside the writing: each takes about as long
+                digest = pool.submit(lambda: hashlib.sha256(obj).hexdigest())
+                _write(partial, obj)
+                if not _reads_back(partial, obj):
+                    raise OSError(errno.EIO, f'{partial} reads back differently than it was written')
             # Both, as long as the name may stand for either.
-            digests = [digest, *([sha256_of(path)] if path.exists() else [])]
+            digests = [digest.result(), *([sha256_of(path)] if path.exists() else [])]
             _write_checksum(path, digests)
             os.replace(partial, path)
             _flush_folder(path.parent)
@@ -80,17 +83,24 @@ def write_pointer(folder: Path, checkpoint: str) -> None:
     _flush_folder(folder)
 
 
+def read_pointer(folder: Path) -> Optional[str]:
+    """The file that MMEngine's `last_checkpoint` names; None without it."""
+    pointer = folder / POINTER
+    return pointer.read_text().strip() if pointer.is_file() else None
+
+
 def remove_partial(folder: Path) -> None:
     """Delete what an interrupted `put` left behind."""
     for path in folder.glob(f'.*{PARTIAL}'):
         path.unlink(missing_ok=True)
 
 
-def find_newest(work_dir: Path) -> Optional[Path]:
+def find_newest(work_dir: Path, since: float = 0) -> Optional[Path]:
     """The newest whole checkpoint `epoch_N.pth` or `iter_N.pth` of a run; those that are not whole are named.
 
     Args:
         work_dir: the run's folder; if there are none in it, they are looked for where its pointer points.
+        since: those written before are left out; seconds since 1970.
 
     Returns:
         its path, None if there is no checkpoint.
@@ -98,12 +108,14 @@ def find_newest(work_dir: Path) -> Optional[Path]:
     Raises:
         ValueError: If there are some, but all are damaged; names them.
     """
-    pointer = work_dir / POINTER
+    pointed = read_pointer(work_dir)
     paths = newest_first(work_dir)
-    if not paths and pointer.is_file():
-        paths = newest_first(Path(pointer.read_text().strip()).parent)
+    if not paths and pointed:
+        paths = newest_first(Path(pointed).parent)
     problems = []
     for path in paths:
+        if path.stat().st_mtime < since:
+            continue
         problem = find_damage(path)
         if problem is None:
             for passed in problems:
@@ -116,14 +128,18 @@ def find_newest(work_dir: Path) -> Optional[Path]:
 
 
 def newest_first(folder: Path) -> List[Path]:
-    """Checkpoints of a folder by their numbers. If some count epochs and some iterations, two runs made them: those of
-    the run that wrote last come first."""
+    """Checkpoints of a folder by their numbers; between epochs and iterations the time of writing decides."""
     kinds: Dict[str, List[Path]] = {}
     for path in folder.glob('*.pth'):
         if _STEP.match(path.name):
             kinds.setdefault(path.name.partition('_')[0], []).append(path)
-    runs = sorted(kinds.values(), key=lambda paths: max(path.stat().st_mtime for path in paths), reverse=True)
-    return [path for paths in runs for path in sorted(paths, key=_number, reverse=True)]
+    for paths in kinds.values():
+        paths.sort(key=_number)
+    merged = []
+    while any(kinds.values()):
+        paths = max(filter(None, kinds.values()), key=lambda paths: paths[-1].stat().st_mtime_ns)
+        merged.append(paths.pop())
+    return merged
 
 
 def _number(path: Path) -> int:
@@ -159,6 +175,12 @@ def _write(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
         if hasattr(os, 'posix_fadvise'):  # so that it is read back from the disk
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def _reads_back(path: Path, content: bytes) -> bool:
+    with path.open('rb') as file:
+        same = all(file.read(CHUNK) == content[start:start + CHUNK] for start in range(0, len(content), CHUNK))
+        return same and not file.read(1)
 
 
 def _flush_folder(folder: Path) -> None:

@@ -1,22 +1,26 @@
 """MMEngine's checkpoint hook with files that a kill, a full disk or a flipped bit cannot lose."""
 from collections import deque
 from pathlib import Path
-from typing import Optional
+from typing import Dict, Optional, Tuple
 
 from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook
 
 from ..registry import HOOKS
-from .checkpoint_files import BACKEND, remove_partial, write_pointer
+from .checkpoint_files import BACKEND, newest_first, remove_partial, write_pointer
+from .finite_updates import check_finite
+from .resume_position import average_gradients
 
 FEWEST = 2
+STOPS = 'stop_ckpts'  # in MMEngine's message hub, which a checkpoint holds
 
 
 @HOOKS.register_module()
 class VerifiedCheckpointHook(CheckpointHook):
     """CheckpointHook that writes beside, verifies, renames, moves the pointer, and only then deletes the oldest.
 
-    MMEngine's deletes the oldest first and writes in place. Every file has its SHA-256 beside it in `NAME.sha256`.
+    MMEngine's deletes the oldest first and writes in place. Every file has its SHA-256 beside it in `NAME.sha256`. A
+    checkpoint that is not finite is not written.
 
     Args:
         max_keep_ckpts: how many checkpoints stay, at least two, as the newest may turn out damaged; -1 for all.
@@ -30,6 +34,8 @@ class VerifiedCheckpointHook(CheckpointHook):
 
     def before_train(self, runner) -> None:
         super().before_train(runner)
+        self._saved_at: Optional[Tuple[int, int]] = None
+        self._stopped_at: Dict[str, int] = {}
         if is_main_process():
             remove_partial(Path(self.out_dir))
             self._release()
@@ -44,14 +50,59 @@ class VerifiedCheckpointHook(CheckpointHook):
             self.keep_ckpt_ids = deque(kept[-self.max_keep_ckpts:], self.max_keep_ckpts)
             runner.message_hub.update_info('keep_ckpt_ids', list(self.keep_ckpt_ids))
         runner.message_hub.update_info('last_ckpt', self.last_ckpt)
+        average_gradients(runner)
         runner.save_checkpoint(
             self.out_dir, name, save_optimizer=self.save_optimizer, save_param_scheduler=self.save_param_scheduler,
             meta=meta, by_epoch=self.by_epoch, backend_args=self.backend_args, **self.args)
+        self._saved_at = meta['epoch'], meta['iter']
         if is_main_process():
             write_pointer(Path(runner.work_dir), self.last_ckpt)
             for other in surplus:
                 self.file_backend.remove(self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(other)))
+            self._remove_stops(runner)
             self._release()
+
+    def save_stop(self, runner, epoch: int, iteration: int) -> str:
+        """Save `iter_N.pth` where a run stops, in all processes; it is deleted once two regular ones are written.
+
+        Args:
+            runner: the runner.
+            epoch, iteration: how many of each are complete.
+
+        Returns:
+            its path, or that of a regular checkpoint which has just been written.
+        """
+        if self._saved_at == (epoch, iteration):
+            return self.last_ckpt
+        name = f'iter_{iteration}.pth'
+        path = self.file_backend.join_path(self.out_dir, name)
+        stops = [*(stop for stop in runner.message_hub.runtime_info.get(STOPS, []) if stop != path), path]
+        runner.message_hub.update_info(STOPS, stops[-FEWEST:])
+        runner.message_hub.update_info('last_ckpt', path)
+        self._stopped_at = dict(epoch=epoch, iter=iteration)
+        runner.save_checkpoint(
+            self.out_dir, name, save_optimizer=self.save_optimizer, save_param_scheduler=self.save_param_scheduler,
+            meta=dict(self._stopped_at), by_epoch=False, backend_args=self.backend_args, **self.args)
+        self.last_ckpt, self._saved_at = path, (epoch, iteration)
+        if is_main_process():
+            write_pointer(Path(runner.work_dir), path)
+            for stop in stops[:-FEWEST]:
+                self.file_backend.remove(stop)
+            self._release()
+        return path
+
+    def _remove_stops(self, runner) -> None:
+        stops = runner.message_hub.runtime_info.get(STOPS, [])
+        regular = [path for path in newest_first(Path(self.out_dir)) if str(path) not in stops]
+        if stops and len(regular) >= FEWEST:
+            for stop in stops:
+                self.file_backend.remove(stop)
+            runner.message_hub.update_info(STOPS, [])
+
+    def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
+        """Raises NotFinite if weights or the optimiser's state are not finite; the hook stands after all others."""
+        checkpoint['meta'].update(self._stopped_at)  # FlexibleRunner has put its own there
+        check_finite(checkpoint)
 
     def _save_best_checkpoint(self, runner, metrics: dict) -> None:
         super()._save_best_checkpoint(runner, metrics)

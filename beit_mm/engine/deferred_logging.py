@@ -1,12 +1,17 @@
 """Scalars that wait on the device until they are logged: MMEngine fetches every one of them at every step."""
 import math
-from typing import List, Optional, Tuple
+from pathlib import Path
+from typing import Dict, List, Optional, Tuple
 
 import torch
 from mmengine.hooks import LoggerHook, RuntimeInfoHook
 from torch import Tensor
 
 from ..registry import HOOKS
+from .checkpoint_files import read_pointer
+from .finite_updates import SKIPPED, TOTAL, NotFinite, SkippedUpdates
+
+STEP = 'step'  # its number, after its scalars
 
 
 class PendingScalars:
@@ -32,16 +37,20 @@ class PendingScalars:
 class DeferredRuntimeInfoHook(RuntimeInfoHook):
     """MMEngine's RuntimeInfoHook that fetches losses and gradient norms only when they are logged or saved.
 
-    Stands as `default_hooks.runtime_info`. Histories are the same as MMEngine's, in the same order.
+    Stands as `default_hooks.runtime_info`. Histories are the same as MMEngine's, in the same order. Updates that an
+    AutocastOptimWrapper skipped are counted in the scalar `skipped_updates`.
 
     Args:
         interval: steps between two transfers; by default those between two logs.
+        max_skipped: so many skipped updates in a row end the run, at the next transfer.
     """
 
-    def __init__(self, interval: Optional[int] = None):
+    def __init__(self, interval: Optional[int] = None, max_skipped: int = 3):
         super().__init__()
         self.interval = interval
+        self.max_skipped = max_skipped
         self.scalars = PendingScalars()
+        self.skipped = SkippedUpdates(max_skipped)
 
     def before_train(self, runner) -> None:
         super().before_train(runner)
@@ -49,10 +58,13 @@ class DeferredRuntimeInfoHook(RuntimeInfoHook):
             self.interval = math.gcd(*(hook.interval for hook in runner.hooks if isinstance(hook, LoggerHook))) or 1
         if hasattr(runner.optim_wrapper, 'scalars'):
             runner.optim_wrapper.scalars = self.scalars
+        if TOTAL in runner.message_hub.log_scalars:  # of a run that is resumed
+            self.skipped.total = int(runner.message_hub.get_scalar(TOTAL).current())
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         for key, value in (outputs or {}).items():
             self.scalars.add(f'train/{key}', value)
+        self.scalars.add(STEP, runner.iter + 1)
         if (self.every_n_inner_iters(batch_idx, self.interval) or runner.iter + 1 == runner.max_iters
                 or self.end_of_epoch(runner.train_dataloader, batch_idx)):
             self._flush(runner)
@@ -63,5 +75,23 @@ class DeferredRuntimeInfoHook(RuntimeInfoHook):
             checkpoint['message_hub'] = runner.message_hub.state_dict()
 
     def _flush(self, runner) -> None:
+        """Raises NotFinite if too many updates in a row were skipped."""
+        scalars: Dict[str, float] = {}
         for key, value in self.scalars.fetch():
-            runner.message_hub.update_scalar(key, value)
+            if key != STEP:
+                scalars[key] = value
+                continue
+            self._judge(runner, value, scalars)
+            if SKIPPED in scalars:
+                scalars[TOTAL] = self.skipped.total
+                del scalars[SKIPPED]
+            for name, number in scalars.items():
+                runner.message_hub.update_scalar(name, number)
+            scalars = {}
+
+    def _judge(self, runner, iteration: int, scalars: Dict[str, float]) -> None:
+        try:
+            self.skipped.judge(iteration, scalars)
+        except NotFinite as error:
+            raise NotFinite(f'{error}; the last good checkpoint is '
+                            f'{read_pointer(Path(runner.work_dir)) or "none"}') from None

@@ -4,7 +4,7 @@ import sys
 import traceback
 from argparse import Namespace
 from pathlib import Path
-from typing import Callable
+from typing import Callable, Optional
 
 import torch
 import torch.distributed as dist
@@ -15,10 +15,17 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from ..models.loading import WeightsMismatch
+from . import restarts
 from .checkpoint_files import find_newest
 from .checks import check_before_training, check_checkpoint, check_data, walk
+from .memory import OutOfMemory, advise_on_memory
 from .print_config import drop_scope_stamps
+from .stop_hook import TrainingStopped
 from .weights_check import CheckWeightsHook
+
+# What a config or its files cause. The last may pass, and torchrun may try again.
+MISTAKES = ValueError, KeyError, TypeError, AssertionError, ImportError, FileNotFoundError, OutOfMemory
+FAILURES = OSError,
 
 
 def train(args: Namespace) -> None:
@@ -35,7 +42,7 @@ def train(args: Namespace) -> None:
     runner = _build_runner(cfg, 'resume' if cfg.get('resume') else 'train')
     for warning in warnings:
         runner.logger.warning(str(warning))
-    _name_checkpoint(cfg, runner.train)
+    _explain(cfg, runner, runner.train)
 
 
 def test(args: Namespace) -> None:
@@ -64,7 +71,7 @@ def test(args: Namespace) -> None:
     runner = _build_runner(cfg, 'test')
     if args.out is not None and not draws_labels:
         runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))
-    _name_checkpoint(cfg, runner.test)
+    _explain(cfg, runner, runner.test)
 
 
 def _load_config(args: Namespace) -> Config:
@@ -86,8 +93,12 @@ def _load_config(args: Namespace) -> Config:
     return cfg
 
 
-def _set_resume(cfg: Config, resume: str) -> None:
-    """Resume from a checkpoint, or for 'auto' from the newest one that is whole, if there is any."""
+def _set_resume(cfg: Config, resume: Optional[str]) -> None:
+    """Resume from a checkpoint, or for 'auto' from the newest one that is whole, if there is any; after a restart by
+    torchrun from the newest that this launch has written."""
+    if restarts.is_restart() and resume != 'auto':
+        resume = find_newest(Path(cfg.work_dir), restarts.launch_time()) or resume
+        resume = resume and str(resume)
     if resume == 'auto':
         newest = find_newest(Path(cfg.work_dir))
         if newest is None:
@@ -123,10 +134,12 @@ def _build_runner(cfg: Config, purpose: str) -> Runner:
     return runner
 
 
-def _name_checkpoint(cfg: Config, job: Callable[[], object]) -> None:
-    """Run a job; weights that do not fit become an error that names the file they came from."""
+def _explain(cfg: Config, runner: Runner, job: Callable[[], object]) -> None:
+    """Run a job of a runner; weights that do not fit become an error that names the file they came from, and too little
+    memory one that says what to change."""
     try:
-        job()
+        with advise_on_memory(cfg, runner):
+            job()
     except WeightsMismatch as error:
         raise ValueError(f'{cfg.load_from}: {error}') from error
 
@@ -134,20 +147,17 @@ def _name_checkpoint(cfg: Config, job: Callable[[], object]) -> None:
 def run(job: Callable[[Namespace], None], args: Namespace) -> None:
     """Run a job; what a config or its files cause ends in one sentence on standard error and exit code 1.
 
-    The traceback goes to a file beside the logs.
+    The traceback goes to a file beside the logs. A training that a signal stopped ends with exit code 0.
     """
     try:
         job(args)
-    except (ValueError, OSError, KeyError, TypeError, AssertionError, ImportError) as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        # A loader's worker sends its whole traceback as the message; the sentence comes last.
-        print(f'error: {lines[-1]}', file=sys.stderr)
-        if args.work_dir and is_main_process():
-            folder = Path(args.work_dir)
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / 'traceback.txt').write_text(traceback.format_exc())
-            print(f'(traceback in {folder / "traceback.txt"})', file=sys.stderr)
-        sys.stderr.flush()
+    except TrainingStopped as stop:
+        if is_main_process():
+            print(stop.message)
+    except (*MISTAKES, *FAILURES) as error:
+        _report(error, args.work_dir)
+        if isinstance(error, MISTAKES):
+            restarts.end_restarts()
         # The others may wait for this process in a collective: leaving the group in order would wait for them.
         os._exit(1) if dist.is_initialized() and dist.get_world_size() > 1 else sys.exit(1)
     if dist.is_initialized():
@@ -158,3 +168,15 @@ def run(job: Callable[[Namespace], None], args: Namespace) -> None:
         # All is written. Leaving through the interpreter's shutdown aborted 3 of 51 gloo runs in torch's own threads
         # ("terminate called without an active exception"), which torchrun takes for a failure.
         os._exit(0)
+
+
+def _report(error: Exception, work_dir: Optional[str]) -> None:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    # A loader's worker sends its whole traceback as the message; the sentence comes last.
+    print(f'error: {lines[-1]}', file=sys.stderr)
+    if work_dir and is_main_process():
+        folder = Path(work_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / 'traceback.txt').write_text(traceback.format_exc())
+        print(f'(traceback in {folder / "traceback.txt"})', file=sys.stderr)
+    sys.stderr.flush()

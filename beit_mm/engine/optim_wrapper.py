@@ -4,17 +4,23 @@ from typing import Optional
 
 import torch
 from mmengine.optim import OptimWrapper
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.nn.utils import get_total_norm
 
 from ..registry import OPTIM_WRAPPERS
 from .deferred_logging import PendingScalars
+from .finite_updates import SKIPPED, RunningStatistics
 
 
 @OPTIM_WRAPPERS.register_module()
 class AutocastOptimWrapper(OptimWrapper):
-    """OptimWrapper under autocast, without a gradient scaler: bfloat16 has float32's range.
+    """OptimWrapper under autocast, without a gradient scaler, which skips updates that are not finite.
 
-    MMEngine's AmpOptimWrapper needs a GPU and scales gradients for bfloat16 too.
+    bfloat16 has float32's range: MMEngine's AmpOptimWrapper needs a GPU and scales gradients for it too. An update
+    whose loss or gradient norm, after the reduction over processes, is infinite or NaN changes neither weights nor
+    optimiser state nor batch norm's statistics. With fused Adam and AdamW the device decides; any other optimiser waits
+    for the norm at every update. A DeferredRuntimeInfoHook counts what was skipped.
 
     Args:
         dtype: 'auto': bfloat16 on a device that computes in it, float32 elsewhere; or 'bfloat16' or 'float32'.
@@ -30,19 +36,49 @@ class AutocastOptimWrapper(OptimWrapper):
             raise ValueError(f"dtype must be 'auto', 'bfloat16' or 'float32', got {dtype!r}")
         self.dtype = dtype
         self.scalars: Optional[PendingScalars] = None  # a DeferredRuntimeInfoHook sets and fetches them
+        self._statistics: Optional[RunningStatistics] = None
+        # As torch's own GradScaler tells them. Fused SGD takes the same, but its momentum is not initialised if its
+        # first step is skipped.
+        self._skips_on_device = (isinstance(self.optimizer, torch.optim.Adam)
+                                 and getattr(self.optimizer, '_step_supports_amp_scaling', False))
 
-    def _clip_grad(self) -> None:
-        """OptimWrapper's, but the gradient norm waits on the device if something will fetch it."""
+    def backward(self, loss: Tensor, **kwargs) -> None:
+        """OptimWrapper's, but a loss that is not finite gives gradients that are not, in all processes."""
+        super().backward(loss, gradient=loss.detach() * 0 + 1, **kwargs)
+
+    def step(self, **kwargs) -> None:
+        """Clip, then update unless the gradient norm is infinite or NaN; nothing waits for the device."""
+        norm = self._clip_grad()
+        skip = norm.isfinite().logical_not().float()
         if self.scalars is None:
-            return super()._clip_grad()
+            self.message_hub.update_scalar('train/grad_norm', float(norm))
+        else:
+            self.scalars.add('train/grad_norm', norm)
+            self.scalars.add(SKIPPED, skip)
+        if self._statistics is not None:
+            self._statistics.settle(skip)
+        if self._skips_on_device:
+            self.optimizer.found_inf = skip
+            self.optimizer.step(**kwargs)
+        elif not skip:
+            self.optimizer.step(**kwargs)
+
+    def _clip_grad(self) -> Tensor:
+        """Clip if the config asks for it; the norm of the gradients before, a tensor of one element."""
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group['params']
                       if parameter.grad is not None]
-        norm = self.clip_func(parameters, **self.clip_grad_kwargs) if parameters else None
-        if norm is not None:
-            self.scalars.add(f'train/{self.grad_name}', norm)
+        if self.clip_grad_kwargs and self.grad_name == 'grad_norm':
+            norm = self.clip_func(parameters, **self.clip_grad_kwargs)
+        else:
+            norm = get_total_norm([parameter.grad for parameter in parameters])
+            if self.clip_grad_kwargs:
+                self.clip_func(parameters, **self.clip_grad_kwargs)
+        return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
     @contextmanager
     def optim_context(self, model: nn.Module):
+        if self._statistics is None:
+            self._statistics = RunningStatistics(model)
         device = next(model.parameters()).device.type
         enabled = self.dtype == 'bfloat16' or self.dtype == 'auto' and computes_in_bfloat16(device)
         with super().optim_context(model), torch.autocast(device, torch.bfloat16, enabled=enabled):

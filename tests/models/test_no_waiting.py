@@ -1,6 +1,7 @@
 """From the second step on, nothing in a step of pre-training waits for the device."""
 import pytest
 import torch
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import beit_mm
@@ -30,7 +31,7 @@ class Waiting(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def pre_training(num_masked, dtype, **tokenizer):
+def pre_training(num_masked, dtype, clip_grad=None, **tokenizer):
     torch.manual_seed(0)
     trunk = BEiT(img_size=64, embed_dim=32, depth=2, num_heads=4, drop_path_rate=0.1, use_rel_pos_bias=False,
                  use_shared_rel_pos_bias=True, use_mask_token=True, out_type='raw')
@@ -39,7 +40,7 @@ def pre_training(num_masked, dtype, **tokenizer):
         trunk, target, recovered=dict(type='beit_mm.MaskedPatches', num_masked=num_masked),
         data_preprocessor=dict(type='beit_mm.TwoViewPreprocessor', mean=[120.0] * 3, std=[60.0] * 3)).train()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3, fused=True)
-    wrapper = beit_mm.engine.AutocastOptimWrapper(dtype, optimizer=optimizer, clip_grad=dict(max_norm=3.0))
+    wrapper = beit_mm.engine.AutocastOptimWrapper(dtype, optimizer=optimizer, clip_grad=clip_grad)
     wrapper.scalars = PendingScalars()  # as DeferredRuntimeInfoHook sets it
     return model, wrapper
 
@@ -55,8 +56,11 @@ def batch():
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
 @pytest.mark.parametrize('encode_dtype', ['float32', 'float16'])
 @pytest.mark.parametrize('num_masked, expected', [(5, set()), (None, {'nonzero'})])
-def test_after_the_first_step_only_an_unknown_number_of_masks_waits(num_masked, expected, encode_dtype, dtype):
-    model, wrapper = pre_training(num_masked, dtype, encode_dtype=encode_dtype)
+@pytest.mark.parametrize('max_norm', [3.0, None])
+def test_after_the_first_step_only_an_unknown_number_of_masks_waits(max_norm, num_masked, expected, encode_dtype,
+                                                                    dtype):
+    clip_grad = None if max_norm is None else dict(max_norm=max_norm)
+    model, wrapper = pre_training(num_masked, dtype, clip_grad, encode_dtype=encode_dtype)
     steps, data = [], batch()
     for _ in range(3):
         with Waiting() as waiting:
@@ -64,6 +68,31 @@ def test_after_the_first_step_only_an_unknown_number_of_masks_waits(num_masked, 
         steps.append(set(waiting.found))
     assert '_local_scalar_dense' in steps[0], 'the checks of the first batch'
     assert steps[1:] == [expected] * 2
+
+
+def test_batch_norm_s_statistics_are_put_back_without_waiting():
+    """UperNet's; a step that is not finite takes the same way as one that is."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    wrapper = beit_mm.engine.AutocastOptimWrapper(
+        optimizer=torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True))
+    wrapper.scalars = PendingScalars()
+    images = torch.randn(2, 3, 8, 8)
+    for factor in (1.0, float('nan'), 1.0):
+        before = model[1].running_var.clone()
+        with wrapper.optim_context(model), Waiting() as waiting:
+            wrapper.update_params(model(images * factor).square().mean())
+        assert waiting.found == []
+        assert torch.equal(model[1].running_var, before) == (factor != 1.0)
+
+
+def test_an_optimiser_that_cannot_skip_on_the_device_is_found():
+    model, _ = pre_training(5, 'float32')
+    wrapper = beit_mm.engine.AutocastOptimWrapper('float32', optimizer=torch.optim.SGD(model.backbone.parameters()))
+    wrapper.scalars = PendingScalars()
+    model.train_step(batch(), wrapper)
+    with Waiting() as waiting:
+        model.train_step(batch(), wrapper)
+    assert '_local_scalar_dense' in waiting.found
 
 
 def test_what_waits_in_the_backward_pass_or_at_the_update_is_found():

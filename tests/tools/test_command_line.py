@@ -57,7 +57,8 @@ def pretrained(digits, tokenizer, tmp_path_factory) -> Path:
 def test_pretraining_resumes_from_the_latest_checkpoint(digits, tokenizer, pretrained, tmp_path):
     folder = shutil.copytree(pretrained.parent, tmp_path / 'copy')
     output = tool('train', 'configs/demo/pretrain.py', '--work-dir', folder, '--resume',
-                  *pretrain_options(digits, tokenizer), 'train_cfg.max_epochs=7')
+                  *pretrain_options(digits, tokenizer), 'train_cfg.max_epochs=7',
+                  'train_cfg.allow_world_size_change=True')  # pre-trained by two processes
     assert 'resumed epoch: 6' in output
     assert 'Epoch(train) [7]' in re.sub(r' +', ' ', output)
     assert (folder / 'epoch_7.pth').is_file()

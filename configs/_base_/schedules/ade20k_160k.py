@@ -11,7 +11,7 @@ param_scheduler = [
     dict(type='PolyLR', power=1.0, eta_min=0.0, by_epoch=False, begin=0, end=max_iters + 1),
 ]
 
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=16000)
+train_cfg = dict(type='beit_mm.IterTrainLoop', max_iters=max_iters, val_interval=16000)
 val_cfg = dict()
 test_cfg = dict()
 auto_scale_lr = dict(base_batch_size=16)

@@ -1,0 +1,96 @@
+"""Updates and checkpoints that are finite: what skips an update on the device, and what tells of it later."""
+import math
+from typing import Dict, List, Optional, Tuple
+
+import torch
+from mmengine.logging import MMLogger
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+SKIPPED = 'train/skipped'  # of a step: 1 if its update was skipped, else 0
+TOTAL = 'train/skipped_updates'  # so far, as it is logged
+
+
+class NotFinite(ValueError):
+    """A run or a checkpoint has infinite or NaN values; says where."""
+
+
+class RunningStatistics:
+    """Buffers of a model's batch norms, as they were after its last update that was not skipped.
+
+    The forward pass changes them before anything is known of the gradients.
+
+    Args:
+        model: its buffers must be those before the first step.
+    """
+
+    def __init__(self, model: nn.Module):
+        norms = [module for module in model.modules() if isinstance(module, _NormBase)]
+        self._pairs: List[Tuple[Tensor, Tensor]] = [
+            (buffer, buffer.detach().clone()) for norm in norms for buffer in norm.buffers(recurse=False)]
+
+    def settle(self, skip: Tensor) -> None:
+        """Put them back where `skip`, a tensor of one element on the device, is not 0; else keep what they are now."""
+        for buffer, kept in self._pairs:
+            buffer.copy_(torch.where(skip.bool(), kept, buffer))
+            kept.copy_(buffer)
+
+
+class SkippedUpdates:
+    """Counts skipped updates from the scalars of steps past.
+
+    Args:
+        most: so many in a row are an error.
+        total: skipped so far.
+    """
+
+    def __init__(self, most: int, total: int = 0):
+        self.most = most
+        self.total = total
+        self.in_row = 0
+        self._not_finite: Dict[str, None] = {}  # of the steps of the update that is being accumulated
+
+    def judge(self, iteration: int, scalars: Dict[str, float]) -> None:
+        """Take in one step.
+
+        Args:
+            iteration: counted from 1.
+            scalars: losses, gradient norm and SKIPPED, the last only of a step that completes an update.
+
+        Raises:
+            NotFinite: If too many in a row were skipped; gives the iteration and what was not finite.
+        """
+        self._not_finite.update({key.rpartition('/')[2]: None for key, value in scalars.items()
+                                 if not math.isfinite(value)})
+        if SKIPPED not in scalars:
+            return
+        names, self._not_finite = list(self._not_finite), {}
+        self.in_row = self.in_row + 1 if scalars[SKIPPED] else 0
+        if not self.in_row:
+            return
+        self.total += 1
+        told = f'{" and ".join(names)} not finite at iteration {iteration}'
+        if self.in_row >= self.most:
+            raise NotFinite(f'{self.in_row} updates in a row were skipped, the last for {told}')
+        MMLogger.get_current_instance().warning(f'update skipped: {told}')
+
+
+def check_finite(checkpoint: dict) -> None:
+    """Whether weights, averaged weights and optimiser state of a checkpoint are finite.
+
+    Raises:
+        NotFinite: If one is not; names the first.
+    """
+    for part in ('state_dict', 'ema_state_dict', 'optimizer'):
+        name = _find_not_finite(checkpoint.get(part), part)
+        if name:
+            raise NotFinite(f'{name} is not finite')
+
+
+def _find_not_finite(value: object, name: str) -> Optional[str]:
+    if isinstance(value, Tensor):
+        # A sum takes a sixth of the time, but may overflow.
+        bad = value.is_floating_point() and not value.sum().isfinite() and not value.isfinite().all()
+        return name if bad else None
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, (list, tuple)) else ()
+    return next(filter(None, (_find_not_finite(item, f'{name}.{key}') for key, item in items)), None)

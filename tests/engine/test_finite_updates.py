@@ -1,0 +1,229 @@
+"""A batch that is not finite leaves no trace in what is trained, and nothing that is not finite is saved."""
+import copy
+import multiprocessing
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from mmengine.config import Config
+from mmengine.hooks import EMAHook
+from mmengine.model import BaseModel
+from mmengine.runner import Runner
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from beit_mm.engine import AutocastOptimWrapper
+from beit_mm.engine.checkpoint_files import POINTER, find_damage
+from beit_mm.engine.finite_updates import NotFinite, SkippedUpdates, check_finite
+
+CONFIGS = Path(__file__).parents[2] / 'configs'
+RECIPES = sorted(path for path in CONFIGS.rglob('*.py') if '_base_' not in path.parts)
+FUSED = dict(type='AdamW', lr=1e-2, fused=True)
+OPTIMIZERS = [FUSED, dict(type='Adam', lr=1e-2, fused=True), dict(type='AdamW', lr=1e-2),
+              dict(type='SGD', lr=1e-2, momentum=0.9), dict(type='SGD', lr=1e-2, momentum=0.9, fused=True)]
+
+
+class Layers(BaseModel):
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 1))
+
+    def forward(self, x, bonus, mode='loss'):
+        # A bonus has no gradient.
+        return dict(loss=self.layers(x).square().mean() + bonus.mean()) if mode == 'loss' else [x]
+
+
+class Batches(torch.utils.data.Dataset):
+    """Samples in a fixed order; those given are replaced: all of x, or a bonus of the loss, is a value."""
+    metainfo = {}
+
+    def __init__(self, replaced=(), where='x', value=float('nan')):
+        self.replaced, self.where, self.value = replaced, where, value
+
+    def __len__(self):
+        return 16
+
+    def __getitem__(self, index):
+        sample = dict(x=torch.randn(4, generator=torch.Generator().manual_seed(index)), bonus=torch.zeros(1))
+        if index in self.replaced:
+            sample[self.where] = torch.full_like(sample[self.where], self.value)
+        return sample
+
+
+class Kept(EMAHook):
+    """An average of the weights that can be looked at."""
+
+
+def build(folder, data, optimizer=FUSED, accumulative_counts=1, clip_grad=None, log_interval=50, ema=False) -> Runner:
+    """Eight steps of two samples each."""
+    return Runner(
+        Layers(), str(folder), train_cfg=dict(type='EpochBasedTrainLoop', max_epochs=1),
+        train_dataloader=dict(dataset=data, batch_size=2, num_workers=0, collate_fn=dict(type='default_collate'),
+                              sampler=dict(type='DefaultSampler', shuffle=False)),
+        optim_wrapper=dict(type='AutocastOptimWrapper', optimizer=dict(optimizer), clip_grad=clip_grad,
+                           dtype='float32', accumulative_counts=accumulative_counts),
+        default_hooks=dict(runtime_info=dict(type='DeferredRuntimeInfoHook'),
+                           logger=dict(type='LoggerHook', interval=log_interval),
+                           checkpoint=dict(type='VerifiedCheckpointHook', by_epoch=False, interval=2)),
+        custom_hooks=[Kept(momentum=0.5)] if ema else None,
+        default_scope='beit_mm', log_level='ERROR', experiment_name=str(folder).replace('/', '_'))
+
+
+def skipped(runner) -> list:
+    return runner.message_hub.get_scalar('train/skipped_updates').data[0].tolist()
+
+
+def state_of(runner) -> dict:
+    """Weights, batch norm's statistics, and moments and step counts of the optimiser."""
+    moments = {f'{number}.{key}': value for number, state in runner.optim_wrapper.state_dict()['state'].items()
+               for key, value in state.items()}
+    return {**runner.model.state_dict(), **moments}
+
+
+@pytest.mark.parametrize('clip_grad', [None, dict(max_norm=1.0), dict(type='value', clip_value=0.01)],
+                         ids=['no clipping', 'norm', 'value'])
+@pytest.mark.parametrize('where, value', [('x', float('nan')), ('x', float('inf')), ('bonus', float('inf'))])
+@pytest.mark.parametrize('optimizer', OPTIMIZERS, ids=lambda one: f'{one["type"]}{" fused" * one.get("fused", False)}')
+def test_a_step_is_as_if_it_had_never_been(optimizer, where, value, clip_grad, tmp_path):
+    """Also the first, when nothing has a state yet, and two in a row."""
+    bad = (0, 1, 6, 7, 8)
+    runner = build(tmp_path / 'bad', Batches(bad, where, value), optimizer, clip_grad=copy.copy(clip_grad))
+    runner.train()
+    assert skipped(runner) == [1, 1, 1, 2, 3, 3, 3, 3]
+    without = torch.utils.data.Subset(Batches(), [2, 3, 4, 5, 10, 11, 12, 13, 14, 15])
+    expected = build(tmp_path / 'good', without, optimizer, clip_grad=copy.copy(clip_grad))
+    expected.train()
+    state, other = state_of(runner), state_of(expected)
+    assert state.keys() == other.keys()
+    for key, tensor in other.items():
+        assert torch.equal(torch.as_tensor(state[key]), torch.as_tensor(tensor)), key
+
+
+@pytest.mark.parametrize('bad', [(8,), (10,), (9, 11)])
+def test_an_accumulated_update_is_judged_whole(bad, tmp_path):
+    """Two steps of two samples make an update: the third is samples 8 to 11."""
+    runner = build(tmp_path / 'bad', Batches(bad), accumulative_counts=2)
+    runner.train()
+    assert skipped(runner) == [0, 0, 1, 1]
+    without = torch.utils.data.Subset(Batches(), [*range(8), *range(12, 16)])
+    expected = build(tmp_path / 'good', without, accumulative_counts=2)
+    expected.train()
+    assert all(torch.equal(state_of(runner)[key], tensor) for key, tensor in state_of(expected).items())
+
+
+def test_averaged_weights_stay_finite_and_steps_are_named_in_the_log(tmp_path):
+    runner = build(tmp_path, Batches((4, 5)), ema=True)
+    messages = []
+    runner.logger.warning = lambda message: messages.append(str(message))
+    runner.train()
+    average = next(hook for hook in runner.hooks if isinstance(hook, Kept)).ema_model
+    assert all(tensor.isfinite().all() for tensor in average.state_dict().values())
+    assert [one for one in messages if 'skipped' in one] == [
+        'update skipped: grad_norm and loss not finite at iteration 3']
+
+
+@pytest.mark.parametrize('log_interval', [1, 5, 50])
+def test_three_in_a_row_end_the_run_at_the_next_log_or_save(log_interval, tmp_path):
+    runner = build(tmp_path, Batches(range(4, 16)), log_interval=log_interval)
+    with pytest.raises(NotFinite) as error:
+        runner.train()
+    assert str(error.value) == (
+        '3 updates in a row were skipped, the last for grad_norm and loss not finite at iteration 5; the last good '
+        f'checkpoint is {tmp_path / "iter_4.pth"}')
+    # Iteration 4's save, with two skipped, came before.
+    assert sorted(path.name for path in tmp_path.glob('*.pth')) == ['iter_2.pth', 'iter_4.pth']
+    content = torch.load(tmp_path / 'iter_4.pth', weights_only=False)
+    check_finite(content)
+    assert {int(state['step']) for state in content['optimizer']['state'].values()} == {2}
+
+
+def test_three_with_one_between_them_do_not(tmp_path):
+    runner = build(tmp_path, Batches((0, 2, 6, 8, 12)))
+    runner.train()
+    assert skipped(runner) == [1, 2, 2, 3, 4, 4, 5, 5]
+
+
+def test_how_many_is_configurable():
+    counter = SkippedUpdates(2)
+    counter.judge(7, {'train/skipped': 1.0, 'train/grad_norm': float('inf')})
+    with pytest.raises(NotFinite, match='2 updates in a row were skipped, the last for loss not finite at iteration 9'):
+        counter.judge(9, {'train/skipped': 1.0, 'train/loss': float('nan')})
+
+
+@pytest.mark.parametrize('value', [float('nan'), float('inf')])
+@pytest.mark.parametrize('part', ['weight', 'statistic', 'moment', 'average'])
+def test_what_is_not_finite_is_not_saved(part, value, tmp_path):
+    """However it came there; the checkpoint before stays."""
+    runner = build(tmp_path, Batches(), ema=True)
+    average = next(hook for hook in runner.hooks if isinstance(hook, Kept))
+    save = runner.save_checkpoint
+
+    def poison(*args, **kwargs):
+        if runner.iter == 3:
+            weight = runner.model.layers[0].weight
+            tensors = dict(weight=weight, statistic=runner.model.layers[1].running_var,
+                           moment=runner.optim_wrapper.optimizer.state[weight]['exp_avg'],
+                           average=average.ema_model.module.layers[0].weight)
+            tensors[part].data.view(-1)[1] = value
+        save(*args, **kwargs)
+
+    runner.save_checkpoint = poison
+    with pytest.raises(NotFinite, match='is not finite'):
+        runner.train()
+    assert [path.name for path in tmp_path.glob('*.pth')] == ['iter_2.pth']
+    assert find_damage(tmp_path / 'iter_2.pth') is None
+    assert (tmp_path / POINTER).read_text() == str(tmp_path / 'iter_2.pth')
+
+
+def test_large_but_finite_is_saved():
+    check_finite(dict(state_dict=dict(weight=torch.full((4,), 3e38), count=torch.tensor([2**62] * 4))))
+
+
+@pytest.mark.parametrize('path', RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_s_optimiser_skips_on_the_device(path):
+    optimizer = dict(Config.fromfile(path).optim_wrapper.optimizer)
+    kind = getattr(torch.optim, optimizer.pop('type'))
+    wrapper = AutocastOptimWrapper(optimizer=kind([nn.Parameter(torch.ones(1))], **optimizer))
+    assert wrapper._skips_on_device
+
+
+def train_rank(rank: int, folder: str, results) -> None:
+    """Three steps of two processes; the second one's batch of the second step is not finite."""
+    torch.set_num_threads(1)
+    dist.init_process_group('gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2)
+    model = Layers()
+    parallel = DistributedDataParallel(model, broadcast_buffers=False)
+    wrapper = AutocastOptimWrapper('float32', optimizer=torch.optim.AdamW(model.parameters(), lr=0.1, fused=True))
+    steps = []
+    for step in range(3):
+        data = torch.randn(4, 4, generator=torch.Generator().manual_seed(10 * step + rank))
+        bonus = torch.full((1,), float('inf') if (rank, step) == (1, 1) else 0.0)
+        with wrapper.optim_context(parallel):
+            loss = parallel(data, bonus)['loss']
+        wrapper.update_params(loss)
+        steps.append({name: tensor.tolist() for name, tensor in model.state_dict().items()})
+    results.put((rank, steps))
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def test_all_processes_skip_what_is_not_finite_in_one(tmp_path):
+    """A loss of one process that is infinite, though no gradient of it is."""
+    context = multiprocessing.get_context('forkserver')
+    context.set_forkserver_preload(['beit_mm'])
+    results = context.Queue()
+    processes = [context.Process(target=train_rank, args=(rank, str(tmp_path), results), daemon=True)
+                 for rank in range(2)]
+    for process in processes:
+        process.start()
+    steps = dict(results.get(timeout=60) for _ in processes)
+    for process in processes:
+        process.join(timeout=20)
+        assert process.exitcode == 0
+    for rank in range(2):
+        assert steps[rank][1] == steps[rank][0] and steps[rank][2] != steps[rank][1]
+    weights = [{name: value for name, value in steps[rank][2].items() if 'running' not in name} for rank in range(2)]
+    assert weights[0] == weights[1]

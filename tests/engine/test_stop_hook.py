@@ -1,0 +1,188 @@
+"""A signal ends a training with one checkpoint, from which it goes on as if nothing had happened."""
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.evaluator import BaseMetric
+from mmengine.hooks import Hook
+from mmengine.model import BaseModel
+from mmengine.runner import Runner
+from torch import nn
+
+from beit_mm.engine.checkpoint_files import POINTER, find_damage, find_newest
+from beit_mm.engine.stop_hook import StopOnSignalHook, TrainingStopped
+from beit_mm.registry import DATASETS
+
+
+class Line(BaseModel):
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((2,), 3.0))
+
+    def forward(self, x, mode='loss'):
+        return dict(loss=(self.weight * x.mean() - 1).square().mean()) if mode == 'loss' else [x]
+
+
+@DATASETS.register_module('StopHookData')
+class Data(torch.utils.data.Dataset):
+    metainfo = {}
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        return dict(x=torch.tensor(index + 1.0))
+
+
+class Zero(BaseMetric):
+
+    def process(self, data_batch, data_samples):
+        self.results.append(0)
+
+    def compute_metrics(self, results):
+        return dict(accuracy=0.0)
+
+
+class Signal(Hook):
+    """Sends signals to this process at one of the run's stages."""
+    priority = 'LOWEST'
+
+    def __init__(self, stage: str, at: int, number=signal.SIGTERM):
+        self.stage, self.at, self.number = stage, at, number
+
+    def _send(self, stage, runner):
+        if stage == self.stage and runner.iter == self.at:
+            os.kill(os.getpid(), self.number)
+
+    def before_train_iter(self, runner, *args, **kwargs):
+        self._send('train', runner)
+
+    def after_train_iter(self, runner, *args, **kwargs):
+        self._send('after', runner)
+
+    def before_val_iter(self, runner, *args, **kwargs):
+        self._send('val', runner)
+
+    def before_save_checkpoint(self, runner, checkpoint):
+        self._send('save', runner)
+
+
+def build(folder, *hooks, epochs=4, resume=False, by_epoch=True, accumulative_counts=1, interval=1,
+          signals=('SIGTERM',), **kwargs) -> Runner:
+    """Four steps an epoch, and a validation of four."""
+    loader = dict(dataset=dict(type='StopHookData'), batch_size=2, num_workers=0,
+                  collate_fn=dict(type='default_collate'))
+    newest = find_newest(Path(folder)) if resume else None
+    length = dict(type='EpochTrainLoop', max_epochs=epochs) if by_epoch else dict(
+        type='IterTrainLoop', max_iters=4 * epochs, val_interval=4)
+    return Runner(
+        Line(), str(folder), train_cfg=length, val_cfg=dict(), val_evaluator=[Zero()],
+        train_dataloader=dict(loader, sampler=dict(type='DefaultSampler', shuffle=True)),
+        val_dataloader=dict(loader, sampler=dict(type='DefaultSampler', shuffle=False)),
+        optim_wrapper=dict(type='AutocastOptimWrapper', dtype='float32', accumulative_counts=accumulative_counts,
+                           optimizer=dict(type='AdamW', lr=1e-2, fused=True)),
+        default_hooks=dict(
+            runtime_info=dict(type='DeferredRuntimeInfoHook'),
+            checkpoint=dict(type='VerifiedCheckpointHook', by_epoch=by_epoch, interval=interval, max_keep_ckpts=3),
+            stop=dict(type='StopOnSignalHook', signals=signals)),
+        custom_hooks=[dict(type='EMAHook', momentum=0.5), *hooks], randomness=dict(seed=0),
+        default_scope='beit_mm', load_from=newest and str(newest), resume=bool(newest), log_level='ERROR',
+        experiment_name=f'{folder}_{time.time()}'.replace('/', '_'), **kwargs)
+
+
+def names(folder: Path) -> list:
+    return sorted(path.name for path in folder.glob('*.pth'))
+
+
+def final(runner) -> list:
+    average = next(hook for hook in runner.hooks if type(hook).__name__ == 'EMAHook').ema_model
+    moments = runner.optim_wrapper.optimizer.state[runner.model.weight]
+    return [runner.model.weight.tolist(), average.module.weight.tolist(), *(item.tolist() for item in moments.values())]
+
+
+@pytest.fixture(scope='module')
+def uninterrupted(tmp_path_factory) -> list:
+    runner = build(tmp_path_factory.mktemp('whole'))
+    runner.train()
+    return final(runner)
+
+
+@pytest.fixture(autouse=True)
+def no_handler_left_behind():
+    """A run that was stopped is the process's last, so it leaves its own."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize('by_epoch, kept', [(True, ['epoch_2.pth', 'epoch_3.pth', 'epoch_4.pth']),
+                                            (False, ['iter_12.pth', 'iter_16.pth', 'iter_8.pth'])])
+@pytest.mark.parametrize('stage, at, stops_at', [
+    ('train', 0, 1), ('train', 5, 6), ('train', 7, 8), ('after', 9, 11), ('val', 8, 8), ('save', 4, 4)])
+def test_a_stopped_run_goes_on_as_if_nothing_had_happened(stage, at, stops_at, by_epoch, kept, uninterrupted, tmp_path):
+    """In an epoch, at its first and last step, in a validation, and while a checkpoint is written."""
+    if (stage, by_epoch) == ('save', False):
+        at = 3  # saved before the step is counted
+    handler = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(TrainingStopped) as stopped:
+        build(tmp_path, Signal(stage, at), by_epoch=by_epoch, interval=1 if by_epoch else 4).train()
+    signal.signal(signal.SIGTERM, handler)
+    assert stopped.value.code == 0
+    # Just then a regular checkpoint was written: in a validation, and where iterations are counted.
+    regular = f'epoch_{stops_at // 4}.pth' if by_epoch else f'iter_{stops_at}.pth'
+    name = regular if stage in ('val', 'save') or not by_epoch and stops_at % 4 == 0 else f'iter_{stops_at}.pth'
+    assert stopped.value.message == (
+        f'stopped by SIGTERM after iteration {stops_at}; --resume goes on from {tmp_path / name}')
+    assert (tmp_path / POINTER).read_text() == str(tmp_path / name)
+    assert find_newest(tmp_path) == tmp_path / name and find_damage(tmp_path / name) is None
+    meta = torch.load(tmp_path / name, weights_only=False)['meta']
+    assert meta['iter'] == stops_at
+    runner = build(tmp_path, resume=True, by_epoch=by_epoch, interval=1 if by_epoch else 4)
+    runner.train()
+    assert runner.iter == 16 and final(runner) == uninterrupted
+    assert names(tmp_path) == kept
+    assert signal.getsignal(signal.SIGTERM) == handler
+
+
+def test_only_a_complete_update_is_a_place_to_stop(tmp_path):
+    with pytest.raises(TrainingStopped):
+        build(tmp_path, Signal('train', 4), accumulative_counts=3).train()
+    assert names(tmp_path) == ['epoch_1.pth', 'iter_6.pth']
+
+
+def test_checkpoints_of_stops_stay_until_two_regular_ones_are_there(tmp_path):
+    for at, expected in [(1, ['iter_2.pth']), (2, ['iter_2.pth', 'iter_3.pth']),
+                         (5, ['epoch_1.pth', 'iter_3.pth', 'iter_6.pth']),
+                         (9, ['epoch_1.pth', 'epoch_2.pth', 'iter_10.pth'])]:
+        with pytest.raises(TrainingStopped):
+            build(tmp_path, Signal('train', at), resume=True).train()
+        assert names(tmp_path) == expected
+        assert sorted(path.name for path in tmp_path.glob('*.sha256')) == [f'{name}.sha256' for name in expected]
+
+
+def test_if_the_stop_s_checkpoint_is_damaged_the_one_before_is_taken(tmp_path):
+    for number in ('epoch_1', 'epoch_2', 'iter_10', 'epoch_3'):
+        torch.save(dict(number=number), tmp_path / f'{number}.pth')
+        time.sleep(0.01)
+    for expected in ('epoch_3', 'iter_10', 'epoch_2', 'epoch_1'):
+        assert find_newest(tmp_path).stem == expected
+        (tmp_path / f'{expected}.pth').write_bytes(b'damaged')
+    with pytest.raises(ValueError, match='no checkpoint of .* is whole'):
+        find_newest(tmp_path)
+
+
+@pytest.mark.parametrize('signals, number', [(('SIGTERM', 'SIGUSR1'), signal.SIGUSR1), (('SIGUSR1',), signal.SIGUSR1)])
+def test_other_signals_stop_if_they_are_named(signals, number, tmp_path):
+    with pytest.raises(TrainingStopped) as stopped:
+        build(tmp_path, Signal('train', 1, number), signals=signals).train()
+    assert stopped.value.message.startswith('stopped by SIGUSR1 after iteration 2')
+
+
+def test_an_unknown_signal_is_told():
+    with pytest.raises(ValueError, match='signals must be names such as SIGTERM, got SIGTREM'):
+        StopOnSignalHook(['SIGTERM', 'SIGTREM'])

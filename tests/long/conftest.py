@@ -1,0 +1,3 @@
+from resuming_data import data, in_data
+
+__all__ = ['data', 'in_data']

@@ -1,0 +1,12 @@
+"""A training that is killed again and again resumes every time, and ends as if it had not been; 200 kills in tests/long."""
+import pytest
+from killing import kill_and_resume
+from runs import KINDS
+
+NUM_KILLS = 2
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_killed_training_ends_as_one_never_killed(kind, in_data, tmp_path):
+    kills = kill_and_resume(kind, NUM_KILLS, tmp_path)
+    assert kills.count == NUM_KILLS and kills.step >= 2 * NUM_KILLS
