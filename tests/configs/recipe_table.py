@@ -94,6 +94,7 @@ RECIPES = {
     'pretrain/beit_base_1k_800e_absolute_positions.py': pretrain(800, '83.2 % top-1'),
     'pretrain/beit_large_1k_300e.py': pretrain(300, clip=1.0),
     'pretrain/beit_large_1k_800e.py': pretrain(800, '85.2 % top-1', clip=1.0),
+    'pretrain/beit_large_1k_800e_sharded.py': pretrain(800, '85.2 % top-1', clip=1.0),
     'pretrain/beit_base_22k_150e.py': pretrain_22k('83.7 % top-1'),
     'pretrain/beit_large_22k_150e.py': pretrain_22k('86.0 % top-1', clip=1.0),
 

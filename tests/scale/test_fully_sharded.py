@@ -1,0 +1,81 @@
+"""FullyShardedStrategy trains as DDP does, and its checkpoints are the plain Runner's."""
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.runner import CheckpointLoader
+from processes import train
+from runs import differences
+
+from beit_mm.engine.checkpoint_files import find_damage
+
+STATES = ('state_dict', 'optimizer', 'param_schedulers')
+ACCUMULATING = {'optim_wrapper.accumulative_counts': 3, 'train_cfg.max_epochs': 3}  # two updates of three steps
+
+
+def content(checkpoint: Path) -> dict:
+    loaded = CheckpointLoader.load_checkpoint(str(checkpoint))
+    return {key: loaded[key] for key in STATES}
+
+
+def assert_close(left: dict, right: dict) -> None:
+    """Differences of float32 sums in another order: gradients of two processes are added in pieces."""
+    assert left.keys() == right.keys()
+    for key, value in left.items():
+        if isinstance(value, dict):
+            assert_close(value, right[key])
+        elif isinstance(value, torch.Tensor):
+            torch.testing.assert_close(value, right[key], rtol=1e-5, atol=1e-6, msg=lambda text: f'{key}: {text}')
+        else:
+            assert value == right[key], key
+
+
+def test_pre_training_has_the_numbers_and_the_checkpoint_of_ddp(pretrained):
+    (plain, scalars), (sharded, sharded_scalars) = pretrained.values()
+    assert len(scalars['train/loss']) == 4
+    assert_close(sharded_scalars, scalars)
+    assert_close(content(sharded / 'epoch_2.pth'), content(plain / 'epoch_2.pth'))
+    assert find_damage(sharded / 'epoch_2.pth') is None and (sharded / 'epoch_2.pth.sha256').is_file()
+
+
+def test_a_resumed_run_equals_one_never_stopped(configs, pretrained, tmp_path):
+    folder, scalars = pretrained['_sharded']
+    resumed = train(configs / 'pretrain_sharded.py', tmp_path, 2, resume=str(folder / 'epoch_1.pth'))
+    # Of the first two steps the file has one process's.
+    assert torch.equal(resumed['train/loss'][2:], scalars['train/loss'][2:])
+    assert differences(content(tmp_path / 'epoch_2.pth'), content(folder / 'epoch_2.pth')) == []
+
+
+@pytest.mark.parametrize('start, kind', [('_sharded', ''), ('', '_sharded')])
+def test_either_resumes_the_others_checkpoint_on_another_number_of_processes(start, kind, configs, pretrained,
+                                                                            tmp_path):
+    """One process with twice the batch instead of two."""
+    folder, _ = pretrained[start]
+    train(configs / f'pretrain{kind}.py', tmp_path, 1, resume=str(folder / 'epoch_1.pth'), **{
+        'train_dataloader.batch_size': 8, 'train_cfg.allow_world_size_change': True})
+    assert_close(content(tmp_path / 'epoch_2.pth')['state_dict'], content(folder / 'epoch_2.pth')['state_dict'])
+
+
+@pytest.fixture(scope='module')
+def fine_tuned(configs, pretrained, tmp_path_factory) -> dict:
+    """As above, with layer-wise rates, a bias table in every block and accumulation, from a pre-trained checkpoint."""
+    runs = {}
+    for kind in ('', '_sharded'):
+        folder = tmp_path_factory.mktemp(f'finetune{kind}')
+        runs[kind] = folder, train(configs / f'finetune{kind}.py', folder, 2, **ACCUMULATING,
+                                   load_from=str(pretrained['_sharded'][0] / 'epoch_2.pth'))
+    return runs
+
+
+def test_fine_tuning_has_the_numbers_of_ddp(fine_tuned):
+    (plain, scalars), (sharded, sharded_scalars) = fine_tuned.values()
+    assert len(scalars['train/loss']) == 6 and len(scalars['train/grad_norm']) == 2
+    assert_close(sharded_scalars, scalars)
+    assert_close(content(sharded / 'epoch_3.pth'), content(plain / 'epoch_3.pth'))
+
+
+def test_a_run_resumes_between_two_updates(configs, fine_tuned, tmp_path):
+    folder, scalars = fine_tuned['_sharded']
+    resumed = train(configs / 'finetune_sharded.py', tmp_path, 2, resume=str(folder / 'epoch_1.pth'), **ACCUMULATING)
+    assert torch.equal(resumed['train/loss'][2:], scalars['train/loss'][2:])
+    assert differences(content(tmp_path / 'epoch_3.pth'), content(folder / 'epoch_3.pth')) == []

@@ -1,0 +1,176 @@
+"""What FullyShardedStrategy does with a model, without a training around it."""
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.model import ExponentialMovingAverage
+from mmengine.registry import DefaultScope
+from processes import together
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from beit_mm.engine import FullyShardedStrategy
+from beit_mm.engine.fully_sharded import gather
+
+TRUNK = dict(type='beit_mm.BEiT', img_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=2, drop_path_rate=0.0,
+             layer_scale_init_value=20.0,  # so that blocks count for much
+             use_rel_pos_bias=True, out_type='avg_featmap')
+CLASSIFIER = dict(type='mmpretrain.ImageClassifier', backbone=TRUNK,
+                  head=dict(type='mmpretrain.LinearClsHead', num_classes=4, in_channels=32))
+PRETRAINING = dict(
+    type='beit_mm.MaskedImageModel',
+    backbone=dict(TRUNK, out_type='raw', use_rel_pos_bias=False, use_shared_rel_pos_bias=True, use_mask_token=True),
+    target=dict(type='beit_mm.VisualTokens',
+                tokenizer=dict(type='beit_mm.DiscreteVAE', vocab_size=16, n_hid=8, n_init=8, blocks_per_group=1)))
+OPTIMISER = dict(
+    type='beit_mm.AutocastOptimWrapper', dtype='float32',
+    optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.05, fused=True),
+    constructor='beit_mm.LayerDecayOptimWrapperConstructor', paramwise_cfg=dict(layer_decay_rate=0.5))
+
+
+def prepare(folder: Path, processes: int, model: dict = CLASSIFIER, **options) -> FullyShardedStrategy:
+    DefaultScope.get_instance('sharded', scope_name='mmpretrain')
+    strategy = FullyShardedStrategy(
+        work_dir=str(folder), log_kwargs=dict(log_level='ERROR'),
+        env_kwargs=dict(launcher='pytorch' if processes > 1 else 'none', randomness=dict(seed=0)), **options)
+    strategy.prepare(model, optim_wrapper=dict(OPTIMISER, optimizer=dict(OPTIMISER['optimizer'])))
+    return strategy
+
+
+def step(strategy: FullyShardedStrategy, images: Tensor) -> Tensor:
+    """One update towards images of class 1; the loss."""
+    wrapper = strategy.optim_wrapper
+    with wrapper.optim_context(strategy.model):
+        logits = strategy.model(images, mode='tensor')
+        loss = torch.nn.functional.cross_entropy(logits, torch.ones(len(images), dtype=int))
+    wrapper.update_params(loss)
+    return loss.detach()
+
+
+def share(tensor: Tensor) -> int:
+    return (tensor.to_local() if isinstance(tensor, DTensor) else tensor).numel()
+
+
+def measure_shares(rank: int, folder: Path) -> dict:
+    strategy = prepare(folder, 2, PRETRAINING)
+    tokenizer = {name for name, _ in strategy.model.named_parameters() if name.startswith('target')}
+    parameters = dict(strategy.model.named_parameters())
+    return dict(
+        names=sorted(parameters), layers=[group['layer'] for group in strategy.optim_wrapper.optimizer.param_groups],
+        trainable=(sum(share(value) for name, value in parameters.items() if name not in tokenizer),
+                   sum(value.numel() for name, value in parameters.items() if name not in tokenizer)),
+        frozen=[type(parameters[name]) is torch.nn.Parameter for name in tokenizer])
+
+
+def test_a_process_holds_its_share_of_what_is_trained_and_all_that_is_frozen(tmp_path):
+    found = together(2, tmp_path, measure_shares, tmp_path)
+    own = [result['trainable'][0] for result in found]
+    assert sum(own) == found[0]['trainable'][1] and abs(own[0] - own[1]) < 0.1 * own[0]
+    assert found[0]['frozen'] and all(found[0]['frozen'])
+    strategy = prepare(tmp_path, 1, PRETRAINING)
+    assert found[0]['names'] == sorted(name for name, _ in strategy.model.named_parameters())
+    assert found[0]['layers'] == [group['layer'] for group in strategy.optim_wrapper.optimizer.param_groups]
+    assert not any(isinstance(parameter, DTensor) for parameter in strategy.model.parameters())
+
+
+def train_three_steps(rank: int, folder: Path, processes: int, model: dict, options: dict) -> dict:
+    strategy = prepare(folder, processes, model, **options)
+    dtypes = set()
+    strategy.model.backbone.blocks[1].mlp.fc1.register_forward_pre_hook(
+        lambda module, inputs: dtypes.add((module.weight.dtype, type(module.weight) is torch.nn.Parameter)))
+    images = torch.randn(3, 4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    own = images[:, rank::processes]
+    losses = [step(strategy, batch) for batch in own]
+    with torch.no_grad():  # as KNNHook and the test loop do
+        strategy.model.eval()
+        logits = strategy.model(images[0], mode='tensor')
+        features = strategy.model.backbone(images[0])[-1]
+    stored = {(value.dtype, value.grad is None or value.grad.dtype) for value in strategy.model.parameters()}
+    shares = [sum(share(value) for value in strategy.model.parameters()),
+              sum(value.numel() for value in strategy.model.parameters())]
+    moments = gather({index: state['exp_avg'] for index, state in strategy.optim_state_dict()['state'].items()})
+    return dict(weights=gather(strategy.model.state_dict()), moments=moments, losses=losses, features=features,
+                logits=logits, dtypes=dtypes, stored=stored, shares=shares)
+
+
+def trained(folder: Path, processes: int, with_cp: bool = False, **options) -> list:
+    model = dict(CLASSIFIER, backbone=dict(TRUNK, with_cp=with_cp))
+    return together(processes, folder, train_three_steps, folder, processes, model, options)
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory) -> dict:
+    """One process with all images."""
+    return trained(tmp_path_factory.mktemp('whole'), 1)[0]
+
+
+def difference(found: dict, whole: dict) -> float:
+    """Norm of the difference over the norm, all tensors together."""
+    flat = [torch.cat([part[key].flatten().double() for key in whole]) for part in (found, whole)]
+    return ((flat[0] - flat[1]).norm() / flat[1].norm()).item()
+
+
+def assert_as_one_process(found: list, whole: dict, tolerance: float = 1e-5) -> None:
+    assert difference(found[0]['moments'], whole['moments']) < tolerance
+    assert difference(found[0]['weights'], whole['weights']) < tolerance
+    losses = torch.tensor([result['losses'] for result in found]).mean(dim=0)
+    torch.testing.assert_close(losses, torch.tensor(whole['losses']), rtol=tolerance, atol=0)
+    for result in found:
+        for key in ('features', 'logits'):
+            assert difference({key: result[key]}, {key: whole[key]}) < tolerance
+
+
+@pytest.mark.parametrize('options', [{}, dict(with_cp=True), dict(reshard_after_forward=False)], ids=str)
+def test_shards_train_as_one_process_with_all_images(options, whole, tmp_path):
+    found = trained(tmp_path, 2, **options)
+    assert_as_one_process(found, whole)
+    assert found[0]['dtypes'] == {(torch.float32, True)}, 'whole while the block computes'
+
+
+def test_two_machines_each_hold_the_model_once(whole, tmp_path):
+    found = trained(tmp_path, 4, num_shards=2)
+    assert_as_one_process(found, whole)
+    for rank in (0, 1):
+        assert found[rank]['shares'] == found[rank + 2]['shares']
+    assert sum(found[rank]['shares'][0] for rank in (0, 1)) == found[0]['shares'][1]
+
+
+def test_blocks_compute_in_bfloat16_and_are_kept_in_float32(whole, tmp_path):
+    found = trained(tmp_path, 2, block_dtype='bfloat16')
+    assert found[0]['dtypes'] == {(torch.bfloat16, True)} and found[0]['stored'] == {(torch.float32, True)}
+    assert difference(found[0]['moments'], whole['moments']) > 1e-4
+    assert_as_one_process(found, whole, tolerance=2e-2)
+
+
+def save_alone(rank: int, folder: Path) -> str:
+    strategy = prepare(folder, 2, save_timeout=0.5)
+    if rank == 0:
+        with pytest.raises(RuntimeError) as caught:
+            strategy.save_checkpoint(str(folder / 'alone.pth'))
+        return str(caught.value)
+    return ''
+
+
+def test_a_process_that_saves_alone_is_told_who_is_missing(tmp_path):
+    message, _ = together(2, tmp_path, save_alone, tmp_path)
+    assert '1' in message.split('rank')[-1] and not list(tmp_path.glob('*.pth'))
+
+
+def average(rank: int, folder: Path) -> str:
+    with pytest.raises(ValueError) as caught:
+        ExponentialMovingAverage(prepare(folder, 2).model)
+    return str(caught.value)
+
+
+def test_averaged_weights_are_refused(tmp_path):
+    assert 'EMAHook, need DDP' in together(2, tmp_path, average, tmp_path)[0]
+
+
+def test_what_cannot_be_sharded_is_named(tmp_path):
+    with pytest.raises(ValueError, match="float32, bfloat16, got 'float16'"):
+        prepare(tmp_path, 1, block_dtype='float16')
+    with pytest.raises(ValueError, match='num_shards must divide the 1 processes, got 2'):
+        prepare(tmp_path, 1, num_shards=2)
+    strategy = prepare(tmp_path, 1)
+    with pytest.raises(ValueError, match='needs a backbone with blocks, got Linear'):
+        strategy._shard(torch.nn.Linear(1, 1))
