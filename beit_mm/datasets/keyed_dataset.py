@@ -16,13 +16,13 @@ class KeyedDataset(Dataset):
     EpochTrainLoop and IterTrainLoop put it around the data set of the config.
 
     Args:
-        dataset: config of the data set.
+        dataset: config of the data set, or the data set.
         bad_image_list: file for the names of images that cannot be read.
         max_bad_share: of the images that may be on it.
     """
 
-    def __init__(self, dataset: dict, bad_image_list: Union[str, Path], max_bad_share: float):
-        self.dataset = DATASETS.build(dataset)
+    def __init__(self, dataset: Union[dict, Dataset], bad_image_list: Union[str, Path], max_bad_share: float):
+        self.dataset = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
         self.bad_images = BadImages(len(self.dataset), bad_image_list, max_bad_share)
 
     def __getitem__(self, key: SampleKey):
@@ -31,6 +31,9 @@ class KeyedDataset(Dataset):
 
     def __len__(self) -> int:
         return len(self.dataset)
+
+    def __setattr__(self, name: str, value) -> None:
+        object.__setattr__(self if name in ('dataset', 'bad_images') else self.dataset, name, value)
 
     def __getattr__(self, name: str):
         # `dataset` is not there yet while a worker unpickles this; a loader would give keys to `__getitems__`.

@@ -3,7 +3,7 @@ import hashlib
 import random
 import struct
 from itertools import islice
-from typing import Iterator, NamedTuple
+from typing import Iterator, NamedTuple, Union
 
 import numpy as np
 import torch
@@ -42,14 +42,16 @@ class KeyedSampler(Sampler):
     EpochTrainLoop and IterTrainLoop put it around the sampler of the config.
 
     Args:
-        sampler: config of the sampler, one of MMEngine's or with their `seed` and `set_epoch`.
+        sampler: the sampler or its config, one of MMEngine's or with their `seed` and `set_epoch`.
         dataset: the data set.
         seed: of the run, the same in all processes.
     """
 
-    def __init__(self, sampler: dict, dataset: Dataset, seed: int):
+    def __init__(self, sampler: Union[dict, Sampler], dataset: Dataset, seed: int):
         self.dataset = dataset
-        self.sampler = DATA_SAMPLERS.build(sampler, default_args=dict(dataset=dataset, seed=seed))
+        if isinstance(sampler, dict):
+            sampler = DATA_SAMPLERS.build(sampler, default_args=dict(dataset=dataset, seed=seed))
+        self.sampler = sampler
         self.endless = isinstance(self.sampler, InfiniteSampler)
         self.seed = seed
         self.epoch = 0

@@ -5,10 +5,11 @@ from typing import Dict, Optional, Tuple
 
 from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook
+from mmengine.model import is_model_wrapper
 
 from ..registry import HOOKS
 from .checkpoint_files import BACKEND, newest_first, remove_partial, write_pointer
-from .finite_updates import check_finite
+from .finite_updates import check_finite, names_of_constants
 from .resume_position import average_gradients
 
 FEWEST = 2
@@ -31,16 +32,21 @@ class VerifiedCheckpointHook(CheckpointHook):
         if max_keep_ckpts > 0:
             max_keep_ckpts = max(max_keep_ckpts, FEWEST)
         super().__init__(*args, max_keep_ckpts=max_keep_ckpts, backend_args=dict(backend=BACKEND), **kwargs)
+        self._saved_at: Optional[Tuple[int, int]] = None
+        # Epochs and iterations done, for a save at which FlexibleRunner would count them once more.
+        self._complete: Dict[str, int] = {}
 
     def before_train(self, runner) -> None:
         super().before_train(runner)
-        self._saved_at: Optional[Tuple[int, int]] = None
-        self._stopped_at: Dict[str, int] = {}
         if is_main_process():
             remove_partial(Path(self.out_dir))
             self._release()
 
     def _save_checkpoint_with_step(self, runner, step: int, meta: Optional[dict]) -> None:
+        meta = dict(meta, **self._complete)
+        saved_at = meta['epoch'], meta['iter']
+        if self._complete and saved_at != self._saved_at:
+            return  # MMEngine's, for the best score so far: a run resumed from an older one finds it again
         name = self.filename_tmpl.format(step)
         self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
         surplus = []
@@ -54,7 +60,7 @@ class VerifiedCheckpointHook(CheckpointHook):
         runner.save_checkpoint(
             self.out_dir, name, save_optimizer=self.save_optimizer, save_param_scheduler=self.save_param_scheduler,
             meta=meta, by_epoch=self.by_epoch, backend_args=self.backend_args, **self.args)
-        self._saved_at = meta['epoch'], meta['iter']
+        self._saved_at = saved_at
         if is_main_process():
             write_pointer(Path(runner.work_dir), self.last_ckpt)
             for other in surplus:
@@ -79,10 +85,11 @@ class VerifiedCheckpointHook(CheckpointHook):
         stops = [*(stop for stop in runner.message_hub.runtime_info.get(STOPS, []) if stop != path), path]
         runner.message_hub.update_info(STOPS, stops[-FEWEST:])
         runner.message_hub.update_info('last_ckpt', path)
-        self._stopped_at = dict(epoch=epoch, iter=iteration)
+        self._complete = dict(epoch=epoch, iter=iteration)
+        average_gradients(runner)
         runner.save_checkpoint(
             self.out_dir, name, save_optimizer=self.save_optimizer, save_param_scheduler=self.save_param_scheduler,
-            meta=dict(self._stopped_at), by_epoch=False, backend_args=self.backend_args, **self.args)
+            meta=dict(self._complete), by_epoch=False, backend_args=self.backend_args, **self.args)
         self.last_ckpt, self._saved_at = path, (epoch, iteration)
         if is_main_process():
             write_pointer(Path(runner.work_dir), path)
@@ -93,7 +100,7 @@ class VerifiedCheckpointHook(CheckpointHook):
 
     def _remove_stops(self, runner) -> None:
         stops = runner.message_hub.runtime_info.get(STOPS, [])
-        regular = [path for path in newest_first(Path(self.out_dir)) if str(path) not in stops]
+        regular = [path for path in newest_first(Path(self.out_dir)) if path not in map(Path, stops)]
         if stops and len(regular) >= FEWEST:
             for stop in stops:
                 self.file_backend.remove(stop)
@@ -101,11 +108,14 @@ class VerifiedCheckpointHook(CheckpointHook):
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
         """Raises NotFinite if weights or the optimiser's state are not finite; the hook stands after all others."""
-        checkpoint['meta'].update(self._stopped_at)  # FlexibleRunner has put its own there
-        check_finite(checkpoint)
+        checkpoint['meta'].update(self._complete)
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        check_finite(checkpoint, names_of_constants(model))
 
     def _save_best_checkpoint(self, runner, metrics: dict) -> None:
+        self._complete = dict(epoch=runner.epoch, iter=runner.iter)
         super()._save_best_checkpoint(runner, metrics)
+        self._complete = {}
         if is_main_process():
             self._release()  # the best one before, which MMEngine removes before it writes
 

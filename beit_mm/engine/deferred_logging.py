@@ -1,5 +1,6 @@
 """Scalars that wait on the device until they are logged: MMEngine fetches every one of them at every step."""
 import math
+from collections import defaultdict
 from pathlib import Path
 from typing import Dict, List, Optional, Tuple
 
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from ..registry import HOOKS
 from .checkpoint_files import read_pointer
-from .finite_updates import SKIPPED, TOTAL, NotFinite, SkippedUpdates
+from .finite_updates import MAX_SKIPPED, SKIPPED, TOTAL, NotFinite, SkippedUpdates
 
 STEP = 'step'  # its number, after its scalars
 
@@ -26,9 +27,13 @@ class PendingScalars:
 
     def fetch(self) -> List[Tuple[str, float]]:
         """All scalars in their order, as numbers; then there are none."""
-        tensors = [value.float().reshape(()) for _, value in self._pending if isinstance(value, Tensor)]
-        numbers = iter(torch.stack(tensors).tolist() if tensors else [])
-        fetched = [(key, next(numbers) if isinstance(value, Tensor) else value) for key, value in self._pending]
+        waiting = defaultdict(list)
+        for _, value in self._pending:
+            if isinstance(value, Tensor):
+                waiting[value.device].append(value.float().reshape(()))
+        numbers = {device: iter(torch.stack(values).tolist()) for device, values in waiting.items()}
+        fetched = [(key, next(numbers[value.device]) if isinstance(value, Tensor) else value)
+                   for key, value in self._pending]
         self._pending.clear()
         return fetched
 
@@ -37,15 +42,15 @@ class PendingScalars:
 class DeferredRuntimeInfoHook(RuntimeInfoHook):
     """MMEngine's RuntimeInfoHook that fetches losses and gradient norms only when they are logged or saved.
 
-    Stands as `default_hooks.runtime_info`. Histories are the same as MMEngine's, in the same order. Updates that an
-    AutocastOptimWrapper skipped are counted in the scalar `skipped_updates`.
+    Stands as `default_hooks.runtime_info`. Histories are MMEngine's, in the same order, and `skipped_updates`,
+    how many updates an AutocastOptimWrapper has skipped.
 
     Args:
         interval: steps between two transfers; by default those between two logs.
         max_skipped: so many skipped updates in a row end the run, at the next transfer.
     """
 
-    def __init__(self, interval: Optional[int] = None, max_skipped: int = 3):
+    def __init__(self, interval: Optional[int] = None, max_skipped: int = MAX_SKIPPED):
         super().__init__()
         self.interval = interval
         self.max_skipped = max_skipped

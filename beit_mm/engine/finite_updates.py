@@ -1,6 +1,6 @@
 """Updates and checkpoints that are finite: what skips an update on the device, and what tells of it later."""
 import math
-from typing import Dict, List, Optional, Tuple
+from typing import Dict, FrozenSet, Iterator, List, Tuple
 
 import torch
 from mmengine.logging import MMLogger
@@ -9,6 +9,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 SKIPPED = 'train/skipped'  # of a step: 1 if its update was skipped, else 0
 TOTAL = 'train/skipped_updates'  # so far, as it is logged
+MAX_SKIPPED = 3  # in a row
 
 
 class NotFinite(ValueError):
@@ -75,22 +76,35 @@ class SkippedUpdates:
         MMLogger.get_current_instance().warning(f'update skipped: {told}')
 
 
-def check_finite(checkpoint: dict) -> None:
+def names_of_constants(model: nn.Module) -> FrozenSet[str]:
+    """Names of a model's buffers but batch norm's; they may hold infinities on purpose, as a causal mask does."""
+    return frozenset(f'{prefix}.{name}' if prefix else name for prefix, module in model.named_modules()
+                     if not isinstance(module, _NormBase) for name, _ in module.named_buffers(recurse=False))
+
+
+def check_finite(checkpoint: dict, constants: FrozenSet[str] = frozenset()) -> None:
     """Whether weights, averaged weights and optimiser state of a checkpoint are finite.
+
+    Args:
+        checkpoint: as MMEngine's Runner writes it.
+        constants: names that may be infinite but not NaN.
 
     Raises:
         NotFinite: If one is not; names the first.
     """
     for part in ('state_dict', 'ema_state_dict', 'optimizer'):
-        name = _find_not_finite(checkpoint.get(part), part)
-        if name:
-            raise NotFinite(f'{name} is not finite')
+        for name, value in _tensors(checkpoint.get(part), ''):
+            if not value.is_floating_point() or value.sum().isfinite():  # a sixth of the time, but it may overflow
+                continue
+            is_constant = name.removeprefix('module.') in constants
+            if value.isnan().any() or not is_constant and value.isinf().any():
+                raise NotFinite(f'{part}.{name} is not finite')
 
 
-def _find_not_finite(value: object, name: str) -> Optional[str]:
+def _tensors(value: object, name: str) -> Iterator[Tuple[str, Tensor]]:
+    """All tensors of a tree of dicts and lists, with their dotted names."""
     if isinstance(value, Tensor):
-        # A sum takes a sixth of the time, but may overflow.
-        bad = value.is_floating_point() and not value.sum().isfinite() and not value.isfinite().all()
-        return name if bad else None
+        yield name, value
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, (list, tuple)) else ()
-    return next(filter(None, (_find_not_finite(item, f'{name}.{key}') for key, item in items)), None)
+    for key, item in items:
+        yield from _tensors(item, f'{name}.{key}' if name else str(key))

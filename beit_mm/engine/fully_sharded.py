@@ -4,7 +4,6 @@ from datetime import timedelta
 from functools import partial
 from typing import Callable, Dict, List, Optional, Tuple
 
-import mmengine
 import torch
 import torch.distributed as dist
 from mmengine._strategy import DDPStrategy
@@ -118,8 +117,7 @@ class FullyShardedStrategy(DDPStrategy):
             return
         if save_param_scheduler and hasattr(self, 'param_schedulers'):
             checkpoint['param_schedulers'] = self.scheduler_state_dict()
-        checkpoint['meta'] = dict(checkpoint.get('meta', {}), seed=self.seed, time=time.strftime('%Y%m%d_%H%M%S'),
-                                  mmengine_version=mmengine.__version__)
+        checkpoint['meta'] = dict(checkpoint.get('meta', {}), seed=self.seed, time=time.strftime('%Y%m%d_%H%M%S'))
         if callback is not None:
             callback(checkpoint)
         if GRADIENTS in checkpoint:

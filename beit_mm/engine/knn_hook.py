@@ -1,7 +1,9 @@
 """k-nearest neighbours on the features of the trunk while it trains: a quick look without training anything."""
 import math
 import random
+import signal
 from contextlib import contextmanager
+from functools import partial
 from typing import Iterator, List, Tuple
 
 import numpy as np
@@ -15,6 +17,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from ..registry import DATASETS, HOOKS
+from .stop_hook import outlive_signals
 
 # Similarities held at once: 64 MiB in float32.
 MAX_SIMILARITIES = 2**24
@@ -139,7 +142,8 @@ class KNNHook(Hook):
         own = [sampler[place % len(sampler)] for place in range(rank, share * world_size, world_size)]
         preprocessor = model.data_preprocessor
         features, labels = [], []
-        for batch in DataLoader(sampler=own, collate_fn=default_collate, **loading):
+        protected = partial(outlive_signals, [signal.SIGTERM], None)
+        for batch in DataLoader(sampler=own, collate_fn=default_collate, worker_init_fn=protected, **loading):
             images = batch['inputs'].to(preprocessor.mean.device)
             images = images.flip(1) if preprocessor.to_rgb else images
             images = (images.float() - preprocessor.mean) / preprocessor.std

@@ -96,6 +96,8 @@ def _load_config(args: Namespace) -> Config:
 def _set_resume(cfg: Config, resume: Optional[str]) -> None:
     """Resume from a checkpoint, or for 'auto' from the newest one that is whole, if there is any; after a restart by
     torchrun from the newest that this launch has written."""
+    if resume is None and cfg.get('resume') and not cfg.get('load_from'):
+        resume = 'auto'  # MMEngine's own way would not verify the checkpoint
     if restarts.is_restart() and resume != 'auto':
         resume = find_newest(Path(cfg.work_dir), restarts.launch_time()) or resume
         resume = resume and str(resume)

@@ -21,16 +21,22 @@ class ExactResume:
 
     Args:
         runner: the runner.
-        dataloader: config of the loader, with any data set and any sampler that an epoch number or `skip` moves.
+        dataloader: config of the loader, with any data set, and a sampler whose order follows from an epoch number, or
+            MMEngine's InfiniteSampler.
         allow_world_size_change: whether to resume with another number of processes or images per step than the
             checkpoint's.
         max_bad_share: of the images that may be unreadable: they are listed in `bad_images.txt` of the work directory
             and replaced. More are an error.
         **kwargs: of MMEngine's loop.
+
+    Raises:
+        ValueError: If the loader is built already, or holds no batch.
     """
 
     def __init__(self, runner, dataloader: dict, allow_world_size_change: bool = False, max_bad_share: float = 0.001,
                  **kwargs):
+        if not isinstance(dataloader, dict):
+            raise ValueError(f'{type(self).__name__} needs the config of its loader, got a {type(dataloader).__name__}')
         self._runner = runner  # for `seed`
         dataloader = dict(
             dataloader,
@@ -38,6 +44,9 @@ class ExactResume:
                          bad_image_list=str(Path(runner.work_dir) / 'bad_images.txt')),
             sampler=dict(type='beit_mm.KeyedSampler', sampler=dataloader['sampler'], seed=self.seed))
         super().__init__(runner, dataloader, **kwargs)
+        if not len(self.dataloader):
+            raise ValueError(f'train_dataloader holds no batch: {len(self.dataloader.dataset)} images for batches of '
+                             f'{self.dataloader.batch_sampler.batch_size}')
         self.batch_size: int = self.dataloader.batch_sampler.batch_size
         self.sampler = self.dataloader.batch_sampler.sampler
         runner.register_hook(ResumePositionHook(self, allow_world_size_change))
@@ -75,6 +84,10 @@ class EpochTrainLoop(ExactResume, EpochBasedTrainLoop):
         self.runner.call_hook('before_train_epoch')
         self.runner.model.train()
         start = self._iter - self._epoch * len(self.dataloader)
+        if not 0 <= start <= len(self.dataloader):
+            raise ValueError(f'iteration {self._iter} of the checkpoint lies outside epoch {self._epoch + 1} of '
+                             f'{len(self.dataloader)} steps: was it written with another number of images per step?')
+        self.sampler.set_epoch(self._epoch)
         self.sampler.skip(start * self.batch_size)
         for index, batch in enumerate(self.dataloader, start):
             self.run_iter(index, batch)

@@ -24,7 +24,7 @@ def advise_on_memory(cfg: Config, runner: Runner) -> Iterator[None]:
             loader = f'{stage}_dataloader'
             raise OutOfMemory(
                 f'{worker[0].rstrip(".")}: the system ends processes when memory runs out; fewer workers need less: '
-                f'{loader}.num_workers is {cfg[loader].num_workers}') from error
+                f'{loader}.num_workers is {cfg[loader].get("num_workers", 0)}') from error
         if not re.search("out of memory|can't allocate memory", text):
             raise
         told = '. '.join(text.splitlines()[0].split('. ')[:2])

@@ -1,4 +1,5 @@
 """One optimiser wrapper for every device: bfloat16 where the hardware has it, float32 elsewhere."""
+import math
 from contextlib import contextmanager
 from typing import Optional
 
@@ -10,7 +11,7 @@ from torch.nn.utils import get_total_norm
 
 from ..registry import OPTIM_WRAPPERS
 from .deferred_logging import PendingScalars
-from .finite_updates import SKIPPED, RunningStatistics
+from .finite_updates import MAX_SKIPPED, SKIPPED, RunningStatistics, SkippedUpdates
 
 
 @OPTIM_WRAPPERS.register_module()
@@ -20,7 +21,8 @@ class AutocastOptimWrapper(OptimWrapper):
     bfloat16 has float32's range: MMEngine's AmpOptimWrapper needs a GPU and scales gradients for it too. An update
     whose loss or gradient norm, after the reduction over processes, is infinite or NaN changes neither weights nor
     optimiser state nor batch norm's statistics. With fused Adam and AdamW the device decides; any other optimiser waits
-    for the norm at every update. A DeferredRuntimeInfoHook counts what was skipped.
+    for the norm at every update. A DeferredRuntimeInfoHook counts what was skipped; without one every update waits for
+    its norm, and the third skipped in a row is an error.
 
     Args:
         dtype: 'auto': bfloat16 on a device that computes in it, float32 elsewhere; or 'bfloat16' or 'float32'.
@@ -36,6 +38,7 @@ class AutocastOptimWrapper(OptimWrapper):
             raise ValueError(f"dtype must be 'auto', 'bfloat16' or 'float32', got {dtype!r}")
         self.dtype = dtype
         self.scalars: Optional[PendingScalars] = None  # a DeferredRuntimeInfoHook sets and fetches them
+        self._skipped = SkippedUpdates(MAX_SKIPPED)  # where no such hook counts
         self._statistics: Optional[RunningStatistics] = None
         # As torch's own GradScaler tells them. Fused SGD takes the same, but its momentum is not initialised if its
         # first step is skipped.
@@ -51,7 +54,9 @@ class AutocastOptimWrapper(OptimWrapper):
         norm = self._clip_grad()
         skip = norm.isfinite().logical_not().float()
         if self.scalars is None:
-            self.message_hub.update_scalar('train/grad_norm', float(norm))
+            value = float(norm)
+            self.message_hub.update_scalar('train/grad_norm', value)
+            self._skipped.judge(self._inner_count, {'train/grad_norm': value, SKIPPED: not math.isfinite(value)})
         else:
             self.scalars.add('train/grad_norm', norm)
             self.scalars.add(SKIPPED, skip)

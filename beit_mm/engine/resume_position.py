@@ -5,7 +5,6 @@ import torch.distributed as dist
 from mmengine.dist import get_world_size
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
-from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
@@ -49,7 +48,8 @@ class ResumePositionHook(Hook):
             raise ValueError(f'{told}; train_cfg.allow_world_size_change=True resumes at the same sample')
         if None in (old['batches_per_epoch'], new['batches_per_epoch']):
             if _per_step(old) != _per_step(new):
-                raise ValueError(f'{told}; a run that counts iterations needs the same {_per_step(old)} images per step')
+                raise ValueError(f'{told}; a run that counts iterations needs the same {_per_step(old)} images per '
+                                 f'step')
         else:
             _move(runner, checkpoint, old, new)
         runner.logger.warning(f'{told}: it goes on at iteration {checkpoint["meta"]["iter"]}')
@@ -67,9 +67,9 @@ class ResumePositionHook(Hook):
 
 
 def is_between_updates(runner) -> bool:
-    """Whether gradients have been accumulated for an update that is still to come."""
+    """Whether some of the steps of an update, but not all, are done; so too after a last update of fewer steps."""
     wrapper = runner.optim_wrapper
-    return isinstance(wrapper, OptimWrapper) and wrapper._inner_count % wrapper._accumulative_counts != 0
+    return hasattr(wrapper, '_inner_count') and wrapper._inner_count % wrapper._accumulative_counts != 0
 
 
 def average_gradients(runner) -> None:
@@ -90,7 +90,8 @@ def _move(runner, checkpoint: dict, old: dict, new: dict) -> None:
     """
     meta = checkpoint['meta']
     begun = meta['iter'] - meta['epoch'] * old['batches_per_epoch']
-    meta['iter'] = meta['epoch'] * new['batches_per_epoch'] + begun * _per_step(old) // _per_step(new)
+    begun = min(begun * _per_step(old) // _per_step(new), new['batches_per_epoch'])
+    meta['iter'] = meta['epoch'] * new['batches_per_epoch'] + begun
     schedulers = runner.param_schedulers or []
     for step in range(1, meta['iter'] + 1):
         epochs, rest = divmod(step, new['batches_per_epoch'])

@@ -10,9 +10,12 @@ import torch
 import torch.distributed as dist
 from mmengine.dist import get_world_size, is_main_process
 from mmengine.hooks import EMAHook, Hook
+from mmengine.runner import IterBasedTrainLoop
 
 from ..registry import HOOKS
 from .checkpoint_hook import VerifiedCheckpointHook
+from .loops import ExactResume
+from .resume_position import is_between_updates
 
 # Seconds in which a signal that comes again is the same one: a scheduler may tell torchrun and its processes, and
 # torchrun tells them too.
@@ -31,8 +34,9 @@ class TrainingStopped(SystemExit):
 class StopOnSignalHook(Hook):
     """Ends a training after a signal: all processes at the same step, with one checkpoint saved.
 
-    Stands as `default_hooks.stop`, beside a VerifiedCheckpointHook. It stops after the next complete update, or between
-    two batches of a validation, which is then left out. A second signal ends the process at once.
+    Stands as `default_hooks.stop`, beside a VerifiedCheckpointHook, for a loop with exact resume. One process stops after
+    the update that it is at, several after the one after that, so that all have heard; also between two batches of a
+    validation, which is then left out. A second signal ends the process at once.
 
     Args:
         signals: names, such as SIGTERM, or SIGUSR1 for Slurm's `--signal`.
@@ -53,6 +57,7 @@ class StopOnSignalHook(Hook):
         self._received_at = 0.0
         self._previous = {}
         self._agree: Optional[Callable[[bool], bool]] = None
+        self._num_questions = 0  # in a validation: as many as the process with the fewest batches asks
 
     def before_run(self, runner) -> None:
         loops = [runner._train_loop, runner._val_loop]
@@ -60,7 +65,11 @@ class StopOnSignalHook(Hook):
             loader.worker_init_fn = functools.partial(outlive_signals, self.signals, loader.worker_init_fn)
 
     def before_train(self, runner) -> None:
-        self._agree = SharedFlag().ask if get_world_size() > 1 else bool
+        self._received = None
+        self._agree = SharedFlag() if get_world_size() > 1 else bool
+        if not isinstance(runner.train_loop, (ExactResume, IterBasedTrainLoop)):
+            runner.logger.warning(f'StopOnSignalHook may stop within an epoch, which a resumed '
+                                  f'{type(runner.train_loop).__name__} begins anew; beit_mm.EpochTrainLoop goes on')
         if threading.current_thread() is threading.main_thread():  # Python allows no other
             self._previous = {number: signal.signal(number, self._note) for number in self.signals}
 
@@ -70,11 +79,18 @@ class StopOnSignalHook(Hook):
         self._previous, self._agree = {}, None
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
-        if runner.optim_wrapper.should_update() and self._agree(self._received is not None):
+        if not is_between_updates(runner) and self._agree(self._received is not None):
             self._stop(runner, runner.iter + 1)
 
+    def before_val_epoch(self, runner) -> None:
+        self._num_questions = len(runner.val_dataloader)
+        if isinstance(self._agree, SharedFlag):
+            self._num_questions = self._agree.least(self._num_questions)
+
     def after_val_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
-        if self._agree is not None and self._agree(self._received is not None):
+        if self._agree is None or batch_idx >= self._num_questions:
+            return
+        if self._agree(self._received is not None):
             for hook in runner.hooks:
                 if isinstance(hook, EMAHook):
                     hook.after_val_epoch(runner)  # the weights of the training back in their place
@@ -96,7 +112,9 @@ class StopOnSignalHook(Hook):
         if is_main_process():
             runner.visualizer.close()
         cause = self._received.name if self._received else 'a signal to another process'
-        raise TrainingStopped(f'stopped by {cause} after iteration {iteration}; --resume goes on from {path}')
+        message = f'stopped by {cause} after iteration {iteration}; --resume goes on from {path}'
+        runner.logger.warning(message)
+        raise TrainingStopped(message)
 
 
 class SharedFlag:
@@ -110,8 +128,8 @@ class SharedFlag:
         self._any: Optional[torch.Tensor] = None
         self._work = None
 
-    def ask(self, flag: bool) -> bool:
-        """Whether any had raised its flag when it asked last; meanwhile the flags of now travel."""
+    def __call__(self, flag: bool) -> bool:
+        """The answer to the question before: had any process raised its flag then? Meanwhile this one travels."""
         if self._work is not None:
             self._work.wait()
             if self._any.item():
@@ -119,6 +137,12 @@ class SharedFlag:
         self._any = torch.tensor([int(flag)], dtype=torch.int32)
         self._work = dist.all_reduce(self._any, dist.ReduceOp.MAX, group=self._group, async_op=True)
         return False
+
+    def least(self, number: int) -> int:
+        """The smallest number that a process gives; waits for all."""
+        smallest = torch.tensor(number)
+        dist.all_reduce(smallest, dist.ReduceOp.MIN, group=self._group)
+        return int(smallest)
 
 
 def outlive_signals(signals: Sequence[int], initialise: Optional[Callable], worker_id: int) -> None:

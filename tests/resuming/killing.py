@@ -59,7 +59,7 @@ def kill_and_resume(kind: str, num_kills: int, folder: Path) -> Kills:
 
 def _compare(kind: str, folder: Path, reached: int) -> None:
     """Let the killed run come to an end, and another one without a kill to the same."""
-    last = -(-(reached + 1) // 4) * 4  # whole epochs
+    last = -(-(reached + 1) // 12) * 12  # whole epochs of four steps, whole updates of three
     for name in ('killed', 'whole'):
         train(_write(kind, folder / f'{name}.py', last, num_workers=0), folder / name,
               resume='auto' if name == 'killed' else None)

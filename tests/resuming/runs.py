@@ -28,14 +28,16 @@ EPOCHS = {'train_cfg.max_epochs': 2, 'train_dataloader.dataset.indices': STEPS, 
 ITERATIONS = {'train_cfg.max_iters': STEPS}
 KINDS = {
     'tokenizer': ('beit_tokenizer.py', {
-        **ITERATIONS, 'param_scheduler.0.end': STEPS, 'custom_hooks.0.num_iters': STEPS, 'custom_hooks.1.num_iters': 4}),
+        **ITERATIONS, 'param_scheduler.0.end': STEPS, 'custom_hooks.0.num_iters': STEPS,
+        'custom_hooks.1.num_iters': 4}),
     'pretrain': ('beit_pretrain.py', {**EPOCHS, **RANDOM_TRUNK, **AVERAGED}),
     # Three steps make an update: its gradients are in the making at the end of the first epoch.
     'finetune': ('beit_finetune.py', {**EPOCHS, **RANDOM_TRUNK, **AVERAGED, 'optim_wrapper.accumulative_counts': 3,
                                       'train_cfg.val_interval': 2, 'default_hooks.checkpoint.save_best': None}),
     'segment': ('beit_segment.py', {
         **ITERATIONS, **RANDOM_TRUNK, 'param_scheduler.0.end': 3, 'param_scheduler.1.end': STEPS + 1,
-        'train_dataloader.dataset.pipeline.2.scale': (256, 64), 'train_dataloader.dataset.pipeline.3.crop_size': (64, 64),
+        'train_dataloader.dataset.pipeline.2.scale': (256, 64),
+        'train_dataloader.dataset.pipeline.3.crop_size': (64, 64),
         'model.data_preprocessor.size': (64, 64), 'model.decode_head.dropout_ratio': 0.3}),
 }
 # Raw numbers of every step, and a checkpoint of every step.

@@ -1,4 +1,4 @@
-"""A training that is killed again and again resumes every time, and ends as if it had not been; 200 kills in tests/long."""
+"""A training that is killed again and again resumes every time, and ends as if it had not been."""
 import pytest
 from killing import kill_and_resume
 from runs import KINDS
