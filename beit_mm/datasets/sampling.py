@@ -79,6 +79,9 @@ class KeyedSampler(Sampler):
         else:
             indices = islice(self.sampler, start, None)
         for position, index in enumerate(indices, start):
+            if position >= len(self) and not self.endless:
+                raise ValueError(f'a sampler must end after the {len(self)} samples that it counts or be an '
+                                 f'InfiniteSampler, {type(self.sampler).__name__} goes on')
             position = position * world_size + rank  # among the samples of all processes
             epoch = position // size if self.endless else self.epoch
             yield SampleKey(index, derive_seed(self.seed, epoch, index, position % repeats))

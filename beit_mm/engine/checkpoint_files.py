@@ -1,4 +1,4 @@
-"""Checkpoint files that are whole or not there: written beside, read back, renamed, and only then is another deleted."""
+"""Checkpoint files that are whole or not there: written beside, read back, renamed, and only then is one deleted."""
 import errno
 import hashlib
 import os
@@ -147,7 +147,7 @@ def _number(path: Path) -> int:
 
 
 def find_damage(path: Path) -> Optional[str]:
-    """What is wrong with a checkpoint file; None if it is what was written, by its SHA-256 or else its parts' CRC-32."""
+    """What is wrong with a checkpoint file; None if it is what was written, by its SHA-256 or its parts' CRC-32."""
     try:
         with path.open('rb') as file:
             if file.read(4) != b'PK\3\4':

@@ -7,6 +7,7 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook
 from mmengine.model import is_model_wrapper
 
+from ..checkpoint.checksums import checksum_path
 from ..registry import HOOKS
 from .checkpoint_files import BACKEND, newest_first, remove_partial, write_pointer
 from .finite_updates import check_finite, names_of_constants
@@ -21,7 +22,7 @@ class VerifiedCheckpointHook(CheckpointHook):
     """CheckpointHook that writes beside, verifies, renames, moves the pointer, and only then deletes the oldest.
 
     MMEngine's deletes the oldest first and writes in place. Every file has its SHA-256 beside it in `NAME.sha256`. A
-    checkpoint that is not finite is not written.
+    checkpoint that is not finite is not written. A best one is written alone, MMEngine's writes a regular one with it.
 
     Args:
         max_keep_ckpts: how many checkpoints stay, at least two, as the newest may turn out damaged; -1 for all.
@@ -38,6 +39,7 @@ class VerifiedCheckpointHook(CheckpointHook):
 
     def before_train(self, runner) -> None:
         super().before_train(runner)
+        self._complete = {}  # of a stop in an earlier training of this process
         if is_main_process():
             remove_partial(Path(self.out_dir))
             self._release()
@@ -62,6 +64,9 @@ class VerifiedCheckpointHook(CheckpointHook):
             meta=meta, by_epoch=self.by_epoch, backend_args=self.backend_args, **self.args)
         self._saved_at = saved_at
         if is_main_process():
+            if not checksum_path(Path(self.last_ckpt)).exists():
+                runner.logger.warning(f'{self.last_ckpt} is not verified: the strategy of this '
+                                      f'{type(runner).__name__} writes files by itself')
             write_pointer(Path(runner.work_dir), self.last_ckpt)
             for other in surplus:
                 self.file_backend.remove(self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(other)))

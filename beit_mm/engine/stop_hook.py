@@ -34,9 +34,9 @@ class TrainingStopped(SystemExit):
 class StopOnSignalHook(Hook):
     """Ends a training after a signal: all processes at the same step, with one checkpoint saved.
 
-    Stands as `default_hooks.stop`, beside a VerifiedCheckpointHook, for a loop with exact resume. One process stops after
-    the update that it is at, several after the one after that, so that all have heard; also between two batches of a
-    validation, which is then left out. A second signal ends the process at once.
+    Stands as `default_hooks.stop`, beside a VerifiedCheckpointHook, for a loop with exact resume. One process stops
+    after the update that it is at, several after the one after that, so that all have heard; also between two batches
+    of a validation, which is then left out. A second signal ends the process at once.
 
     Args:
         signals: names, such as SIGTERM, or SIGUSR1 for Slurm's `--signal`.

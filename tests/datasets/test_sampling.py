@@ -2,11 +2,13 @@
 import pickle
 import random
 from itertools import islice
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from mmengine.registry import DATASETS
+from mmpretrain.engine.hooks import SwitchRecipeHook
 from torch.utils.data import DataLoader
 
 from beit_mm.datasets import sampling
@@ -95,3 +97,11 @@ def test_wrapped_data_set_is_the_one_inside():
     assert len(data) == SIZE and data.metainfo == Draws.metainfo
     with pytest.raises(AttributeError, match='nothing_such'):
         data.nothing_such
+
+
+def test_a_pipeline_that_is_changed_while_training_reaches_the_data_set_inside():
+    data = KeyedDataset(dict(type='Draws'), 'none', 0.0)
+    data.dataset.pipeline = ['first']
+    loop = SimpleNamespace(dataloader=SimpleNamespace(dataset=data, num_workers=0))
+    SwitchRecipeHook._switch_train_pipeline(SimpleNamespace(train_loop=loop), ['second'])
+    assert data.dataset.pipeline == data.pipeline == ['second']

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 import torch
 from mmengine.evaluator import BaseMetric
 from mmengine.model import BaseModel
-from mmengine.runner import Runner
+from mmengine.runner import FlexibleRunner, Runner
 from torch import nn
 
 import beit_mm.engine.checkpoint_files as checkpoint_files
@@ -54,16 +55,17 @@ class Scores(BaseMetric):
         return dict(accuracy=self.scores.pop(0))
 
 
-def build(folder, epochs=6, scores=(), resume=False, size=2, **options) -> Runner:
+def build(folder, epochs=6, scores=(), resume=False, size=2, kind=Runner, train_cfg=None, interval=1,
+          **options) -> Runner:
     loader = dict(dataset=Data(), batch_size=2, num_workers=0, collate_fn=dict(type='default_collate'),
                   sampler=dict(type='DefaultSampler', shuffle=False))
     validation = dict(val_dataloader=loader, val_cfg=dict(), val_evaluator=[Scores(scores)]) if scores else {}
     newest = find_newest(Path(folder)) if resume else None
-    return Runner(
-        Line(size), str(folder), train_dataloader=loader, **validation,
-        train_cfg=dict(type='EpochBasedTrainLoop', max_epochs=epochs),
+    return kind(
+        Line(size), work_dir=str(folder), train_dataloader=loader, **validation,
+        train_cfg=train_cfg or dict(type='EpochBasedTrainLoop', max_epochs=epochs),
         optim_wrapper=dict(type='AutocastOptimWrapper', optimizer=dict(type='SGD', lr=1e-3, momentum=0.9)),
-        default_hooks=dict(checkpoint=dict(type='VerifiedCheckpointHook', interval=1, **options)),
+        default_hooks=dict(checkpoint=dict(type='VerifiedCheckpointHook', interval=interval, **options)),
         default_scope='beit_mm',
         load_from=newest and str(newest), resume=bool(newest), log_level='ERROR',
         experiment_name=f'{folder}_{time.time()}'.replace('/', '_'))
@@ -89,6 +91,40 @@ def test_the_best_checkpoint_is_replaced_by_a_better_one(tmp_path):
     build(tmp_path, scores=scores, max_keep_ckpts=2, save_best='accuracy', rule='greater').train()
     assert names(tmp_path) == ['best_accuracy_epoch_5.pth', 'epoch_5.pth', 'epoch_6.pth']
     assert all(find_damage(path) is None for path in tmp_path.glob('*.pth'))
+
+
+def test_a_best_score_between_two_checkpoints_writes_the_best_one_alone(tmp_path):
+    options = dict(interval=2, save_best='accuracy', rule='greater')
+    build(tmp_path, epochs=4, scores=(0.3, 0.2, 0.5, 0.4), **options).train()
+    assert names(tmp_path) == ['best_accuracy_epoch_3.pth', 'epoch_2.pth', 'epoch_4.pth']
+    (tmp_path / 'epoch_4.pth').unlink()
+    # Epoch 2 knows a best score of 0.3: the third epoch finds its own again, and the fourth is none.
+    build(tmp_path, epochs=4, scores=(0.5, 0.4), resume=True, **options).train()
+    assert names(tmp_path) == ['best_accuracy_epoch_3.pth', 'epoch_2.pth', 'epoch_4.pth']
+    # Epoch 4 knows 0.5 and its file.
+    build(tmp_path, epochs=6, scores=(0.45, 0.6), resume=True, **options).train()
+    assert names(tmp_path) == ['best_accuracy_epoch_6.pth', 'epoch_2.pth', 'epoch_4.pth', 'epoch_6.pth']
+
+
+@pytest.mark.parametrize('by_epoch, name, meta', [(True, 'epoch_1', (1, 2)), (False, 'iter_2', (0, 2))])
+def test_a_best_score_counts_no_step_twice_under_flexible_runner(by_epoch, name, meta, tmp_path):
+    """It writes a checkpoint anew after the validation, when the step is counted already."""
+    def run(epochs, scores, resume=False):
+        length = dict(type='EpochTrainLoop', max_epochs=epochs) if by_epoch else dict(
+            type='IterTrainLoop', max_iters=2 * epochs, val_interval=2)
+        runner = build(tmp_path, scores=scores, resume=resume, kind=FlexibleRunner, train_cfg=length, by_epoch=by_epoch,
+                       interval=1 if by_epoch else 2, save_best='accuracy', rule='greater')
+        runner.train()
+        return runner
+
+    run(1, [0.1])
+    assert names(tmp_path) == [f'best_accuracy_{name}.pth', f'{name}.pth']
+    for file in names(tmp_path):
+        saved = torch.load(tmp_path / file, weights_only=False)['meta']
+        assert (saved['epoch'], saved['iter']) == meta, file
+    runner = run(3, [0.3, 0.2], resume=True)
+    assert runner.iter == 6 and (runner.epoch == 3 or not by_epoch)
+    assert len(names(tmp_path)) == 4
 
 
 def test_a_resumed_run_goes_on_with_what_was_kept(tmp_path):
@@ -130,7 +166,7 @@ def test_a_training_that_is_killed_again_and_again_gets_on(tmp_path):
     for kill in range(NUM_KILLS):
         process = context.Process(target=train_for_ever, args=(str(tmp_path),), daemon=True)
         process.start()
-        while number_of(find_newest(tmp_path)) < last + 2:  # it has come further than the run before
+        while number_while_running(tmp_path) < last + 2:  # it has come further than the run before
             assert process.is_alive()
             time.sleep(0.01)
         time.sleep(generator.uniform(0, 0.05))
@@ -145,6 +181,12 @@ def test_a_training_that_is_killed_again_and_again_gets_on(tmp_path):
     runner = build(tmp_path, epochs=last + 1, resume=True, size=500000, max_keep_ckpts=2)
     runner.train()
     assert runner.epoch == last + 1
+
+
+def number_while_running(folder: Path) -> int:
+    with suppress(FileNotFoundError):  # the run may delete one while they are looked at
+        return number_of(find_newest(folder))
+    return 0
 
 
 def number_of(path) -> int:

@@ -85,3 +85,18 @@ def test_one_transfer_fetches_tensors_and_numbers_in_their_order():
     assert scalars.fetch() == [('a', 1.5), ('b', 2), ('a', 3.0)]
     assert scalars.fetch() == []
     assert issubclass(DeferredRuntimeInfoHook, RuntimeInfoHook)
+
+
+def test_scalars_of_several_devices_take_one_transfer_each(monkeypatch):
+    stack, devices = torch.stack, []
+
+    def give(tensors):
+        devices.append({tensor.device.type for tensor in tensors})
+        return stack(tensors) if devices[-1] == {'cpu'} else torch.arange(len(tensors)) + 7.0
+
+    monkeypatch.setattr(torch, 'stack', give)
+    scalars = PendingScalars()
+    for number, device in enumerate(('cpu', 'meta', 'cpu', 'meta')):
+        scalars.add('value', torch.full((), float(number), device=device))
+    assert [value for _, value in scalars.fetch()] == [0.0, 7.0, 2.0, 8.0]
+    assert devices == [{'cpu'}, {'meta'}]

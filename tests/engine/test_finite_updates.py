@@ -146,6 +146,23 @@ def test_three_with_one_between_them_do_not(tmp_path):
     assert skipped(runner) == [1, 2, 2, 3, 4, 4, 5, 5]
 
 
+def test_a_wrapper_alone_counts_for_itself():
+    """Without a DeferredRuntimeInfoHook."""
+    model = nn.Linear(2, 1)
+    wrapper = AutocastOptimWrapper('float32', optimizer=torch.optim.AdamW(model.parameters(), fused=True))
+
+    def update(factor: float) -> None:
+        with wrapper.optim_context(model):
+            wrapper.update_params(model(torch.ones(1, 2)).square().mean() * factor)
+
+    for factor in (float('nan'), float('inf'), 1.0, float('nan'), float('nan')):
+        update(factor)
+    with pytest.raises(NotFinite, match='3 updates in a row were skipped, the last for grad_norm not finite at '
+                                        'iteration 6'):
+        update(float('nan'))
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+
+
 def test_how_many_is_configurable():
     counter = SkippedUpdates(2)
     counter.judge(7, {'train/skipped': 1.0, 'train/grad_norm': float('inf')})
@@ -176,6 +193,18 @@ def test_what_is_not_finite_is_not_saved(part, value, tmp_path):
     assert [path.name for path in tmp_path.glob('*.pth')] == ['iter_2.pth']
     assert find_damage(tmp_path / 'iter_2.pth') is None
     assert (tmp_path / POINTER).read_text() == str(tmp_path / 'iter_2.pth')
+
+
+@pytest.mark.parametrize('value', [float('-inf'), float('nan')])
+def test_a_constant_may_be_infinite_but_not_nan(value, tmp_path):
+    runner = build(tmp_path, Batches(), ema=True)
+    runner.model.register_buffer('causal', torch.full((2, 2), value).triu(1))
+    if value != value:
+        with pytest.raises(NotFinite, match=r'state_dict\.causal is not finite'):
+            runner.train()
+    else:
+        runner.train()
+    assert len(list(tmp_path.glob('*.pth'))) == (0 if value != value else 4)
 
 
 def test_large_but_finite_is_saved():

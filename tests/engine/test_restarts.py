@@ -56,3 +56,15 @@ def test_a_first_attempt_begins_anew(cfg):
     save(cfg, 'epoch_9', age=200)
     launch._set_resume(cfg, None)
     assert 'resume' not in cfg
+
+
+@pytest.mark.parametrize('given', [True, False], ids=['load_from', 'newest'])
+def test_a_config_that_resumes_takes_the_newest_that_is_whole(given, cfg):
+    whole = save(cfg, 'epoch_1', age=200)
+    with open(save(cfg, 'epoch_2', age=100), 'r+b') as file:
+        file.truncate(100)
+    cfg.resume = True
+    if given:
+        cfg.load_from = 'other.pth'
+    launch._set_resume(cfg, None)
+    assert cfg.resume and cfg.load_from == ('other.pth' if given else whole)

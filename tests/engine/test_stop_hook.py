@@ -9,10 +9,13 @@ import torch
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import Runner
 from torch import nn
+from torch.utils.data import DataLoader
 
 from beit_mm.engine.checkpoint_files import POINTER, find_damage, find_newest
+from beit_mm.engine.resume_position import is_between_updates
 from beit_mm.engine.stop_hook import StopOnSignalHook, TrainingStopped
 from beit_mm.registry import DATASETS
 
@@ -186,3 +189,103 @@ def test_other_signals_stop_if_they_are_named(signals, number, tmp_path):
 def test_an_unknown_signal_is_told():
     with pytest.raises(ValueError, match='signals must be names such as SIGTERM, got SIGTREM'):
         StopOnSignalHook(['SIGTERM', 'SIGTREM'])
+
+
+def test_a_signal_stops_one_training_of_a_runner_and_not_the_next(tmp_path):
+    told = Signal('train', 5)
+    runner = build(tmp_path, told)
+    with pytest.raises(TrainingStopped):
+        runner.train()
+    told.at = -1
+    runner.train()
+    assert runner.iter == 16
+    for epoch in (2, 3, 4):
+        meta = torch.load(tmp_path / f'epoch_{epoch}.pth', weights_only=False)['meta']
+        assert (meta['epoch'], meta['iter']) == (epoch, 4 * epoch)
+
+
+@pytest.mark.parametrize('loop, expected', [('mmengine.EpochBasedTrainLoop', True), ('EpochTrainLoop', False)])
+def test_a_loop_that_begins_a_stopped_epoch_anew_is_told(loop, expected, tmp_path):
+    runner = build(tmp_path, epochs=1)
+    runner._train_loop['type'] = loop
+    messages = []
+    runner.logger.warning = lambda message: messages.append(str(message))
+    runner.train()
+    assert any('a resumed EpochBasedTrainLoop begins anew' in message for message in messages) == expected
+
+
+class Driven(Line):
+    """Trained by one of several optimisers."""
+
+    def train_step(self, data, optim_wrapper):
+        losses = self(**data)
+        optim_wrapper['line'].update_params(losses['loss'])
+        return losses
+
+
+def test_several_optimisers_train_stop_and_save(tmp_path):
+    runner = build(tmp_path, Signal('train', 5))
+    runner.model = Driven()
+    runner.optim_wrapper = OptimWrapperDict(line=OptimWrapper(torch.optim.SGD(runner.model.parameters(), lr=1e-2)))
+    with pytest.raises(TrainingStopped):
+        runner.train()
+    assert not is_between_updates(runner)
+    assert names(tmp_path) == ['epoch_1.pth', 'iter_6.pth']
+
+
+@DATASETS.register_module('StopHookTen')
+class Ten(Data):
+
+    def __len__(self):
+        return 10
+
+
+class Seen(Hook):
+    """Which samples each epoch trained on."""
+
+    def __init__(self):
+        self.epochs = {}
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        self.epochs.setdefault(runner.epoch, []).extend(data_batch['x'].int().tolist())
+
+
+def test_smaller_steps_after_the_end_of_an_epoch_leave_nothing_of_the_next_out(tmp_path):
+    """Ten images are two steps of eight, as long as eight steps of two, but five are an epoch."""
+    def resized(batch_size, *hooks, **kwargs):
+        runner = build(tmp_path, *hooks, epochs=3, interval=100, **kwargs)
+        runner._train_dataloader.update(batch_size=batch_size, dataset=dict(type='StopHookTen'))
+        runner._train_loop.update(allow_world_size_change=True)
+        return runner
+
+    with pytest.raises(TrainingStopped):
+        resized(8, Signal('train', 1)).train()
+    seen = Seen()
+    runner = resized(2, seen, resume=True)
+    runner.train()
+    assert runner.iter == 15
+    assert {epoch: sorted(samples) for epoch, samples in seen.epochs.items()} == {
+        epoch: list(range(1, 11)) for epoch in (1, 2)}
+
+
+def test_an_iteration_outside_the_epoch_is_told(tmp_path):
+    """Of MMEngine's loop, whose checkpoints do not say how many images a step had."""
+    runner = build(tmp_path, epochs=2)
+    runner._train_loop['type'] = 'mmengine.EpochBasedTrainLoop'
+    runner._train_dataloader['batch_size'] = 1
+    runner.train()
+    with pytest.raises(ValueError, match='iteration 16 of the checkpoint lies outside epoch 3 of 4 steps: was it '
+                                         'written with another number of images per step'):
+        build(tmp_path, resume=True).train()
+
+
+@pytest.mark.parametrize('by_epoch', [True, False], ids=['epochs', 'iterations'])
+def test_a_loader_that_cannot_be_is_told(by_epoch, tmp_path):
+    runner = build(tmp_path / 'large', by_epoch=by_epoch)
+    runner._train_dataloader.update(batch_size=16, drop_last=True)
+    with pytest.raises(ValueError, match='train_dataloader holds no batch: 8 images for batches of 16'):
+        runner.train()
+    runner = build(tmp_path / 'built', by_epoch=by_epoch)
+    runner._train_dataloader = DataLoader(Data(), batch_size=2)
+    with pytest.raises(ValueError, match='TrainLoop needs the config of its loader, got a DataLoader'):
+        runner.train()

@@ -1,6 +1,7 @@
 """tools/benchmark.py as docs/performance.md calls it."""
 import json
 
+import pytest
 from running import ROOT, tool
 
 
@@ -13,6 +14,7 @@ def test_the_benchmark_prints_a_table_and_writes_json(tmp_path):
     assert len(figures['rows']) >= 7 and all(f'| {row["name"]} |' in output for row in figures['rows'])
 
 
+@pytest.mark.long
 def test_sizes_are_taken_by_every_section(tmp_path):
     tool('benchmark', 'trunks', 'segmentation', '--rounds', '1', '--batch', '2', '--width', '64', '--depth', '6',
          '--size', '48', '--json', tmp_path / 'figures.json')
