@@ -1,5 +1,5 @@
 # make demo: the whole road on the embedded data, about 20 minutes on two cores. make test: the tests.
-# make test-long: the large counts of docs/reliability.md, over an hour.
+# make test-long: the large counts of docs/reliability.md, 20 minutes more.
 # All make the virtual environment in .venv when it is missing or older than setup.cfg.
 PYTHON ?= python3
 VENV := .venv
