@@ -153,9 +153,8 @@ def run(job: Callable[[Namespace], None], args: Namespace) -> None:
     """
     try:
         job(args)
-    except TrainingStopped as stop:
-        if is_main_process():
-            print(stop.message)
+    except TrainingStopped:
+        pass  # the log says where it goes on
     except (*MISTAKES, *FAILURES) as error:
         _report(error, args.work_dir)
         if isinstance(error, MISTAKES):
