@@ -2,9 +2,9 @@
 import math
 
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 
 from ..registry import HOOKS
+from .unwrapping import unwrap
 
 
 @HOOKS.register_module()
@@ -31,20 +31,16 @@ class AnnealHook(Hook):
         self.num_iters = num_iters
 
     def before_train(self, runner) -> None:
-        if not hasattr(self._model(runner), self.attribute):
+        if not hasattr(unwrap(runner.model), self.attribute):
             raise ValueError(f'AnnealHook.attribute must name an attribute of the model, '
-                             f'{type(self._model(runner)).__name__} has no {self.attribute!r}')
+                             f'{type(unwrap(runner.model)).__name__} has no {self.attribute!r}')
 
     def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
         value = self.value_at(runner.iter)
-        setattr(self._model(runner), self.attribute, value)
+        setattr(unwrap(runner.model), self.attribute, value)
         runner.message_hub.update_scalar(f'train/{self.attribute}', value)
 
     def value_at(self, iteration: int) -> float:
         """The attribute's value at an iteration."""
         progress = min(iteration / self.num_iters, 1.0)
         return self.end + (self.start - self.end) * (1 + math.cos(math.pi * progress)) / 2
-
-    @staticmethod
-    def _model(runner):
-        return runner.model.module if is_model_wrapper(runner.model) else runner.model

@@ -5,13 +5,13 @@ from typing import Dict, Optional, Tuple
 
 from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook
-from mmengine.model import is_model_wrapper
 
 from ..checkpoint.checksums import checksum_path
 from ..registry import HOOKS
 from .checkpoint_files import BACKEND, newest_first, remove_partial, write_pointer
 from .finite_updates import check_finite, names_of_constants
 from .resume_position import average_gradients
+from .unwrapping import unwrap
 
 FEWEST = 2
 STOPS = 'stop_ckpts'  # in MMEngine's message hub, which a checkpoint holds
@@ -39,7 +39,7 @@ class VerifiedCheckpointHook(CheckpointHook):
 
     def before_train(self, runner) -> None:
         super().before_train(runner)
-        self._complete = {}  # of a stop in an earlier training of this process
+        self._saved_at, self._complete = None, {}  # of an earlier training of this process
         if is_main_process():
             remove_partial(Path(self.out_dir))
             self._release()
@@ -114,8 +114,7 @@ class VerifiedCheckpointHook(CheckpointHook):
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
         """Raises NotFinite if weights or the optimiser's state are not finite; the hook stands after all others."""
         checkpoint['meta'].update(self._complete)
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        check_finite(checkpoint, names_of_constants(model))
+        check_finite(checkpoint, names_of_constants(unwrap(runner.model)))
 
     def _save_best_checkpoint(self, runner, metrics: dict) -> None:
         self._complete = dict(epoch=runner.epoch, iter=runner.iter)

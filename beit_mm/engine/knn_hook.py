@@ -11,13 +11,13 @@ import torch
 from mmengine.dataset import default_collate
 from mmengine.dist import all_gather, get_dist_info
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from ..registry import DATASETS, HOOKS
 from .stop_hook import outlive_signals
+from .unwrapping import unwrap
 
 # Similarities held at once: 64 MiB in float32.
 MAX_SIMILARITIES = 2**24
@@ -201,10 +201,6 @@ def evenly_spaced(total: int, number: int) -> List[int]:
     """At most so many indices below the total, evenly spaced."""
     number = min(number, total)
     return [place * total // number for place in range(number)]
-
-
-def unwrap(model: nn.Module) -> nn.Module:
-    return model.module if is_model_wrapper(model) else model
 
 
 @contextmanager

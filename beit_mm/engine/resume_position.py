@@ -4,11 +4,11 @@ from typing import Dict, Optional
 import torch.distributed as dist
 from mmengine.dist import get_world_size
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from ..registry import SCOPE
+from .unwrapping import unwrap
 
 POSITION = f'{SCOPE}_position'
 GRADIENTS = f'{SCOPE}_gradients'
@@ -32,7 +32,8 @@ class ResumePositionHook(Hook):
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
         checkpoint['meta'][POSITION] = self._position()
         if is_between_updates(runner):
-            checkpoint[GRADIENTS] = {name: parameter.grad.cpu() for name, parameter in _model(runner).named_parameters()
+            parameters = unwrap(runner.model).named_parameters()
+            checkpoint[GRADIENTS] = {name: parameter.grad.cpu() for name, parameter in parameters
                                      if parameter.grad is not None}
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
@@ -55,7 +56,7 @@ class ResumePositionHook(Hook):
         runner.logger.warning(f'{told}: it goes on at iteration {checkpoint["meta"]["iter"]}')
 
     def before_train(self, runner) -> None:
-        for name, parameter in _model(runner).named_parameters():
+        for name, parameter in unwrap(runner.model).named_parameters():
             if name in self.gradients:
                 parameter.grad = self.gradients[name].to(parameter)
         self.gradients = {}
@@ -77,7 +78,7 @@ def average_gradients(runner) -> None:
     holds them. The update averages them over the processes in any case."""
     if not is_between_updates(runner) or get_world_size() == 1:
         return
-    for parameter in _model(runner).parameters():
+    for parameter in unwrap(runner.model).parameters():
         if parameter.grad is not None and not isinstance(parameter.grad, DTensor):  # shards are averaged already
             dist.all_reduce(parameter.grad)
             parameter.grad /= get_world_size()
@@ -111,7 +112,3 @@ def _in_words(position: dict) -> str:
     words = f'{position["world_size"]} processes with {position["batch_size"]} images each'
     batches = position['batches_per_epoch']
     return words if batches is None else f'{words} and {batches} steps an epoch'
-
-
-def _model(runner) -> nn.Module:
-    return runner.model.module if is_model_wrapper(runner.model) else runner.model
