@@ -1,11 +1,12 @@
 # make demo: the whole road on the embedded data, about 20 minutes on two cores. make test: the tests.
 # make test-long: the large counts of docs/reliability.md, 20 minutes more.
+# make test-browser: the pages of reports in headless Chromium, which must be installed.
 # All make the virtual environment in .venv when it is missing or older than setup.cfg.
 PYTHON ?= python3
 VENV := .venv
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-long
+.PHONY: demo test test-long test-browser
 
 demo: $(STAMP)
 	$(VENV)/bin/python tools/demo.py
@@ -15,6 +16,9 @@ test: $(STAMP)
 
 test-long: $(STAMP)
 	$(VENV)/bin/python -m pytest -m long
+
+test-browser: $(STAMP)
+	$(VENV)/bin/python -m pytest -m browser
 
 $(STAMP): setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -39,13 +39,10 @@ class CheckWeightsHook(Hook):
         model = runner.model
         while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
             model = model.module
-        weights = checkpoint.get('state_dict', checkpoint)
-        if self.purpose != 'train' and not self._our_names(weights).keys() & model.state_dict().keys():
-            found = ', '.join(list(weights)[:3]) + (' ...' if len(weights) > 3 else '')
-            raise WeightsMismatch(f'the checkpoint must hold the weights of this model, got {found or "an empty dict"}')
-        for problem in self._compare_heads(model, weights):
-            if self.purpose != 'train':
-                raise WeightsMismatch(f'the checkpoint does not fit the model: {problem}')
+        if self.purpose != 'train':
+            require_weights(model, checkpoint, with_auxiliary=self.purpose == 'resume')
+            return
+        for problem in _compare_heads(model, checkpoint.get('state_dict', checkpoint), with_auxiliary=True):
             runner.logger.warning(f'{problem}: left as initialised')
 
     @staticmethod
@@ -56,24 +53,44 @@ class CheckWeightsHook(Hook):
             raise WeightsMismatch(f'a run resumes from its own checkpoint, got one without {", ".join(missing)} '
                                   f'(load_from starts a new run from weights)')
 
-    @staticmethod
-    def _our_names(weights: Dict[str, Tensor]) -> Dict[str, str]:
-        """Names in the checkpoint by ours, which differ where a host wrote it."""
-        return {OPENMMLAB.our_name(name, 'backbone.') or name: name for name in weights}
 
-    def _compare_heads(self, model: nn.Module, weights: Dict[str, Tensor]) -> List[str]:
-        """A sentence for every head that does not fit; its tensors are taken out of the weights."""
-        names = self._our_names(weights)
-        problems = {}
-        for name, own in model.state_dict().items():
-            head = name.split('.')[0]
-            if not name.startswith(HEADS) or name.endswith('num_batches_tracked') or head in problems:
-                continue
-            given = weights.get(names.get(name))
-            if given is None and not (self.purpose == 'test' and head == 'auxiliary_head'):
-                problems[head] = f'{name} is missing'
-            elif given is not None and given.shape != own.shape and head != 'lm_head':  # which is never left at random
-                problems[head] = f'{name} must be {tuple(own.shape)}, got {tuple(given.shape)}'
-        for name in [given for ours, given in names.items() if ours.split('.')[0] in problems]:
-            del weights[name]
-        return [f'{head} ({problem})' for head, problem in problems.items()]
+def require_weights(model: nn.Module, checkpoint: dict, with_auxiliary: bool = False) -> None:
+    """Raise unless a checkpoint holds the heads of a model; its trunk compares itself while loading.
+
+    Args:
+        model: without wrappers.
+        checkpoint: weights, or what holds them as `state_dict`.
+        with_auxiliary: whether the auxiliary head, which serves training, must be there, too.
+
+    Raises:
+        WeightsMismatch: If it holds nothing of the model, or a head is missing or has another shape.
+    """
+    weights = checkpoint.get('state_dict', checkpoint)
+    if not _our_names(weights).keys() & model.state_dict().keys():
+        found = ', '.join(list(weights)[:3]) + (' ...' if len(weights) > 3 else '')
+        raise WeightsMismatch(f'the checkpoint must hold the weights of this model, got {found or "an empty dict"}')
+    for problem in _compare_heads(model, weights, with_auxiliary):
+        raise WeightsMismatch(f'the checkpoint does not fit the model: {problem}')
+
+
+def _our_names(weights: Dict[str, Tensor]) -> Dict[str, str]:
+    """Names in the checkpoint by ours, which differ where a host wrote it."""
+    return {OPENMMLAB.our_name(name, 'backbone.') or name: name for name in weights}
+
+
+def _compare_heads(model: nn.Module, weights: Dict[str, Tensor], with_auxiliary: bool) -> List[str]:
+    """A sentence for every head that does not fit; its tensors are taken out of the weights."""
+    names = _our_names(weights)
+    problems = {}
+    for name, own in model.state_dict().items():
+        head = name.split('.')[0]
+        if not name.startswith(HEADS) or name.endswith('num_batches_tracked') or head in problems:
+            continue
+        given = weights.get(names.get(name))
+        if given is None and (with_auxiliary or head != 'auxiliary_head'):
+            problems[head] = f'{name} is missing'
+        elif given is not None and given.shape != own.shape and head != 'lm_head':  # which is never left at random
+            problems[head] = f'{name} must be {tuple(own.shape)}, got {tuple(given.shape)}'
+    for name in [given for ours, given in names.items() if ours.split('.')[0] in problems]:
+        del weights[name]
+    return [f'{head} ({problem})' for head, problem in problems.items()]

@@ -1,0 +1,142 @@
+"""A model ready for inference, from a config or a name and a file of weights."""
+from pathlib import Path
+from typing import Dict, List, Optional, Sequence, Union
+
+import torch
+import yaml
+from mmengine.config import Config
+from mmengine.model import BaseModel
+from mmengine.registry import DATASETS, DefaultScope, MODELS
+from mmengine.runner.checkpoint import load_state_dict
+from mmengine.utils import import_modules_from_strings
+from torch import Tensor
+
+from ..checkpoint.sources import load_from_anywhere
+from ..engine.checks import walk
+from ..engine.print_config import drop_scope_stamps
+from ..engine.weights_check import require_weights
+from ..models.loading import WeightsMismatch
+
+MIM = Path(__file__).parents[1] / '.mim'
+Model = Union[str, Path, Config, BaseModel]
+
+
+def list_models() -> Dict[str, Path]:
+    """Names in model-index.yml and the config of each."""
+    index = yaml.safe_load((MIM / 'model-index.yml').read_text())
+    files = [MIM / name for name in index['Import']]
+    return {model['Name']: MIM / model['Config'] for file in files
+            for model in yaml.safe_load(file.read_text())['Models']}
+
+
+def load_model(model: Model, weights: Optional[str] = None, device: Union[str, torch.device, None] = None,
+               tokenizer: Union[str, Sequence[str], None] = None, options: Optional[dict] = None,
+               trunk_only: bool = False) -> BaseModel:
+    """Build a model in evaluation mode and load its weights.
+
+    Args:
+        model: the path of a config, a Config, or a name of `list_models()`; a model passes as it is.
+        weights: a checkpoint in any layout, ours or converted; None where the config's own `init_cfg` says what to
+            load, and nothing else does.
+        device: where it computes; None for the GPU if there is one, else the CPU.
+        tokenizer: for masked image modelling, where the weights hold no tokenizer: its file, or OpenAI's two,
+            `encoder.pkl` and `decoder.pkl`.
+        options: keys of the config to override, such as {'model.backbone.img_size': 384}.
+        trunk_only: whether only the trunk will be used, so that the weights may lack the heads.
+
+    Returns:
+        The model, with its config as `cfg` and its classes, where they are known, in `dataset_meta`.
+
+    Raises:
+        FileNotFoundError: If there is no such config or checkpoint.
+        ValueError: If the name is unknown, or the weights do not fit; names the file.
+    """
+    if isinstance(model, torch.nn.Module):
+        return model
+    cfg = _read_config(model, options)
+    if weights is not None or tokenizer is not None:
+        _forget_starts(cfg, weights is not None)
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmengine'):
+        built = MODELS.build(cfg.model)
+        if weights is None:
+            built.init_weights()
+        meta = {} if weights is None else _load(built, weights, trunk_only)
+        built.dataset_meta = meta.get('dataset_meta') or _classes_of_config(cfg)
+    if tokenizer is not None:
+        _load_tokenizer(built, [tokenizer] if isinstance(tokenizer, (str, Path)) else list(tokenizer))
+    built.cfg = cfg
+    device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
+    return built.to(device).eval()
+
+
+def _read_config(model: Union[str, Path, Config], options: Optional[dict]) -> Config:
+    if not isinstance(model, Config):
+        known = list_models()
+        path = known.get(str(model), Path(model))
+        if not path.is_file():
+            raise FileNotFoundError(f'a model must be a config file or one of {", ".join(known)}, got {model}')
+        model = Config.fromfile(path)
+    cfg = Config(model.to_dict())  # a copy: the caller's stays as it is
+    unknown = [key for key in options or {} if key.split('.')[0] not in cfg]
+    if unknown:
+        raise ValueError(f'options must name keys of the config, got {", ".join(unknown)}')
+    cfg.merge_from_dict(options or {})
+    drop_scope_stamps(cfg)
+    if cfg.get('custom_imports'):
+        import_modules_from_strings(**cfg.custom_imports)
+    if 'model' not in cfg:
+        raise ValueError('a config must have a model, got none')
+    for _, node in walk(cfg.model, 'model'):
+        if node.get('type') == 'SyncBN':  # alike in evaluation, and at home on every device
+            node['type'] = 'BN'
+    return cfg
+
+
+def _forget_starts(cfg: Config, all_of_them: bool) -> None:
+    """Leave out what a training would start from: the files may be gone, and other weights come in their place."""
+    for key, node in walk(cfg.model, 'model'):
+        start = node.get('init_cfg')
+        if isinstance(start, dict) and start.get('type') == 'Pretrained' and (all_of_them or 'tokenizer' in key):
+            node['init_cfg'] = None
+
+
+def _load(model: BaseModel, weights: str, trunk_only: bool) -> dict:
+    """Load weights that must fit the whole model, or its trunk; the meta data of their file."""
+    checkpoint = load_from_anywhere(str(weights), 'cpu')
+    try:
+        if not trunk_only:
+            require_weights(model, checkpoint)
+        load_state_dict(model, checkpoint.get('state_dict', checkpoint), strict=False)
+    except WeightsMismatch as error:
+        raise ValueError(f'{weights}: {error}') from error
+    meta = checkpoint.get('meta')
+    return meta if isinstance(meta, dict) else {}
+
+
+def _load_tokenizer(model: BaseModel, files: List[str]) -> None:
+    tokenizer = getattr(getattr(model, 'target', None), 'tokenizer', None)
+    if tokenizer is None:
+        raise ValueError(f'a tokenizer belongs to a masked image model that predicts visual tokens, '
+                         f'got {type(model).__name__}')
+    state: Dict[str, Tensor] = {}
+    for file in files:
+        checkpoint = load_from_anywhere(str(file), 'cpu')
+        state.update(checkpoint.get('state_dict', checkpoint))
+    try:
+        load_state_dict(tokenizer, state, strict=False)
+    except WeightsMismatch as error:
+        raise ValueError(f'{", ".join(map(str, files))}: {error}') from error
+
+
+def _classes_of_config(cfg: Config) -> dict:
+    """Meta data of the data set that the config tests on; empty if it says nothing of classes."""
+    for loader in ('test_dataloader', 'val_dataloader', 'train_dataloader'):
+        dataset = (cfg.get(loader) or {}).get('dataset')
+        while dataset and 'dataset' in dataset:  # inside wrappers
+            dataset = dataset['dataset']
+        with DATASETS.switch_scope_and_registry(None) as registry:  # of the default scope
+            kind = registry.get(dataset['type']) if dataset else None
+        meta = dict(getattr(kind, 'METAINFO', {}) or {}, **((dataset or {}).get('metainfo') or {}))
+        if meta.get('classes'):
+            return meta
+    return {}

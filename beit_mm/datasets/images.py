@@ -1,0 +1,73 @@
+"""Single images for inference: read from wherever they are, brought to a size, normalised as a model wants them."""
+from pathlib import Path
+from typing import NamedTuple, Tuple, Union
+
+import mmcv
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from .bad_images import BadImage
+from .loading import SIMPLEJPEG, LoadImage
+
+Source = Union[str, Path, np.ndarray, Image.Image]
+
+
+class InputFormat(NamedTuple):
+    """How a model wants its images: channels in this order ('RGB' or 'BGR'), 0 to 255, less mean, over std."""
+    channel_order: str
+    mean: Tuple[float, ...]
+    std: Tuple[float, ...]
+
+
+def read_image(source: Source) -> np.ndarray:
+    """An image as the hosts' pipelines have it, uint8 (H, W, 3) in BGR.
+
+    Args:
+        source: a file or address, an array uint8 (H, W, 3) in BGR or (H, W) in grey, or a picture of Pillow's.
+
+    Raises:
+        BadImage: If it cannot be read as an image; names the file, or gives the array's shape and dtype.
+    """
+    if isinstance(source, Image.Image):
+        return np.ascontiguousarray(np.asarray(source.convert('RGB'))[..., ::-1])
+    if not isinstance(source, np.ndarray):
+        return LoadImage(imdecode_backend=SIMPLEJPEG)(dict(img_path=str(source)))['img']
+    if source.dtype == np.uint8 and source.ndim == 2 and source.size:
+        return np.repeat(source[..., None], 3, axis=2)
+    if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3 or not source.size:
+        raise BadImage('an array', f'it must be uint8 (H, W, 3), got {source.dtype} {source.shape}')
+    return source
+
+
+def sides_for(size: Tuple[int, int], short_side: int, multiple: int) -> Tuple[int, int]:
+    """Height and width of about the same ratio whose shorter is short_side, both rounded to a multiple, at least one."""
+    scale = short_side / min(size)
+    return tuple(max(round(side * scale / multiple), 1) * multiple for side in size)
+
+
+def resize_image(image: np.ndarray, size: Tuple[int, int]) -> np.ndarray:
+    """An image (h, w, 3) at another size (H, W), bicubic as in the recipes' evaluation."""
+    return mmcv.imresize(image, size[::-1], interpolation='bicubic', backend='pillow')
+
+
+def input_format(model: nn.Module) -> InputFormat:
+    """What a model's data preprocessor makes of the BGR images of a pipeline."""
+    preprocessor = model.data_preprocessor
+    converts = getattr(preprocessor, 'to_rgb', False) or getattr(preprocessor, 'channel_conversion', False)
+    mean, std = (getattr(preprocessor, name, None) for name in ('mean', 'std'))
+    return InputFormat('RGB' if converts else 'BGR', _numbers(mean, 0.0), _numbers(std, 1.0))
+
+
+def _numbers(buffer, default: float) -> Tuple[float, ...]:
+    return (default,) * 3 if buffer is None else tuple(buffer.flatten().tolist())
+
+
+def normalise(image: np.ndarray, wanted: InputFormat) -> Tensor:
+    """An image uint8 (H, W, 3) in BGR as a model wants it: float32 (1, 3, H, W)."""
+    if wanted.channel_order == 'RGB':
+        image = image[..., ::-1]
+    pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float()
+    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in wanted[1:])
+    return (pixels - mean) / std

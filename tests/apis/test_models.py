@@ -1,0 +1,115 @@
+"""Models by name, path and Config, with weights of any layout; what does not fit is one sentence."""
+import pickle
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS
+
+from beit_mm.apis import list_models, load_model
+from beit_mm.checkpoint.converting import convert
+
+CONFIGS = __file__.rpartition('/tests/')[0] + '/configs'
+SMALL = {f'model.backbone.{key}': value for key, value in dict(img_size=32, embed_dim=32, depth=2, num_heads=2).items()}
+CLASSIFIER = {**SMALL, 'model.head.in_channels': 32}
+TOKENIZER = {f'model.target.tokenizer.{key}': value for key, value in dict(
+    vocab_size=16, n_hid=8, n_init=8, blocks_per_group=1).items()}
+
+
+@pytest.fixture
+def classifier():
+    torch.manual_seed(0)
+    return load_model('beit-base-p16_22k-to-1k_224', options={**CLASSIFIER, 'model.backbone.init_cfg': None}).cpu()
+
+
+@pytest.fixture
+def weights(classifier, tmp_path):
+    torch.save(dict(state_dict=classifier.state_dict()), tmp_path / 'weights.pth')
+    return tmp_path / 'weights.pth'
+
+
+def equal(left, right) -> bool:
+    left, right = left.state_dict(), right.state_dict()
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+def test_names_of_the_index_are_configs():
+    models = list_models()
+    assert len(models) >= 5 and all(path.is_file() for path in models.values())
+
+
+@pytest.mark.parametrize('kind', ['name', 'path', 'config'])
+def test_a_model_by_name_path_and_config(kind, classifier, weights):
+    path = f'{CONFIGS}/classify/beit_base_224_22k_to_1k.py'
+    model = dict(name='beit-base-p16_22k-to-1k_224', path=path, config=Config.fromfile(path))[kind]
+    loaded = load_model(model, weights, 'cpu', options=CLASSIFIER)
+    assert equal(loaded, classifier) and not loaded.training
+    assert loaded.cfg.model.backbone.embed_dim == 32 and len(loaded.dataset_meta['classes']) == 1000
+
+
+@pytest.mark.parametrize('layout', ['release', 'timm', 'mmpretrain', 'transformers'])
+def test_converted_weights(layout, classifier, weights, tmp_path):
+    target = tmp_path / ('folder' if layout == 'transformers' else 'converted.pth')
+    list(convert(str(weights), str(target), layout))
+    assert equal(load_model('beit-base-p16_22k-to-1k_224', target, 'cpu', options=CLASSIFIER), classifier)
+
+
+def test_the_callers_config_stays_as_it_is(weights):
+    cfg = Config.fromfile(f'{CONFIGS}/classify/beit_base_224_22k_to_1k.py')
+    before = cfg.to_dict()
+    load_model(cfg, weights, options=CLASSIFIER)
+    assert cfg.to_dict() == before
+
+
+def test_a_segmentor_without_synchronised_batch_norm(tmp_path):
+    options = {**SMALL, 'model.backbone.out_indices': [0, 0, 1, 1], 'model.backbone.init_cfg': None,
+               'model.neck.embed_dim': 32, 'model.decode_head.in_channels': [32] * 4,
+               'model.decode_head.channels': 16, 'model.auxiliary_head.in_channels': 32}
+    model = load_model(f'{CONFIGS}/beit_segment.py', options=options, device='cpu')
+    assert not any(isinstance(module, torch.nn.SyncBatchNorm) for module in model.modules())
+    assert len(model.dataset_meta['classes']) == 150
+
+
+def test_weights_without_a_head_serve_the_trunk_alone(classifier, tmp_path):
+    trunk = {name: tensor for name, tensor in classifier.state_dict().items() if not name.startswith('head.')}
+    torch.save(trunk, tmp_path / 'trunk.pth')
+    with pytest.raises(ValueError, match=r'trunk\.pth: the checkpoint does not fit the model: head '
+                                         r'\(head\.fc\.weight is missing\)'):
+        load_model('beit-base-p16_22k-to-1k_224', tmp_path / 'trunk.pth', options=CLASSIFIER)
+    loaded = load_model('beit-base-p16_22k-to-1k_224', tmp_path / 'trunk.pth', 'cpu', options=CLASSIFIER,
+                        trunk_only=True)
+    assert equal(loaded.backbone, classifier.backbone)
+
+
+def test_a_tokenizer_beside_pretrained_weights(tmp_path):
+    """As the release has them: the trunk and its head in one file, the two halves of the tokenizer in two others."""
+    options = {**SMALL, **TOKENIZER}
+    cfg = Config.fromfile(f'{CONFIGS}/beit_pretrain.py')
+    cfg.merge_from_dict({**options, 'model.target.tokenizer.init_cfg': None})
+    whole = MODELS.build(cfg.model)
+    state = whole.state_dict()
+    torch.save({name: tensor for name, tensor in state.items() if 'tokenizer' not in name}, tmp_path / 'trunk.pth')
+    halves = []
+    for half in ('encoder', 'decoder'):
+        halves.append(tmp_path / f'{half}.pth')
+        torch.save(dict(state_dict={name: tensor for name, tensor in whole.target.tokenizer.state_dict().items()
+                                    if name.startswith(half)}), halves[-1])
+    loaded = load_model(f'{CONFIGS}/beit_pretrain.py', tmp_path / 'trunk.pth', 'cpu', tokenizer=halves,
+                        options=options)
+    assert equal(loaded, whole)
+
+
+def test_mistakes_are_one_sentence(weights, tmp_path):
+    with pytest.raises(FileNotFoundError, match='must be a config file or one of beit-.*, got beit-giant'):
+        load_model('beit-giant')
+    with pytest.raises(FileNotFoundError, match='nowhere.pth'):
+        load_model('beit-base-p16_22k-to-1k_224', tmp_path / 'nowhere.pth', options=CLASSIFIER)
+    with pytest.raises(ValueError, match=r'weights\.pth: the checkpoint does not fit this BEiT trunk'):
+        load_model('beit-base-p16_22k-to-1k_224', weights, options={**CLASSIFIER, 'model.backbone.depth': 3})
+    with pytest.raises(ValueError, match='options must name keys of the config, got mdel.backbone'):
+        load_model('beit-base-p16_22k-to-1k_224', weights, options={'mdel.backbone': 3})
+    with pytest.raises(ValueError, match='a tokenizer belongs to a masked image model .* got ImageClassifier'):
+        load_model('beit-base-p16_22k-to-1k_224', weights, options=CLASSIFIER, tokenizer=weights)
+    (tmp_path / 'text.pth').write_bytes(pickle.dumps('no weights'))
+    with pytest.raises(ValueError, match='text.pth must be a complete checkpoint'):
+        load_model('beit-base-p16_22k-to-1k_224', tmp_path / 'text.pth', options=CLASSIFIER)

@@ -1,0 +1,64 @@
+"""Single images: whatever holds them, the pixels are the same, and a model gets what its own preprocessor gives."""
+import numpy as np
+import pytest
+import torch
+from mmengine.registry import MODELS
+from mmseg.structures import SegDataSample
+from PIL import Image
+
+from beit_mm.datasets.bad_images import BadImage
+from beit_mm.datasets.images import input_format, normalise, read_image, resize_image, sides_for
+
+MEAN, STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
+
+
+@pytest.fixture
+def image() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (32, 48, 3), dtype=np.uint8)
+
+
+def test_files_arrays_and_pictures_are_the_same_image(image, tmp_path):
+    picture = Image.fromarray(image[..., ::-1])
+    picture.save(tmp_path / 'image.png')
+    for source in (image, picture, tmp_path / 'image.png', str(tmp_path / 'image.png')):
+        assert np.array_equal(read_image(source), image)
+    assert np.array_equal(read_image(image[..., 0])[..., 2], image[..., 0])
+
+
+@pytest.mark.parametrize('array', [np.zeros((4, 4, 3)), np.zeros((4, 4, 4), np.uint8), np.zeros((0, 4, 3), np.uint8)])
+def test_other_arrays_are_refused(array):
+    with pytest.raises(BadImage, match=r'must be uint8 \(H, W, 3\), got'):
+        read_image(array)
+
+
+def test_a_file_that_is_no_image_is_named(tmp_path):
+    (tmp_path / 'text.jpg').write_text('no image')
+    with pytest.raises(BadImage, match='text.jpg'):
+        read_image(tmp_path / 'text.jpg')
+
+
+@pytest.mark.parametrize('size, expected', [((375, 500), (224, 304)), ((500, 375), (304, 224)), ((10, 10), (224, 224)),
+                                            ((1, 1000), (224, 224000))])
+def test_sides_keep_the_ratio_and_fit_patches(size, expected):
+    assert sides_for(size, 224, 16) == expected
+
+
+def test_a_resized_image_has_the_size(image):
+    assert resize_image(image, (64, 16)).shape == (64, 16, 3)
+
+
+@pytest.mark.parametrize('kind, options', [
+    ('beit_mm.ClsDataPreprocessor', dict(mean=MEAN, std=STD, to_rgb=True, num_classes=3)),
+    ('beit_mm.SegDataPreProcessor', dict(mean=MEAN, std=STD, bgr_to_rgb=True, size=(32, 48))),
+    ('beit_mm.TwoViewPreprocessor', dict(mean=MEAN, std=STD, to_rgb=True))])
+def test_normalised_as_by_the_preprocessor(kind, options, image):
+    model = torch.nn.Module()
+    model.data_preprocessor = MODELS.build(dict(type=kind, **options))
+    pixels = torch.from_numpy(image).permute(2, 0, 1)
+    if 'TwoView' in kind:
+        batch = dict(inputs=pixels[None], views=pixels[None], mask=torch.zeros(1, 2, 3, dtype=torch.bool))
+    else:
+        batch = dict(inputs=[pixels], data_samples=[SegDataSample(metainfo=dict(img_shape=(32, 48)))])
+    expected = model.data_preprocessor(batch)['inputs']
+    assert input_format(model).channel_order == 'RGB'
+    torch.testing.assert_close(normalise(image, input_format(model)), expected, rtol=0, atol=1e-6)
