@@ -55,8 +55,8 @@ def resize_image(image: np.ndarray, size: Tuple[int, int]) -> np.ndarray:
 def input_format(model: nn.Module) -> InputFormat:
     """What a model's data preprocessor makes of the BGR images of a pipeline."""
     preprocessor = model.data_preprocessor
-    # MMPretrain's classifiers, ours; MMSegmentation's; MMPretrain's self-supervised ones.
-    converts = any(getattr(preprocessor, name, False) for name in ('to_rgb', 'channel_conversion', '_channel_conversion'))
+    # Of classifiers and our two views; of segmentors and MMPretrain's self-supervised models.
+    converts = any(getattr(preprocessor, name, False) for name in ('to_rgb', '_channel_conversion'))
     mean, std = (getattr(preprocessor, name, None) for name in ('mean', 'std'))
     return InputFormat('RGB' if converts else 'BGR', _numbers(mean, 0.0), _numbers(std, 1.0))
 
