@@ -145,7 +145,7 @@ class BEiT(BaseModule):
         x, grid = self.patch_embed(images)  # (B, h * w, C)
         if mask is not None:
             x = self._put_mask_tokens(x, mask, grid)
-        x = torch.cat([self.cls_token.expand(len(x), -1, -1).to(x.dtype), x], dim=1)  # (B, 1 + h * w, C)
+        x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1).to(x.dtype), x], dim=1)  # (B, 1 + h * w, C)
         if self.pos_embed is not None:
             x = x + resize_position_embedding(self.pos_embed, grid, self.grid)
         x = self.pos_drop(x)
