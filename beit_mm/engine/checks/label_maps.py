@@ -37,7 +37,7 @@ def check_label_maps(plan: RunPlan, part: Part, pairs: Sequence[Pair], num_class
     """Every label map of a data set: its kind, its size and its labels; the first that is wrong is told."""
     reduces, label_map = bool(argument(part, 'reduce_zero_label')), _label_map(part)
     with ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1)) as pool:  # PIL decodes outside of Python's lock
-        found = list(pool.map(partial(_read_labels, is_training=part.key.startswith('train')), pairs))
+        found = list(pool.map(partial(read_labels, is_training=part.key.startswith('train')), pairs))
     highest = -1
     for pair, (labels, fault) in zip(pairs, found):
         if fault:
@@ -98,7 +98,7 @@ def label_pairs(part: Part) -> List[Pair]:
     return [Pair(*(folder / f'{name}{suffix}' for folder, suffix in zip(folders, suffixes))) for name in names]
 
 
-def _read_labels(pair: Pair, is_training: bool) -> Tuple[Sequence[int], str]:
+def read_labels(pair: Pair, is_training: bool) -> Tuple[Sequence[int], str]:
     """Labels in a map and what is wrong with it, empty if nothing."""
     try:
         with Image.open(pair.labels) as labels:
