@@ -1,0 +1,147 @@
+"""Charts of curves as SVG: which curves share one, axes, and lines; page.html draws them."""
+import math
+from dataclasses import dataclass
+from typing import Dict, List, Sequence, Tuple
+
+import numpy as np
+from matplotlib.ticker import EngFormatter, MaxNLocator
+
+from .history import Curve
+
+# In the units of the SVG's viewBox; the page scales it to the column.
+WIDTH, HEIGHT = 460, 230
+LEFT, RIGHT, TOP, BOTTOM = 52, 10, 10, 26
+GROUPS = {'loss': 'Loss', 'lr': 'Learning rate', 'time': 'Seconds per step', 'acc': 'Accuracy'}
+TITLES = {'grad_norm': 'Gradient norm', 'memory': 'Memory, MB', 'psnr': 'PSNR, dB', 'perplexity': 'Codebook perplexity',
+          'used_codes': 'Codebook in use', 'kl': 'KL divergence', 'temperature': 'Temperature',
+          'kl_weight': 'KL weight', 'skipped_updates': 'Skipped updates'}
+LAST = ('Seconds per step', 'Memory, MB')
+
+
+@dataclass
+class Line:
+    """A curve as drawn: its name, SVG path, values as text, and its last value."""
+
+    name: str
+    path: str
+    x: str
+    y: str
+    last: float
+    num_not_finite: int
+
+
+@dataclass
+class Chart:
+    """Lines over one pair of axes; ticks and marks are places in the viewBox with their text."""
+
+    title: str
+    unit: str
+    lines: List[Line]
+    x_ticks: List[Tuple[float, str]]
+    y_ticks: List[Tuple[float, str]]
+    marks: List[Tuple[float, str]]
+    x_range: Tuple[float, float]
+
+
+def training_charts(curves: Sequence[Curve], resumed_at: Sequence[int]) -> List[Chart]:
+    """Losses, rates, accuracies and times each on one chart, all other quantities on one of their own.
+
+    Args:
+        curves: of one training.
+        resumed_at: iterations to mark.
+    """
+    groups: Dict[str, List[Curve]] = {}
+    for curve in curves:
+        if not _says_nothing(curve, curves):
+            groups.setdefault(_title(curve.name), []).append(curve)
+    order = sorted(groups, key=lambda title: (title in LAST, title != GROUPS['loss']))
+    return [draw(title, 'iteration', groups[title], resumed_at) for title in order]
+
+
+def score_charts(curves: Sequence[Tuple[str, Curve]]) -> List[Chart]:
+    """A chart for every score that was taken more than once."""
+    return [draw(curve.name, unit, [curve]) for unit, curve in curves if len(curve.x) > 1]
+
+
+def draw(title: str, unit: str, curves: Sequence[Curve], marks: Sequence[int] = ()) -> Chart:
+    """Lay out curves over a common pair of axes, thinned."""
+    x_low, x_high = _range(np.concatenate([curve.x for curve in curves]))
+    y_low, y_high = _range(np.concatenate([curve.y for curve in curves]))
+    margin = 0.04 * (y_high - y_low)
+    y_low, y_high = y_low - margin, y_high + margin
+
+    def to_x(x):
+        return LEFT + (x - x_low) / (x_high - x_low) * (WIDTH - LEFT - RIGHT)
+
+    def to_y(y):
+        return HEIGHT - BOTTOM - (y - y_low) / (y_high - y_low) * (HEIGHT - TOP - BOTTOM)
+
+    lines = []
+    for curve in curves:
+        thin = curve.thinned()
+        lines.append(Line(curve.name, _path(to_x(thin.x), to_y(thin.y)), _numbers(thin.x), _numbers(thin.y),
+                          float(curve.y[-1]), int((~np.isfinite(curve.y)).sum())))
+    return Chart(
+        title, unit, lines,
+        x_ticks=[(round(to_x(tick), 1), EngFormatter(sep='')(tick)) for tick in _ticks(x_low, x_high, integer=True)],
+        y_ticks=[(round(to_y(tick), 1), short(tick)) for tick in _ticks(y_low, y_high)],
+        marks=[(round(to_x(mark), 1), f'resumed after iteration {mark}') for mark in marks if x_low <= mark <= x_high],
+        x_range=(x_low, x_high))
+
+
+def short(number: float) -> str:
+    """A number with four significant digits, `1.235e-05` as `1.235e-5`."""
+    mantissa, e, exponent = f'{number:.4g}'.partition('e')
+    return f'{mantissa}e{int(exponent)}' if e else mantissa
+
+
+def _title(name: str) -> str:
+    last = name.rpartition('.')[2].rpartition('/')[2]
+    if last in TITLES:
+        return TITLES[last]
+    if last in ('time', 'data_time'):
+        return GROUPS['time']
+    if last in ('lr', 'base_lr'):
+        return GROUPS['lr']
+    if last.startswith('loss') or last.endswith('loss'):
+        return GROUPS['loss']
+    return GROUPS['acc'] if 'acc' in last else name
+
+
+def _says_nothing(curve: Curve, curves: Sequence[Curve]) -> bool:
+    """A count of skipped updates that is 0, and MMEngine's base_lr where it is lr."""
+    if curve.name == 'skipped_updates':
+        return not curve.y.any()
+    return curve.name == 'base_lr' and any(
+        other.name == 'lr' and np.array_equal(other.y, curve.y) for other in curves)
+
+
+def _range(values: np.ndarray) -> Tuple[float, float]:
+    """Lowest and highest of the finite values, a little apart if they are one."""
+    values = values[np.isfinite(values)]
+    low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 1.0)
+    if low < high:
+        return low, high
+    return low - (abs(low) or 1) / 2, high + (abs(high) or 1) / 2
+
+
+def _ticks(low: float, high: float, integer: bool = False) -> List[float]:
+    ticks = MaxNLocator(5, integer=integer).tick_values(low, high)
+    return [float(tick) for tick in ticks if low <= tick <= high]
+
+
+def _path(x: np.ndarray, y: np.ndarray) -> str:
+    """SVG path commands; the line breaks where y is not finite, and a point alone becomes a dot."""
+    parts, begun = [], False
+    for left, top in zip(x, y):
+        if not math.isfinite(top):
+            begun = False
+            continue
+        parts.append(f'{left:.1f} {top:.1f}' if begun else f'M{left:.1f} {top:.1f}h0L{left:.1f} {top:.1f}')
+        begun = True
+    return ' '.join(parts)
+
+
+def _numbers(values: np.ndarray) -> str:
+    return ' '.join(f'{value:.6g}' if abs(value) < 1e6 or not float(value).is_integer() else f'{value:.0f}'
+                    for value in values)

@@ -1,0 +1,98 @@
+"""What a run notes of itself for its report: `TIMESTAMP/vis_data/run_PURPOSE.json` in the work directory."""
+import importlib
+import json
+import os
+import platform
+import sys
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Dict, List, Optional
+
+import torch
+from mmengine.utils import get_git_hash
+
+from ...version import __version__
+
+FOLDER = 'vis_data'
+LIBRARIES = ('torchvision', 'mmengine', 'mmcv', 'mmpretrain', 'mmseg', 'numpy')
+STATES = ('running', 'finished', 'stopped', 'failed')
+
+
+@dataclass
+class Record:
+    """One run: a training, validation or test from its start to its end.
+
+    Attributes:
+        purpose: 'train', 'val' or 'test'.
+        config: file name of the config.
+        command: of the process, argument by argument.
+        started, ended: local time, `2026-01-31 12:00:00`; ended is '' as long as the state is 'running'.
+        state: one of STATES; a run that was killed stays 'running'.
+        message: why it stopped or failed.
+        first_iteration, first_epoch: how many were complete at the start.
+        iteration, epoch: how many are complete.
+        max_iterations: of the whole training; 0 for a validation or test.
+        score_unit: what validation scores are logged over, 'epoch' or 'iteration'.
+        source: checkpoint that was resumed or loaded.
+        resumed: whether it was resumed.
+        num_processes: how many trained.
+        model: names and sizes of its parts.
+        versions: of libraries, devices and code.
+        seconds: wall time of every part.
+    """
+
+    purpose: str
+    config: str = ''
+    command: List[str] = field(default_factory=list)
+    started: str = ''
+    ended: str = ''
+    state: str = 'running'
+    message: str = ''
+    first_iteration: int = 0
+    first_epoch: int = 0
+    iteration: int = 0
+    epoch: int = 0
+    max_iterations: int = 0
+    score_unit: str = 'iteration'
+    source: str = ''
+    resumed: bool = False
+    num_processes: int = 1
+    model: Dict[str, str] = field(default_factory=dict)
+    versions: Dict[str, str] = field(default_factory=dict)
+    seconds: Dict[str, float] = field(default_factory=dict)
+
+    def write(self, log_dir: Path) -> None:
+        """Into the folder of the run's logs; a reader finds the old file or the new one, whole."""
+        path = log_dir / FOLDER / f'run_{self.purpose}.json'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix('.partial')
+        partial.write_text(json.dumps(asdict(self), indent=1), encoding='utf-8')
+        os.replace(partial, path)
+
+
+def read_record(path: Path) -> Optional[Record]:
+    """A record; None if the file holds none."""
+    try:
+        content = json.loads(path.read_text(encoding='utf-8'))
+        known = {entry.name for entry in fields(Record)}
+        return Record(**{key: value for key, value in content.items() if key in known})
+    except (OSError, ValueError, TypeError, AttributeError):
+        return None
+
+
+def versions() -> Dict[str, str]:
+    """Versions of what computes here: libraries, Python, system, devices, and the git commit of the working directory
+    if it is a checkout. A fraction of MMEngine's collect_env, which starts compilers to ask for theirs."""
+    found = {'beit_mm': __version__, 'torch': torch.__version__}
+    for name in LIBRARIES:
+        found[name] = importlib.import_module(name).__version__
+    found['Python'] = sys.version.split()[0]
+    found['system'] = platform.platform()
+    if torch.cuda.is_available():
+        names = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+        found['GPUs'] = ', '.join(f'{names.count(name)} x {name}' for name in dict.fromkeys(names))
+        found['CUDA, cuDNN'] = f'{torch.version.cuda}, {torch.backends.cudnn.version()}'
+    else:
+        found['device'] = f'CPU, {torch.get_num_threads()} threads'
+    commit = get_git_hash(fallback='')
+    return {**found, 'git commit of the working directory': commit} if commit else found
