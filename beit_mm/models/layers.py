@@ -2,6 +2,7 @@
 
 Parameter names are those of the released checkpoints.
 """
+import math
 from typing import Optional, Tuple
 
 import torch
@@ -78,15 +79,35 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, bias: Optional[Tensor] = None) -> Tensor:
         """Tokens (B, N, C) to tokens (B, N, C); bias is (1, num_heads, N, N), added to the logits."""
-        batch, num_tokens, width = x.shape
+        q, k, v = self._project(x)
+        heads = F.scaled_dot_product_attention(q, k, v, attn_mask=bias,
+                                               dropout_p=self.attn_drop_rate if self.training else 0.0)
+        return self.proj_drop(self.proj(heads.transpose(1, 2).reshape(x.shape)))
+
+    def probabilities(self, x: Tensor, bias: Optional[Tensor] = None) -> Tensor:
+        """The attention weights that `forward` sums the values with, without dropout.
+
+        Args:
+            x, bias: as in forward.
+
+        Returns:
+            (B, num_heads, N, N), float32 or wider: softmax(q k^T / sqrt(C / num_heads) + bias) over the last axis, the
+            keys.
+        """
+        q, k, _ = self._project(x)
+        dtype = torch.promote_types(q.dtype, torch.float32)
+        with torch.autocast(x.device.type, enabled=False):
+            logits = q.to(dtype) @ k.to(dtype).transpose(2, 3) / math.sqrt(q.shape[3])
+            return (logits if bias is None else logits + bias).softmax(dim=3)
+
+    def _project(self, x: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of tokens (B, N, C), each (B, num_heads, N, C / num_heads)."""
+        batch, num_tokens, _ = x.shape
         qkv_bias = None
         if self.q_bias is not None:
             qkv_bias = torch.cat([self.q_bias, torch.zeros_like(self.v_bias), self.v_bias])
         qkv = F.linear(x, self.qkv.weight, qkv_bias).view(batch, num_tokens, 3, self.num_heads, -1)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, num_heads, N, C / num_heads)
-        x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias,
-                                           dropout_p=self.attn_drop_rate if self.training else 0.0)
-        return self.proj_drop(self.proj(x.transpose(1, 2).reshape(batch, num_tokens, width)))
+        return qkv.permute(2, 0, 3, 1, 4).unbind()
 
 
 class Mlp(nn.Module):

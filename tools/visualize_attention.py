@@ -1,0 +1,69 @@
+"""Draw where the self-attention of chosen points of an image looks."""
+import argparse
+from pathlib import Path
+from typing import Tuple, Union
+
+import numpy as np
+
+from beit_mm.apis import load_model
+from beit_mm.datasets.images import read_image
+from beit_mm.engine.launch import run
+from beit_mm.visualization import attention_figure, grid_points, point_attention_maps
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('image', metavar='IMAGE', help='an image file')
+    parser.add_argument('--model', required=True, metavar='NAME_OR_CONFIG', help='a config file, or a name in '
+                        'model-index.yml')
+    parser.add_argument('--weights', required=True, metavar='FILE', help='a checkpoint in any layout')
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument('--points', type=_point, nargs='+', metavar='X,Y', help='reference points in pixels of the image')
+    where.add_argument('--grid', type=int, nargs=2, default=(2, 3), metavar=('ROWS', 'COLUMNS'),
+                       help='reference points in a grid, where none are given; default: 2 3')
+    parser.add_argument('--block', type=int, nargs='+', default=[-1], metavar='N',
+                        help='blocks, counted from 0 or back from -1; default: the last')
+    parser.add_argument('--heads', type=_head, nargs='+', default=[], metavar='N',
+                        help="heads beside their mean, counted from 0, or 'all'; default: the mean alone")
+    parser.add_argument('--size', type=int, nargs=2, metavar=('H', 'W'), help='what the image is resized to, multiples '
+                        "of the patch size; default: its ratio, the shorter side the model's training size")
+    parser.add_argument('--out', type=Path, default=Path('attention.png'), metavar='FILE',
+                        help='the figure, .png, .pdf or .svg; overwritten (default: %(default)s)')
+    parser.add_argument('--npz', type=Path, metavar='FILE', help="also write the maps of all heads: 'points' (P, 2) and "
+                        "for every block 'block_N' (P, heads, h, w)")
+    parser.add_argument('--device', help="where to compute, such as 'cpu' or 'cuda:1'; default: the GPU if there is one")
+    parser.set_defaults(work_dir=None)  # no run, so no folder for a traceback
+    return parser.parse_args()
+
+
+def _point(text: str) -> Tuple[int, int]:
+    try:
+        x, y = (int(number) for number in text.split(','))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f'a point must be X,Y in whole pixels, such as 120,80, got {text}') from None
+    return x, y
+
+
+def _head(text: str) -> Union[str, int]:
+    return text if text == 'all' else int(text)
+
+
+def main(args: argparse.Namespace) -> None:
+    image = read_image(args.image)
+    points = args.points or grid_points(image.shape[:2], *args.grid)
+    model = load_model(args.model, args.weights, args.device, trunk_only=True)
+    maps = point_attention_maps(model, image, points, args.block, args.size)
+    heads = range(next(iter(maps.values())).shape[1]) if 'all' in args.heads else args.heads
+    figure = attention_figure(image, points, maps, heads)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(args.out, format=args.out.suffix[1:] or 'png')
+    print(f'wrote {args.out}')
+    if args.npz:
+        args.npz.parent.mkdir(parents=True, exist_ok=True)
+        with open(args.npz, 'wb') as file:  # else NumPy adds to names without .npz
+            np.savez(file, points=points, **{f'block_{block}': values.cpu() for block, values in maps.items()})
+        print(f'wrote {args.npz}')
+
+
+if __name__ == '__main__':
+    run(main, parse_args())
