@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
+from ..models.evaluating import evaluating
 from ..registry import DATASETS, HOOKS
 from .stop_hook import outlive_signals
 from .unwrapping import unwrap
@@ -201,18 +202,6 @@ def evenly_spaced(total: int, number: int) -> List[int]:
     """At most so many indices below the total, evenly spaced."""
     number = min(number, total)
     return [place * total // number for place in range(number)]
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, then every part's own mode again."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 @contextmanager

@@ -39,7 +39,8 @@ class MaskedImageModel(BaseModel):
 
     def forward(self, inputs: Tensor, views: Optional[Tensor] = None, mask: Optional[Tensor] = None,
                 mode: str = 'tensor'):
-        """'tensor': features of the trunk; 'loss': losses; 'predict': predicted and true targets at masked patches.
+        """'tensor': features of the trunk; 'loss': losses; 'predict': predicted and true targets at masked patches;
+        'outputs': what lm_head gives there, (M, num_outputs), such as logits, image after image.
 
         Args:
             inputs: normalised images (B, 3, H, W).
@@ -50,6 +51,8 @@ class MaskedImageModel(BaseModel):
             return self.backbone(inputs, mask)
         if mode == 'loss':
             return self.loss(inputs, views, mask)
+        if mode == 'outputs':
+            return self._predict(inputs, mask, mask.flatten().nonzero().squeeze(1))
         return self.predict(inputs, views, mask)
 
     def loss(self, inputs: Tensor, views: Tensor, mask: Tensor) -> Dict[str, Tensor]:

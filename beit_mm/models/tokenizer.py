@@ -65,6 +65,11 @@ class DiscreteVAE(BaseModel):
         compile_encoder: run the encoder but for its last convolution through torch.compile; names of weights stay.
         data_preprocessor, init_cfg: MMEngine's.
 
+    Attributes:
+        has_encoder, has_decoder: whether the part is there to be used. Loading a checkpoint tells: one without a
+            decoder, or with one that was never trained, as pre-training saves it that began with an encoder alone,
+            leaves a tokenizer that cannot decode.
+
     Raises:
         ValueError: If encode_dtype is none of these, or torch is too old for it.
     """
@@ -84,6 +89,7 @@ class DiscreteVAE(BaseModel):
         self.kl_weight = kl_weight
         self.encoder = Encoder(n_hid, blocks_per_group, vocab_size)
         self.decoder = Decoder(n_hid, n_init, blocks_per_group, vocab_size)
+        self.has_encoder = self.has_decoder = True
         # Channels-last convolutions are the faster ones, on GPUs as on CPUs.
         self.to(memory_format=torch.channels_last)
         if compile_encoder:
@@ -130,7 +136,14 @@ class DiscreteVAE(BaseModel):
         return map_pixels(images).contiguous(memory_format=torch.channels_last)
 
     def decode(self, tokens: Tensor) -> Tensor:
-        """Visual tokens (B, h, w) to images (B, 3, 8h, 8w) in [0, 1]."""
+        """Visual tokens (B, h, w) to images (B, 3, 8h, 8w) in [0, 1].
+
+        Raises:
+            ValueError: If the weights that were loaded have no decoder.
+        """
+        if not self.has_decoder:
+            raise ValueError('decoding needs a tokenizer with its decoder, got weights without one: give both files, '
+                             "such as OpenAI's encoder.pkl and decoder.pkl")
         return self._to_images(self.decoder.forward_tokens(tokens))
 
     @staticmethod
@@ -157,6 +170,7 @@ class DiscreteVAE(BaseModel):
             `loss_reconstruction` (nats per sub-pixel), `loss_kl` (weighted), and for the log `kl` (nats per
             position), `psnr` (dB), `perplexity` and `used_codes` (share of the vocabulary) of the batch's tokens.
         """
+        self.has_decoder = True  # from now on, whatever it started from
         logits = self.encode_logits(images).float()  # (B, V, h, w)
         codes = F.gumbel_softmax(logits, tau=self.temperature, dim=1)
         statistics = self.decoder(codes)
@@ -195,7 +209,8 @@ def _check_tokenizer_weights(module: DiscreteVAE, state_dict: Dict[str, Tensor],
             state_dict[f'{prefix}encoder.{name[len(prefix):]}'] = state_dict.pop(name)
     own = module.state_dict()
     parts = ['encoder.']
-    if any(key.startswith(f'{prefix}decoder.') for key in state_dict):
+    given_decoder = [name for name in state_dict if name.startswith(f'{prefix}decoder.')]
+    if given_decoder:
         parts.append('decoder.')
     else:
         print_log('tokenizer: the checkpoint has no decoder, so tokens cannot be decoded', logger='current')
@@ -205,3 +220,6 @@ def _check_tokenizer_weights(module: DiscreteVAE, state_dict: Dict[str, Tensor],
             found = 'nothing' if given is None else tuple(given.shape)
             raise WeightsMismatch(f'the checkpoint does not fit this tokenizer: {name} must be {tuple(tensor.shape)} '
                              f'(vocab_size={module.vocab_size}), got {found}')
+    module.has_encoder = True
+    # Biases are zero until the first update: a decoder with no other was saved beside an encoder that alone was given.
+    module.has_decoder = any(bool(state_dict[name].any()) for name in given_decoder if name.endswith('.b'))

@@ -1,4 +1,8 @@
-"""Pictures of what the models see, mask and predict."""
-from .panels import reconstruction_panel, segmentation_panel
+"""Pictures of what the models see, mask, attend to and predict."""
+from .attention import attention_maps, grid_points, point_attention_maps
+from .attention_figure import attention_figure
+from .panels import segmentation_panel
+from .reconstruction import Reconstruction, reconstruct_batch, reconstruction_panel
 
-__all__ = ['reconstruction_panel', 'segmentation_panel']
+__all__ = ['Reconstruction', 'attention_figure', 'attention_maps', 'grid_points', 'point_attention_maps',
+           'reconstruct_batch', 'reconstruction_panel', 'segmentation_panel']

@@ -1,0 +1,128 @@
+"""Images and what a masked image model makes of them: its predicted tokens, decoded (arXiv 2106.08254, section 2.3)."""
+from typing import Dict, List, NamedTuple, Optional, Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..models import MaskedImageModel
+from ..models.evaluating import evaluating
+from .panels import CELL, draw_sheet
+
+GREY = 0.5
+PICTURES = {'original': 'original', 'masked': 'masked', 'tokens_decoded': 'tokens decoded',
+            'completed': 'reconstruction'}
+NO_TOKENIZER = ("reconstruction needs the tokenizer that the model was trained with, got weights without one: give its "
+                "files, such as OpenAI's encoder.pkl and decoder.pkl")
+
+
+class Reconstruction(NamedTuple):
+    """What a masked image model makes of a batch; images are float32 (B, 3, 8h, 8w) in [0, 1].
+
+    original: the tokenizer's view.
+    masked: it, grey where masked.
+    tokens_decoded: its visual tokens, decoded: the best that a prediction can reach.
+    completed: the same with the predicted tokens at masked patches.
+    tokens, predicted: int64 (B, h, w); the second are the first but at masked patches.
+    token_accuracy: share of the masked patches whose token is predicted right, (B,).
+    perplexity: exp of the mean cross-entropy of the tokens at masked patches, 1 to infinity, (B,).
+    """
+    original: Tensor
+    masked: Tensor
+    tokens_decoded: Tensor
+    completed: Tensor
+    tokens: Tensor
+    predicted: Tensor
+    token_accuracy: Tensor
+    perplexity: Tensor
+
+
+@torch.no_grad()
+def reconstruct_batch(model: MaskedImageModel, inputs: Tensor, views: Tensor, mask: Tensor) -> Reconstruction:
+    """Tokenize, predict the tokens at masked patches from the others, decode; in evaluation mode, in float32.
+
+    Args:
+        model: predicts the visual tokens of a tokenizer that decodes; its mode is left as it was found.
+        inputs: normalised images (B, 3, H, W).
+        views: the tokenizer's view of the same crops, (B, 3, 8h, 8w) in [0, 1].
+        mask: bool (B, h, w), True where masked.
+
+    Raises:
+        ValueError: If the model predicts something else, or its tokenizer is missing or has no decoder, or the mask
+            does not fit the views.
+    """
+    tokenizer = decoding_tokenizer(model)
+    compiled_as_eager = torch.compiler.set_stance('force_eager')  # another batch size would compile anew
+    with evaluating(model), compiled_as_eager, torch.autocast(inputs.device.type, enabled=False):
+        tokens = model.target(inputs, views)  # (B, h, w)
+        model.target.wait(tokens)
+        if mask.shape != tokens.shape:
+            raise ValueError(f'mask must be {tuple(tokens.shape)} to fit views of {views.shape[2]} x {views.shape[3]}, '
+                             f'got {tuple(mask.shape)}')
+        logits = model(inputs, mask=mask, mode='outputs').float()  # (M, vocab_size)
+        predicted = tokens.masked_scatter(mask, logits.argmax(dim=1))
+        tokens_decoded, completed = tokenizer.decode(tokens), tokenizer.decode(predicted)
+    losses = torch.zeros(mask.shape, device=mask.device).masked_scatter(
+        mask, F.cross_entropy(logits, tokens[mask], reduction='none'))
+    counts = mask.flatten(1).sum(dim=1)
+    right = (mask & (predicted == tokens)).flatten(1).sum(dim=1)
+    return Reconstruction(views, hide(views, mask), tokens_decoded, completed, tokens, predicted,
+                          token_accuracy=right / counts, perplexity=(losses.flatten(1).sum(dim=1) / counts).exp())
+
+
+def decoding_tokenizer(model: nn.Module) -> nn.Module:
+    """The tokenizer of a masked image model, or the reason why it cannot decode, as a ValueError."""
+    if not isinstance(model, MaskedImageModel):
+        raise ValueError(f'reconstruction needs a MaskedImageModel, got {type(model).__name__}')
+    tokenizer = getattr(model.target, 'tokenizer', None)
+    if tokenizer is None:
+        raise ValueError(f'reconstruction needs a model that predicts visual tokens, '
+                         f'got one that predicts {type(model.target).__name__}')
+    if not getattr(tokenizer, 'has_encoder', True):
+        raise ValueError(NO_TOKENIZER)
+    if not getattr(tokenizer, 'has_decoder', True):
+        raise ValueError("reconstruction needs a tokenizer with its decoder, got weights without one: give both files, "
+                         "such as OpenAI's encoder.pkl and decoder.pkl")
+    return tokenizer
+
+
+def hide(views: Tensor, mask: Tensor) -> Tensor:
+    """Images (B, 3, H, W), grey where a mask bool (B, h, w) is True."""
+    hidden = F.interpolate(mask[:, None].float(), size=views.shape[2:])
+    return views * (1 - hidden) + GREY * hidden
+
+
+def split_images(reconstruction: Reconstruction) -> List[Dict[str, object]]:
+    """For every image a dict of the same names: pictures uint8 RGB (H, W, 3), int64 (h, w) and numbers."""
+    arrays = {name: to_uint8(value) if name in PICTURES else value.cpu().numpy()
+              for name, value in reconstruction._asdict().items()}
+    return [{name: value[index].item() if value.ndim == 1 else value[index] for name, value in arrays.items()}
+            for index in range(len(reconstruction.tokens))]
+
+
+def draw_reconstructions(images: Sequence[Dict[str, object]], names: Optional[Sequence[str]] = None,
+                         cell: int = CELL) -> Image.Image:
+    """A sheet with a row and a line of numbers for every dict of `split_images`, after its name if it has one."""
+    captions = [f'token accuracy {100 * image["token_accuracy"]:.1f} %, perplexity {image["perplexity"]:.1f}'
+                for image in images]
+    if names is not None:
+        captions = [f'{name}: {caption}' for name, caption in zip(names, captions)]
+    return draw_sheet({title: [image[name] for image in images] for name, title in PICTURES.items()}, captions,
+                      cell=cell)
+
+
+def reconstruction_panel(model: MaskedImageModel, batch: Dict[str, Tensor]) -> Image.Image:
+    """Original, mask, the tokens decoded, and the image decoded from the predicted tokens at masked patches.
+
+    Args:
+        model: see reconstruct_batch.
+        batch: preprocessed `inputs`, `views` and `mask`, see there.
+    """
+    return draw_reconstructions(split_images(reconstruct_batch(model, **batch)))
+
+
+def to_uint8(images: Tensor) -> np.ndarray:
+    """(B, 3, H, W) in [0, 1] to uint8 (B, H, W, 3)."""
+    return (images.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
