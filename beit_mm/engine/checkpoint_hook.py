@@ -11,6 +11,7 @@ from ..registry import HOOKS
 from .checkpoint_files import BACKEND, newest_first, remove_partial, write_pointer
 from .finite_updates import check_finite, names_of_constants
 from .resume_position import average_gradients
+from .stopwatch import timed
 from .unwrapping import unwrap
 
 FEWEST = 2
@@ -59,9 +60,7 @@ class VerifiedCheckpointHook(CheckpointHook):
             runner.message_hub.update_info('keep_ckpt_ids', list(self.keep_ckpt_ids))
         runner.message_hub.update_info('last_ckpt', self.last_ckpt)
         average_gradients(runner)
-        runner.save_checkpoint(
-            self.out_dir, name, save_optimizer=self.save_optimizer, save_param_scheduler=self.save_param_scheduler,
-            meta=meta, by_epoch=self.by_epoch, backend_args=self.backend_args, **self.args)
+        self._write(runner, name, meta, self.by_epoch)
         self._saved_at = saved_at
         if is_main_process():
             if not checksum_path(Path(self.last_ckpt)).exists():
@@ -92,9 +91,7 @@ class VerifiedCheckpointHook(CheckpointHook):
         runner.message_hub.update_info('last_ckpt', path)
         self._complete = dict(epoch=epoch, iter=iteration)
         average_gradients(runner)
-        runner.save_checkpoint(
-            self.out_dir, name, save_optimizer=self.save_optimizer, save_param_scheduler=self.save_param_scheduler,
-            meta=dict(self._complete), by_epoch=False, backend_args=self.backend_args, **self.args)
+        self._write(runner, name, dict(self._complete), by_epoch=False)
         self.last_ckpt, self._saved_at = path, (epoch, iteration)
         if is_main_process():
             write_pointer(Path(runner.work_dir), path)
@@ -102,6 +99,12 @@ class VerifiedCheckpointHook(CheckpointHook):
                 self.file_backend.remove(stop)
             self._release()
         return path
+
+    def _write(self, runner, name: str, meta: dict, by_epoch: bool) -> None:
+        with timed(runner, 'checkpoints'):
+            runner.save_checkpoint(
+                self.out_dir, name, save_optimizer=self.save_optimizer, save_param_scheduler=self.save_param_scheduler,
+                meta=meta, by_epoch=by_epoch, backend_args=self.backend_args, **self.args)
 
     def _remove_stops(self, runner) -> None:
         stops = runner.message_hub.runtime_info.get(STOPS, [])
@@ -118,7 +121,8 @@ class VerifiedCheckpointHook(CheckpointHook):
 
     def _save_best_checkpoint(self, runner, metrics: dict) -> None:
         self._complete = dict(epoch=runner.epoch, iter=runner.iter)
-        super()._save_best_checkpoint(runner, metrics)
+        with timed(runner, 'checkpoints'):
+            super()._save_best_checkpoint(runner, metrics)
         self._complete = {}
         if is_main_process():
             self._release()  # the best one before, which MMEngine removes before it writes

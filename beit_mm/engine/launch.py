@@ -144,6 +144,9 @@ def _explain(cfg: Config, runner: Runner, job: Callable[[], object]) -> None:
             job()
     except WeightsMismatch as error:
         raise ValueError(f'{cfg.load_from}: {error}') from error
+    except BaseException as error:
+        runner.call_hook('on_exception', error=error)
+        raise
 
 
 def run(job: Callable[[Namespace], None], args: Namespace) -> None:

@@ -10,7 +10,8 @@ default_hooks = dict(
     checkpoint=dict(type='beit_mm.VerifiedCheckpointHook', interval=5, max_keep_ckpts=3),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='VisualizationHook', enable=False),
-    stop=dict(type='beit_mm.StopOnSignalHook'))
+    stop=dict(type='beit_mm.StopOnSignalHook'),
+    report=dict(type='beit_mm.ReportHook'))
 env_cfg = dict(
     cudnn_benchmark=False,
     mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),

@@ -9,8 +9,8 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 from .history import Curve
 
 # In the units of the SVG's viewBox; the page scales it to the column.
-WIDTH, HEIGHT = 460, 230
-LEFT, RIGHT, TOP, BOTTOM = 52, 10, 10, 26
+WIDTH, HEIGHT = 470, 230
+LEFT, RIGHT, TOP, BOTTOM = 60, 448, 10, 204  # the edges of what the axes enclose
 GROUPS = {'loss': 'Loss', 'lr': 'Learning rate', 'time': 'Seconds per step', 'acc': 'Accuracy'}
 TITLES = {'grad_norm': 'Gradient norm', 'memory': 'Memory, MB', 'psnr': 'PSNR, dB', 'perplexity': 'Codebook perplexity',
           'used_codes': 'Codebook in use', 'kl': 'KL divergence', 'temperature': 'Temperature',
@@ -71,10 +71,10 @@ def draw(title: str, unit: str, curves: Sequence[Curve], marks: Sequence[int] = 
     y_low, y_high = y_low - margin, y_high + margin
 
     def to_x(x):
-        return LEFT + (x - x_low) / (x_high - x_low) * (WIDTH - LEFT - RIGHT)
+        return LEFT + (x - x_low) / (x_high - x_low) * (RIGHT - LEFT)
 
     def to_y(y):
-        return HEIGHT - BOTTOM - (y - y_low) / (y_high - y_low) * (HEIGHT - TOP - BOTTOM)
+        return BOTTOM - (y - y_low) / (y_high - y_low) * (BOTTOM - TOP)
 
     lines = []
     for curve in curves:

@@ -10,7 +10,7 @@ for (const chart of document.querySelectorAll('.chart')) {
     y: path.dataset.y.split(' '),
   }));
   const ends = [Math.min(...lines.map((line) => line.x[0])), Math.max(...lines.map((line) => line.x[line.x.length - 1]))];
-  const left = 52, right = svg.viewBox.baseVal.width - 10;
+  const left = Number(svg.dataset.left), right = Number(svg.dataset.right);
 
   function nearest(numbers, wanted) {
     let low = 0, high = numbers.length - 1;

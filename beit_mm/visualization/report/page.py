@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from ...datasets.bad_images import BadImages
-from .charts import HEIGHT, WIDTH, score_charts, short, training_charts
+from . import charts
 from .history import score_curves, summarise, training_curves
 from .pictures import read_pictures
 from .record import FOLDER, Record
@@ -18,6 +18,8 @@ from .sessions import Session, current, read_sessions
 
 FILE = 'report.html'
 NUM_BAD_SHOWN = 20
+AREA = dict(width=charts.WIDTH, height=charts.HEIGHT, left=charts.LEFT, right=charts.RIGHT, top=charts.TOP,
+            bottom=charts.BOTTOM)
 
 
 def write_report(work_dir: Path, path: Optional[Path] = None) -> Path:
@@ -56,12 +58,12 @@ def render(work_dir: Path) -> str:
     """
     environment = Environment(loader=PackageLoader(__package__, ''), autoescape=True, undefined=StrictUndefined,
                               trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(short=short, duration=duration)
+    environment.filters.update(short=charts.short, duration=duration)
     style, script = (environment.loader.get_source(environment, f'page.{kind}')[0] for kind in ('css', 'js'))
     # With it no other script runs, whatever a name or a config holds.
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return environment.get_template('page.html').render(
-        style=Markup(style), script=Markup(script), digest=digest, width=WIDTH, height=HEIGHT, **_content(work_dir))
+        style=Markup(style), script=Markup(script), digest=digest, area=AREA, **_content(work_dir))
 
 
 def _content(work_dir: Path) -> Dict[str, object]:
@@ -74,14 +76,14 @@ def _content(work_dir: Path) -> Dict[str, object]:
     resumed_at = [session.train_record.first_iteration for session in training if session.train_record.resumed]
     last = {curve.name: float(curve.y[-1]) for curve in curves}
     return dict(
-        name=latest.config or work_dir.resolve().name,
+        name=latest.config or next((path.name for path in work_dir.glob('*.py')), work_dir.resolve().name),
         latest=latest,
         epochs=latest.epoch if latest.score_unit == 'epoch' else 0,
         last=last,
         scores=summarise(scored),
         tests=_tests(sessions),
-        charts=training_charts(curves, [step for step in resumed_at if step]),
-        score_charts=score_charts(scored),
+        charts=charts.training_charts(curves, [step for step in resumed_at if step]),
+        score_charts=charts.score_charts(scored),
         pictures=pictures,
         num_left_out=num_left_out,
         seconds=_shares(shown),
