@@ -18,6 +18,7 @@ from torch import nn
 
 from ..datasets.bad_images import BadImage
 from ..datasets.images import read_image
+from ..engine.memory import OutOfMemory
 from .models import Model, load_model
 from .sources import Images, NamedImage, find_images
 
@@ -55,6 +56,7 @@ class Predictions:
     Raises:
         BadImage: If the only image cannot be read.
         ValueError: If none of several can be read, batch_size is not positive, or the model refuses an image.
+        OutOfMemory: If a batch is too much for the device.
     """
 
     def __init__(self, images: Images, prepare: Prepare, compute: Compute, batch_size: int, progress: bool):
@@ -90,6 +92,9 @@ class Predictions:
                     for image, prediction in zip(images, self._compute(samples))]
         except ValueError as error:  # of a model, which knows no names
             raise ValueError(f'{images[0].name}: {error}') from error
+        except torch.OutOfMemoryError as error:
+            raise OutOfMemory(f'{str(error).split(". ")[0]}; {len(images)} images of {tuple(samples[0]["inputs"].shape)} '
+                              f'were too many, try a smaller batch_size') from error
 
     def _batches(self) -> Iterator[Tuple[List[NamedImage], List[dict]]]:
         images: List[NamedImage] = []

@@ -1,0 +1,115 @@
+"""Files of predictions, written while these come."""
+import csv
+import json
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Iterable, Iterator, Optional, Tuple
+
+import numpy as np
+from PIL import Image
+
+from ..datasets.images import read_image
+from ..visualization.overlay import Colours, segmentation_overlay
+from .predicting import Predictions
+from .sources import result_names
+
+TABLE_KEYS = ('image', 'pred_label', 'pred_class', 'pred_score', 'top_labels', 'top_classes', 'top_scores')
+
+
+def check_suffix(path: str, *suffixes: str) -> Path:
+    """ValueError if a file to be written has none of these suffixes."""
+    if Path(path).suffix not in suffixes:
+        raise ValueError(f'--out must end in {" or ".join(suffixes)}, got {path}')
+    return Path(path)
+
+
+def write_classes(predictions: Iterable[dict], path: Path) -> Iterator[dict]:
+    """Write predictions of `classify_each` to a table, .json or .csv, and pass them on.
+
+    A .json file holds a list of dicts with TABLE_KEYS; a .csv file a line per image, with `label_1`, `class_1` and
+    `score_1` of the best class, and so on.
+    """
+    write = _write_json if path.suffix == '.json' else _write_csv
+    with _whole_file(path) as file:
+        yield from write(predictions, file)
+
+
+def _write_json(predictions: Iterable[dict], file: IO[str]) -> Iterator[dict]:
+    for number, prediction in enumerate(predictions):
+        file.write(',\n' if number else '[\n')
+        json.dump({key: prediction[key] for key in TABLE_KEYS}, file, ensure_ascii=False)
+        yield prediction
+    file.write('\n]\n')
+
+
+def _write_csv(predictions: Iterable[dict], file: IO[str]) -> Iterator[dict]:
+    table = csv.writer(file)
+    for number, prediction in enumerate(predictions):
+        ranks = range(1, 1 + len(prediction['top_labels']))
+        if not number:
+            table.writerow(['image'] + [f'{key}_{rank}' for rank in ranks for key in ('label', 'class', 'score')])
+        best = zip(prediction['top_labels'], prediction['top_classes'], prediction['top_scores'])
+        table.writerow([prediction['image']] + [value for one in best for value in one])
+        yield prediction
+
+
+@contextmanager
+def _whole_file(path: Path) -> Iterator[IO[str]]:
+    """A text file that appears when it is complete."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f'{path.name}.part')
+    try:
+        with open(part, 'w', encoding='utf-8', newline='') as file:
+            yield file
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_label_maps(predictions: Predictions, folder: Path, palette: Optional[Colours],
+                     opacity: float) -> Iterator[dict]:
+    """Write predictions of `segment_each` into a folder and pass them on.
+
+    `labels/` holds a grey PNG per image, 8 or 16 bits, whose values are the labels; `overlays/` a JPEG of the image in
+    the colours of its classes, with a legend.
+
+    Args:
+        folder: made if missing; both sub-folders repeat the folders of the images.
+        palette, opacity: see segmentation_overlay.
+    """
+    names = dict(zip((image.place for image in predictions.images), result_names(predictions.images, '.png')))
+    for image, prediction in predictions:
+        labels, classes = prediction['labels'], prediction['classes']
+        name = names[image.place]
+        _save(Image.fromarray(labels), folder / 'labels' / name)
+        pixels = read_image(image.source)[..., ::-1]
+        _save(segmentation_overlay(pixels, labels, classes, palette, opacity),
+              (folder / 'overlays' / name).with_suffix('.jpg'), quality=95)
+        yield prediction
+
+
+def _save(picture: Image.Image, path: Path, **options) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(path, **options)
+
+
+def write_features(predictions: Iterable[dict], path: Path) -> Tuple[int, ...]:
+    """Write predictions of `extract_features_each` to an .npz file: `images`, their names (N,), and `features`, float32
+    (N, ...).
+
+    Returns:
+        The shape of `features`.
+
+    Raises:
+        ValueError: If the features of two images differ in shape.
+    """
+    names, features = [], []
+    for prediction in predictions:
+        if features and prediction['features'].shape != features[0].shape:
+            raise ValueError(f'features in one file must have one shape, got {features[0].shape} of {names[0]} and '
+                             f'{prediction["features"].shape} of {prediction["image"]}')
+        names.append(prediction['image'])
+        features.append(prediction['features'])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(path, images=np.array(names), features=np.stack(features))
+    return (len(features), *features[0].shape)
