@@ -15,6 +15,7 @@ from ..checkpoint.sources import load_from_anywhere
 from ..engine.checks import walk
 from ..engine.print_config import drop_scope_stamps
 from ..engine.weights_check import require_weights
+from ..models import DiscreteVAE
 from ..models.loading import WeightsMismatch
 
 MIM = Path(__file__).parents[1] / '.mim'
@@ -103,6 +104,9 @@ def _forget_starts(cfg: Config, all_of_them: bool) -> None:
 def _load(model: BaseModel, weights: str, trunk_only: bool) -> dict:
     """Load weights that must fit the whole model, or its trunk; the meta data of their file."""
     checkpoint = load_from_anywhere(str(weights), 'cpu')
+    tokenizer = _tokenizer_of(model)
+    if isinstance(tokenizer, DiscreteVAE):  # random until weights hold it
+        tokenizer.has_encoder = tokenizer.has_decoder = False
     try:
         if not trunk_only:
             require_weights(model, checkpoint)
@@ -113,8 +117,12 @@ def _load(model: BaseModel, weights: str, trunk_only: bool) -> dict:
     return meta if isinstance(meta, dict) else {}
 
 
+def _tokenizer_of(model: BaseModel) -> Optional[torch.nn.Module]:
+    return getattr(getattr(model, 'target', None), 'tokenizer', None)
+
+
 def _load_tokenizer(model: BaseModel, files: List[str]) -> None:
-    tokenizer = getattr(getattr(model, 'target', None), 'tokenizer', None)
+    tokenizer = _tokenizer_of(model)
     if tokenizer is None:
         raise ValueError(f'a tokenizer belongs to a masked image model that predicts visual tokens, '
                          f'got {type(model).__name__}')
