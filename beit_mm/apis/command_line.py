@@ -15,12 +15,14 @@ from mmengine.config import DictAction
 from mmengine.model import BaseModel
 
 from ..engine.launch import run
+from ..visualization.overlay import describe_share
 from .classification import classify_each
 from .features import KINDS, extract_features_each
 from .models import list_models, load_model
 from .predicting import Predictions
+from .reconstruction import GENERATORS, reconstruct_each
 from .segmentation import segment_each
-from .writing import check_suffix, write_classes, write_features, write_label_maps
+from .writing import check_suffix, write_classes, write_features, write_label_maps, write_reconstructions
 
 NUM_SHARES = 5
 
@@ -47,6 +49,16 @@ def _parse(arguments: Optional[Sequence[str]]) -> argparse.Namespace:
     one.add_argument('--kind', choices=KINDS, default='mean', help='of the features; default: mean')
     one.add_argument('--blocks', type=int, nargs='+', metavar='BLOCK', help='blocks of the trunk, counted from 0 or '
                      'back from -1, whose features are stacked; default: those of the last')
+    one = _add(commands, 'reconstruct', _reconstruct, 'images from their visual tokens, some of them predicted',
+               batch_size=8)
+    one.add_argument('--out', metavar='FOLDER', required=True, help='where a picture per image goes')
+    one.add_argument('--tokenizer', nargs='+', metavar='FILE', help="where the weights hold no tokenizer: its file, or "
+                     "OpenAI's two, encoder.pkl and decoder.pkl")
+    one.add_argument('--mask', choices=list(GENERATORS), default='blockwise', help='default: blockwise')
+    one.add_argument('--num-masked', type=int, metavar='N', help='patches to mask; default: the share of the config')
+    one.add_argument('--size', type=int, nargs=2, metavar=('HEIGHT', 'WIDTH'), help="of the images for the trunk; "
+                     "default: the shorter side as in training, in the image's own ratio")
+    one.add_argument('--seed', type=int, default=0, help='of the masks; default: 0')
     one = commands.add_parser('models', help='the models that --model knows by name')
     one.set_defaults(job=_models, work_dir=None)
     return parser.parse_args(arguments)
@@ -76,9 +88,9 @@ def _device(text: str) -> torch.device:
     return device
 
 
-def _load(args: argparse.Namespace, trunk_only: bool = False) -> BaseModel:
+def _load(args: argparse.Namespace, **options) -> BaseModel:
     with redirect_stdout(sys.stderr):  # what was loaded is no result
-        return load_model(args.model, args.weights, args.device, options=args.cfg_options, trunk_only=trunk_only)
+        return load_model(args.model, args.weights, args.device, options=args.cfg_options, **options)
 
 
 def _shows_bar() -> bool:
@@ -116,6 +128,15 @@ def _features(args: argparse.Namespace) -> None:
     _report_skipped(predictions)
 
 
+def _reconstruct(args: argparse.Namespace) -> None:
+    predictions = reconstruct_each(_load(args, tokenizer=args.tokenizer), args.images, args.num_masked, args.mask,
+                                   args.seed, args.size and tuple(args.size), args.batch_size, _shows_bar())
+    for row in write_reconstructions(predictions, Path(args.out)):
+        print(row['image'], f'token accuracy {100 * row["token_accuracy"]:.1f} %',
+              f'perplexity {row["perplexity"]:.1f}', sep='\t', flush=True)
+    _report_skipped(predictions)
+
+
 def _models(args: argparse.Namespace) -> None:
     for name, config in list_models().items():
         print(f'{name}\t{config}')
@@ -127,7 +148,7 @@ def _results(predictions: Predictions) -> Iterator[dict]:
 
 def _print(name: str, parts: Iterable[tuple]) -> None:
     """An image and its classes, tab-separated; a class without a name by its number."""
-    columns: List[str] = [f'{share:.1%} {label if known is None else known}' for share, known, label in parts]
+    columns: List[str] = [f'{describe_share(share)} {label if known is None else known}' for share, known, label in parts]
     print(name, *columns, sep='\t', flush=True)
 
 

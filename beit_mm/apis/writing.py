@@ -9,7 +9,9 @@ import numpy as np
 from PIL import Image
 
 from ..datasets.images import read_image
-from ..visualization.overlay import Colours, segmentation_overlay
+from ..visualization import draw_reconstructions
+from ..visualization.overlay import segmentation_overlay
+from ..visualization.panels import Palette
 from .predicting import Predictions
 from .sources import result_names
 
@@ -66,7 +68,7 @@ def _whole_file(path: Path) -> Iterator[IO[str]]:
         part.unlink(missing_ok=True)
 
 
-def write_label_maps(predictions: Predictions, folder: Path, palette: Optional[Colours],
+def write_label_maps(predictions: Predictions, folder: Path, palette: Optional[Palette],
                      opacity: float) -> Iterator[dict]:
     """Write predictions of `segment_each` into a folder and pass them on.
 
@@ -85,6 +87,15 @@ def write_label_maps(predictions: Predictions, folder: Path, palette: Optional[C
         pixels = read_image(image.source)[..., ::-1]
         _save(segmentation_overlay(pixels, labels, classes, palette, opacity),
               (folder / 'overlays' / name).with_suffix('.jpg'), quality=95)
+        yield prediction
+
+
+def write_reconstructions(predictions: Predictions, folder: Path) -> Iterator[dict]:
+    """Write predictions of `reconstruct_each` into a folder, a sheet per image as PNG, and pass them on; the folder
+    repeats the folders of the images."""
+    names = dict(zip((image.place for image in predictions.images), result_names(predictions.images, '.png')))
+    for image, prediction in predictions:
+        _save(draw_reconstructions([prediction]), folder / names[image.place])
         yield prediction
 
 

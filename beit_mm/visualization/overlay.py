@@ -1,12 +1,15 @@
-"""A label map over its image, with a legend of the classes in it."""
+"""A picture of a label map: over its image, with a legend of the classes in it."""
 import colorsys
 from typing import List, Optional, Sequence, Tuple
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
+
+from .panels import GAP, Palette, draw_legend, overlay
 
 GOLDEN_RATIO = 0.618033988749895
-Colours = Sequence[Sequence[int]]
+LEGEND_WIDTH = 640  # of an image in pixels up to which the text has its usual size; it grows with larger ones
+MIN_WIDTH = 200
 
 
 def generate_palette(num_classes: int) -> List[Tuple[int, int, int]]:
@@ -17,7 +20,7 @@ def generate_palette(num_classes: int) -> List[Tuple[int, int, int]]:
 
 
 def segmentation_overlay(image: np.ndarray, labels: np.ndarray, classes: Optional[Sequence[str]] = None,
-                         palette: Optional[Colours] = None, opacity: float = 0.5) -> Image.Image:
+                         palette: Optional[Palette] = None, opacity: float = 0.5) -> Image.Image:
     """A label map drawn over its image; below, the classes in it with their share of the area, the largest first.
 
     Args:
@@ -25,48 +28,28 @@ def segmentation_overlay(image: np.ndarray, labels: np.ndarray, classes: Optiona
         labels: (H, W), classes from 0.
         classes: names by label; None for numbers.
         palette: colours (R, G, B), 0 to 255, by label; None for generated ones.
-        opacity: of the colours inside of regions, 0 to 1; their borders are opaque.
+        opacity: of the colours, 0 to 1.
 
     Returns:
-        The picture, W pixels wide, or wider where the legend needs it, and higher than H by the legend.
+        The picture, W pixels wide, at least MIN_WIDTH, and higher than H by the legend.
     """
     found, counts = np.unique(labels, return_counts=True)
-    order = np.argsort(-counts, kind='stable')
-    num_colours = int(found[-1]) + 1
-    colours = np.array(generate_palette(num_colours) if palette is None else palette, dtype=np.uint8)
-    painted = colours[labels]
-    blended = (image * (1 - opacity) + painted * opacity).round().astype(np.uint8)
-    border = _borders(labels)
-    blended[border] = painted[border]
-    entries = [(f'{classes[label] if classes else label} {share:.1%}', tuple(colours[label].tolist()))
-               for label, share in zip(found[order].tolist(), (counts[order] / labels.size).tolist())]
-    return _with_legend(Image.fromarray(blended), entries)
-
-
-def _borders(labels: np.ndarray) -> np.ndarray:
-    """bool (H, W): where the label to the right or below is another."""
-    border = np.zeros(labels.shape, dtype=bool)
-    border[:, :-1] |= labels[:, :-1] != labels[:, 1:]
-    border[:-1] |= labels[:-1] != labels[1:]
-    return border
-
-
-def _with_legend(picture: Image.Image, entries: Sequence[Tuple[str, Tuple[int, int, int]]]) -> Image.Image:
-    size = min(max(picture.width // 45, 12), 36)
-    font = ImageFont.load_default(size)
-    line, gap = round(1.5 * size), size // 2
-    widths = [size + gap + round(font.getlength(text)) for text, _ in entries]
-    total = max(picture.width, max(widths) + 2 * gap)
-    places, x, y = [], gap, picture.height + gap
-    for width in widths:
-        if x > gap and x + width + gap > total:
-            x, y = gap, y + line
-        places.append((x, y))
-        x += width + 2 * gap
-    sheet = Image.new('RGB', (total, y + line), 'white')
+    colours = generate_palette(int(found[-1]) + 1) if palette is None else palette
+    order = np.argsort(-counts, kind='stable').tolist()
+    names = [f'{classes[found[place]] if classes else found[place]} {describe_share(counts[place] / labels.size)}'
+             for place in order]
+    picture = Image.fromarray(overlay(image, labels, colours, opacity))
+    scale = max(1, picture.width / LEGEND_WIDTH)
+    width = max(picture.width, MIN_WIDTH)
+    legend = draw_legend(names, [colours[found[place]] for place in order], round(width / scale) - 2 * GAP)
+    legend = legend.resize([round(side * scale) for side in legend.size], Image.BICUBIC)
+    margin = round(GAP * scale)
+    sheet = Image.new('RGB', (width, picture.height + legend.height + 2 * margin), 'white')
     sheet.paste(picture, (0, 0))
-    draw = ImageDraw.Draw(sheet)
-    for (x, y), (text, colour) in zip(places, entries):
-        draw.rectangle((x, y, x + size, y + size), fill=colour, outline='black')
-        draw.text((x + size + gap, y + size / 2), text, fill='black', font=font, anchor='lm')
+    sheet.paste(legend, (margin, picture.height + margin))
     return sheet
+
+
+def describe_share(share: float) -> str:
+    """A share, 0 to 1, in percent; a positive one is never 0."""
+    return '<0.1 %' if 0 < share < 0.0005 else f'{100 * share:.1f} %'
