@@ -154,5 +154,6 @@ def describe_model(runner) -> Dict[str, str]:
     for purpose in ('train', 'val', 'test'):
         dataset = (cfg.get(f'{purpose}_dataloader') or {}).get('dataset')
         if dataset:
-            described[f'{purpose} data'] = getattr(dataset['type'], '__name__', dataset['type'])
+            kind, root = getattr(dataset['type'], '__name__', dataset['type']), dataset.get('data_root')
+            described[f'{purpose} data'] = f'{kind} in {root}' if root else kind
     return described

@@ -10,8 +10,9 @@ default_hooks = dict(
     checkpoint=dict(type='beit_mm.VerifiedCheckpointHook', interval=5, max_keep_ckpts=3),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='VisualizationHook', enable=False),
-    stop=dict(type='beit_mm.StopOnSignalHook'),
-    report=dict(type='beit_mm.ReportHook'))
+    pictures=dict(type='beit_mm.PicturesHook', interval=1000),
+    report=dict(type='beit_mm.ReportHook'),
+    stop=dict(type='beit_mm.StopOnSignalHook'))
 env_cfg = dict(
     cudnn_benchmark=False,
     mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),

@@ -11,6 +11,7 @@ from .history import Curve
 # In the units of the SVG's viewBox; the page scales it to the column.
 WIDTH, HEIGHT = 470, 230
 LEFT, RIGHT, TOP, BOTTOM = 60, 448, 10, 204  # the edges of what the axes enclose
+MAX_DOTS = 30  # of a curve whose points are shown
 GROUPS = {'loss': 'Loss', 'lr': 'Learning rate', 'time': 'Seconds per step', 'acc': 'Accuracy'}
 TITLES = {'grad_norm': 'Gradient norm', 'memory': 'Memory, MB', 'psnr': 'PSNR, dB', 'perplexity': 'Codebook perplexity',
           'used_codes': 'Codebook in use', 'kl': 'KL divergence', 'temperature': 'Temperature',
@@ -20,10 +21,11 @@ LAST = ('Seconds per step', 'Memory, MB')
 
 @dataclass
 class Line:
-    """A curve as drawn: its name, SVG path, values as text, and its last value."""
+    """A curve as drawn: its name, SVG paths of the line and of its points, values as text, and its last value."""
 
     name: str
     path: str
+    dots: str
     x: str
     y: str
     last: float
@@ -79,7 +81,7 @@ def draw(title: str, unit: str, curves: Sequence[Curve], marks: Sequence[int] = 
     lines = []
     for curve in curves:
         thin = curve.thinned()
-        lines.append(Line(curve.name, _path(to_x(thin.x), to_y(thin.y)), _numbers(thin.x), _numbers(thin.y),
+        lines.append(Line(curve.name, _path(to_x(thin.x), to_y(thin.y)), _dots(to_x(thin.x), to_y(thin.y)), _numbers(thin.x), _numbers(thin.y),
                           float(curve.y[-1]), int((~np.isfinite(curve.y)).sum())))
     return Chart(
         title, unit, lines,
@@ -126,7 +128,7 @@ def _range(values: np.ndarray) -> Tuple[float, float]:
 
 
 def _ticks(low: float, high: float, integer: bool = False) -> List[float]:
-    ticks = MaxNLocator(5, integer=integer).tick_values(low, high)
+    ticks = MaxNLocator(5, steps=[1, 2, 5, 10], integer=integer).tick_values(low, high)
     return [float(tick) for tick in ticks if low <= tick <= high]
 
 
@@ -140,6 +142,13 @@ def _path(x: np.ndarray, y: np.ndarray) -> str:
         parts.append(f'{left:.1f} {top:.1f}' if begun else f'M{left:.1f} {top:.1f}h0L{left:.1f} {top:.1f}')
         begun = True
     return ' '.join(parts)
+
+
+def _dots(x: np.ndarray, y: np.ndarray) -> str:
+    """SVG path commands of the points, where they are few."""
+    if len(x) > MAX_DOTS:
+        return ''
+    return ''.join(f'M{left:.1f} {top:.1f}h0' for left, top in zip(x, y) if math.isfinite(top))
 
 
 def _numbers(values: np.ndarray) -> str:

@@ -3,6 +3,7 @@ import base64
 import hashlib
 import os
 from argparse import Namespace
+from functools import lru_cache
 from pathlib import Path
 from typing import Dict, List, Optional, Sequence, Tuple
 
@@ -56,14 +57,20 @@ def render(work_dir: Path) -> str:
     Raises:
         ValueError: If there are no logs.
     """
-    environment = Environment(loader=PackageLoader(__package__, ''), autoescape=True, undefined=StrictUndefined,
-                              trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(short=charts.short, duration=duration)
+    environment = _environment()
     style, script = (environment.loader.get_source(environment, f'page.{kind}')[0] for kind in ('css', 'js'))
     # With it no other script runs, whatever a name or a config holds.
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return environment.get_template('page.html').render(
         style=Markup(style), script=Markup(script), digest=digest, area=AREA, **_content(work_dir))
+
+
+@lru_cache
+def _environment() -> Environment:
+    environment = Environment(loader=PackageLoader(__package__, ''), autoescape=True, undefined=StrictUndefined,
+                              trim_blocks=True, lstrip_blocks=True)
+    environment.filters.update(short=charts.short, duration=duration)
+    return environment
 
 
 def _content(work_dir: Path) -> Dict[str, object]:

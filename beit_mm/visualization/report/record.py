@@ -93,6 +93,6 @@ def versions() -> Dict[str, str]:
         found['GPUs'] = ', '.join(f'{names.count(name)} x {name}' for name in dict.fromkeys(names))
         found['CUDA, cuDNN'] = f'{torch.version.cuda}, {torch.backends.cudnn.version()}'
     else:
-        found['device'] = f'CPU, {torch.get_num_threads()} threads'
+        found['device'] = f'CPU, threads: {torch.get_num_threads()}'
     commit = get_git_hash(fallback='')
     return {**found, 'git commit of the working directory': commit} if commit else found
