@@ -110,7 +110,9 @@ def _load(model: BaseModel, weights: str, trunk_only: bool) -> dict:
     try:
         if not trunk_only:
             require_weights(model, checkpoint)
-        load_state_dict(model, checkpoint.get('state_dict', checkpoint), strict=False)
+        # Of the trunk alone, MMEngine would list what the heads lack.
+        load_state_dict(model, checkpoint.get('state_dict', checkpoint), strict=False,
+                        logger='silent' if trunk_only else None)
     except WeightsMismatch as error:
         raise ValueError(f'{weights}: {error}') from error
     meta = checkpoint.get('meta')
