@@ -19,6 +19,8 @@ SIZE_KEEPING = ('LoadImage', 'LoadImageFromFile', 'LoadAnnotations', 'RandomFlip
                 'AutoAugment', 'RandomErasing', 'PhotoMetricDistortion', 'Lighting', 'GaussianBlur', 'Normalize',
                 'RandomGrayscale', 'PackInputs', 'PackSegInputs', 'PackTwoViews', 'BlockwiseMaskGenerator',
                 'RandomMaskGenerator', 'DrawColorJitter')
+# Packages in which no transform but our MaskGenerator adds `mask`.
+MASKLESS = ('beit_mm', 'mmcv', 'mmpretrain', 'mmseg')
 
 
 class Size(NamedTuple):
@@ -102,8 +104,9 @@ def _check_masks(plan: RunPlan, trunk: Part, transforms: List[Part], size: Optio
     if crop is None:
         return
     if masks is None:
-        yield Problem(crop.key, 'a pipeline of two views needs a mask generator, add beit_mm.BlockwiseMaskGenerator '
-                      'after it')
+        if all(part.cls.__module__.partition('.')[0] in MASKLESS for part in transforms):  # others may draw masks
+            yield Problem(crop.key, 'a pipeline of two views needs a mask generator, add '
+                          'beit_mm.BlockwiseMaskGenerator after it')
         return
     patch, grid = argument(trunk, 'patch_size'), as_pair(argument(masks, 'grid'))
     if size and grid and not any(side % patch for side in size.pair):
