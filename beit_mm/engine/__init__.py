@@ -10,6 +10,7 @@ from .logger_hook import MainProcessLoggerHook
 from .loops import EpochTrainLoop, IterTrainLoop
 from .metrics import MaskedTokenAccuracy, TokenizerMetric
 from .optim_wrapper import AutocastOptimWrapper
+from .pictures_hook import PicturesHook
 from .report_hook import ReportHook
 from .segmentation_metric import IoUMetric
 from .stop_hook import StopOnSignalHook
@@ -17,5 +18,5 @@ from .weights_check import CheckWeightsHook
 
 __all__ = ['AnnealHook', 'AutocastOptimWrapper', 'CheckWeightsHook', 'DeferredRuntimeInfoHook', 'EpochTrainLoop',
            'FullyShardedStrategy', 'IoUMetric', 'IterTrainLoop', 'KNNHook', 'LayerDecayOptimWrapperConstructor',
-           'LinearProbeAccuracy', 'MainProcessLoggerHook', 'MaskedTokenAccuracy', 'ReportHook', 'StopOnSignalHook',
-           'TokenizerMetric', 'TrainableOptimWrapperConstructor', 'VerifiedCheckpointHook']
+           'LinearProbeAccuracy', 'MainProcessLoggerHook', 'MaskedTokenAccuracy', 'PicturesHook', 'ReportHook',
+           'StopOnSignalHook', 'TokenizerMetric', 'TrainableOptimWrapperConstructor', 'VerifiedCheckpointHook']
