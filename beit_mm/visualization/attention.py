@@ -1,13 +1,14 @@
 """Where the trunk's self-attention looks: of all tokens, and of chosen points of an image (arXiv 2106.08254, figure 2)."""
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from functools import partial
-from typing import Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Dict, List, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor, nn
 
 from ..datasets.images import Source, input_format, normalise, read_image, resize_image, sides_for
 from ..models import BEiT
+from ..models.evaluating import evaluating
 from ..models.layers import patch_grid
 
 Point = Tuple[int, int]
@@ -26,8 +27,8 @@ def attention_maps(trunk: BEiT, images: Tensor, blocks: Sequence[int], mask: Opt
             None for all.
 
     Returns:
-        For every block, counted from 0, float32 or wider (B, num_heads, Q, 1 + h * w): of the queries over all tokens,
-        the class token first; each row sums to 1.
+        For every block, counted from 0 and in the order asked for, float32 or wider (B, num_heads, Q, 1 + h * w): of
+        the queries over all tokens, the class token first; each row sums to 1.
 
     Raises:
         ValueError: If there is no such block, or the images or the mask do not fit the trunk.
@@ -38,15 +39,16 @@ def attention_maps(trunk: BEiT, images: Tensor, blocks: Sequence[int], mask: Opt
         probabilities = attention.probabilities(*args, **kwargs)
         maps[index] = probabilities if queries is None else probabilities[:, :, queries]
 
+    chosen = _count_from_zero(blocks, len(trunk.blocks))
     with ExitStack() as stack:
-        stack.enter_context(_evaluating(trunk))
+        stack.enter_context(evaluating(trunk))
         # A compiled block may not see hooks that came after its compilation.
         stack.enter_context(torch.compiler.set_stance('force_eager'))
-        for index in _count_from_zero(blocks, len(trunk.blocks)):
+        for index in chosen:
             hook = trunk.blocks[index].attn.register_forward_pre_hook(partial(keep, index), with_kwargs=True)
             stack.callback(hook.remove)
         trunk(images, mask)
-    return maps
+    return {index: maps[index] for index in chosen}
 
 
 def point_attention_maps(model: nn.Module, image: Source, points: Sequence[Point], blocks: Sequence[int] = (-1, ),
@@ -79,7 +81,7 @@ def point_attention_maps(model: nn.Module, image: Source, points: Sequence[Point
     patch = trunk.patch_embed.patch_size
     size = size or sides_for(image.shape[:2], patch * min(trunk.grid), patch)
     grid = patch_grid(size, patch)
-    queries = torch.tensor([_token_of(point, image.shape[:2], grid) for point in points])
+    queries = torch.tensor([_token_of(point, image.shape[:2], grid) for point in points], dtype=torch.long)
     pixels = normalise(resize_image(image, size), input_format(model)).to(trunk.cls_token)
     maps = attention_maps(trunk, pixels, blocks, queries=queries.to(pixels.device))
     return {block: rows[0, :, :, 1:].transpose(0, 1).unflatten(2, grid) for block, rows in maps.items()}
@@ -113,15 +115,3 @@ def _token_of(point: Point, size: Tuple[int, int], grid: Tuple[int, int]) -> int
                          f'got {x},{y}')
     row, column = int((y + 0.5) * grid[0] / height), int((x + 0.5) * grid[1] / width)
     return 1 + row * grid[1] + column
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Every module in evaluation mode; afterwards each in the mode that it had."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode

@@ -13,8 +13,9 @@ COLOURS = 'inferno'
 OPACITY = 0.65  # of a map over the image in grey
 LONGER_SIDE, TEXT_WIDTH, GAP, TITLE, LABEL = 2.2, 1.1, 0.1, 0.45, 0.3  # of pictures and around them, in inches
 MAX_PIXELS = 800  # of a picture's longer side; more would only cost time and memory
-DOT = dict(marker='o', markersize=9, markerfacecolor='red', markeredgecolor='white', markeredgewidth=1.5)
-RING = dict(marker='o', markersize=9, markerfacecolor='none', markeredgecolor='cyan', markeredgewidth=1)
+MARKER = dict(marker='o', markersize=9, clip_on=False)
+DOT = dict(MARKER, markerfacecolor='red', markeredgecolor='white', markeredgewidth=1.5)
+RING = dict(MARKER, markerfacecolor='none', markeredgecolor='cyan', markeredgewidth=1)  # no colour of a map
 Extent = Tuple[float, float, float, float]
 
 
