@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from ..models.evaluating import evaluating
 from ..registry import DATASETS, HOOKS
 from .stop_hook import outlive_signals
+from .stopwatch import timed
 from .unwrapping import unwrap
 
 # Similarities held at once: 64 MiB in float32.
@@ -123,7 +124,8 @@ class KNNHook(Hook):
             self._look(runner, runner.iter + 1)
 
     def _look(self, runner, step: int) -> None:
-        top1 = self.top1(unwrap(runner.model))
+        with timed(runner, 'validation'):
+            top1 = self.top1(unwrap(runner.model))
         runner.logger.info(f'k-NN on frozen features after {step} iterations: knn/top1: {top1:.4f}')
         runner.visualizer.add_scalar('knn/top1', top1, step)
 

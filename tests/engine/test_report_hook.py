@@ -1,0 +1,209 @@
+"""Every end of a run leaves its page and its record, and a page that cannot be written does no harm."""
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.evaluator import BaseMetric
+from mmengine.hooks import Hook
+from mmengine.model import BaseModel
+from mmengine.runner import Runner
+from torch import nn
+
+from beit_mm.engine import launch
+from beit_mm.engine.stop_hook import TrainingStopped
+from beit_mm.engine.stopwatch import Stopwatch, timed
+from beit_mm.registry import DATASETS
+
+STEPS = 6
+
+
+class Line(BaseModel):
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((2,), 3.0))
+
+    def forward(self, x, mode='loss'):
+        return dict(loss=(self.weight * x.mean() - 1).square().mean()) if mode == 'loss' else [x]
+
+
+@DATASETS.register_module('ReportHookData')
+class Data(torch.utils.data.Dataset):
+    metainfo = {}
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        return dict(x=torch.tensor(index + 1.0))
+
+
+class Half(BaseMetric):
+
+    def process(self, data_batch, data_samples):
+        self.results.append(0)
+
+    def compute_metrics(self, results):
+        return dict(accuracy=0.5)
+
+
+class Act(Hook):
+    """Does something at an iteration."""
+
+    def __init__(self, at: int, act):
+        self.at, self.act = at, act
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if runner.iter + 1 == self.at:
+            self.act()
+
+
+def build(folder: Path, *hooks: Hook, steps: int = STEPS, **options) -> Runner:
+    """A training with a validation and a checkpoint every three steps."""
+    loader = dict(dataset=dict(type='ReportHookData'), batch_size=2, num_workers=0,
+                  collate_fn=dict(type='default_collate'), sampler=dict(type='DefaultSampler', shuffle=False))
+    return Runner(
+        Line(), str(folder), train_dataloader=loader, val_dataloader=loader, test_dataloader=loader,
+        train_cfg=dict(type='IterTrainLoop', max_iters=steps, val_interval=3), val_cfg=dict(), test_cfg=dict(),
+        val_evaluator=[Half()], test_evaluator=[Half()],
+        optim_wrapper=dict(type='AutocastOptimWrapper', dtype='float32', optimizer=dict(type='SGD', lr=1e-3)),
+        default_hooks=dict(
+            logger=dict(type='LoggerHook', interval=1, log_metric_by_epoch=False),
+            checkpoint=dict(type='VerifiedCheckpointHook', by_epoch=False, interval=3),
+            report=dict(type='ReportHook'), stop=dict(type='StopOnSignalHook')),
+        log_processor=dict(by_epoch=False), custom_hooks=list(hooks), default_scope='beit_mm', log_level='ERROR',
+        experiment_name=f'{folder}_{time.time()}'.replace('/', '_'), **options)
+
+
+@pytest.fixture(autouse=True)
+def no_handler_left_behind():
+    """A run that was stopped is the process's last, so it leaves its own."""
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, handler)
+
+
+def run(runner: Runner) -> None:
+    """As the tools do."""
+    launch._explain(runner.cfg, runner, runner.train)
+
+
+def records(folder: Path, purpose: str = 'train') -> list:
+    return [json.loads(path.read_text()) for path in sorted(folder.glob(f'*/vis_data/run_{purpose}.json'))]
+
+
+def test_a_training_ends_with_its_page_and_the_time_of_its_parts(tmp_path):
+    runner = build(tmp_path)
+    run(runner)
+    (record,) = records(tmp_path)
+    assert (record['state'], record['iteration'], record['max_iterations']) == ('finished', STEPS, STEPS)
+    assert record['versions']['torch'] == torch.__version__ and record['model']['parameters'] == '2, 2 trained'
+    assert list(record['seconds']) == ['set-up', 'loading', 'steps', 'checkpoints', 'validation', 'the rest']
+    assert all(spent > 0 for spent in record['seconds'].values())
+    page = (tmp_path / 'report.html').read_text()
+    logged = [json.loads(line) for path in tmp_path.glob('*/vis_data/scalars.json') for line in open(path)]
+    values = ' '.join(f'{line["loss"]:.6g}' for line in logged if 'loss' in line)
+    assert len(values.split()) == STEPS and f'data-y="{values}"' in page
+    assert '<data value="0.5">' in page and 'finished' in page
+
+
+def test_a_test_after_the_training_has_its_own_record(tmp_path):
+    runner = build(tmp_path)
+    run(runner)
+    runner.test()
+    (trained,), (tested,) = records(tmp_path), records(tmp_path, 'test')
+    assert trained['state'] == tested['state'] == 'finished'
+    assert 'test' in tested['seconds'] and 'steps' not in tested['seconds']
+    page = (tmp_path / 'report.html').read_text()
+    assert '<data value="0.5">0.5</data>' in page.partition('<h2>Tests</h2>')[2]
+
+
+@pytest.mark.parametrize('during_validation', [False, True])
+def test_a_signal_leaves_a_page_that_says_where_the_training_stopped(during_validation, tmp_path):
+    def send():
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    class DuringValidation(Hook):
+
+        def before_val_epoch(self, runner):
+            send()
+
+    runner = build(tmp_path, DuringValidation() if during_validation else Act(3, send))
+    with pytest.raises(TrainingStopped):
+        run(runner)
+    (record,) = records(tmp_path)
+    assert (record['state'], record['iteration']) == ('stopped', 3)
+    assert record['message'].startswith('stopped by SIGTERM after iteration 3; --resume goes on from')
+    assert 'stopped by SIGTERM after iteration 3' in (tmp_path / 'report.html').read_text()
+
+
+def test_an_error_leaves_a_page_that_tells_it(tmp_path):
+    def fail():
+        raise ValueError('the disk <is> full')
+
+    with pytest.raises(ValueError, match='the disk <is> full'):
+        run(build(tmp_path, Act(5, fail)))
+    (record,) = records(tmp_path)
+    assert (record['state'], record['iteration'], record['message']) == ('failed', 4, 'the disk <is> full')
+    assert 'the disk &lt;is&gt; full' in (tmp_path / 'report.html').read_text()
+
+
+def test_an_error_before_the_training_leaves_the_page_of_the_one_before(tmp_path):
+    (tmp_path / 'report.html').write_text('of the one before')
+    with pytest.raises(FileNotFoundError):
+        run(build(tmp_path, load_from=str(tmp_path / 'none.pth')))
+    assert (tmp_path / 'report.html').read_text() == 'of the one before' and not records(tmp_path)
+
+
+def test_a_killed_run_leaves_a_record_of_its_last_checkpoint(tmp_path):
+    runner = build(tmp_path, Act(5, lambda: seen.extend(records(tmp_path))))
+    seen = []
+    run(runner)
+    (record,) = seen
+    assert (record['state'], record['ended'], record['iteration']) == ('running', '', 3)
+
+
+def test_a_resumed_training_goes_on_in_the_same_page(tmp_path):
+    run(build(tmp_path, steps=3))
+    first = next(tmp_path.glob('*/vis_data'))
+    first.parent.rename(tmp_path / '0')  # both may begin in the same second
+    run(build(tmp_path, load_from=str(tmp_path / 'iter_3.pth'), resume=True))
+    _, resumed = records(tmp_path)
+    assert resumed['resumed'] and (resumed['first_iteration'], resumed['iteration']) == (3, STEPS)
+    page = (tmp_path / 'report.html').read_text()
+    assert 'data-x="1 2 3 4 5 6"' in page and 'resumed after iteration 3' in page
+
+
+def test_a_page_that_cannot_be_written_is_a_warning(tmp_path):
+    (tmp_path / 'report.html').mkdir()
+    runner = build(tmp_path)
+    warnings = []
+    runner.logger.warning = warnings.append
+    run(runner)
+    assert runner.iter == STEPS and 'no report of this run: IsADirectoryError' in warnings[-1]
+
+
+def test_parts_add_up_to_the_time_since_the_start(monkeypatch):
+    clock = iter([0.0, 1.0, 3.0, 6.0, 10.0, 15.0])
+    monkeypatch.setattr('time.monotonic', lambda: next(clock))
+    watch = Stopwatch('set-up')
+    assert watch.switch('steps') == 'set-up'
+    assert watch.switch('loading') == 'steps'
+    assert watch.switch('steps') == 'loading'
+    assert watch.seconds() == {'set-up': 1, 'steps': 2 + 4, 'loading': 3}
+
+
+def test_a_timed_part_ends_with_an_error_too():
+    class Calls(list):
+
+        def call_hook(self, name, **arguments):
+            self.append((name, arguments))
+
+    runner = Calls()
+    with pytest.raises(ValueError), timed(runner, 'pictures'):
+        raise ValueError
+    assert runner == [('begin_part', dict(part='pictures')), ('end_part', {})]
