@@ -123,7 +123,8 @@ def segmentation_panel(images: Sequence[np.ndarray], truths: Sequence[np.ndarray
     if classes is not None:
         seen = np.unique(np.concatenate([labels.ravel() for labels in (*truths, *predictions)]))
         seen = [label for label in seen if label < min(len(classes), len(palette))]
-        legend = draw_legend([classes[label] for label in seen], [palette[label] for label in seen], 3 * cell)
+        width = 3 * max(fit(image, cell).width for image in images) + 2 * GAP  # of the three columns
+        legend = draw_legend([classes[label] for label in seen], [palette[label] for label in seen], max(width, cell))
     return draw_sheet({
         'image': images,
         'ground truth': [overlay(image, truth, palette) for image, truth in zip(images, truths)],

@@ -107,10 +107,11 @@ def _label(picture, sample: DataSample, scores: Tensor, classes: Optional[Sequen
     """A picture above its class and the predicted one."""
     score, best = scores.max(dim=0)
     truths: List[int] = sample.gt_label.tolist()
-    true, predicted = (', '.join(str(classes[label] if classes else label) for label in labels)
+    # Of an ImageNet class the first of its names, 'tench, Tinca tinca'.
+    true, predicted = (' and '.join(str(classes[label] if classes else label).split(',')[0] for label in labels)
                        for labels in (truths, [best.item()]))
-    lines = [draw_text(f'is {true}', width=picture.width),
-             draw_text(f'{100 * score.item():.0f} % {predicted}', RIGHT if best.item() in truths else WRONG,
+    lines = [draw_text(f'true: {true}', width=picture.width),
+             draw_text(f'{100 * score.item():.0f} %: {predicted}', RIGHT if best.item() in truths else WRONG,
                        picture.width)]
     return stack([[picture], *([line] for line in lines)], gap=0)
 
