@@ -1,0 +1,122 @@
+"""A folder as a user's clone, with small data, in which the commands of the pages run in this process."""
+import os
+import re
+import runpy
+import shlex
+import sys
+from pathlib import Path
+from typing import Dict, List, Tuple
+
+import pytest
+from mmengine.config import Config
+from mmengine.logging import MessageHub, MMLogger
+from mmengine.registry import DefaultScope
+from mmengine.visualization import Visualizer
+from mmpretrain.datasets import CIFAR100
+from mmpretrain.visualization import UniversalVisualizer
+from mmseg.visualization import SegLocalVisualizer
+from running import ROOT
+from stand_ins import write_all
+from test_recipe_runs import shrink
+from yapf.yapflib import yapf_api
+
+from beit_mm.datasets.digits import write_classification, write_segmentation
+
+# Written for a path of the reader's own.
+PLACEHOLDERS = dict(IN='work_dirs/demo/finetune/epoch_24.pth', OUT='work_dirs/converted', LAYOUT='timm')
+
+
+def prepare(folder: Path, patch: pytest.MonkeyPatch) -> None:
+    """Configs, tools and small data in a folder that becomes the working directory."""
+    for name in ('configs', 'tools', 'docs'):
+        (folder / name).symlink_to(ROOT / name)
+    checksums = write_all(folder)
+    write_classification(folder / 'data' / 'digits' / 'imagenet', limit=6, renders=2)
+    write_segmentation(folder / 'data' / 'digits' / 'ade20k', num_train=6, num_val=2, limit=6)
+    patch.setattr(CIFAR100, 'train_list', [['train', checksums['train']]])
+    patch.setattr(CIFAR100, 'test_list', [['test', checksums['test']]])
+    patch.setattr(CIFAR100, 'meta', dict(CIFAR100.meta, md5=checksums['meta']))
+    # MMEngine lays out the text of a config at every run, which would take most of the time.
+    patch.setattr(yapf_api, 'FormatCode', lambda text, **_: (text, True))
+    patch.chdir(folder)
+    patch.syspath_prepend(str(folder))
+
+
+def run_command(command: str) -> None:
+    """A command of a page. Trainings and tests by recipes get options that shrink them; launchers start one process.
+
+    Raises:
+        SystemExit: If it ends badly.
+        ValueError: If the command is of no kind that is run here.
+    """
+    words, variables = _split(command)
+    if variables not in ({}, dict(PYTHONPATH='.')):
+        raise ValueError(f'no test sets {", ".join(variables)}: {command}')
+    launcher = re.match(r'tools/dist_(train|test)\.sh$', words[0])
+    if launcher:
+        count = 2 if launcher[1] == 'train' else 3
+        words = ['python', f'tools/{launcher[1]}.py', *words[1:count], *words[count + 1:]]
+    words = [PLACEHOLDERS.get(word, word) for word in words]
+    if words[:2] == ['python', '-m']:
+        _run(words[2:], runpy.run_module)
+    elif words[0] == 'python' and words[1].startswith('tools/'):
+        _run_tool(words[1:])
+    else:
+        raise ValueError(f'no test runs such a command, mark what it needs: {command}')
+
+
+def _split(command: str) -> Tuple[List[str], Dict[str, str]]:
+    """Words, and the variables set before them."""
+    words = shlex.split(command)
+    count = next(place for place, word in enumerate(words) if not re.match(r'[A-Z_]+=', word))
+    return words[count:], dict(word.split('=', 1) for word in words[:count])
+
+
+def _run_tool(words: List[str]) -> None:
+    kind = Path(words[0]).stem
+    if kind not in ('train', 'test'):
+        _run(words, runpy.run_path)
+        return
+    cfg = Config.fromfile(words[1])
+    options = [f'{key}={_text(value)}' for key, value in _small(words[1], cfg).items()]
+    place = words.index('--cfg-options') + 1 if '--cfg-options' in words else len(words) + 1
+    work_dir = Path(cfg.get('work_dir') or f'work_dirs/{Path(words[1]).stem}')
+    _run([*words[:place], *([] if '--cfg-options' in words else ['--cfg-options']), *options, *words[place:]],
+         runpy.run_path)
+    if kind == 'train':
+        last = Path((work_dir / 'last_checkpoint').read_text())
+        length = f'epoch_{cfg.train_cfg.max_epochs}' if 'max_epochs' in cfg.train_cfg else f'iter_{cfg.train_cfg.max_iters}'
+        if not (work_dir / f'{length}.pth').exists():  # what the whole run would have written
+            os.link(last, work_dir / f'{length}.pth')
+    elif '--out' not in words:
+        assert list(work_dir.glob('*/*.json'))
+
+
+def _small(config: str, cfg: Config) -> Dict[str, object]:
+    """What shrinks a recipe; of the demonstration's and the pages' own configs the models stay as they are."""
+    options = shrink(cfg)
+    if config.startswith(('configs/demo/', 'mine/')):
+        options = {key: value for key, value in options.items() if not key.startswith('model.')}
+        options = {key: value for key, value in options.items() if not key.endswith('_evaluator.vocab_size')}
+    if cfg.get('default_scope') == 'mmseg':
+        options.update({'test_dataloader.dataset.indices': 1, 'test_dataloader.batch_size': 1,
+                        'val_dataloader.dataset.indices': 1, 'val_dataloader.batch_size': 1})
+    return options
+
+
+def _text(value: object) -> str:
+    return str(value).replace(' ', '')
+
+
+def _run(words: List[str], run) -> None:
+    """A script or module in this process; what an earlier Runner left behind is taken away first."""
+    for manager in (MessageHub, MMLogger, SegLocalVisualizer, UniversalVisualizer, Visualizer, DefaultScope):
+        manager._instance_dict.clear()
+    before, sys.argv = sys.argv, list(words)
+    try:
+        run(words[0], run_name='__main__')
+    except SystemExit as end:
+        if end.code:
+            raise
+    finally:
+        sys.argv = before

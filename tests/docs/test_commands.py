@@ -1,0 +1,131 @@
+"""Every command of the README and docs is run on small data, or says by a comment before it what it needs."""
+import re
+import shlex
+import subprocess
+import tarfile
+import zipfile
+from argparse import Namespace
+from pathlib import Path
+from typing import List
+
+import numpy as np
+import pytest
+import test_extending
+import test_own_data
+from blocks import DATA_SETS, OUTSIDE, PAGES, PYTHON, ROOT, SHELL, Block, blocks
+from clone import run_command
+from mmengine.config import DictAction
+from stand_ins import write_ade20k, write_pixels
+
+from beit_mm.engine import launch
+from beit_mm.engine.checks.data_folders import WRONG
+from beit_mm.engine.checks.data_layouts import LAYOUTS
+
+# Pages whose own tests run every command of them.
+OWN_TESTS = {'docs/own_data.md': test_own_data.COMMANDS, 'docs/extending.md': test_extending.COMMANDS}
+
+
+def shell_blocks(page: str) -> List[Block]:
+    return [block for block in blocks(page) if block.kind == SHELL]
+
+
+def unpacks(block: Block) -> bool:
+    return block.text.startswith('mkdir ')
+
+
+def is_run(block: Block) -> bool:
+    return set(block.needs) <= set(DATA_SETS) and not unpacks(block)
+
+
+def test_every_block_is_of_a_known_kind_and_needs_what_is_known():
+    found = {page: blocks(page) for page in PAGES}
+    assert {'README.md', 'docs/training.md', 'docs/data.md', 'docs/inference.md'} < set(found)
+    assert {need for page in found for block in found[page] for need in block.needs} <= {*DATA_SETS, *OUTSIDE}
+    assert all(block.text for page in found for block in found[page])
+
+
+@pytest.mark.parametrize('page', [page for page in PAGES if page not in OWN_TESTS])
+def test_every_command_without_outside_needs_runs(page, clone):
+    for block in filter(is_run, shell_blocks(page)):
+        for command in block.commands:
+            if command not in ran:
+                run_command(command)
+                ran.append(command)
+
+
+ran: List[str] = []  # commands stand on several pages
+
+
+@pytest.mark.parametrize('page', OWN_TESTS)
+def test_pages_with_tests_of_their_own_have_no_other_commands(page):
+    commands = [command for block in shell_blocks(page) for command in block.commands]
+    assert commands == [command.split('  #')[0].strip() for command in OWN_TESTS[page]]
+
+
+@pytest.mark.parametrize('page', PAGES)
+def test_commands_that_need_more_name_what_exists(page):
+    """Scripts, configs and keys of configs of what is not run; those for other projects are tests/ecosystem's."""
+    for block in shell_blocks(page):
+        if is_run(block) or 'another project' in block.needs:
+            continue
+        for command in block.commands:
+            words = shlex.split(command)
+            for name in (word for word in words if re.match(r'(configs|tools)/\S+\.(py|sh)$', word)):
+                assert (ROOT / name).is_file(), f'{page}: {command}'
+            configs = [word for word in words if word.startswith('configs/')]
+            if '--cfg-options' in words:
+                options = dict(word.split('=', 1) for word in words[words.index('--cfg-options') + 1:])
+                options = {key: DictAction._parse_iterable(value) for key, value in options.items()}
+                launch._load_config(Namespace(config=str(ROOT / configs[0]), cfg_options=options, work_dir=None,
+                                              launcher='none'))
+
+
+def archive(path: Path, *members: Path) -> None:
+    """A tar archive of files and folders under their own names."""
+    with tarfile.open(path, 'w:gz' if path.suffix == '.gz' else 'w') as tar:
+        for member in members:
+            tar.add(member, member.name)
+
+
+def test_archives_unpack_into_the_layouts(tmp_path):
+    """docs/data.md on small archives of the published structure."""
+    home, rng = tmp_path / 'home', np.random.default_rng(0)
+    home.mkdir()
+    for name in ('n00004475', 'n00005787'):
+        write_pixels(tmp_path / f'{name}_1.JPEG', rng, (8, 8, 3))
+        archive(tmp_path / f'{name}.tar', tmp_path / f'{name}_1.JPEG')
+    archive(home / 'fall11_whole.tar', *sorted(tmp_path.glob('n*.tar')))
+    (tmp_path / 'cifar-100-python').mkdir()
+    (tmp_path / 'cifar-100-python' / 'train').write_bytes(b'')
+    archive(home / 'cifar-100-python.tar.gz', tmp_path / 'cifar-100-python')
+    write_ade20k(tmp_path / 'ADEChallengeData2016')
+    with zipfile.ZipFile(home / 'ADEChallengeData2016.zip', 'w') as packed:
+        for path in (tmp_path / 'ADEChallengeData2016').rglob('*.*'):
+            packed.write(path, path.relative_to(tmp_path))
+
+    unpacking = [block for block in shell_blocks('docs/data.md') if unpacks(block)]
+    assert len(unpacking) == 3
+    for block in unpacking:
+        subprocess.run(['bash', '-ec', block.text], cwd=home, check=True)
+    for layout in ('imagenet22k', 'ade20k'):
+        findings = list(LAYOUTS[layout].check(home / LAYOUTS[layout].root, 10))
+        assert len(findings) > 3 and WRONG not in {finding.verdict for finding in findings}
+    assert (home / LAYOUTS['cifar100'].root / 'cifar-100-python' / 'train').is_file()
+
+
+@pytest.mark.parametrize('page', ['docs/inference.md'])
+def test_python_of_the_page_runs(page, clone):
+    """Its blocks in order, with the names of those before."""
+    names: dict = {}
+    for block in blocks(page):
+        if block.kind == PYTHON and set(block.needs) <= set(DATA_SETS):
+            exec(compile(block.text, f'{page}:{block.line}', 'exec'), names)
+    assert len(names) > 1
+
+
+def test_links_between_pages_lead_somewhere():
+    for page in PAGES:
+        text = (ROOT / page).read_text()
+        for link in re.findall(r'\]\(([^)#\s]+)(?:#[\w-]+)?\)', text):
+            if '://' not in link:
+                assert ((ROOT / page).parent / link).exists(), f'{page}: {link}'

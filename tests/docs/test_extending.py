@@ -1,0 +1,34 @@
+"""docs/extending.md: every part of it trains for two steps by its own config and command."""
+from pathlib import Path
+
+import pytest
+import torch
+from blocks import PYTHON, SHELL, blocks
+from clone import run_command
+
+PAGE = blocks('docs/extending.md')
+COMMANDS = [command for block in PAGE if block.kind == SHELL for command in block.commands]
+
+
+@pytest.fixture(scope='module')
+def files(clone) -> Path:
+    """The files of the page, where it puts them."""
+    written = [block.file for block in PAGE if block.kind == PYTHON]
+    assert len(written) == len(set(written)) == 9 and all(name.startswith('mine/') for name in written)
+    (clone / 'mine').mkdir()
+    for block in PAGE:
+        if block.kind == PYTHON:
+            (clone / block.file).write_text(block.text)
+    return clone
+
+
+def test_every_config_of_the_page_has_its_command(files):
+    assert sorted(files.glob('mine/*_*.py')) == sorted(files / command.split()[-1] for command in COMMANDS)
+
+
+@pytest.mark.parametrize('command', COMMANDS)
+def test_two_steps(command, files):
+    run_command(command)
+    checkpoint = torch.load(max((files / 'work_dirs' / 'mine' / Path(command.split()[-1]).stem).glob('*.pth')),
+                            weights_only=False)
+    assert {int(state['step']) for state in checkpoint['optimizer']['state'].values()} == {2}
