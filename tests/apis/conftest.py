@@ -1,0 +1,86 @@
+"""Tiny models of random weights, each as a config, its options and a checkpoint, and a few images."""
+from pathlib import Path
+from typing import Dict, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from beit_mm.apis import load_model
+
+CONFIGS = Path(__file__).parents[2] / 'configs'
+TRUNK = {f'model.backbone.{key}': value for key, value in dict(img_size=32, embed_dim=32, depth=2, num_heads=2).items()}
+CLASSIFIER = {**TRUNK, 'model.head.in_channels': 32, 'test_dataloader.dataset.pipeline.1.scale': 36,
+              'test_dataloader.dataset.pipeline.2.crop_size': 32}
+SEGMENTOR = {
+    **TRUNK, 'model.backbone.out_indices': [0, 0, 1, 1], 'model.neck.embed_dim': 32,
+    'model.decode_head.in_channels': [32] * 4, 'model.decode_head.channels': 16, 'model.decode_head.num_classes': 7,
+    'model.auxiliary_head.in_channels': 32, 'model.auxiliary_head.num_classes': 7,
+    'model.data_preprocessor.size': (32, 32), 'model.data_preprocessor.test_cfg.size': (32, 32),
+    'model.test_cfg.crop_size': (32, 32), 'model.test_cfg.stride': (20, 20),
+    'test_pipeline.1.scale': (192, 48), 'test_dataloader.dataset.pipeline.1.scale': (192, 48)}
+TOKENIZER = {f'model.target.tokenizer.{key}': value for key, value in dict(
+    vocab_size=16, n_hid=8, n_init=8, blocks_per_group=1).items()}
+
+
+class Tiny(NamedTuple):
+    """What the interfaces take as `model`, `weights` and `options`."""
+    model: str
+    weights: Path
+    options: Dict[str, object]
+
+    def load(self) -> torch.nn.Module:
+        return load_model(self.model, self.weights, 'cpu', options=self.options)
+
+
+def make(folder: Path, name: str, options: Dict[str, object], no_start: str) -> Tiny:
+    torch.manual_seed(0)
+    config = str(CONFIGS / name)
+    model = load_model(config, options={**options, no_start: None}, device='cpu')
+    for parameter in model.parameters():  # heads are drawn so small that all classes would be alike
+        if parameter.ndim > 1 and parameter.requires_grad:
+            torch.nn.init.normal_(parameter, std=0.2)
+    torch.save(dict(state_dict=model.state_dict()), folder / 'weights.pth')
+    return Tiny(config, folder / 'weights.pth', options)
+
+
+@pytest.fixture(scope='session')
+def classifier(tmp_path_factory) -> Tiny:
+    """Of the 1000 classes of ImageNet, at 32 x 32 pixels."""
+    return make(tmp_path_factory.mktemp('classifier'), 'classify/beit_base_224_22k_to_1k.py', CLASSIFIER,
+                'model.backbone.init_cfg')
+
+
+@pytest.fixture(scope='session')
+def segmentor(tmp_path_factory) -> Tiny:
+    """Of 7 classes, in windows of 32 x 32 pixels every 20."""
+    return make(tmp_path_factory.mktemp('segmentor'), 'beit_segment.py', SEGMENTOR, 'model.backbone.init_cfg')
+
+
+@pytest.fixture(scope='session')
+def pretrained(tmp_path_factory) -> Tiny:
+    """A masked image model with its tokenizer."""
+    return make(tmp_path_factory.mktemp('pretrained'), 'beit_pretrain.py', {**TRUNK, **TOKENIZER},
+                'model.target.tokenizer.init_cfg')
+
+
+def draw(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """A smooth image, uint8 (height, width, 3)."""
+    rng = np.random.default_rng(seed)
+    small = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8))
+    return np.asarray(small.resize((width, height), Image.BICUBIC))
+
+
+@pytest.fixture(scope='session')
+def photos(tmp_path_factory) -> Path:
+    """Three images and two that are none: a/1.jpg, a/2.png (grey), b/1.jpg, b/broken.jpg, b/notes.txt."""
+    folder = tmp_path_factory.mktemp('photos')
+    (folder / 'a').mkdir()
+    (folder / 'b').mkdir()
+    Image.fromarray(draw(60, 80)).save(folder / 'a' / '1.jpg')
+    Image.fromarray(draw(45, 41, seed=1)).convert('L').save(folder / 'a' / '2.png')
+    Image.fromarray(draw(60, 80, seed=2)).save(folder / 'b' / '1.jpg')
+    (folder / 'b' / 'broken.jpg').write_bytes((folder / 'b' / '1.jpg').read_bytes()[:300])
+    (folder / 'b' / 'notes.txt').write_text('no image')
+    return folder
