@@ -18,20 +18,22 @@ def parse_args() -> argparse.Namespace:
                         'model-index.yml')
     parser.add_argument('--weights', required=True, metavar='FILE', help='a checkpoint in any layout')
     where = parser.add_mutually_exclusive_group()
-    where.add_argument('--points', type=_point, nargs='+', metavar='X,Y', help='reference points in pixels of the image')
+    where.add_argument('--points', type=_point, nargs='+', metavar='X,Y', help='points in pixels of the image')
     where.add_argument('--grid', type=int, nargs=2, default=(2, 3), metavar=('ROWS', 'COLUMNS'),
-                       help='reference points in a grid, where none are given; default: 2 3')
+                       help='points in a grid, where none are given; default: 2 3')
     parser.add_argument('--block', type=int, nargs='+', default=[-1], metavar='N',
                         help='blocks, counted from 0 or back from -1; default: the last')
     parser.add_argument('--heads', type=_head, nargs='+', default=[], metavar='N',
                         help="heads beside their mean, counted from 0, or 'all'; default: the mean alone")
-    parser.add_argument('--size', type=int, nargs=2, metavar=('H', 'W'), help='what the image is resized to, multiples '
-                        "of the patch size; default: its ratio, the shorter side the model's training size")
+    parser.add_argument('--size', type=int, nargs=2, metavar=('H', 'W'),
+                        help='what the image is resized to, multiples of the patch size; default: its own ratio, the '
+                        "shorter side as in the model's training")
     parser.add_argument('--out', type=Path, default=Path('attention.png'), metavar='FILE',
                         help='the figure, .png, .pdf or .svg; overwritten (default: %(default)s)')
-    parser.add_argument('--npz', type=Path, metavar='FILE', help="also write the maps of all heads: 'points' (P, 2) and "
-                        "for every block 'block_N' (P, heads, h, w)")
-    parser.add_argument('--device', help="where to compute, such as 'cpu' or 'cuda:1'; default: the GPU if there is one")
+    parser.add_argument('--npz', type=Path, metavar='FILE',
+                        help="also write the maps of all heads: 'points' (P, 2) and for every block 'block_N' "
+                        '(P, heads, h, w)')
+    parser.add_argument('--device', help="where to compute, such as 'cpu' or 'cuda:1'; default: a GPU if there is one")
     parser.set_defaults(work_dir=None)  # no run, so no folder for a traceback
     return parser.parse_args()
 

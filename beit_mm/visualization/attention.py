@@ -1,4 +1,4 @@
-"""Where the trunk's self-attention looks: of all tokens, and of chosen points of an image (arXiv 2106.08254, figure 2)."""
+"""Where the trunk's self-attention looks: of all tokens, and of points of an image (arXiv 2106.08254, figure 2)."""
 from contextlib import ExitStack
 from functools import partial
 from typing import Dict, List, Optional, Sequence, Tuple

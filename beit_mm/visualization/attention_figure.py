@@ -95,4 +95,5 @@ def _draw_map(axis: Axes, image: np.ndarray, point: Point, values: np.ndarray, e
     axis.imshow(image.mean(axis=2), extent=extent, cmap='gray', vmin=0, vmax=255)
     axis.imshow(values, extent=extent, cmap=COLOURS, alpha=OPACITY, interpolation='bilinear')
     axis.plot(*point, **RING)
-    axis.set_xlabel(f'{values.min():.2g} to {values.max():.2g}', fontsize=8)
+    lowest, highest = (round(float(value), 4) for value in (values.min(), values.max()))
+    axis.set_xlabel(f'{lowest:.2g} to {highest:.2g}', fontsize=8)
