@@ -38,9 +38,10 @@ def make(folder: Path, name: str, options: Dict[str, object], no_start: str) -> 
     torch.manual_seed(0)
     config = str(CONFIGS / name)
     model = load_model(config, options={**options, no_start: None}, device='cpu')
-    for parameter in model.parameters():  # heads are drawn so small that all classes would be alike
-        if parameter.ndim > 1 and parameter.requires_grad:
-            torch.nn.init.normal_(parameter, std=0.2)
+    with torch.no_grad():
+        # Heads are drawn so small that all classes would be alike; a tokenizer whose biases are zero was never trained.
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
     torch.save(dict(state_dict=model.state_dict()), folder / 'weights.pth')
     return Tiny(config, folder / 'weights.pth', options)
 
