@@ -47,6 +47,8 @@ def _point(text: str) -> Tuple[int, int]:
 
 
 def _head(text: str) -> Union[str, int]:
+    if text != 'all' and not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"a head must be a number, counted from 0, or 'all', got {text}")
     return text if text == 'all' else int(text)
 
 
