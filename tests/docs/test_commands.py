@@ -1,4 +1,5 @@
 """Every command of the README and docs is run on small data, or says by a comment before it what it needs."""
+import ast
 import re
 import shlex
 import subprocess
@@ -41,7 +42,8 @@ def test_every_block_is_of_a_known_kind_and_needs_what_is_known():
     found = {page: blocks(page) for page in PAGES}
     assert {'README.md', 'docs/training.md', 'docs/data.md', 'docs/inference.md'} < set(found)
     assert {need for page in found for block in found[page] for need in block.needs} <= {*DATA_SETS, *OUTSIDE}
-    assert all(block.text for page in found for block in found[page])
+    for block in (block for page in found for block in found[page] if block.kind == PYTHON):
+        ast.parse(block.text, f'{block.page}:{block.line}')
 
 
 @pytest.mark.parametrize('page', [page for page in PAGES if page not in OWN_TESTS])
