@@ -15,7 +15,8 @@ train_dataloader = dict(**loading, batch_size=4, dataset=dict(data_root='{data}'
 val_dataloader = dict(**loading, batch_size=4, dataset=dict(data_root='{data}', indices=8))
 test_dataloader = val_dataloader
 train_cfg = dict(max_epochs=2, val_interval=2)
-default_hooks = dict(checkpoint=dict(interval=1, max_keep_ckpts=-1), logger=dict(interval=1))
+default_hooks = dict(
+    checkpoint=dict(interval=1, max_keep_ckpts=-1), logger=dict(interval=1), pictures=dict(interval=2))
 """
 PRETRAIN = """
 model.update(target=dict(tokenizer=dict(vocab_size=16, n_hid=8, n_init=8, init_cfg=None)))
