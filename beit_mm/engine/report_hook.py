@@ -150,7 +150,7 @@ def describe_model(runner) -> Dict[str, str]:
         described['backbone'] = ', '.join([type(backbone).__name__, *sizes])
     total = sum(parameter.numel() for parameter in model.parameters())
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    described['parameters'] = f'{total:,}, {trained:,} trained'
+    described['parameters'] = f'{total:,}' + (f' ({trained:,} trained)' if trained < total else '')
     for purpose in ('train', 'val', 'test'):
         dataset = (cfg.get(f'{purpose}_dataloader') or {}).get('dataset')
         if dataset:

@@ -79,7 +79,8 @@ def runner_of(model: nn.Module) -> SimpleNamespace:
     logger = logging.Logger('pictures')
     logger.records = []
     logger.addHandler(type('Keep', (logging.Handler, ), dict(emit=lambda self, record: logger.records.append(record)))())
-    return SimpleNamespace(model=model, logger=logger, iter=0, visualizer=Visualizer())
+    return SimpleNamespace(model=model, logger=logger, iter=0, visualizer=Visualizer(),
+                           call_hook=lambda name, **arguments: None)
 
 
 def test_what_cannot_be_drawn_is_logged_and_training_goes_on():

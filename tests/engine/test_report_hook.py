@@ -101,7 +101,7 @@ def test_a_training_ends_with_its_page_and_the_time_of_its_parts(tmp_path):
     run(runner)
     (record,) = records(tmp_path)
     assert (record['state'], record['iteration'], record['max_iterations']) == ('finished', STEPS, STEPS)
-    assert record['versions']['torch'] == torch.__version__ and record['model']['parameters'] == '2, 2 trained'
+    assert record['versions']['torch'] == torch.__version__ and record['model']['parameters'] == '2'
     assert list(record['seconds']) == ['set-up', 'loading', 'steps', 'checkpoints', 'validation', 'the rest']
     assert all(spent > 0 for spent in record['seconds'].values())
     page = (tmp_path / 'report.html').read_text()

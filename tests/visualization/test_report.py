@@ -79,12 +79,14 @@ def page_of(work_dir: Path) -> Page:
 
 
 def test_a_resumed_training_is_one_curve_in_which_the_later_run_wins(tmp_path):
-    write_log(tmp_path, '1', losses(range(10, 101, 10)), record=Record('train', iteration=100))
+    scores = [{'mIoU': 1.0 * step, 'time': 1, 'step': step} for step in (50, 90)]
+    write_log(tmp_path, '1', losses(range(10, 101, 10)), scores, Record('train', iteration=100))
     write_log(tmp_path, '2', losses([70, 80], lambda step: 5.0),
               record=Record('train', first_iteration=60, iteration=80, resumed=True, source='iter_60.pth'))
     page = page_of(tmp_path)
     expected = {step: float(f'{1 / step:.6g}') for step in range(10, 61, 10)}
     assert page.curve('Loss') == {**expected, 70: 5, 80: 5}  # the steps after 80 belong to what was given up
+    assert '90.0' not in page.attributes('data', 'value') and '50.0' in page.attributes('data', 'value')
     assert 'resumed after iteration 60' in page.text and 'iter_60.pth' in page.text
 
 
@@ -115,13 +117,15 @@ def test_scores_give_the_last_and_the_best_with_their_place(tmp_path):
     scores = [{'accuracy/top1': value, 'val/loss': 3 - epoch, 'time': 0.1, 'step': epoch}
               for epoch, value in enumerate([50.0, 70.25, 60.0], 1)]
     scores += [{'knn/top1': 12.5, 'step': 300}]  # KNNHook's, over iterations
+    scores += [{'codebook/used': 0.5, 'step': 100}]  # PicturesHook's, of a batch of the training
     write_log(tmp_path, '1', losses([100]), scores, Record('train', score_unit='epoch'))
     page = page_of(tmp_path)
     rows = page.text[page.text.index('Validation scores'):page.text.index('The best is')]
     cells = [line.strip() for line in rows.split('\n') if line.strip()][2:]
-    assert cells == ['accuracy/top160epoch 370.25epoch 2', 'val/loss0epoch 30epoch 3',
-                     'knn/top112.5iteration 30012.5iteration 300']
+    assert cells == ['accuracy/top160 epoch 370.25 epoch 2', 'val/loss0 epoch 30 epoch 3',
+                     'knn/top112.5 iteration 30012.5 iteration 300']
     assert page.curve('accuracy/top1') == {1: 50, 2: 70.25, 3: 60}
+    assert page.curve('codebook/used') == {100: 0.5}
 
 
 def test_values_that_are_not_finite_break_the_line_and_are_counted(tmp_path):
@@ -245,11 +249,11 @@ def test_a_record_reads_back_as_it_was_written_and_outlives_new_fields(tmp_path)
     assert read_record(path) == record
 
 
-@pytest.mark.parametrize('seconds, text', [(0.1234, '0.123 s'), (59.4, '59.4 s'), (80, '1 min 20 s'), (7500, '2 h 05 min')])
+@pytest.mark.parametrize('seconds, text', [(0.1234, '123 ms'), (59.4, '59.4 s'), (80, '1 min 20 s'), (7500, '2 h 05 min')])
 def test_durations_are_told_in_fitting_units(seconds, text):
     assert duration(seconds) == text
 
 
-@pytest.mark.parametrize('number, text', [(0.0015, '0.0015'), (1.5e-5, '1.5e-5'), (123456, '1.235e5'), (41.0, '41')])
+@pytest.mark.parametrize('number, text', [(0.0015, '0.0015'), (1.5e-5, '1.5e-5'), (-0.00025, '-2.5e-4'), (0, '0'), (math.nan, 'nan'), (123456, '1.235e5'), (41.0, '41')])
 def test_numbers_are_short(number, text):
     assert short(number) == text

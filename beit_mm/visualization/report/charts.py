@@ -9,8 +9,8 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 from .history import Curve
 
 # In the units of the SVG's viewBox; the page scales it to the column.
-WIDTH, HEIGHT = 470, 230
-LEFT, RIGHT, TOP, BOTTOM = 60, 448, 10, 204  # the edges of what the axes enclose
+WIDTH, HEIGHT = 470, 232
+LEFT, RIGHT, TOP, BOTTOM = 66, 448, 10, 204  # the edges of what the axes enclose
 MAX_DOTS = 30  # of a curve whose points are shown
 GROUPS = {'loss': 'Loss', 'lr': 'Learning rate', 'time': 'Seconds per step', 'acc': 'Accuracy'}
 TITLES = {'grad_norm': 'Gradient norm', 'memory': 'Memory, MB', 'psnr': 'PSNR, dB', 'perplexity': 'Codebook perplexity',
@@ -69,7 +69,8 @@ def draw(title: str, unit: str, curves: Sequence[Curve], marks: Sequence[int] = 
     """Lay out curves over a common pair of axes, thinned."""
     x_low, x_high = _range(np.concatenate([curve.x for curve in curves]))
     y_low, y_high = _range(np.concatenate([curve.y for curve in curves]))
-    margin = 0.04 * (y_high - y_low)
+    # Nothing below a thousandth is shown large: rounding would look like a trend.
+    margin = max(0.04 * (y_high - y_low), 5e-4 * max(abs(y_low), abs(y_high)))
     y_low, y_high = y_low - margin, y_high + margin
 
     def to_x(x):
@@ -86,14 +87,18 @@ def draw(title: str, unit: str, curves: Sequence[Curve], marks: Sequence[int] = 
     return Chart(
         title, unit, lines,
         x_ticks=[(round(to_x(tick), 1), EngFormatter(sep='')(tick)) for tick in _ticks(x_low, x_high, integer=True)],
-        y_ticks=[(round(to_y(tick), 1), short(tick)) for tick in _ticks(y_low, y_high)],
+        y_ticks=[(round(to_y(tick), 1), text) for tick, text in _labelled(_ticks(y_low, y_high))],
         marks=[(round(to_x(mark), 1), f'resumed after iteration {mark}') for mark in marks if x_low <= mark <= x_high],
         x_range=(x_low, x_high))
 
 
-def short(number: float) -> str:
-    """A number with four significant digits, `1.235e-05` as `1.235e-5`."""
-    mantissa, e, exponent = f'{number:.4g}'.partition('e')
+def short(number: float, digits: int = 4) -> str:
+    """A number with so many significant digits, `1.235e-05` as `1.235e-5`, and `0.00025` as `2.5e-4`."""
+    text = f'{number:.{digits}g}'
+    if 0 < abs(number) < 1e-3:
+        mantissa, _, exponent = f'{number:.{digits - 1}e}'.partition('e')
+        text = f'{float(mantissa):g}e{exponent}'
+    mantissa, e, exponent = text.partition('e')
     return f'{mantissa}e{int(exponent)}' if e else mantissa
 
 
@@ -130,6 +135,15 @@ def _range(values: np.ndarray) -> Tuple[float, float]:
 def _ticks(low: float, high: float, integer: bool = False) -> List[float]:
     ticks = MaxNLocator(5, steps=[1, 2, 5, 10], integer=integer).tick_values(low, high)
     return [float(tick) for tick in ticks if low <= tick <= high]
+
+
+def _labelled(ticks: Sequence[float]) -> List[Tuple[float, str]]:
+    """Ticks with their text, of as many digits as tell them apart."""
+    for digits in range(4, 9):
+        texts = [short(tick, digits) for tick in ticks]
+        if len(set(texts)) == len(texts):
+            break
+    return list(zip(ticks, texts))
 
 
 def _path(x: np.ndarray, y: np.ndarray) -> str:

@@ -1,4 +1,5 @@
 """One training over all its sessions: curves of what was logged, and scores."""
+import math
 from dataclasses import dataclass
 from typing import Dict, Iterable, List, Tuple
 
@@ -7,6 +8,7 @@ import numpy as np
 from .sessions import NO_SCORES, Line, Session
 
 MAX_POINTS = 1000  # of a curve
+SCORES = ('knn/',)  # beginnings of what hooks measure on validation images
 LOWER_IS_BETTER = ('loss', 'error', 'mse', 'mae')  # parts of a score's name
 
 
@@ -49,20 +51,17 @@ class Score:
 
 def training_curves(sessions: List[Session]) -> List[Curve]:
     """Of every quantity that a training logged, in order of appearance; a later session wins where steps overlap."""
-    return _curves(_merge([(session.train_record.first_iteration, session.training) for session in sessions]),
-                   {'step', 'iter', 'epoch'})
+    parts = [(_start(session, 'iteration'), session.training + session.observed) for session in sessions]
+    return [curve for curve in _curves(_merge(parts), {'step', 'iter', 'epoch'}) if not _is_score(curve.name)]
 
 
 def score_curves(sessions: List[Session]) -> List[Tuple[str, Curve]]:
     """Of every score, with the unit of its steps, 'epoch' or 'iteration'."""
-    by_unit: Dict[str, List[Tuple[int, List[Line]]]] = {'epoch': [], 'iteration': []}
-    for session in sessions:
-        record = session.train_record
-        starts = dict(epoch=record.first_epoch, iteration=record.first_iteration)
-        for unit, parts in by_unit.items():
-            lines = [line for line in session.scores if _unit(line, record.score_unit) == unit]
-            parts.append((starts[unit], lines))
-    return [(unit, curve) for unit, parts in by_unit.items() for curve in _curves(_merge(parts), NO_SCORES)]
+    unit = sessions[-1].train_record.score_unit if sessions else 'iteration'
+    validated = [(_start(session, unit), session.scores) for session in sessions]
+    observed = [(_start(session, 'iteration'), session.observed) for session in sessions]
+    return [*((unit, curve) for curve in _curves(_merge(validated), NO_SCORES)),
+            *(('iteration', curve) for curve in _curves(_merge(observed), NO_SCORES) if _is_score(curve.name))]
 
 
 def summarise(curves: Iterable[Tuple[str, Curve]]) -> List[Score]:
@@ -80,17 +79,21 @@ def summarise(curves: Iterable[Tuple[str, Curve]]) -> List[Score]:
     return scores
 
 
-def _unit(line: Line, logged_over: str) -> str:
-    """A hook that logs a score alone, without a validation's `time`, does so over iterations, as KNNHook."""
-    return logged_over if 'time' in line else 'iteration'
+def _is_score(name: str) -> bool:
+    """Whether what a hook observed is a score."""
+    return name.startswith(SCORES)
 
 
-def _merge(parts: List[Tuple[int, List[Line]]]) -> List[Line]:
+def _start(session: Session, unit: str) -> float:
+    """Where a session goes on: what earlier ones logged after it counts no more, if this one came to a step at all."""
+    return getattr(session.train_record, f'first_{unit}') if session.training else math.inf
+
+
+def _merge(parts: List[Tuple[float, List[Line]]]) -> List[Line]:
     """Lines of all sessions by step; a session that goes on from a step replaces what earlier ones logged after it."""
     merged: Dict[int, Line] = {}
     for first, lines in parts:
-        if lines:
-            merged = {step: line for step, line in merged.items() if step <= first}
+        merged = {step: line for step, line in merged.items() if step <= first}
         for line in lines:
             step = int(line['step'])
             merged[step] = {**merged.get(step, {}), **line}

@@ -103,7 +103,9 @@ def _content(work_dir: Path) -> Dict[str, object]:
 
 
 def duration(seconds: float) -> str:
-    """Such as `2 h 05 min`, `3 min 20 s` or `1.25 s`."""
+    """Such as `2 h 05 min`, `3 min 20 s`, `1.25 s` or `40 ms`."""
+    if seconds < 1:
+        return f'{1000 * seconds:.0f} ms'
     if seconds < 60:
         return f'{seconds:.3g} s'
     minutes, rest = divmod(round(seconds), 60)

@@ -13,7 +13,7 @@ from .sessions import Session
 
 IMAGES = f'{FOLDER}/vis_image'
 MAX_NAMES = 16
-MAX_BYTES = 400_000  # of one picture as it is; larger ones are written anew, smaller
+MAX_BYTES = 1_000_000  # of one picture as it is; larger ones are written anew, smaller
 MAX_SIDE = 1600  # pixels
 _NAME_STEP = re.compile(r'^(.*)_(\d+)$')
 

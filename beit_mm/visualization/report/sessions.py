@@ -20,7 +20,8 @@ class Session:
         folder: its path.
         records: what its runs noted, trainings first; empty without a ReportHook.
         training: logged numbers of training steps, in their order.
-        scores: logged scores, those of validations with `time` over the unit of the log, others over iterations.
+        scores: what validations logged, over epochs or iterations.
+        observed: numbers that hooks logged one by one, over iterations, such as `codebook/used` and `knn/top1`.
         test: scores of a test.
     """
 
@@ -28,6 +29,7 @@ class Session:
     records: List[Record]
     training: List[Line]
     scores: List[Line]
+    observed: List[Line]
     test: Dict[str, float]
 
     @property
@@ -54,7 +56,7 @@ def read_sessions(work_dir: Path) -> List[Session]:
     folders = sorted(path.parent for path in work_dir.glob(f'*/{FOLDER}') if path.is_dir())
     sessions = [_read(folder) for folder in folders]
     sessions = [session for session in sessions
-                if session.records or session.training or session.scores or session.test]
+                if session.records or session.training or session.scores or session.observed or session.test]
     if not sessions:
         raise ValueError(f'{work_dir} must be the work directory of a run, with logs in TIMESTAMP/{SCALARS}; '
                          f'{"it has none" if work_dir.is_dir() else "there is no such folder"}')
@@ -73,20 +75,20 @@ def current(sessions: List[Session]) -> List[Session]:
 def _read(folder: Path) -> Session:
     records = [read_record(path) for path in sorted(folder.glob(f'{FOLDER}/run_*.json'))]
     records = sorted((record for record in records if record), key=lambda record: record.purpose != 'train')
-    training, scores = _read_scalars(folder / SCALARS)
-    return Session(folder, records, training, scores, _read_test(folder / f'{folder.name}.json'))
+    return Session(folder, records, *_read_scalars(folder / SCALARS), _read_test(folder / f'{folder.name}.json'))
 
 
-def _read_scalars(path: Path) -> Tuple[List[Line], List[Line]]:
-    training, scores = [], []
+def _read_scalars(path: Path) -> Tuple[List[Line], List[Line], List[Line]]:
+    """Lines of training steps, which have a loss; of validations, which are timed too; and the others."""
+    training, scores, observed = [], [], []
     if not path.is_file():
-        return training, scores
+        return training, scores, observed
     with open(path, encoding='utf-8', errors='replace') as file:
         for text in file:
             line = _numbers(text)
             if 'step' in line and math.isfinite(line['step']):
-                (training if 'loss' in line else scores).append(line)
-    return training, scores
+                (training if 'loss' in line else scores if 'time' in line else observed).append(line)
+    return training, scores, observed
 
 
 def _read_test(path: Path) -> Dict[str, float]:
