@@ -7,7 +7,7 @@ from mmengine.model import BaseModel
 from mmpretrain.models import BaseClassifier
 
 from .models import Model
-from .predicting import Predictions, Results, collect, ready_model, test_pipeline
+from .predicting import Predictions, Results, collect, ready_model, evaluation_pipeline
 from .sources import Images
 
 
@@ -54,7 +54,7 @@ def classify_each(model: BaseModel, images: Images, batch_size: int = 32, top_k:
     def compute(samples: List[dict]) -> List[dict]:
         return [_describe(sample.pred_score, classes, top_k) for sample in model.test_step(default_collate(samples))]
 
-    return Predictions(images, test_pipeline(model), compute, batch_size, progress)
+    return Predictions(images, evaluation_pipeline(model), compute, batch_size, progress)
 
 
 def _describe(scores: torch.Tensor, classes: Optional[List[str]], top_k: int) -> dict:

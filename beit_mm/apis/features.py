@@ -11,7 +11,7 @@ from torch import Tensor
 from ..datasets.images import input_format, normalise
 from ..models import BEiT
 from .models import Model
-from .predicting import Predictions, Prepare, Results, collect, ready_model, test_pipeline
+from .predicting import Predictions, Prepare, Results, collect, ready_model, evaluation_pipeline
 from .sources import Images
 
 KINDS = ('mean', 'cls_token', 'patches')
@@ -68,7 +68,7 @@ def extract_features_each(model: BaseModel, images: Images, kind: str = 'mean', 
         found = found[:, 0] if isinstance(blocks, int) else found
         return [dict(features=one) for one in found.float().cpu().numpy()]
 
-    prepare = test_pipeline(model) if isinstance(model, BaseClassifier) else _evaluation_of_imagenet(model)
+    prepare = evaluation_pipeline(model) if isinstance(model, BaseClassifier) else _evaluation_of_imagenet(model)
     return Predictions(images, prepare, compute, batch_size, progress)
 
 

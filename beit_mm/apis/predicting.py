@@ -179,7 +179,7 @@ def _starts_from_file(part: Optional[nn.Module]) -> bool:
     return isinstance(start, dict) and start.get('type') == 'Pretrained'
 
 
-def test_pipeline(model: BaseModel) -> Prepare:
+def evaluation_pipeline(model: BaseModel) -> Prepare:
     """The steps that the model's config tests with, but for those that load, so that inference equals evaluation.
 
     Raises:

@@ -8,7 +8,7 @@ from mmengine.model import BaseModel
 from mmseg.models import BaseSegmentor
 
 from .models import Model
-from .predicting import Predictions, Results, collect, ready_model, test_pipeline
+from .predicting import Predictions, Results, collect, ready_model, evaluation_pipeline
 from .sources import Images
 
 
@@ -50,4 +50,4 @@ def segment_each(model: BaseModel, images: Images, batch_size: int = 1, progress
         return [dict(labels=sample.pred_sem_seg.data[0].cpu().numpy().astype(dtype), classes=classes)
                 for sample in predicted]
 
-    return Predictions(images, test_pipeline(model), compute, batch_size, progress)
+    return Predictions(images, evaluation_pipeline(model), compute, batch_size, progress)

@@ -106,7 +106,7 @@ def _save(picture: Image.Image, path: Path, **options) -> None:
 
 def write_features(predictions: Iterable[dict], path: Path) -> Tuple[int, ...]:
     """Write predictions of `extract_features_each` to an .npz file: `images`, their names (N,), and `features`, float32
-    (N, ...).
+    (N, ...), which must fit in memory.
 
     Returns:
         The shape of `features`.

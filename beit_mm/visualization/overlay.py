@@ -27,14 +27,15 @@ def segmentation_overlay(image: np.ndarray, labels: np.ndarray, classes: Optiona
         image: uint8 (H, W, 3) in RGB.
         labels: (H, W), classes from 0.
         classes: names by label; None for numbers.
-        palette: colours (R, G, B), 0 to 255, by label; None for generated ones.
+        palette: colours (R, G, B), 0 to 255, by label; generated ones if None, or too few.
         opacity: of the colours, 0 to 1.
 
     Returns:
         The picture, W pixels wide, at least MIN_WIDTH, and higher than H by the legend.
     """
     found, counts = np.unique(labels, return_counts=True)
-    colours = generate_palette(int(found[-1]) + 1) if palette is None else palette
+    num_colours = int(found[-1]) + 1
+    colours = generate_palette(num_colours) if palette is None or len(palette) < num_colours else palette
     order = np.argsort(-counts, kind='stable').tolist()
     names = [f'{classes[found[place]] if classes else found[place]} {describe_share(counts[place] / labels.size)}'
              for place in order]

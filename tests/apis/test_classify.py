@@ -3,8 +3,8 @@ import cv2
 import numpy as np
 import pytest
 from conftest import draw
-from mmpretrain import ImageClassificationInferencer
 from mmengine.registry import DefaultScope
+from mmpretrain import ImageClassificationInferencer
 from PIL import Image
 
 from beit_mm.apis import classify, classify_each

@@ -39,8 +39,9 @@ def test_generated_colours_differ():
     assert len(set(palette)) == 150 and generate_palette(10) == palette[:10]
     neighbours = np.abs(np.diff(np.array(palette[:20]), axis=0)).sum(axis=1)
     assert neighbours.min() > 60
-    labels = np.arange(4, dtype=np.uint16).reshape(2, 2) * 100
-    assert segmentation_overlay(np.zeros((2, 2, 3), np.uint8), labels).width == MIN_WIDTH
+    labels = np.array([[0, 1], [100, 255]], np.uint8)
+    for palette in (None, PALETTE):
+        assert segmentation_overlay(np.zeros((2, 2, 3), np.uint8), labels, None, palette).width == MIN_WIDTH
 
 
 @pytest.mark.parametrize('share, expected', [(0, '0.0 %'), (1e-6, '<0.1 %'), (0.0005, '0.1 %'), (1, '100.0 %')])
