@@ -26,5 +26,5 @@ param_scheduler = [
 ]
 
 train_cfg = dict(type='beit_mm.EpochTrainLoop', max_epochs=max_epochs)
-default_hooks = dict(checkpoint=dict(interval=10))
+default_hooks = dict(checkpoint=dict(interval=10), pictures=dict(interval=5000))
 auto_scale_lr = dict(base_batch_size=2048)

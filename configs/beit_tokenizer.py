@@ -36,6 +36,9 @@ val_cfg = dict()
 test_cfg = dict()
 val_evaluator = dict(type='beit_mm.TokenizerMetric', vocab_size=8192)
 test_evaluator = val_evaluator
-default_hooks = dict(logger=dict(log_metric_by_epoch=False), checkpoint=dict(by_epoch=False, interval=10000))
+default_hooks = dict(
+    logger=dict(log_metric_by_epoch=False),
+    checkpoint=dict(by_epoch=False, interval=10000),
+    pictures=dict(interval=10000))
 log_processor = dict(by_epoch=False)
 auto_scale_lr = dict(base_batch_size=512)

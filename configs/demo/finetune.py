@@ -44,5 +44,6 @@ param_scheduler = [
          convert_to_iter_based=True),
 ]
 train_cfg = dict(max_epochs=max_epochs, val_interval=8)
-default_hooks = dict(checkpoint=dict(interval=max_epochs, max_keep_ckpts=1, save_best=None))
+default_hooks = dict(
+    checkpoint=dict(interval=max_epochs, max_keep_ckpts=1, save_best=None), pictures=dict(interval=400))
 auto_scale_lr = dict(base_batch_size=16)

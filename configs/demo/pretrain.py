@@ -59,5 +59,5 @@ param_scheduler = [
          convert_to_iter_based=True),
 ]
 train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
-default_hooks = dict(checkpoint=dict(interval=max_epochs, max_keep_ckpts=1))
+default_hooks = dict(checkpoint=dict(interval=max_epochs, max_keep_ckpts=1), pictures=dict(interval=400))
 auto_scale_lr = dict(base_batch_size=64)

@@ -46,5 +46,5 @@ custom_hooks = [
 train_cfg = dict(max_iters=max_iters, val_interval=max_iters)
 val_evaluator = dict(vocab_size=vocab_size)
 test_evaluator = val_evaluator
-default_hooks = dict(checkpoint=dict(interval=max_iters, max_keep_ckpts=1))
+default_hooks = dict(checkpoint=dict(interval=max_iters, max_keep_ckpts=1), pictures=dict(interval=100))
 auto_scale_lr = dict(base_batch_size=64)

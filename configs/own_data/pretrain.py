@@ -45,4 +45,5 @@ param_scheduler = [
          convert_to_iter_based=True),
 ]
 train_cfg = dict(max_epochs=max_epochs)
+default_hooks = dict(pictures=dict(interval=1000))
 auto_scale_lr = dict(base_batch_size=128)
