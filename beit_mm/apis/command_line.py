@@ -7,7 +7,7 @@ import sys
 import warnings
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Iterable, Iterator, List, Optional, Sequence
+from typing import Iterable, Iterator, Optional, Sequence
 
 import numpy as np
 import torch
@@ -148,7 +148,7 @@ def _results(predictions: Predictions) -> Iterator[dict]:
 
 def _print(name: str, parts: Iterable[tuple]) -> None:
     """An image and its classes, tab-separated; a class without a name by its number."""
-    columns: List[str] = [f'{describe_share(share)} {label if known is None else known}' for share, known, label in parts]
+    columns = [f'{describe_share(share)} {label if known is None else known}' for share, known, label in parts]
     print(name, *columns, sep='\t', flush=True)
 
 

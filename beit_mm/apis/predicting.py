@@ -93,8 +93,8 @@ class Predictions:
         except ValueError as error:  # of a model, which knows no names
             raise ValueError(f'{images[0].name}: {error}') from error
         except torch.OutOfMemoryError as error:
-            raise OutOfMemory(f'{str(error).split(". ")[0]}; {len(images)} images of {tuple(samples[0]["inputs"].shape)} '
-                              f'were too many, try a smaller batch_size') from error
+            raise OutOfMemory(f'{str(error).split(". ")[0]}; {len(images)} images of '
+                              f'{tuple(samples[0]["inputs"].shape)} were too many, try a smaller batch_size') from error
 
     def _batches(self) -> Iterator[Tuple[List[NamedImage], List[dict]]]:
         images: List[NamedImage] = []
