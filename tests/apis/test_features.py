@@ -48,7 +48,8 @@ def test_the_mean_is_what_the_head_of_a_classifier_gets(classifier, photos):
 @pytest.mark.parametrize('kind', ['mean', 'cls_token', 'patches'])
 def test_of_a_pretrained_model(kind, block, pretrained):
     model = pretrained.load()
-    x = tokens(model, as_imagenet_is_evaluated(IMAGE), block, model.backbone.norm if block == 1 else torch.nn.Identity())
+    norm = model.backbone.norm if block == 1 else torch.nn.Identity()
+    x = tokens(model, as_imagenet_is_evaluated(IMAGE), block, norm)
     expected = dict(mean=x[1:].mean(dim=0), cls_token=x[0], patches=x[1:].view(2, 2, 32))[kind]
     found = features(model, kind=kind, blocks=block)[0]
     assert found.dtype == np.float32 and np.ptp(found) > 0.1
