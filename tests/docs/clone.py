@@ -24,6 +24,11 @@ from beit_mm.datasets.digits import write_classification, write_segmentation
 
 # Written for a path of the reader's own.
 PLACEHOLDERS = dict(IN='work_dirs/demo/finetune/epoch_24.pth', OUT='work_dirs/converted', LAYOUT='timm')
+# Of ADE20K's images and crops, 512 pixels high.
+SMALL_SCENES = {'train_dataloader.dataset.pipeline.2.scale': (256, 64),
+                'train_dataloader.dataset.pipeline.3.crop_size': (64, 64), 'model.data_preprocessor.size': (64, 64),
+                'val_dataloader.dataset.pipeline.1.scale': (256, 64),
+                'test_dataloader.dataset.pipeline.1.scale': (256, 64)}
 
 
 def prepare(folder: Path, patch: pytest.MonkeyPatch) -> None:
@@ -99,8 +104,11 @@ def _small(config: str, cfg: Config) -> Dict[str, object]:
         options = {key: value for key, value in options.items() if not key.startswith('model.')}
         options = {key: value for key, value in options.items() if not key.endswith('_evaluator.vocab_size')}
     if cfg.get('default_scope') == 'mmseg':
-        options.update({'test_dataloader.dataset.indices': 1, 'test_dataloader.batch_size': 1,
-                        'val_dataloader.dataset.indices': 1, 'val_dataloader.batch_size': 1})
+        options.update({f'{loader}.{key}': 1 for loader in ('val_dataloader', 'test_dataloader')
+                        for key in ('batch_size', 'dataset.indices')})
+        if not config.startswith('configs/demo/'):
+            options.update(SMALL_SCENES)
+            options.update({f'tta_pipeline.1.transforms.0.{place}.scale': (256, 64) for place in range(6)})
     return options
 
 
