@@ -13,7 +13,8 @@ SEGMENTOR = {**TRUNK, 'model.backbone.depth': 2, 'model.backbone.out_indices': [
              'model.auxiliary_head.in_channels': 32}
 PRETRAINING = {**TRUNK, **{f'model.target.tokenizer.{key}': value for key, value in dict(
     vocab_size=16, n_hid=8, n_init=8, blocks_per_group=1).items()}}
-OPTIONS = {'demo/finetune': CLASSIFIER, 'demo/segment': SEGMENTOR, 'demo/pretrain': PRETRAINING}
+OPTIONS = {'demo/finetune': CLASSIFIER, 'demo/segment': SEGMENTOR, 'demo/pretrain': PRETRAINING,
+           'demo/linear_probe': {**TRUNK, 'model.backbone.out_indices': [0, 1], 'model.backbone.depth': 2}}
 
 
 def build(config: str, **trunk) -> nn.Module:

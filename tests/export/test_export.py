@@ -142,6 +142,17 @@ def test_safetensors_of_a_trunk_load_without_the_heads(tmp_path):
     assert set(read_checkpoint(whole.path)) == set(model.state_dict())  # the auxiliary head, too: training goes on
 
 
+def test_a_linear_probe_gives_the_logits_of_the_block_it_predicts_with(tmp_path):
+    model = build('demo/linear_probe')
+    report = export(model, tmp_path / 'probe.safetensors')
+    assert report.outputs == dict(logits=('N', 10))
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        samples = model.predict(images)
+        logits = take_part(model, 'classifier')(images)
+    assert torch.allclose(logits.softmax(dim=1), torch.stack([sample.pred_score for sample in samples]))
+
+
 @pytest.mark.parametrize('factor', [1.001, float('nan')])
 def test_a_file_that_gives_something_else_is_not_left(factor, tmp_path, monkeypatch):
     form = FORMATS['.safetensors']
