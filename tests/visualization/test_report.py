@@ -1,6 +1,7 @@
-"""The page of a work directory, from logs written by hand: its numbers, its pictures, and what it does not let through."""
+"""The page of a work directory, from logs written by hand: numbers, pictures, and what it does not let through."""
 import json
 import math
+from argparse import Namespace
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -10,10 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from beit_mm.visualization.report import Record, write_report
+from beit_mm.engine import launch
+from beit_mm.visualization.report import Record, report_command, write_report
 from beit_mm.visualization.report.charts import short
 from beit_mm.visualization.report.history import Curve
 from beit_mm.visualization.report.page import duration, render
+from beit_mm.visualization.report.record import read_record
 
 VOID = {'meta', 'link', 'img'}
 HOSTILE = '<script>alert(1)</script><img src=http://example.org/x onerror=alert(1)>'
@@ -240,7 +243,6 @@ def test_a_damaged_record_is_as_none(tmp_path):
 
 
 def test_a_record_reads_back_as_it_was_written_and_outlives_new_fields(tmp_path):
-    from beit_mm.visualization.report.record import read_record
     record = replace(Record('test'), seconds={'test': 1.5}, command=['a', 'b'])
     record.write(tmp_path)
     path = tmp_path / 'vis_data' / 'run_test.json'
@@ -249,11 +251,26 @@ def test_a_record_reads_back_as_it_was_written_and_outlives_new_fields(tmp_path)
     assert read_record(path) == record
 
 
-@pytest.mark.parametrize('seconds, text', [(0.1234, '123 ms'), (59.4, '59.4 s'), (80, '1 min 20 s'), (7500, '2 h 05 min')])
+@pytest.mark.parametrize('seconds, text', [(0.1234, '123 ms'), (59.4, '59.4 s'), (80, '1 min 20 s'),
+                                           (7500, '2 h 05 min')])
 def test_durations_are_told_in_fitting_units(seconds, text):
     assert duration(seconds) == text
 
 
-@pytest.mark.parametrize('number, text', [(0.0015, '0.0015'), (1.5e-5, '1.5e-5'), (-0.00025, '-2.5e-4'), (0, '0'), (math.nan, 'nan'), (123456, '1.235e5'), (41.0, '41')])
+@pytest.mark.parametrize('number, text', [(0.0015, '0.0015'), (1.5e-5, '1.5e-5'), (-0.00025, '-2.5e-4'), (0, '0'),
+                                          (math.nan, 'nan'), (123456, '1.235e5'), (41.0, '41')])
 def test_numbers_are_short(number, text):
     assert short(number) == text
+
+
+def test_the_command_writes_the_page_and_tells_of_a_folder_without_logs_in_one_sentence(tmp_path, capsys):
+    write_log(tmp_path / 'run', '1', losses([1, 2]))
+    launch.run(report_command, Namespace(run=str(tmp_path / 'run'), out=str(tmp_path / 'new' / 'page.html'),
+                                         work_dir=None))
+    assert capsys.readouterr().out.strip() == str(tmp_path / 'new' / 'page.html')
+    assert Page((tmp_path / 'new' / 'page.html').read_text()).curve('Loss') == {1: 1, 2: 0.5}
+    with pytest.raises(SystemExit) as ended:
+        launch.run(report_command, Namespace(run=str(tmp_path / 'none'), out=None, work_dir=None))
+    assert ended.value.code == 1
+    (sentence,) = capsys.readouterr().err.splitlines()
+    assert sentence.startswith(f'error: {tmp_path}/none must be the work directory') and 'no such folder' in sentence

@@ -1,4 +1,4 @@
-"""The page of a real training in headless Chromium: nothing is asked of the network, nothing fails, all of it is seen."""
+"""The page of a real training in headless Chromium: it asks the network for nothing, and all of it is seen."""
 import json
 import shutil
 from pathlib import Path

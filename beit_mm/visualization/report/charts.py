@@ -82,8 +82,9 @@ def draw(title: str, unit: str, curves: Sequence[Curve], marks: Sequence[int] = 
     lines = []
     for curve in curves:
         thin = curve.thinned()
-        lines.append(Line(curve.name, _path(to_x(thin.x), to_y(thin.y)), _dots(to_x(thin.x), to_y(thin.y)), _numbers(thin.x), _numbers(thin.y),
-                          float(curve.y[-1]), int((~np.isfinite(curve.y)).sum())))
+        x, y = to_x(thin.x), to_y(thin.y)
+        lines.append(Line(curve.name, _path(x, y), _dots(x, y), _numbers(thin.x), _numbers(thin.y), float(curve.y[-1]),
+                          int((~np.isfinite(curve.y)).sum())))
     return Chart(
         title, unit, lines,
         x_ticks=[(round(to_x(tick), 1), EngFormatter(sep='')(tick)) for tick in _ticks(x_low, x_high, integer=True)],
