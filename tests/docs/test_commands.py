@@ -34,6 +34,11 @@ def unpacks(block: Block) -> bool:
     return block.text.startswith('mkdir ')
 
 
+def is_slow(command: str) -> bool:
+    """12 seconds for a model that tests/export exports, too."""
+    return command.endswith('.onnx')
+
+
 def is_run(block: Block) -> bool:
     return set(block.needs) <= set(DATA_SETS) and not unpacks(block)
 
@@ -50,12 +55,20 @@ def test_every_block_is_of_a_known_kind_and_needs_what_is_known():
 def test_every_command_without_outside_needs_runs(page, clone):
     for block in filter(is_run, shell_blocks(page)):
         for command in block.commands:
-            if command not in ran:
+            if command not in ran and not is_slow(command):
                 run_command(command)
                 ran.append(command)
 
 
 ran: List[str] = []  # commands stand on several pages
+
+
+@pytest.mark.long
+def test_slow_commands_run(clone):
+    slow = [command for block in filter(is_run, shell_blocks('docs/inference.md')) for command in block.commands
+            if is_slow(command)]
+    assert len(slow) == 1
+    run_command(slow[0])
 
 
 @pytest.mark.parametrize('page', OWN_TESTS)
