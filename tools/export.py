@@ -11,7 +11,8 @@ from beit_mm.export import PARTS, export
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('out', metavar='OUT', help='an .onnx, .pt2 (torch.export) or .safetensors file')
-    parser.add_argument('--model', required=True, metavar='NAME_OR_CONFIG', help='a name of model-index.yml, or a config')
+    parser.add_argument('--model', required=True, metavar='NAME_OR_CONFIG',
+                        help='a name of model-index.yml, or a config')
     parser.add_argument('--weights', metavar='FILE', help="a checkpoint in any layout; default: what the config's "
                         'init_cfg names')
     parser.add_argument('--part', choices=list(PARTS), help='default: what the model is')

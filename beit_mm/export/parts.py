@@ -19,18 +19,20 @@ class Part(nn.Module):
     """What is exported: `forward` takes normalised images (N, 3, H, W).
 
     Args:
-        module: whose weights are the part's.
-        trunk: its BEiT.
+        module: whose weights are the part's: a BEiT, or a model with one as `backbone`.
         output_names: of what forward gives: one tensor, or a tuple if there are several names.
         prefix: what our names of the weights have before the module's own.
     """
 
-    def __init__(self, module: nn.Module, trunk: BEiT, output_names: Tuple[str, ...], prefix: str = ''):
+    def __init__(self, module: nn.Module, output_names: Tuple[str, ...], prefix: str = ''):
         super().__init__()
         self.module = module
-        self.trunk = trunk
         self.output_names = output_names
         self.prefix = prefix
+
+    @property
+    def trunk(self) -> BEiT:  # no second submodule: exported programs would hold its weights twice
+        return self.module if isinstance(self.module, BEiT) else self.module.backbone
 
     def weights(self) -> Dict[str, Tensor]:
         """Weights under our names."""
@@ -45,7 +47,7 @@ class Classifier(Part):
     """Images to `logits` (N, num_classes), before the softmax; a linear probe's are those of its predict_block."""
 
     def __init__(self, model: ImageClassifier):
-        super().__init__(model, model.backbone, ('logits',))
+        super().__init__(model, ('logits',))
 
     def forward(self, images: Tensor) -> Tensor:
         logits = self.module(images)
@@ -57,7 +59,7 @@ class Segmentor(Part):
     """Images, each of them one window, to `logits` (N, num_classes, H, W)."""
 
     def __init__(self, model: EncoderDecoder):
-        super().__init__(model, model.backbone, ('logits',))
+        super().__init__(model, ('logits',))
 
     def forward(self, images: Tensor) -> Tensor:
         size = tuple(images.shape[2:])
@@ -71,7 +73,7 @@ class Trunk(Part):
         trunk = model if isinstance(model, BEiT) else model.backbone
         count = len(trunk.out_indices)
         names = ('features',) if count == 1 else tuple(f'features_{index}' for index in range(count))
-        super().__init__(trunk, trunk, names, 'backbone.')
+        super().__init__(trunk, names, 'backbone.')
 
     def forward(self, images: Tensor) -> Outputs:
         features = self.trunk(images)

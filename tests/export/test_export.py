@@ -80,9 +80,10 @@ def test_a_segmentor_in_onnx_at_a_size_that_is_not_square(tmp_path):
 
 def load_program(report):
     extra = {'metadata.json': ''}
-    program = torch.export.load(report.path, extra_files=extra).module()
+    program = torch.export.load(report.path, extra_files=extra)
     assert json.loads(extra['metadata.json']) == report.metadata
-    return program
+    assert not any('auxiliary' in name or name.startswith('trunk.') for name in program.state_dict)  # each weight once
+    return program.module()
 
 
 def test_a_segmentor_in_torch_export(tmp_path):
