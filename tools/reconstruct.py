@@ -30,7 +30,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--out', type=Path, default=Path('reconstruction.png'), metavar='FILE',
                         help='the sheet, a row for each image; overwritten (default: %(default)s)')
     parser.add_argument('--json', type=Path, metavar='FILE', help='also write masks, tokens and numbers')
-    parser.add_argument('--device', help="where to compute, such as 'cpu' or 'cuda:1'; default: the GPU if there is one")
+    parser.add_argument('--device', help="where to compute, such as 'cpu' or 'cuda:1'; default: the GPU if there is "
+                        'one')
     parser.set_defaults(work_dir=None)  # no run, so no folder for a traceback
     return parser.parse_args()
 

@@ -33,8 +33,8 @@ Size = Optional[Tuple[int, int]]
 
 def reconstruct(model: Model, images: Images, weights: Optional[str] = None,
                 tokenizer: Union[str, Sequence[str], None] = None, num_masked: Optional[int] = None,
-                mask: str = 'blockwise', seed: int = 0, size: Size = None, device: Union[str, torch.device, None] = None,
-                batch_size: int = 8, options: Optional[dict] = None, progress: bool = True) -> Results:
+                mask: str = 'blockwise', seed: int = 0, size: Size = None,
+                device: Union[str, torch.device, None] = None, batch_size: int = 8, options: Optional[dict] = None, progress: bool = True) -> Results:
     """Predict the visual tokens of masked patches of images from the other patches, and decode them.
 
     Args:
@@ -114,7 +114,8 @@ def generator_of(cfg: Optional[Config]) -> MaskGenerator:
     return BlockwiseMaskGenerator()
 
 
-def _fit_generator(kind: str, grid: Tuple[int, int], num_masked: Optional[int], trained: MaskGenerator) -> MaskGenerator:
+def _fit_generator(kind: str, grid: Tuple[int, int], num_masked: Optional[int],
+                   trained: MaskGenerator) -> MaskGenerator:
     """A mask generator for a grid, with the shares of the one that was trained with, which may have another grid."""
     share = grid[0] * grid[1] / trained.num_patches
     if num_masked is None:

@@ -95,7 +95,8 @@ def test_a_tokenizer_in_files_of_its_own_is_as_good(model, files):
     ('whole.pth', 'encoder.pth', 'needs a tokenizer with its decoder')])
 def test_weights_without_a_whole_tokenizer_are_refused(weights, tokenizer, message, files):
     with pytest.raises(ValueError, match=message):
-        reconstruct(files / 'small.py', files / 'images', files / weights, tokenizer and files / tokenizer, device='cpu')
+        reconstruct(files / 'small.py', files / 'images', files / weights, tokenizer and files / tokenizer,
+                    device='cpu')
 
 
 @pytest.mark.parametrize('options, message', [

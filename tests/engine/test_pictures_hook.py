@@ -13,6 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from beit_mm.engine import PicturesHook
+from beit_mm.models import DiscreteVAE
 
 __all__ = ['data', 'in_data']
 EXPECTED = dict(tokenizer=['codebook', 'reconstruction'], pretrain=['codebook', 'reconstruction'],
@@ -78,13 +79,14 @@ class Visualizer:
 def runner_of(model: nn.Module) -> SimpleNamespace:
     logger = logging.Logger('pictures')
     logger.records = []
-    logger.addHandler(type('Keep', (logging.Handler, ), dict(emit=lambda self, record: logger.records.append(record)))())
+    handler = logging.Handler()
+    handler.emit = logger.records.append
+    logger.addHandler(handler)
     return SimpleNamespace(model=model, logger=logger, iter=0, visualizer=Visualizer(),
                            call_hook=lambda name, **arguments: None)
 
 
 def test_what_cannot_be_drawn_is_logged_and_training_goes_on():
-    from beit_mm.models import DiscreteVAE
     model = DiscreteVAE(vocab_size=16, n_hid=8, n_init=8, blocks_per_group=1, data_preprocessor=dict(
         type='mmpretrain.SelfSupDataPreprocessor', mean=[0.0] * 3, std=[255.0] * 3)).train()
     runner, hook = runner_of(model), PicturesHook(interval=1)
@@ -102,7 +104,8 @@ def test_an_unknown_kind_of_model_is_said_once():
     runner, hook = runner_of(nn.Linear(2, 2)), PicturesHook(interval=1)
     hook.before_train(runner)
     hook.after_train_iter(runner, 0, dict())
-    assert [record.getMessage() for record in runner.logger.records] == ['PicturesHook: no pictures are known of Linear']
+    assert [record.getMessage() for record in runner.logger.records] == [
+        'PicturesHook: no pictures are known of Linear']
 
 
 @pytest.mark.parametrize('options', [dict(interval=0), dict(num_images=0)])
