@@ -11,8 +11,8 @@ PAGES = ['README.md', *sorted(f'docs/{path.name}' for path in (ROOT / 'docs').gl
 # Data sets: the tests put small ones of the same layout in their place.
 DATA_SETS = ('ImageNet', 'ImageNet-22k', 'CIFAR-100', 'ADE20K')
 # What no test has.
-OUTSIDE = ('archives', 'released weights', "OpenAI's tokenizer", 'several machines', 'Slurm', 'another project', 'network',
-           'minutes', 'a browser')
+OUTSIDE = ('archives', 'released weights', "OpenAI's tokenizer", 'several machines', 'Slurm', 'another project',
+           'network', 'minutes', 'a browser')
 SHELL, PYTHON, LISTING = 'shell', 'python', 'listing'
 PROGRAMS = ('python', 'pip', 'make', 'tar', 'mkdir', 'for', 'source', 'git', 'tensorboard')
 MARKER = re.compile(r'^<!-- needs: (.+) -->$')

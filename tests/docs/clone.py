@@ -90,7 +90,8 @@ def _run_tool(words: List[str]) -> None:
          runpy.run_path)
     if kind == 'train':
         last = Path((work_dir / 'last_checkpoint').read_text())
-        length = f'epoch_{cfg.train_cfg.max_epochs}' if 'max_epochs' in cfg.train_cfg else f'iter_{cfg.train_cfg.max_iters}'
+        by_epoch = 'max_epochs' in cfg.train_cfg
+        length = f'epoch_{cfg.train_cfg.max_epochs}' if by_epoch else f'iter_{cfg.train_cfg.max_iters}'
         if not (work_dir / f'{length}.pth').exists():  # what the whole run would have written
             os.link(last, work_dir / f'{length}.pth')
     elif '--out' not in words:

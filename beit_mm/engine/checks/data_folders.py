@@ -110,7 +110,7 @@ def compare_classes(train: Path, val: Path, scans: Sequence[ClassScan]) -> Findi
 
 
 def check_listed(path: Path, folder: Path, num_classes: int, num_images: int, num_opened: int) -> Iterator[Finding]:
-    """Images listed in a file, a line `path label` each, which MMPretrain's ImageNet reads in place of class folders."""
+    """Images listed in a file, a line `path label` each, which MMPretrain's ImageNet reads instead of class folders."""
     listing = AnnotationFile('', path, path.parents[1], folder, has_labels=True)
     problems = list(listing.problems())
     for problem in problems:
