@@ -31,13 +31,17 @@ SMALL_SCENES = {'train_dataloader.dataset.pipeline.2.scale': (256, 64),
                 'test_dataloader.dataset.pipeline.1.scale': (256, 64)}
 
 
-def prepare(folder: Path, patch: pytest.MonkeyPatch) -> None:
-    """Configs, tools and small data in a folder that becomes the working directory."""
+def write_clone(folder: Path) -> Dict[str, str]:
+    """Configs, tools and small data; checksums of CIFAR-100's files."""
     for name in ('configs', 'tools', 'docs'):
         (folder / name).symlink_to(ROOT / name)
-    checksums = write_all(folder)
     write_classification(folder / 'data' / 'digits' / 'imagenet', limit=6, renders=2)
     write_segmentation(folder / 'data' / 'digits' / 'ade20k', num_train=6, num_val=2, limit=6)
+    return write_all(folder)
+
+
+def enter(folder: Path, checksums: Dict[str, str], patch: pytest.MonkeyPatch) -> None:
+    """Make a clone the working directory."""
     patch.setattr(CIFAR100, 'train_list', [['train', checksums['train']]])
     patch.setattr(CIFAR100, 'test_list', [['test', checksums['test']]])
     patch.setattr(CIFAR100, 'meta', dict(CIFAR100.meta, md5=checksums['meta']))

@@ -1,15 +1,24 @@
 from pathlib import Path
+from typing import Dict, Tuple
 
 import pytest
-from clone import prepare, run_command
+from clone import enter, run_command, write_clone
 
 
 @pytest.fixture(scope='session')
-def clone(tmp_path_factory) -> Path:
-    """The working directory: a clone with small data and the demonstration's checkpoints, after two steps each."""
+def trained_clone(tmp_path_factory) -> Tuple[Path, Dict[str, str]]:
+    """A clone with small data and the demonstration's checkpoints, after two steps each; CIFAR-100's checksums."""
     folder = tmp_path_factory.mktemp('clone')
+    checksums = write_clone(folder)
     with pytest.MonkeyPatch.context() as patch:
-        prepare(folder, patch)
+        enter(folder, checksums, patch)
         for name in ('tokenizer', 'pretrain', 'finetune', 'segment'):
             run_command(f'python tools/train.py configs/demo/{name}.py')
-        yield folder
+    return folder, checksums
+
+
+@pytest.fixture
+def clone(trained_clone, monkeypatch) -> Path:
+    """The clone, as the working directory; what tests write stays there for the next."""
+    enter(*trained_clone, monkeypatch)
+    return trained_clone[0]

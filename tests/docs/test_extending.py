@@ -10,12 +10,12 @@ PAGE = blocks('docs/extending.md')
 COMMANDS = [command for block in PAGE if block.kind == SHELL for command in block.commands]
 
 
-@pytest.fixture(scope='module')
+@pytest.fixture
 def files(clone) -> Path:
     """The files of the page, where it puts them."""
     written = [block.file for block in PAGE if block.kind == PYTHON]
     assert len(written) == len(set(written)) == 9 and all(name.startswith('mine/') for name in written)
-    (clone / 'mine').mkdir()
+    (clone / 'mine').mkdir(exist_ok=True)
     for block in PAGE:
         if block.kind == PYTHON:
             (clone / block.file).write_text(block.text)
