@@ -18,7 +18,7 @@ from ..datasets.masking import MaskGenerator
 from ..datasets.packing import channels_first
 from ..datasets.sampling import derive_seed
 from ..engine.checks import walk
-from ..engine.knn_hook import untouched_random_states
+from ..engine.random_states import untouched_random_states
 from ..models.layers import patch_grid
 from ..models.tokenizer import STRIDE
 from ..registry import TRANSFORMS

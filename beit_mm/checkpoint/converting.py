@@ -1,6 +1,5 @@
 """Weights from any layout that can be read to a file, or folder, of another."""
 import math
-import os
 import pickle
 import re
 from collections import Counter
@@ -15,6 +14,7 @@ from torch import Tensor
 from ..layouts import INDEX, LAYOUTS, Layout, kind_of
 from ..models.loading import expand_shared_table
 from ..models.relative_position import Grid, infer_grid, relative_position_index
+from ..whole_file import whole_file
 from . import transformers_config
 from .mapping import find_beit, to_our_names
 from .sources import read_from_anywhere
@@ -120,10 +120,7 @@ def _grid_of(weights: Dict[str, Tensor], content: dict) -> Optional[Grid]:
 
 
 def _write(path: Path, weights: Dict[str, Tensor], layout: Layout, kind: str) -> None:
-    """Write beside and rename, so that no half a file ever has the name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f'.{path.name}.{os.getpid()}')
-    try:
+    with whole_file(path) as beside:
         if path.suffix == '.safetensors':
             save_file(weights, beside, metadata=dict(format='pt', layout=layout.name, kind=kind))
         elif path.suffix == '.pdparams':
@@ -133,9 +130,6 @@ def _write(path: Path, weights: Dict[str, Tensor], layout: Layout, kind: str) ->
             wrapper = 'state_dict' if kind == 'segment' and layout.wrapper else layout.wrapper
             wrapped = {wrapper: weights, **({'meta': {}} if wrapper == 'state_dict' else {})} if wrapper else weights
             torch.save(wrapped, beside)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _to_paddle(tensor: Tensor) -> np.ndarray:

@@ -1,12 +1,9 @@
 """k-nearest neighbours on the features of the trunk while it trains: a quick look without training anything."""
 import math
-import random
 import signal
-from contextlib import contextmanager
 from functools import partial
-from typing import Iterator, List, Tuple
+from typing import List, Tuple
 
-import numpy as np
 import torch
 from mmengine.dataset import default_collate
 from mmengine.dist import all_gather, get_dist_info
@@ -17,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from ..models.evaluating import evaluating
 from ..registry import DATASETS, HOOKS
+from .random_states import untouched_random_states
 from .stop_hook import outlive_signals
 from .stopwatch import timed
 from .unwrapping import unwrap
@@ -204,16 +202,3 @@ def evenly_spaced(total: int, number: int) -> List[int]:
     """At most so many indices below the total, evenly spaced."""
     number = min(number, total)
     return [place * total // number for place in range(number)]
-
-
-@contextmanager
-def untouched_random_states() -> Iterator[None]:
-    """Put the random states of Python, NumPy and torch back; starting a loader alone draws a number."""
-    states = random.getstate(), np.random.get_state()
-    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-    try:
-        with torch.random.fork_rng(devices):
-            yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])

@@ -7,8 +7,8 @@ from torch.distributed.tensor import DTensor
 
 from ..models.evaluating import evaluating
 from ..registry import HOOKS
-from ..visualization.pictures import draw_pictures
-from .knn_hook import untouched_random_states
+from ..visualization.pictures import Pictures, draw_pictures
+from .random_states import untouched_random_states
 from .stopwatch import timed
 from .unwrapping import unwrap
 
@@ -25,7 +25,8 @@ class PicturesHook(Hook):
     Training does not change, bit for bit: the model runs in evaluation mode, without gradients and compilation, and
     random states are put back. Between intervals the hook does nothing. It works on the main process alone, while
     others wait for it at their next exchange; of a model in shards all processes compute. Pictures that cannot be
-    drawn do not end a training: the first time, the log has the traceback, afterwards a line.
+    drawn do not end a training: the first time, the log has the traceback, afterwards a line. Of a model in shards they
+    do, as the other processes may wait for the one that failed inside of the model; what cannot be written does not.
 
     Args:
         interval: iterations from one drawing to the next.
@@ -48,7 +49,8 @@ class PicturesHook(Hook):
 
     def before_train(self, runner) -> None:
         model = unwrap(runner.model)
-        self.takes_part = is_main_process() or is_sharded(model)
+        self.all_compute = is_sharded(model)
+        self.takes_part = is_main_process() or self.all_compute
         if draw_pictures.dispatch(type(model)) is draw_pictures.dispatch(object):
             self.takes_part = False
             runner.logger.info(f'PicturesHook: no pictures are known of {type(model).__name__}')
@@ -56,23 +58,30 @@ class PicturesHook(Hook):
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         if not self.takes_part or not self.every_n_train_iters(runner, self.interval):
             return
+        pictures = None
         try:
-            self._show(runner, data_batch)
+            with timed(runner, 'pictures'):
+                pictures = self._draw(runner, data_batch)
+                self._show(runner, pictures)
         except Exception as error:
+            if self.all_compute and pictures is None:
+                raise
             runner.logger.warning(f'PicturesHook: nothing drawn after {runner.iter + 1} iterations: {error}',
                                   exc_info=not self.has_failed)
             self.has_failed = True
 
-    def _show(self, runner, batch: dict) -> None:
-        model, step = unwrap(runner.model), runner.iter + 1
-        with timed(runner, 'pictures'):
-            with untouched_random_states(), torch.no_grad(), evaluating(model):
-                with torch.compiler.set_stance('force_eager'):  # another batch size would compile anew
-                    pictures = draw_pictures(model, batch, self.num_images, runner.visualizer.dataset_meta or {})
-            for name, image in pictures.images.items():
-                runner.visualizer.add_image(name, image, step)
-            for tag, value in pictures.scalars.items():
-                runner.visualizer.add_scalar(tag, value, step)
+    def _draw(self, runner, batch: dict) -> Pictures:
+        model = unwrap(runner.model)
+        with untouched_random_states(), torch.no_grad(), evaluating(model):
+            with torch.compiler.set_stance('force_eager'):  # another batch size would compile anew
+                return draw_pictures(model, batch, self.num_images, runner.visualizer.dataset_meta or {})
+
+    @staticmethod
+    def _show(runner, pictures: Pictures) -> None:
+        for name, image in pictures.images.items():
+            runner.visualizer.add_image(name, image, runner.iter + 1)
+        for tag, value in pictures.scalars.items():
+            runner.visualizer.add_scalar(tag, value, runner.iter + 1)
 
 
 def is_sharded(model: nn.Module) -> bool:

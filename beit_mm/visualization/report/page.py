@@ -1,7 +1,6 @@
 """The page: what page.html is filled with."""
 import base64
 import hashlib
-import os
 from argparse import Namespace
 from functools import lru_cache
 from pathlib import Path
@@ -11,6 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from ...datasets.bad_images import BadImages
+from ...whole_file import whole_file
 from . import charts
 from .history import score_curves, summarise, training_curves
 from .pictures import read_pictures
@@ -39,10 +39,8 @@ def write_report(work_dir: Path, path: Optional[Path] = None) -> Path:
     """
     path = path or work_dir / FILE
     page = render(work_dir)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f'.{path.name}.partial')
-    partial.write_text(page, encoding='utf-8', errors='replace')
-    os.replace(partial, path)
+    with whole_file(path) as beside:
+        beside.write_text(page, encoding='utf-8', errors='replace')
     return path
 
 
@@ -135,7 +133,7 @@ def _shares(sessions: Sequence[Session]) -> List[Tuple[str, float, float]]:
     """Of every part of the runs: seconds, and its share of all in percent; the longest first, the rest last."""
     seconds: Dict[str, float] = {}
     for session in sessions:
-        for record in session.records[:1]:
+        for record in session.records:
             for part, spent in record.seconds.items():
                 seconds[part] = seconds.get(part, 0.0) + spent
     total = sum(seconds.values()) or 1.0

@@ -1,7 +1,6 @@
 """What a run notes of itself for its report: `TIMESTAMP/vis_data/run_PURPOSE.json` in the work directory."""
 import importlib
 import json
-import os
 import platform
 import sys
 from dataclasses import asdict, dataclass, field, fields
@@ -12,6 +11,7 @@ import torch
 from mmengine.utils import get_git_hash
 
 from ...version import __version__
+from ...whole_file import whole_file
 
 FOLDER = 'vis_data'
 LIBRARIES = ('torchvision', 'mmengine', 'mmcv', 'mmpretrain', 'mmseg', 'numpy')
@@ -64,10 +64,8 @@ class Record:
     def write(self, log_dir: Path) -> None:
         """Into the folder of the run's logs; a reader finds the old file or the new one, whole."""
         path = log_dir / FOLDER / f'run_{self.purpose}.json'
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix('.partial')
-        partial.write_text(json.dumps(asdict(self), indent=1), encoding='utf-8')
-        os.replace(partial, path)
+        with whole_file(path) as beside:
+            beside.write_text(json.dumps(asdict(self), indent=1), encoding='utf-8')
 
 
 def read_record(path: Path) -> Optional[Record]:

@@ -1,0 +1,26 @@
+"""Files that are whole or not there."""
+import os
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Iterator
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Let a file appear under its name when it is complete, in place of one that was there; an error leaves no trace.
+
+    The folder is made if missing.
+
+    Args:
+        path: the file.
+
+    Yields:
+        A hidden path beside it with the same suffix, to be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f'.{path.stem}_{os.getpid()}{path.suffix}')
+    try:
+        yield beside
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
