@@ -120,6 +120,8 @@ class VerifiedCheckpointHook(CheckpointHook):
         check_finite(checkpoint, names_of_constants(unwrap(runner.model)))
 
     def _save_best_checkpoint(self, runner, metrics: dict) -> None:
+        if self.save_best is None:  # nor is there anything to write with where a runner validates without a training
+            return
         self._complete = dict(epoch=runner.epoch, iter=runner.iter)
         with timed(runner, 'checkpoints'):
             super()._save_best_checkpoint(runner, metrics)
