@@ -35,35 +35,35 @@ class ReportHook(Hook):
     def __init__(self):
         self._watch = Stopwatch(SET_UP)
         self._outer: List[str] = []  # parts that others interrupt
-        self._record: Optional[Record] = None
+        self._has_begun = False
+        self._record: Optional[Record] = None  # of the main process; None where the run cannot be described
 
     def before_run(self, runner) -> None:
-        if self._record is not None:  # of an earlier run of this runner
-            self._watch, self._outer, self._record = Stopwatch(SET_UP), [], None
+        if self._has_begun:  # an earlier run of this runner
+            self._watch, self._outer, self._has_begun, self._record = Stopwatch(SET_UP), [], False, None
 
     def before_train(self, runner) -> None:
-        self._begin(runner, 'train', first_iteration=runner.iter, first_epoch=runner.epoch, iteration=runner.iter,
-                    max_iterations=runner.max_iters, score_unit=score_unit(runner))
+        self._begin(runner, 'train')
         self._watch.switch(LOADING)
 
     def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
         self._watch.switch(STEPS)
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
-        self._record.iteration = runner.iter + 1
+        if self._record is not None:
+            self._record.iteration = runner.iter + 1
         self._watch.switch(LOADING)
 
     def after_train(self, runner) -> None:
         self._watch.switch(REST)
 
     def before_val(self, runner) -> None:
-        if self._record is None:
+        if not self._has_begun:  # else a part of the training
             self._begin(runner, 'val')
         self.begin_part(runner, VALIDATION)
 
     def after_val(self, runner) -> None:
         self.end_part(runner)
-        self._save(runner)
 
     def before_test(self, runner) -> None:
         self._begin(runner, 'test')
@@ -88,32 +88,45 @@ class ReportHook(Hook):
         """Called by beit_mm.engine.launch: a signal or an error ends the run."""
         if isinstance(error, TrainingStopped):
             self._end(runner, 'stopped', error.message)
-        elif self._record is not None:  # else it ends before its start, and there is nothing to tell
+        else:
             lines = str(error).strip().splitlines()
             self._end(runner, 'failed', lines[-1] if lines else type(error).__name__)
 
-    def _begin(self, runner, purpose: str, **progress) -> None:
+    def _begin(self, runner, purpose: str) -> None:
+        self._has_begun = True
+        self._guard(runner, lambda: self._make_record(runner, purpose))
+        self._guard(runner, lambda: self._describe(runner))
+        self._save(runner)
+
+    def _make_record(self, runner, purpose: str) -> None:
         cfg = runner.cfg
+        progress = {} if purpose != 'train' else dict(
+            first_iteration=runner.iter, first_epoch=runner.epoch, iteration=runner.iter,
+            max_iterations=runner.max_iters, score_unit=score_unit(runner))
         self._record = Record(
             purpose=purpose, config=Path(cfg.filename).name if cfg.filename else runner.experiment_name,
             command=list(sys.argv), started=now(), source=str(runner._load_from or ''), resumed=bool(runner._resume),
             num_processes=get_world_size(), **progress)
-        self._guard(runner, lambda: self._describe(runner))
-        self._save(runner)
 
     def _describe(self, runner) -> None:
-        self._record.model = describe_model(runner)
-        self._record.versions = versions()
+        if self._record is not None:
+            self._record.model = describe_model(runner)
+            self._record.versions = versions()
 
     def _save(self, runner) -> None:
+        self._guard(runner, lambda: self._write_record(runner))
+
+    def _write_record(self, runner) -> None:
         if self._record is None:
             return
         if self._record.purpose == 'train':
             self._record.epoch = runner.epoch
         self._record.seconds = self._watch.seconds()
-        self._guard(runner, lambda: self._record.write(Path(runner.log_dir)))
+        self._record.write(Path(runner.log_dir))
 
     def _end(self, runner, state: str, message: str = '') -> None:
+        if self._record is None:  # it ends before its start, and there is nothing to tell
+            return
         self._record.state, self._record.message, self._record.ended = state, message, now()
         self._save(runner)
         self._guard(runner, lambda: runner.logger.info(f'report of the run: {write_report(Path(runner.work_dir))}'))

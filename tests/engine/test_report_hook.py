@@ -13,7 +13,7 @@ from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from torch import nn
 
-from beit_mm.engine import launch
+from beit_mm.engine import ReportHook, launch, report_hook
 from beit_mm.engine.stop_hook import TrainingStopped
 from beit_mm.engine.stopwatch import Stopwatch, timed
 from beit_mm.registry import DATASETS
@@ -185,6 +185,40 @@ def test_a_page_that_cannot_be_written_is_a_warning(tmp_path):
     runner.logger.warning = warnings.append
     run(runner)
     assert runner.iter == STEPS and 'no report of this run: IsADirectoryError' in warnings[-1]
+
+
+@pytest.mark.parametrize('broken', ['score_unit', 'get_world_size', 'describe_model'])
+def test_a_run_that_cannot_be_described_is_a_warning(broken, tmp_path, monkeypatch):
+    def fail(*_):
+        raise AttributeError(broken)
+
+    monkeypatch.setattr(report_hook, broken, fail)
+    runner, warnings = build(tmp_path), []
+    runner.logger.warning = warnings.append
+    run(runner)
+    assert runner.iter == STEPS and f'no report of this run: AttributeError: {broken}' in warnings[0]
+    assert len(records(tmp_path)) == (broken == 'describe_model') and not records(tmp_path, 'val')
+
+
+def test_a_loop_that_calls_no_hook_at_its_start_is_not_harmed(tmp_path):
+    hook, runner = ReportHook(), build(tmp_path)
+    hook.before_run(runner)
+    hook.before_train_iter(runner, 0)
+    hook.after_train_iter(runner, 0)
+    hook.after_train(runner)
+    hook.after_test(runner)
+    hook.on_exception(runner, TrainingStopped('stopped'))
+    hook.after_run(runner)
+    assert not records(tmp_path) and not (tmp_path / 'report.html').exists()
+
+
+def test_a_validation_writes_its_record_once(tmp_path, monkeypatch):
+    written = []
+    monkeypatch.setattr(report_hook.Record, 'write', lambda record, folder: written.append(record.seconds))
+    runner = build(tmp_path)
+    runner.val()
+    assert len(written) == 3  # at its start, after the validation, at its end
+    assert [seconds.get('validation', 0) > 0 for seconds in written] == [False, True, True]
 
 
 def test_parts_add_up_to_the_time_since_the_start(monkeypatch):

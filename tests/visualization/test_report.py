@@ -99,10 +99,23 @@ def test_a_new_training_in_the_same_folder_replaces_the_one_before(tmp_path):
     page = page_of(tmp_path)
     assert sorted(page.curve('Loss')) == [10, 20]
     assert '10 s' in page.text and '70.0 %' in page.text and 'past' in page.attributes('tr', 'class')
-    write_log(tmp_path, '3', record=Record('train', state='failed', message='no data'))
+
+
+def test_a_new_training_that_fails_before_its_first_log_is_not_mixed_with_the_one_before(tmp_path):
+    write_log(tmp_path, '1', losses([10, 20]), [{'mIoU': 12.5, 'time': 1, 'step': 20}],
+              Record('train', started='before', iteration=20, seconds={'steps': 100.0}))
+    write_log(tmp_path, '2', record=Record('train', state='failed', message='no data', seconds={'set-up': 3.0}))
     page = page_of(tmp_path)
-    assert sorted(page.curve('Loss')) == [10, 20], 'one that logged nothing replaces nothing'
-    assert 'no data' in page.text
+    assert 'no data' in page.text and 'Nothing was logged yet' in page.text
+    assert page.attributes('data', 'value') == ['3.0']
+    assert page.attributes('tr', 'class') == ['past'] and 'before' in page.text
+
+
+def test_the_time_of_a_test_that_followed_in_the_same_process_counts(tmp_path):
+    write_log(tmp_path, '1', losses([1, 2]), record=Record('train', seconds={'set-up': 2.0, 'steps': 60.0}))
+    Record('test', seconds={'set-up': 1.0, 'test': 17.0}).write(tmp_path / '1')
+    rows = page_of(tmp_path).attributes('data', 'value')
+    assert [float(value) for value in rows[-3:]] == [60, 17, 3]
 
 
 def test_logs_without_a_record_make_a_page_too(tmp_path):
@@ -174,6 +187,17 @@ def test_first_and_latest_picture_of_every_name_are_in_the_page(tmp_path):
     large = pictures['large at step 5']
     assert (large['width'], large['height']) == ('1600', '720') and len(large['src']) < 2_000_000
     assert 'broken_7.png cannot be read' in page.text
+
+
+def test_a_picture_with_a_broken_chunk_is_told(tmp_path):
+    folder = write_log(tmp_path, '1', losses([1])) / 'vis_image'
+    folder.mkdir()
+    noise = np.random.default_rng(0).integers(0, 256, (200, 200, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(folder / 'broken_7.png')
+    content = (folder / 'broken_7.png').read_bytes()
+    place = content.index(b'IDAT', content.index(b'IDAT') + 4)
+    (folder / 'broken_7.png').write_bytes(content[:place] + bytes(4) + content[place + 4:])
+    assert 'broken_7.png cannot be read: broken PNG file' in page_of(tmp_path).text
 
 
 def test_nothing_outside_is_referenced_and_no_text_becomes_markup(tmp_path):

@@ -57,7 +57,7 @@ def _read(path: Path, step: int) -> Picture:
                 image.thumbnail((MAX_SIDE, MAX_SIDE))
                 content, kind = _as_jpeg(image), 'jpeg'
             width, height = image.size
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # a broken chunk is the third
         return Picture(step, problem=f'{path.name} cannot be read: {error}')
     return Picture(step, width, height, f'data:image/{kind};base64,{base64.b64encode(content).decode()}')
 

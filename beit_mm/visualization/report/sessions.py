@@ -64,11 +64,10 @@ def read_sessions(work_dir: Path) -> List[Session]:
 
 
 def current(sessions: List[Session]) -> List[Session]:
-    """The sessions that one training consists of: the last that began anew and trained, and those after it."""
+    """The sessions that one training consists of: the last that began anew, and those after it."""
     trainings = [session for session in sessions
                  if session.training or any(record.purpose == 'train' for record in session.records)]
-    begun = [place for place, session in enumerate(trainings)
-             if session.training and not session.train_record.resumed]
+    begun = [place for place, session in enumerate(trainings) if not session.train_record.resumed]
     return trainings[begun[-1]:] if begun else trainings
 
 
