@@ -84,17 +84,20 @@ class Attention(nn.Module):
                                                dropout_p=self.attn_drop_rate if self.training else 0.0)
         return self.proj_drop(self.proj(heads.transpose(1, 2).reshape(x.shape)))
 
-    def probabilities(self, x: Tensor, bias: Optional[Tensor] = None) -> Tensor:
+    def probabilities(self, x: Tensor, bias: Optional[Tensor] = None, queries: Optional[Tensor] = None) -> Tensor:
         """The attention weights that `forward` sums the values with, without dropout.
 
         Args:
             x, bias: as in forward.
+            queries: int64 (Q,), the tokens whose rows are wanted, which alone are computed; None for all N.
 
         Returns:
-            (B, num_heads, N, N), float32 or wider: softmax(q k^T / sqrt(C / num_heads) + bias) over the last axis, the
+            (B, num_heads, Q, N), float32 or wider: softmax(q k^T / sqrt(C / num_heads) + bias) over the last axis, the
             keys.
         """
         q, k, _ = self._project(x)
+        if queries is not None:
+            q, bias = q[:, :, queries], None if bias is None else bias[:, :, queries]
         dtype = torch.promote_types(q.dtype, torch.float32)
         with torch.autocast(x.device.type, enabled=False):
             logits = q.to(dtype) @ k.to(dtype).transpose(2, 3) / math.sqrt(q.shape[3])

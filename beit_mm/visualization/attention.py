@@ -36,8 +36,7 @@ def attention_maps(trunk: BEiT, images: Tensor, blocks: Sequence[int], mask: Opt
     maps: Dict[int, Tensor] = {}
 
     def keep(index: int, attention: nn.Module, args: tuple, kwargs: dict) -> None:
-        probabilities = attention.probabilities(*args, **kwargs)
-        maps[index] = probabilities if queries is None else probabilities[:, :, queries]
+        maps[index] = attention.probabilities(*args, **kwargs, queries=queries)
 
     chosen = _count_from_zero(blocks, len(trunk.blocks))
     with ExitStack() as stack:
@@ -60,8 +59,8 @@ def point_attention_maps(model: nn.Module, image: Source, points: Sequence[Point
         image: whatever `read_image` reads.
         points: (x, y), whole pixels of the image as it is in the file, from its top left corner.
         blocks: counted from 0, or back from -1.
-        size: (H, W) that the trunk sees, multiples of the patch size; None for the image's own ratio with the shorter
-            side as in training, both sides rounded to patches.
+        size: (H, W) that the trunk sees, multiples of the patch size; None for the image's own ratio, at most 4 to 1,
+            with the shorter side as in training, both sides rounded to patches.
 
     Returns:
         For every block, counted from 0, float32 or wider (num_points, num_heads, h, w) on the model's device, h and w

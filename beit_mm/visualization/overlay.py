@@ -5,7 +5,7 @@ from typing import List, Optional, Sequence, Tuple
 import numpy as np
 from PIL import Image
 
-from .panels import GAP, Palette, draw_legend, overlay
+from .panels import GAP, Palette, blend_labels, draw_legend
 
 GOLDEN_RATIO = 0.618033988749895
 LEGEND_WIDTH = 640  # of an image in pixels up to which the text has its usual size; it grows with larger ones
@@ -39,7 +39,7 @@ def segmentation_overlay(image: np.ndarray, labels: np.ndarray, classes: Optiona
     order = np.argsort(-counts, kind='stable').tolist()
     names = [f'{classes[found[place]] if classes else found[place]} {describe_share(counts[place] / labels.size)}'
              for place in order]
-    picture = Image.fromarray(overlay(image, labels, colours, opacity))
+    picture = Image.fromarray(blend_labels(image, labels, colours, opacity))
     scale = max(1, picture.width / LEGEND_WIDTH)
     width = max(picture.width, MIN_WIDTH)
     legend = draw_legend(names, [colours[found[place]] for place in order], round(width / scale) - 2 * GAP)

@@ -95,7 +95,7 @@ def draw_legend(names: Sequence[str], colours: Palette, width: int) -> Image.Ima
     return picture
 
 
-def overlay(image: np.ndarray, labels: np.ndarray, palette: Palette, opacity: float = 0.6) -> np.ndarray:
+def blend_labels(image: np.ndarray, labels: np.ndarray, palette: Palette, opacity: float = 0.6) -> np.ndarray:
     """A label map over its image.
 
     Args:
@@ -127,6 +127,6 @@ def segmentation_panel(images: Sequence[np.ndarray], truths: Sequence[np.ndarray
         legend = draw_legend([classes[label] for label in seen], [palette[label] for label in seen], max(width, cell))
     return draw_sheet({
         'image': images,
-        'ground truth': [overlay(image, truth, palette) for image, truth in zip(images, truths)],
-        'prediction': [overlay(image, labels, palette) for image, labels in zip(images, predictions)],
+        'ground truth': [blend_labels(image, truth, palette) for image, truth in zip(images, truths)],
+        'prediction': [blend_labels(image, labels, palette) for image, labels in zip(images, predictions)],
     }, legend=legend, cell=cell)

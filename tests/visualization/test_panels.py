@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from PIL import ImageChops
 
-from beit_mm.visualization.panels import (GAP, LINE, draw_grid, draw_legend, draw_sheet, draw_text, fit, overlay,
+from beit_mm.visualization.panels import (GAP, LINE, blend_labels, draw_grid, draw_legend, draw_sheet, draw_text, fit,
                                           segmentation_panel, stack)
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
@@ -66,7 +66,7 @@ def test_a_grid_goes_on_in_the_next_row():
 
 def test_labels_lie_over_the_image_and_unlabelled_places_show_it():
     image, labels = plain(1, 3, (100, 100, 100)), np.array([[0, 1, 255]])
-    over = overlay(image, labels, [RED, BLUE], opacity=0.5)
+    over = blend_labels(image, labels, [RED, BLUE], opacity=0.5)
     assert over.tolist() == [[[178, 50, 50], [50, 50, 178], [100, 100, 100]]]
 
 
