@@ -1,5 +1,6 @@
 """Pictures of every kind of training arrive in every backend, and training does not change."""
 import logging
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,8 +13,9 @@ from runs import STEPS, content, differences, losses, train, workers, write_conf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
-from beit_mm.engine import PicturesHook
+from beit_mm.engine import PicturesHook, pictures_hook
 from beit_mm.models import DiscreteVAE
+from beit_mm.visualization.pictures import Pictures
 
 __all__ = ['data', 'in_data']
 EXPECTED = dict(tokenizer=['codebook', 'reconstruction'], pretrain=['codebook', 'reconstruction'],
@@ -98,6 +100,23 @@ def test_what_cannot_be_drawn_is_logged_and_training_goes_on():
     assert 'nothing drawn after 1 iterations: No space left on device' in first.getMessage()
     assert first.exc_info[0] is OSError and 'after 2 iterations' in second.getMessage() and not second.exc_info
     assert model.training and torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize('part, raises', [('draw_pictures', True), ('add_image', False)])
+def test_of_a_model_in_shards_what_cannot_be_drawn_is_raised_but_not_what_cannot_be_written(part, raises, monkeypatch):
+    def draw(model, batch, num_images, meta):
+        if part == 'draw_pictures':
+            raise RuntimeError('out of memory')
+        return Pictures(dict(reconstruction=np.zeros((1, 1, 3), np.uint8)), {})
+
+    model = DiscreteVAE(vocab_size=16, n_hid=8, n_init=8, blocks_per_group=1)
+    runner, hook = runner_of(model), PicturesHook(interval=1)
+    monkeypatch.setattr(pictures_hook, 'is_sharded', lambda model: True)
+    hook.before_train(runner)
+    monkeypatch.setattr(pictures_hook, 'draw_pictures', draw)
+    with pytest.raises(RuntimeError, match='out of memory') if raises else nullcontext():
+        hook.after_train_iter(runner, 0, dict())
+    assert len(runner.logger.records) == (not raises)
 
 
 def test_an_unknown_kind_of_model_is_said_once():
