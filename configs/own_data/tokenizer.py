@@ -55,5 +55,6 @@ custom_hooks = [
     dict(type='EMAHook', ema_type='ExponentialMovingAverage', momentum=0.001),
 ]
 train_cfg = dict(max_iters=max_iters, val_interval=max_iters // 4)
-default_hooks = dict(checkpoint=dict(interval=max_iters // 4, max_keep_ckpts=1), pictures=dict(interval=max_iters // 20))
+default_hooks = dict(
+    checkpoint=dict(interval=max_iters // 4, max_keep_ckpts=1), pictures=dict(interval=max(1, max_iters // 20)))
 auto_scale_lr = dict(base_batch_size=64)

@@ -203,6 +203,13 @@ def test_all_else_follows_from_path_classes_and_size(project):
     assert segment.model.test_cfg == dict(mode='slide', crop_size=(64, 64), stride=(42, 42))
 
 
+def test_a_short_tokenizer_training_draws_after_every_update(tmp_path):
+    text = (ROOT / 'configs' / 'own_data' / 'tokenizer.py').read_text()
+    text = text.replace('../beit_tokenizer.py', str(ROOT / 'configs' / 'beit_tokenizer.py'))
+    (tmp_path / 'short.py').write_text(text.replace('max_iters = 20000', 'max_iters = 10'))
+    assert Config.fromfile(tmp_path / 'short.py').default_hooks.pictures.interval == 1
+
+
 @pytest.mark.parametrize('name', ['tokenizer', 'pretrain', 'finetune', 'segment'])
 def test_the_papers_values_stand_at_the_papers_size(name):
     """The formulas over the image size give the numbers of the recipe that they are derived from."""
