@@ -10,7 +10,7 @@ model = dict(
     backbone=dict(img_size=96, embed_dim=128, depth=4, num_heads=4),
     target=dict(
         tokenizer=dict(vocab_size=128, n_hid=24, n_init=32, blocks_per_group=1,
-                       init_cfg=dict(checkpoint='work_dirs/demo/tokenizer/iter_500.pth'))),
+                       init_cfg=dict(checkpoint='work_dirs/demo/tokenizer/iter_2000.pth'))),
     recovered=dict(num_masked=14))
 
 classes = [f'digit_{digit}' for digit in range(10)]

@@ -1,17 +1,20 @@
 # A small tokenizer on the embedded digits: one token of 128 per 8 x 8 pixels of a 48 x 48 view. Part of `make demo`.
 #
-#   python tools/train.py configs/demo/tokenizer.py    1 process x 64 images
+#   python tools/train.py configs/demo/tokenizer.py    1 process x 16 images
 #
 # No published score.
 _base_ = '../beit_tokenizer.py'
 
 work_dir = 'work_dirs/demo/tokenizer'
 vocab_size = 128
-model = dict(vocab_size=vocab_size, n_hid=24, n_init=32, blocks_per_group=1)
+# Our own choice: the KL's whole weight from the start, and many short steps. Tokens are then used far more evenly than
+# with the weight raised from zero over few, long steps (perplexity 29 against 14 after as many images).
+model = dict(vocab_size=vocab_size, n_hid=24, n_init=32, blocks_per_group=1, kl_weight=6.6 / 192)
 
 classes = [f'digit_{digit}' for digit in range(10)]
 dataset = dict(data_root='data/digits/imagenet', metainfo=dict(classes=classes))
 train_dataloader = dict(
+    batch_size=16,
     num_workers=1,
     dataset=dict(
         **dataset,
@@ -33,18 +36,15 @@ val_dataloader = dict(
         ]))
 test_dataloader = val_dataloader
 
-max_iters = 500
-optim_wrapper = dict(optimizer=dict(lr=1e-3))
+max_iters = 2000
+optim_wrapper = dict(optimizer=dict(lr=3e-3))
 param_scheduler = [
-    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=30),
-    dict(type='CosineAnnealingLR', eta_min=1e-5, by_epoch=False, begin=30, end=max_iters),
+    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=60),
+    dict(type='CosineAnnealingLR', eta_min=1e-5, by_epoch=False, begin=60, end=max_iters),
 ]
-custom_hooks = [
-    dict(type='beit_mm.AnnealHook', attribute='temperature', start=1.0, end=1 / 16, num_iters=375),
-    dict(type='beit_mm.AnnealHook', attribute='kl_weight', start=0.0, end=6.6 / 192, num_iters=250),
-]
+custom_hooks = [dict(type='beit_mm.AnnealHook', attribute='temperature', start=1.0, end=1 / 16, num_iters=1000)]
 train_cfg = dict(max_iters=max_iters, val_interval=max_iters)
 val_evaluator = dict(vocab_size=vocab_size)
 test_evaluator = val_evaluator
-default_hooks = dict(checkpoint=dict(interval=max_iters, max_keep_ckpts=1), pictures=dict(interval=100))
-auto_scale_lr = dict(base_batch_size=64)
+default_hooks = dict(checkpoint=dict(interval=max_iters, max_keep_ckpts=1), pictures=dict(interval=400))
+auto_scale_lr = dict(base_batch_size=16)

@@ -25,7 +25,7 @@ def tokenizer(digits, tmp_path_factory) -> Path:
                   *(f'model.{option}' for option in SMALL_TOKENIZER), 'train_cfg.max_iters=2',
                   'train_cfg.val_interval=2', 'default_hooks.checkpoint.interval=2', 'default_hooks.logger.interval=1',
                   'val_evaluator.vocab_size=16', *data_options(digits))
-    for logged in ('eta:', 'perplexity:', 'used_codes:', 'temperature:', 'kl_weight:', 'psnr:'):
+    for logged in ('eta:', 'perplexity:', 'used_codes:', 'temperature:', 'loss_kl:', 'psnr:'):
         assert logged in output, logged
     assert list(folder.glob('*/vis_data/events.out.tfevents*')), 'TensorBoard is on by default'
     return folder / 'iter_2.pth'
