@@ -24,7 +24,8 @@ def test_wheel_carries_configs_tools_and_index(wheel):
 
 
 def test_wheel_carries_the_whole_package(wheel):
-    expected = {name for name in files('beit_mm') if name.endswith('.py') and '/.mim/' not in name}
+    kinds = '.py', '.html', '.css', '.js'  # the latter of the page of a run
+    expected = {name for name in files('beit_mm') if name.endswith(kinds) and '/.mim/' not in name}
     with zipfile.ZipFile(wheel) as archive:
         found = {name for name in archive.namelist() if name.startswith('beit_mm/') and '/.mim/' not in name}
     assert found == expected
