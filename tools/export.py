@@ -3,7 +3,7 @@ import argparse
 
 from mmengine.config import DictAction
 
-from beit_mm.apis import load_model
+from beit_mm.apis.predicting import ready_model
 from beit_mm.engine.launch import run
 from beit_mm.export import PARTS, export
 
@@ -26,7 +26,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def main(args: argparse.Namespace) -> None:
-    model = load_model(args.model, args.weights, 'cpu', options=args.cfg_options, trunk_only=args.part == 'trunk')
+    model = ready_model(args.model, args.weights, 'cpu', args.cfg_options, trunk_only=args.part == 'trunk')
     print(*export(model, args.out, args.part, args.size, args.batch, args.opset, args.weights).lines(), sep='\n')
 
 

@@ -6,6 +6,8 @@ from typing import Tuple, Union
 import numpy as np
 
 from beit_mm.apis import load_model
+from beit_mm.apis.sources import find_images
+from beit_mm.apis.writing import refuse_inputs
 from beit_mm.datasets.images import read_image
 from beit_mm.engine.launch import run
 from beit_mm.visualization import attention_figure, grid_points, point_attention_maps
@@ -26,8 +28,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--heads', type=_head, nargs='+', default=[], metavar='N',
                         help="heads beside their mean, counted from 0, or 'all'; default: the mean alone")
     parser.add_argument('--size', type=int, nargs=2, metavar=('H', 'W'),
-                        help='what the image is resized to, multiples of the patch size; default: its own ratio, the '
-                        "shorter side as in the model's training")
+                        help='what the image is resized to, multiples of the patch size; default: its own ratio, '
+                        "at most 4 to 1, the shorter side as in the model's training")
     parser.add_argument('--out', type=Path, default=Path('attention.png'), metavar='FILE',
                         help='the figure, .png, .pdf or .svg; overwritten (default: %(default)s)')
     parser.add_argument('--npz', type=Path, metavar='FILE',
@@ -53,6 +55,7 @@ def _head(text: str) -> Union[str, int]:
 
 
 def main(args: argparse.Namespace) -> None:
+    refuse_inputs(find_images(args.image), [args.out] + ([args.npz] if args.npz else []))
     image = read_image(args.image)
     points = args.points or grid_points(image.shape[:2], *args.grid)
     model = load_model(args.model, args.weights, args.device, trunk_only=True)

@@ -1,10 +1,11 @@
 """A model ready for inference, from a config or a name and a file of weights."""
+import copy
 from pathlib import Path
 from typing import Dict, List, Optional, Sequence, Union
 
 import torch
 import yaml
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.model import BaseModel
 from mmengine.registry import DATASETS, DefaultScope, MODELS
 from mmengine.runner.checkpoint import load_state_dict
@@ -12,7 +13,7 @@ from mmengine.utils import import_modules_from_strings
 from torch import Tensor
 
 from ..checkpoint.sources import load_from_anywhere
-from ..engine.checks import walk
+from ..engine.config_parts import forget_starts, innermost_dataset, names_start, use_plain_batch_norm
 from ..engine.print_config import drop_scope_stamps
 from ..engine.weights_check import require_weights
 from ..models import DiscreteVAE
@@ -46,28 +47,39 @@ def load_model(model: Model, weights: Optional[str] = None, device: Union[str, t
         trunk_only: whether only the trunk will be used, so that the weights may lack the heads.
 
     Returns:
-        The model, with its config as `cfg` and its classes, where they are known, in `dataset_meta`.
+        The model, with its config as `cfg` and its classes, where they are known and as many as its outputs, in
+        `dataset_meta`.
 
     Raises:
         FileNotFoundError: If there is no such config or checkpoint.
-        ValueError: If the name is unknown, or the weights do not fit; names the file.
+        ValueError: If the name is unknown, there is no such device, or the weights do not fit; names the file.
     """
     if isinstance(model, torch.nn.Module):
         return model
+    device = _find_device(device)
     cfg = _read_config(model, options)
-    if weights is not None or tokenizer is not None:
-        _forget_starts(cfg, weights is not None)
+    weights = weights or start_of_whole(cfg)
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmengine'):
-        built = MODELS.build(cfg.model)
+        built = MODELS.build(_without_starts(cfg, weights, tokenizer))
         if weights is None:
             built.init_weights()
         meta = {} if weights is None else _load(built, weights, trunk_only)
-        built.dataset_meta = meta.get('dataset_meta') or _classes_of_config(cfg)
+        built.dataset_meta = _fit_to_outputs(meta.get('dataset_meta') or _classes_of_config(cfg), built)
     if tokenizer is not None:
         _load_tokenizer(built, [tokenizer] if isinstance(tokenizer, (str, Path)) else list(tokenizer))
     built.cfg = cfg
-    device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
     return built.to(device).eval()
+
+
+def _find_device(device: Union[str, torch.device, None]) -> torch.device:
+    """The device meant; ValueError if this machine or this build of torch has none such."""
+    if device is None:
+        return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:  # of a name, a number or a kind that is not there
+        raise ValueError(f'a device must be cpu, or cuda or cuda:N of {torch.cuda.device_count()} GPUs, got '
+                         f'{device}') from error
 
 
 def _read_config(model: Union[str, Path, Config], options: Optional[dict]) -> Config:
@@ -87,18 +99,24 @@ def _read_config(model: Union[str, Path, Config], options: Optional[dict]) -> Co
         import_modules_from_strings(**cfg.custom_imports)
     if 'model' not in cfg:
         raise ValueError('a config must have a model, got none')
-    for _, node in walk(cfg.model, 'model'):
-        if node.get('type') == 'SyncBN':  # alike in evaluation, and at home on every device
-            node['type'] = 'BN'
+    use_plain_batch_norm(cfg.model)
     return cfg
 
 
-def _forget_starts(cfg: Config, all_of_them: bool) -> None:
-    """Leave out what a training would start from: the files may be gone, and other weights come in their place."""
-    for key, node in walk(cfg.model, 'model'):
-        start = node.get('init_cfg')
-        if isinstance(start, dict) and start.get('type') == 'Pretrained' and (all_of_them or 'tokenizer' in key):
-            node['init_cfg'] = None
+def start_of_whole(cfg: Config) -> Optional[str]:
+    """The file that the config starts the whole model from: loaded as weights are, which leaves no head random."""
+    is_whole = names_start(cfg.model) and not cfg.model.init_cfg.get('prefix')
+    return cfg.model.init_cfg.checkpoint if is_whole else None
+
+
+def _without_starts(cfg: Config, weights: Optional[str], tokenizer: Union[str, Sequence[str], None]) -> ConfigDict:
+    """The model without the files in whose place others were given."""
+    model = copy.deepcopy(cfg.model)
+    if weights is not None:
+        forget_starts(model)
+    elif tokenizer is not None:
+        forget_starts(model, 'tokenizer')
+    return model
 
 
 def _load(model: BaseModel, weights: str, trunk_only: bool) -> dict:
@@ -138,12 +156,18 @@ def _load_tokenizer(model: BaseModel, files: List[str]) -> None:
         raise ValueError(f'{", ".join(map(str, files))}: {error}') from error
 
 
+def _fit_to_outputs(meta: dict, model: BaseModel) -> dict:
+    """Meta data of a data set without classes and palette of another number than the model has outputs: a head for
+    other data than the config tests on has other classes."""
+    num_classes = getattr(getattr(model, 'head', model), 'num_classes', None)
+    return {key: value for key, value in meta.items()
+            if num_classes is None or key not in ('classes', 'palette') or len(value or ()) == num_classes}
+
+
 def _classes_of_config(cfg: Config) -> dict:
     """Meta data of the data set that the config tests on; empty if it says nothing of classes."""
     for loader in ('test_dataloader', 'val_dataloader', 'train_dataloader'):
-        dataset = (cfg.get(loader) or {}).get('dataset')
-        while dataset and 'dataset' in dataset:  # inside wrappers
-            dataset = dataset['dataset']
+        dataset = innermost_dataset(cfg.get(loader))
         with DATASETS.switch_scope_and_registry(None) as registry:  # of the default scope
             kind = registry.get(dataset['type']) if dataset else None
         meta = dict(getattr(kind, 'METAINFO', {}) or {}, **((dataset or {}).get('metainfo') or {}))

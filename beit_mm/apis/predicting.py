@@ -3,7 +3,7 @@ import logging
 import os
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Callable, Dict, Iterator, List, Optional, Tuple, Union
+from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import torch
@@ -18,8 +18,9 @@ from torch import nn
 
 from ..datasets.bad_images import BadImage
 from ..datasets.images import read_image
-from ..engine.memory import OutOfMemory
-from .models import Model, load_model
+from ..engine.config_parts import innermost_dataset, names_start
+from ..engine.memory import OutOfMemory, describe_shortage
+from .models import Model, load_model, start_of_whole
 from .sources import Images, NamedImage, find_images
 
 NUM_THREADS = min(os.cpu_count() or 1, 8)
@@ -92,9 +93,14 @@ class Predictions:
                     for image, prediction in zip(images, self._compute(samples))]
         except ValueError as error:  # of a model, which knows no names
             raise ValueError(f'{images[0].name}: {error}') from error
-        except torch.OutOfMemoryError as error:
-            raise OutOfMemory(f'{str(error).split(". ")[0]}; {len(images)} images of '
-                              f'{tuple(samples[0]["inputs"].shape)} were too many, try a smaller batch_size') from error
+        except RuntimeError as error:
+            told = describe_shortage(error)
+            if told is None:
+                raise
+            shape = tuple(samples[0]['inputs'].shape)
+            raise OutOfMemory(
+                f'{told}; {len(images)} images of {shape} were too many, try a smaller batch_size' if len(images) > 1
+                else f'{told}; one image of {shape}, {images[0].name}, was too much, try a smaller one') from error
 
     def _batches(self) -> Iterator[Tuple[List[NamedImage], List[dict]]]:
         images: List[NamedImage] = []
@@ -154,47 +160,42 @@ def _list_skipped(skipped: Dict[str, str]) -> str:
 
 
 def ready_model(model: Model, weights: Optional[str], device: Union[str, torch.device, None], options: Optional[dict],
-                trunk_only: bool = False) -> BaseModel:
+                trunk_only: bool = False, tokenizer: Union[str, Sequence[str], None] = None) -> BaseModel:
     """load_model for inference: weights are needed, and a loaded model is put in evaluation mode.
 
     Raises:
-        ValueError: If a model is to be loaded and nothing says from where, or one is loaded and weights, a device or
-            options are given.
+        ValueError: If a model is to be loaded and nothing says from where, or one is loaded and weights, a tokenizer,
+            a device or options are given.
     """
     if isinstance(model, nn.Module):
-        given = dict(weights=weights, device=device, options=options)
+        given = dict(weights=weights, tokenizer=tokenizer, device=device, options=options)
         given = [name for name, value in given.items() if value is not None]
         if given:
             raise ValueError(f'a loaded {type(model).__name__} goes as it is, got {" and ".join(given)} beside it')
         return model.eval()
-    loaded = load_model(model, weights, device, options=options, trunk_only=trunk_only)
-    parts = [loaded, getattr(loaded, 'backbone', None)] if trunk_only else [loaded]
-    if weights is None and not any(_starts_from_file(part) for part in parts):
+    loaded = load_model(model, weights, device, tokenizer, options, trunk_only)
+    is_named = start_of_whole(loaded.cfg) or trunk_only and names_start(loaded.cfg.model.get('backbone'))
+    if weights is None and not is_named:
         raise ValueError(f'weights must name a checkpoint for {type(loaded).__name__}, got none')
     return loaded
-
-
-def _starts_from_file(part: Optional[nn.Module]) -> bool:
-    start = getattr(part, 'init_cfg', None)
-    return isinstance(start, dict) and start.get('type') == 'Pretrained'
 
 
 def evaluation_pipeline(model: BaseModel) -> Prepare:
     """The steps that the model's config tests with, but for those that load, so that inference equals evaluation.
 
     Raises:
-        ValueError: If the model has no config that tests.
+        ValueError: If the model has no config that tests, or its data set no pipeline.
     """
     cfg = getattr(model, 'cfg', None) or getattr(model, '_config', None) or {}  # MMPretrain's get_model: the second
     loader = cfg.get('test_dataloader') or cfg.get('val_dataloader')
     if loader is None:
         raise ValueError(f'a model must have a config with a test_dataloader as `cfg`, which load_model gives it, got '
                          f'{type(model).__name__} without')
-    dataset = loader['dataset']
-    while 'dataset' in dataset:  # inside wrappers
-        dataset = dataset['dataset']
+    pipeline = (innermost_dataset(loader) or {}).get('pipeline')
+    if pipeline is None:
+        raise ValueError('a config must test on a dataset with a pipeline, got none')
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmengine'):
-        steps = [TRANSFORMS.build(step) for step in dataset['pipeline']]
+        steps = [TRANSFORMS.build(step) for step in pipeline]
     steps = Compose([step for step in steps if not isinstance(step, (LoadImageFromFile, LoadAnnotations))])
 
     def prepare(image: np.ndarray, name: str) -> dict:

@@ -10,7 +10,6 @@ import torch
 from mmengine.config import Config
 from mmengine.dataset import default_collate
 from mmengine.model import BaseModel
-from torch import nn
 
 from ..datasets import BlockwiseMaskGenerator, RandomMaskGenerator
 from ..datasets.images import resize_image, sides_for
@@ -23,8 +22,8 @@ from ..models.layers import patch_grid
 from ..models.tokenizer import STRIDE
 from ..registry import TRANSFORMS
 from ..visualization.reconstruction import decoding_tokenizer, reconstruct_batch, split_images
-from .models import Model, load_model
-from .predicting import Predictions, Results, collect
+from .models import Model
+from .predicting import Predictions, Results, collect, ready_model
 from .sources import Images
 
 GENERATORS = dict(blockwise=BlockwiseMaskGenerator, random=RandomMaskGenerator)
@@ -34,7 +33,8 @@ Size = Optional[Tuple[int, int]]
 def reconstruct(model: Model, images: Images, weights: Optional[str] = None,
                 tokenizer: Union[str, Sequence[str], None] = None, num_masked: Optional[int] = None,
                 mask: str = 'blockwise', seed: int = 0, size: Size = None,
-                device: Union[str, torch.device, None] = None, batch_size: int = 8, options: Optional[dict] = None, progress: bool = True) -> Results:
+                device: Union[str, torch.device, None] = None, batch_size: int = 8,
+                options: Optional[dict] = None, progress: bool = True) -> Results:
     """Predict the visual tokens of masked patches of images from the other patches, and decode them.
 
     Args:
@@ -47,8 +47,9 @@ def reconstruct(model: Model, images: Images, weights: Optional[str] = None,
         num_masked: patches to mask of every image; None for the share of the model's config, 75 of 196 in the paper.
         mask: 'blockwise', with the blocks of the config, or 'random', patch by patch.
         seed: of the masks. An image has the same mask wherever it stands in the list.
-        size: (H, W) that the trunk sees, multiples of its patch size; None for the image's own ratio with the shorter
-            side as in training, both sides rounded to patches. The tokenizer sees 8 pixels for every patch.
+        size: (H, W) that the trunk sees, multiples of its patch size; None for the image's own ratio, at most 4 to 1,
+            with the shorter side as in training, both sides rounded to patches. The tokenizer sees 8 pixels for every
+            patch.
         device: where it computes; None for the GPU if there is one, else the CPU.
         batch_size: images given to the model at once, at most, which must follow each other and have one size.
         options: keys of the config to override.
@@ -66,9 +67,8 @@ def reconstruct(model: Model, images: Images, weights: Optional[str] = None,
         ValueError: If none of several can be read, the model predicts no visual tokens, its tokenizer is missing or
             has no decoder, or num_masked, mask or size does not fit.
     """
-    if not isinstance(model, nn.Module):
-        model = load_model(model, weights, device, tokenizer, options)
-    return collect(reconstruct_each(model, images, num_masked, mask, seed, size, batch_size, progress))
+    loaded = ready_model(model, weights, device, options, tokenizer=tokenizer)
+    return collect(reconstruct_each(loaded, images, num_masked, mask, seed, size, batch_size, progress))
 
 
 def reconstruct_each(model: BaseModel, images: Images, num_masked: Optional[int] = None, mask: str = 'blockwise',

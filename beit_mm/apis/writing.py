@@ -1,20 +1,25 @@
 """Files of predictions, written while these come."""
 import csv
 import json
-from contextlib import contextmanager
+import os
+from contextlib import contextmanager, nullcontext
+from itertools import chain
 from pathlib import Path
-from typing import IO, Iterable, Iterator, Optional, Tuple
+from typing import IO, Iterable, Iterator, Optional, Sequence, Tuple
 
 import numpy as np
 from PIL import Image
 
+from ..datasets.folders import identify
 from ..datasets.images import read_image
 from ..visualization import draw_reconstructions
 from ..visualization.overlay import segmentation_overlay
 from ..visualization.panels import Palette
 from .predicting import Predictions
-from .sources import result_names
+from .sources import NamedImage, is_local, result_names
 
+NUMBER_KEYS = ('image', 'token_accuracy', 'perplexity', 'mask', 'tokens', 'predicted')
+MAX_ROWS = 64  # of a sheet: more would be too high for viewers, and fill the memory
 TABLE_KEYS = ('image', 'pred_label', 'pred_class', 'pred_score', 'top_labels', 'top_classes', 'top_scores')
 
 
@@ -25,21 +30,30 @@ def check_suffix(path: str, *suffixes: str) -> Path:
     return Path(path)
 
 
+def refuse_inputs(images: Sequence[NamedImage], results: Iterable[Path]) -> None:
+    """ValueError if a file to be written is one of the images, by whatever path or link."""
+    existing = {identify(path): path for path in results if path.exists()}
+    for _, source, _ in images if existing else ():
+        if is_local(source) and os.path.exists(source) and identify(source) in existing:
+            raise ValueError(f'results must not overwrite images, got {existing[identify(source)]}, which is {source}')
+
+
 def write_classes(predictions: Iterable[dict], path: Path) -> Iterator[dict]:
     """Write predictions of `classify_each` to a table, .json or .csv, and pass them on.
 
     A .json file holds a list of dicts with TABLE_KEYS; a .csv file a line per image, with `label_1`, `class_1` and
     `score_1` of the best class, and so on.
     """
-    write = _write_json if path.suffix == '.json' else _write_csv
+    write = _write_rows if path.suffix == '.json' else _write_csv
     with _whole_file(path) as file:
         yield from write(predictions, file)
 
 
-def _write_json(predictions: Iterable[dict], file: IO[str]) -> Iterator[dict]:
+def _write_rows(predictions: Iterable[dict], file: IO[str], keys: Sequence[str] = TABLE_KEYS) -> Iterator[dict]:
+    """A list of dicts in JSON."""
     for number, prediction in enumerate(predictions):
         file.write(',\n' if number else '[\n')
-        json.dump({key: prediction[key] for key in TABLE_KEYS}, file, ensure_ascii=False)
+        json.dump({key: prediction[key] for key in keys}, file, ensure_ascii=False, default=np.ndarray.tolist)
         yield prediction
     file.write('\n]\n')
 
@@ -79,24 +93,44 @@ def write_label_maps(predictions: Predictions, folder: Path, palette: Optional[P
         folder: made if missing; both sub-folders repeat the folders of the images.
         palette, opacity: see segmentation_overlay.
     """
-    names = dict(zip((image.place for image in predictions.images), result_names(predictions.images, '.png')))
+    files = {place: (folder / 'labels' / name, (folder / 'overlays' / name).with_suffix('.jpg'))
+             for place, name in result_names(predictions.images, '.png').items()}
+    refuse_inputs(predictions.images, chain.from_iterable(files.values()))
     for image, prediction in predictions:
         labels, classes = prediction['labels'], prediction['classes']
-        name = names[image.place]
-        _save(Image.fromarray(labels), folder / 'labels' / name)
+        label_file, overlay_file = files[image.place]
+        _save(Image.fromarray(labels), label_file)
         pixels = read_image(image.source)[..., ::-1]
-        _save(segmentation_overlay(pixels, labels, classes, palette, opacity),
-              (folder / 'overlays' / name).with_suffix('.jpg'), quality=95)
+        _save(segmentation_overlay(pixels, labels, classes, palette, opacity), overlay_file, quality=95)
         yield prediction
 
 
 def write_reconstructions(predictions: Predictions, folder: Path) -> Iterator[dict]:
     """Write predictions of `reconstruct_each` into a folder, a sheet per image as PNG, and pass them on; the folder
     repeats the folders of the images."""
-    names = dict(zip((image.place for image in predictions.images), result_names(predictions.images, '.png')))
+    files = {place: folder / name for place, name in result_names(predictions.images, '.png').items()}
+    refuse_inputs(predictions.images, files.values())
     for image, prediction in predictions:
-        _save(draw_reconstructions([prediction]), folder / names[image.place])
+        _save(draw_reconstructions([prediction]), files[image.place])
         yield prediction
+
+
+def write_sheet(predictions: Predictions, path: Path, numbers: Optional[Path] = None) -> Iterator[dict]:
+    """Write predictions of `reconstruct_each` into one sheet, a row for each of the first MAX_ROWS, and pass all on.
+
+    Args:
+        path: the sheet, .png, .jpg or .pdf.
+        numbers: a .json file for a list of dicts with NUMBER_KEYS, of all images.
+    """
+    refuse_inputs(predictions.images, [path] if numbers is None else [path, numbers])
+    shown = []
+    with nullcontext() if numbers is None else _whole_file(numbers) as file:
+        rows = (prediction for _, prediction in predictions)
+        for row in rows if file is None else _write_rows(rows, file, NUMBER_KEYS):
+            if len(shown) < MAX_ROWS:
+                shown.append(row)
+            yield row
+    _save(draw_reconstructions(shown, [Path(row['image']).name for row in shown]), path)
 
 
 def _save(picture: Image.Image, path: Path, **options) -> None:

@@ -5,12 +5,13 @@ from typing import NamedTuple, Tuple, Union
 import mmcv
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 from .bad_images import BadImage
 from .loading import SIMPLEJPEG, LoadImage
 
+MAX_RATIO = 4
 Source = Union[str, Path, np.ndarray, Image.Image]
 
 
@@ -31,7 +32,7 @@ def read_image(source: Source) -> np.ndarray:
         BadImage: If it cannot be read as an image; names the file, or gives the array's shape and dtype.
     """
     if isinstance(source, Image.Image):
-        return np.ascontiguousarray(np.asarray(source.convert('RGB'))[..., ::-1])
+        return _read_picture(source)
     if not isinstance(source, np.ndarray):
         return LoadImage(imdecode_backend=SIMPLEJPEG)(dict(img_path=str(source)))['img']
     if source.dtype == np.uint8 and source.ndim == 2 and source.size:
@@ -41,10 +42,35 @@ def read_image(source: Source) -> np.ndarray:
     return source
 
 
+def _read_picture(picture: Image.Image) -> np.ndarray:
+    """Upright by its EXIF data, and of 16 bits the upper eight, as LoadImage reads files."""
+    try:
+        upright = ImageOps.exif_transpose(picture)
+        if upright.mode[0] in 'IF':
+            upright = Image.fromarray(_upper_eight_bits(upright))
+        pixels = np.asarray(upright.convert('RGB'))
+    except Exception as error:  # Pillow reads the file only now; every decoder has its own kinds
+        name = str(getattr(picture, 'filename', '') or 'a picture')
+        raise BadImage(name, str(error) or type(error).__name__) from error
+    return np.ascontiguousarray(pixels[..., ::-1])
+
+
+def _upper_eight_bits(picture: Image.Image) -> np.ndarray:
+    """uint8 (H, W) of a picture of mode I;16, or I, as older Pillow opens 16 bits."""
+    values = np.asarray(picture)
+    if picture.mode == 'F' or not 0 <= values.min() <= values.max() < 2**16:
+        raise ValueError(f'it must have 8 or 16 bits per channel, got mode {picture.mode} with values '
+                         f'{values.min()} to {values.max()}')
+    return (values >> 8).astype(np.uint8)
+
+
 def sides_for(size: Tuple[int, int], short_side: int, multiple: int) -> Tuple[int, int]:
-    """Height and width of about the same ratio whose shorter is short_side, both rounded to a multiple, at least one."""
+    """Height and width of about the same ratio whose shorter is short_side, both rounded to a multiple, at least one.
+
+    The longer is at most MAX_RATIO times the shorter, so the ratio of a banner changes: attention is quadratic in it.
+    """
     scale = short_side / min(size)
-    return tuple(max(round(side * scale / multiple), 1) * multiple for side in size)
+    return tuple(max(round(min(side * scale, MAX_RATIO * short_side) / multiple), 1) * multiple for side in size)
 
 
 def resize_image(image: np.ndarray, size: Tuple[int, int]) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Errors of too little memory, with advice that fits the config."""
 import re
 from contextlib import contextmanager
-from typing import Iterator, List
+from typing import Iterator, List, Optional
 
 from mmengine.config import Config
 from mmengine.runner import Runner
@@ -9,6 +9,14 @@ from mmengine.runner import Runner
 
 class OutOfMemory(RuntimeError):
     """Too little memory on the device or for the loader's workers; says what to change."""
+
+
+def describe_shortage(error: RuntimeError) -> Optional[str]:
+    """What torch says of too little memory, its first two sentences; None for other errors."""
+    text = str(error)
+    if not re.search("out of memory|can't allocate memory", text):
+        return None
+    return '. '.join(text.splitlines()[0].split('. ')[:2])
 
 
 @contextmanager
@@ -25,9 +33,9 @@ def advise_on_memory(cfg: Config, runner: Runner) -> Iterator[None]:
             raise OutOfMemory(
                 f'{worker[0].rstrip(".")}: the system ends processes when memory runs out; fewer workers need less: '
                 f'{loader}.num_workers is {cfg[loader].get("num_workers", 0)}') from error
-        if not re.search("out of memory|can't allocate memory", text):
+        told = describe_shortage(error)
+        if told is None:
             raise
-        told = '. '.join(text.splitlines()[0].split('. ')[:2])
         options = _options(cfg, stage)
         way = f'try --cfg-options {" or ".join(options)}' if options else (
             'the model needs more than one such device (docs/scale.md)')

@@ -9,6 +9,7 @@ from torch import nn
 
 from ..checkpoint.checksums import sha256_of
 from ..datasets.images import input_format
+from ..engine.config_parts import innermost_dataset
 from ..version import __version__
 from .parts import Part
 
@@ -59,10 +60,7 @@ def _short(values: Sequence[float]) -> List[float]:
 
 def _of_config(cfg: dict, name: str) -> Dict[str, Any]:
     """How the config reads images and, for a segmentor, places its windows."""
-    dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
-    while 'dataset' in dataset:  # inside wrappers
-        dataset = dataset['dataset']
-    told = dict(test_pipeline=dataset.get('pipeline'))
+    told = dict(test_pipeline=(innermost_dataset(cfg.get('test_dataloader')) or {}).get('pipeline'))
     if name == 'segmentor':
         told.update(test_cfg=cfg['model'].get('test_cfg') if 'model' in cfg else None)
     return {key: value for key, value in told.items() if value}

@@ -68,6 +68,7 @@ class LinearProbeHead(BaseModule):
 
     def __init__(self, num_classes: int, in_channels: int, blocks: Sequence[int], predict_block: Optional[int] = None):
         super().__init__()
+        self.num_classes = num_classes
         self.blocks = tuple(blocks)
         predict_block = self.blocks[-1] if predict_block is None else predict_block
         if len(set(self.blocks)) < len(self.blocks):

@@ -13,7 +13,7 @@ from ..models import DiscreteVAE, MaskedImageModel
 from .codebook import describe_codebook
 from .overlay import generate_palette
 from .panels import draw_grid, draw_sheet, draw_text, fit, segmentation_panel, stack
-from .reconstruction import draw_reconstructions, hide, reconstruct_batch, split_images, to_uint8
+from .reconstruction import can_decode, draw_reconstructions, hide, reconstruct_batch, split_images, to_uint8
 
 CELL = 160  # smaller than on paper, as there are many
 RIGHT, WRONG = 'green', 'red'
@@ -51,7 +51,7 @@ def _(model: MaskedImageModel, batch: dict, num_images: int, meta: dict) -> Pict
     data = model.data_preprocessor(batch)
     few = {key: data[key][:num_images] for key in ('inputs', 'views', 'mask')}
     tokenizer = getattr(model.target, 'tokenizer', None)
-    if getattr(tokenizer, 'has_decoder', hasattr(tokenizer, 'decode')):
+    if can_decode(tokenizer):
         sheet = draw_reconstructions(split_images(reconstruct_batch(model, **few)), cell=CELL)
     else:
         sheet = draw_sheet({'original': to_uint8(few['views']),

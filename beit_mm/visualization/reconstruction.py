@@ -82,10 +82,17 @@ def decoding_tokenizer(model: nn.Module) -> nn.Module:
                          f'got one that predicts {type(model.target).__name__}')
     if not getattr(tokenizer, 'has_encoder', True):
         raise ValueError(NO_TOKENIZER)
-    if not getattr(tokenizer, 'has_decoder', True):
+    if not hasattr(tokenizer, 'decode'):
+        raise ValueError(f'reconstruction needs a tokenizer with `decode`, got {type(tokenizer).__name__}')
+    if not can_decode(tokenizer):
         raise ValueError("reconstruction needs a tokenizer with its decoder, got weights without one: give both files, "
                          "such as OpenAI's encoder.pkl and decoder.pkl")
     return tokenizer
+
+
+def can_decode(tokenizer: Optional[nn.Module]) -> bool:
+    """Whether images can be made of tokens: a tokenizer may encode alone, and a DiscreteVAE lack its decoder's file."""
+    return getattr(tokenizer, 'has_decoder', hasattr(tokenizer, 'decode'))
 
 
 def hide(views: Tensor, mask: Tensor) -> Tensor:

@@ -19,7 +19,8 @@ SEGMENTOR = {
     'model.auxiliary_head.in_channels': 32, 'model.auxiliary_head.num_classes': 7,
     'model.data_preprocessor.size': (32, 32), 'model.data_preprocessor.test_cfg.size': (32, 32),
     'model.test_cfg.crop_size': (32, 32), 'model.test_cfg.stride': (20, 20),
-    'test_pipeline.1.scale': (192, 48), 'test_dataloader.dataset.pipeline.1.scale': (192, 48)}
+    'test_pipeline.1.scale': (192, 48), 'test_dataloader.dataset.pipeline.1.scale': (192, 48),
+    'test_dataloader.dataset.metainfo.classes': ['wall', 'building', 'sky', 'floor', 'tree', 'ceiling', 'road']}
 TOKENIZER = {f'model.target.tokenizer.{key}': value for key, value in dict(
     vocab_size=16, n_hid=8, n_init=8, blocks_per_group=1).items()}
 

@@ -20,7 +20,7 @@ def call(capsys):
     """A command in this process; its exit code, standard output and standard error."""
     def run(command: str, images, tiny: Tiny, *arguments: object):
         options = [f'{key}={str(value).replace(" ", "")}' for key, value in tiny.options.items()]
-        given = [command, *images, '--model', tiny.model, '--weights', tiny.weights, *arguments, '--device', 'cpu',
+        given = [command, *images, '--model', tiny.model, '--weights', tiny.weights, '--device', 'cpu', *arguments,
                  '--cfg-options', *options]
         capsys.readouterr()
         try:
@@ -91,7 +91,7 @@ def test_reconstruct_writes_a_picture_per_image(call, pretrained, photos, tmp_pa
     code, output, _ = call('reconstruct', [photos], pretrained, '--out', tmp_path, '--num-masked', 2, '--seed', 3)
     expected = reconstruct(pretrained.load(), photos, num_masked=2, seed=3)
     assert code == 0 and lines(output) == [
-        [result['image'], f'token accuracy {100 * result["token_accuracy"]:.1f} %',
+        [result['image'], f'2 of {result["mask"].size} patches masked', f'token accuracy {100 * result["token_accuracy"]:.1f} %',
          f'perplexity {result["perplexity"]:.1f}'] for result in expected]
     assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob('*.png')) == ['a/1.png', 'a/2.png',
                                                                                          'b/1.png']
@@ -129,7 +129,23 @@ def test_a_table_appears_only_when_it_is_complete(call, classifier, photos, tmp_
 
 def test_a_device_that_is_not_there(call, classifier, photos):
     code, _, errors = call('classify', [photos], classifier, '--device', 'gpu')
-    assert code == 2 and 'must be a device such as cuda:1 or cpu, got gpu' in errors
+    assert code == 1 and errors.endswith('GPUs, got gpu\n') and 'error: a device must be cpu, or cuda' in errors
+
+
+def test_images_are_not_overwritten(call, classifier, segmentor, pretrained, tmp_path):
+    for name in ('a.png', 'labels/b.png', 'c.csv', 'd.npz'):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(draw(40, 50)).save(tmp_path / name, 'PNG')
+    (tmp_path / 'other').mkdir()
+    os.link(tmp_path / 'a.png', tmp_path / 'other' / 'a.png')
+    for command, tiny, image, out in [('reconstruct', pretrained, 'a.png', '.'), ('segment', segmentor, 'labels', '.'),
+                                      ('reconstruct', pretrained, 'a.png', 'other'),
+                                      ('classify', classifier, 'c.csv', 'c.csv'),
+                                      ('features', classifier, 'd.npz', 'd.npz')]:
+        before = {path: path.read_bytes() for path in tmp_path.rglob('*.*')}
+        code, _, errors = call(command, [tmp_path / image], tiny, '--out', tmp_path / out)
+        assert code == 1 and 'error: results must not overwrite images, got' in errors
+        assert {path: path.read_bytes() for path in tmp_path.rglob('*.*')} == before
 
 
 def test_as_a_program_standard_output_is_results_alone(classifier, tmp_path):

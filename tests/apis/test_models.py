@@ -113,3 +113,24 @@ def test_mistakes_are_one_sentence(weights, tmp_path):
     (tmp_path / 'text.pth').write_bytes(pickle.dumps('no weights'))
     with pytest.raises(ValueError, match='text.pth must be a complete checkpoint'):
         load_model('beit-base-p16_22k-to-1k_224', tmp_path / 'text.pth', options=CLASSIFIER)
+
+
+def test_classes_of_other_data_than_the_head_s_are_no_names(tmp_path):
+    options = {**CLASSIFIER, 'model.backbone.init_cfg': None, 'model.head.num_classes': 10}
+    model = load_model('beit-base-p16_22k-to-1k_224', options=options, device='cpu')
+    assert 'classes' not in model.dataset_meta
+    names = [f'class_{label}' for label in range(10)]
+    torch.save(dict(state_dict=model.state_dict(), meta=dict(dataset_meta=dict(classes=names))), tmp_path / 'own.pth')
+    assert load_model('beit-base-p16_22k-to-1k_224', tmp_path / 'own.pth', 'cpu',
+                      options=options).dataset_meta['classes'] == names
+    segmentor = load_model(f'{CONFIGS}/beit_segment.py', options={
+        **SMALL, 'model.backbone.out_indices': [0, 0, 1, 1], 'model.backbone.init_cfg': None,
+        'model.neck.embed_dim': 32, 'model.decode_head.in_channels': [32] * 4, 'model.decode_head.channels': 16,
+        'model.decode_head.num_classes': 7, 'model.auxiliary_head.in_channels': 32}, device='cpu')
+    assert not {'classes', 'palette'} & segmentor.dataset_meta.keys()
+
+
+@pytest.mark.parametrize('device', ['gpu', f'cuda:{torch.cuda.device_count()}'])
+def test_a_device_that_is_not_there(device):
+    with pytest.raises(ValueError, match=f'a device must be cpu, or cuda or cuda:N of [0-9]+ GPUs, got {device}'):
+        load_model('beit-base-p16_22k-to-1k_224', 'nowhere.pth', device)

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from beit_mm.apis.predicting import Predictions, collect, ready_model
+from beit_mm.apis.predicting import Predictions, collect, evaluation_pipeline, ready_model
 from beit_mm.datasets.bad_images import BadImage
+from beit_mm.engine.memory import OutOfMemory
 
 
 def images(count: int, *bad: int) -> list:
@@ -99,3 +100,38 @@ def test_weights_are_needed_once(classifier):
         ready_model(classifier.model, None, 'cpu', {**classifier.options, 'model.backbone.init_cfg': None})
     with pytest.raises(ValueError, match='a loaded Linear goes as it is, got weights and device beside it'):
         ready_model(torch.nn.Linear(1, 1), 'weights.pth', 'cpu', None)
+
+
+def test_weights_that_the_config_names_for_the_whole_model_must_hold_its_head(classifier, tmp_path):
+    start = dict(type='Pretrained', checkpoint=str(classifier.weights))
+    options = {**classifier.options, 'model.backbone.init_cfg': None, 'model.init_cfg': start}
+    loaded, expected = ready_model(classifier.model, None, 'cpu', options), classifier.load()
+    assert all(map(torch.equal, loaded.state_dict().values(), expected.state_dict().values()))
+    trunk = {name: tensor for name, tensor in expected.state_dict().items() if not name.startswith('head.')}
+    torch.save(trunk, tmp_path / 'trunk.pth')
+    start['checkpoint'] = str(tmp_path / 'trunk.pth')
+    with pytest.raises(ValueError, match=r'trunk\.pth: .* head \(head\.fc\.weight is missing\)'):
+        ready_model(classifier.model, None, 'cpu', options)
+
+
+@pytest.mark.parametrize('count, advice', [(2, r'2 images of \(4, 4, 3\) were too many, try a smaller batch_size'),
+                                           (1, r'one image of \(4, 4, 3\), image_0, was too much')])
+def test_too_little_memory_of_the_cpu_says_what_to_change(count, advice):
+    def fail(samples):
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
+
+    with pytest.raises(OutOfMemory, match=f"can't allocate memory.*; {advice}"):
+        collect(Predictions(images(count), prepare, fail, 2, True))
+
+
+def test_of_joined_data_sets_the_first_says_how_images_are_tested(classifier):
+    model = classifier.load()
+    dataset = model.cfg.test_dataloader.dataset
+    image = np.zeros((50, 70, 3), np.uint8)
+    expected = evaluation_pipeline(model)(image, 'a')['inputs']
+    model.cfg.test_dataloader.dataset = dict(type='ConcatDataset', datasets=[
+        dict(type='RepeatDataset', times=2, dataset=dataset), dict(type='ImageNet')])
+    assert torch.equal(evaluation_pipeline(model)(image, 'a')['inputs'], expected)
+    model.cfg.test_dataloader.dataset = dict(type='ImageNet')
+    with pytest.raises(ValueError, match='must test on a dataset with a pipeline, got none'):
+        evaluation_pipeline(model)

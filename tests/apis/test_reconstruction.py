@@ -11,7 +11,7 @@ from mmengine.registry import MODELS
 from PIL import Image
 from running import ROOT
 
-from beit_mm.apis import load_model, reconstruct
+from beit_mm.apis import load_model, reconstruct, writing
 from beit_mm.engine import launch
 
 CONFIG = str(ROOT / 'configs' / 'beit_pretrain.py')
@@ -99,6 +99,19 @@ def test_weights_without_a_whole_tokenizer_are_refused(weights, tokenizer, messa
                     device='cpu')
 
 
+def test_a_model_is_loaded_from_weights_or_goes_as_it_is(model, files):
+    images = files / 'images'
+    with pytest.raises(ValueError, match='weights must name a checkpoint for MaskedImageModel, got none'):
+        reconstruct(files / 'small.py', images, device='cpu')
+    with pytest.raises(ValueError, match='goes as it is, got weights and tokenizer and device and options beside it'):
+        reconstruct(model, images, 'whole.pth', 'encoder.pth', device='cpu', options={})
+
+
+def test_a_banner_is_reconstructed_at_four_to_one(model):
+    image, = reconstruct(model, np.zeros((10, 600, 3), np.uint8))
+    assert image['mask'].shape == (4, 16)
+
+
 @pytest.mark.parametrize('options, message', [
     (dict(size=(60, 64)), r'multiples of the patch size 16, got 60 x 64'),
     (dict(mask='all'), "mask must be one of blockwise, random, got 'all'"),
@@ -127,10 +140,32 @@ def test_the_tool_writes_a_sheet_and_numbers(run_tool, tmp_path, capsys):
     run_tool('whole.pth', '--out', tmp_path / 'new' / 'sheet.png', '--json', tmp_path / 'numbers.json')
     lines = capsys.readouterr().out.splitlines()
     first, second = json.loads((tmp_path / 'numbers.json').read_text())
-    assert f'wide.png: 15 of 40 patches masked, token accuracy {100 * second["token_accuracy"]:.1f} %, ' \
-           f'perplexity {second["perplexity"]:.1f}' in lines[-3]
+    assert lines[-3].endswith(f'wide.png\t15 of 40 patches masked\ttoken accuracy '
+                              f'{100 * second["token_accuracy"]:.1f} %\tperplexity {second["perplexity"]:.1f}')
     assert np.shape(first['tokens']) == (4, 4) and np.sum(first['mask']) == 6
     assert Image.open(tmp_path / 'new' / 'sheet.png').width > 4 * 80
+
+
+def test_a_sheet_shows_the_first_images_and_the_numbers_are_of_all(run_tool, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(writing, 'MAX_ROWS', 1)
+    monkeypatch.setattr('reconstruct.MAX_ROWS', 1)
+    run_tool('whole.pth', '--out', tmp_path / 'sheet.png', '--json', tmp_path / 'numbers.json', '--cfg-options',
+             'train_dataloader.dataset.pipeline.3.num_masked=98')
+    first, second = json.loads((tmp_path / 'numbers.json').read_text())
+    assert np.sum(first['mask']) == 8 and np.sum(second['mask']) == 20  # half of the patches, as the option says
+    assert f'wrote {tmp_path}/sheet.png, the first 1 of 2 images' in capsys.readouterr().out
+    assert Image.open(tmp_path / 'sheet.png').height < 2 * 224
+
+
+def test_the_tool_overwrites_no_image_and_writes_pictures_only(run_tool, files, capsys):
+    image = files / 'images' / 'wide.png'
+    before = image.read_bytes()
+    for out, message in ((image, 'error: results must not overwrite images, got'),
+                         (files / 'sheet', 'error: --out must end in .png or .jpg or .pdf, got')):
+        with pytest.raises(SystemExit, match='1'):
+            run_tool('whole.pth', '--out', out)
+        assert message in capsys.readouterr().err
+    assert image.read_bytes() == before
 
 
 def test_the_tool_ends_a_mistake_in_one_sentence(run_tool, capsys):

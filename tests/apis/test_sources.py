@@ -43,7 +43,7 @@ def test_results_lie_as_the_images_below_their_shared_folder(given, expected, fo
 def test_results_of_equal_stems_keep_the_suffix(tmp_path):
     for name in ('a.jpg', 'a.png', 'b.v2.jpg'):
         (tmp_path / name).touch()
-    assert list(map(str, result_names(find_images(tmp_path), '.png'))) == ['a.jpg.png', 'a.png.png', 'b.v2.png']
+    assert list(result_names(find_images(tmp_path), '.png').values()) == ['a.jpg.png', 'a.png.png', 'b.v2.png']
 
 
 def test_arrays_pictures_and_addresses_have_names(folder):
@@ -53,6 +53,26 @@ def test_arrays_pictures_and_addresses_have_names(folder):
     assert found[2].source is array and found[3].source is picture
     assert places(found[3:]) == ['image_2.png', 'example.org/photos/cat.jpg']
     assert [image.name for image in find_images(array)] == ['image_0']
+
+
+def test_places_of_addresses_stay_inside_and_apart(folder):
+    found = find_images(['https://me:secret@example.org/../../a.jpg?id=1', 'https://example.org/a.jpg?id=2', 's3://../',
+                         folder / 'a' / '2.jpg', Image.new('L', (4, 4))])
+    assert places(found) == ['example.org/a.jpg', 'example.org/a_2.jpg', 'image', '2.jpg', 'image_4.png']
+    (folder / 'image_0.png').touch()
+    assert places(find_images([Image.new('L', (4, 4)), folder / 'image_0.png'])) == ['image_0_2.png', 'image_0.png']
+
+
+def test_a_link_that_leads_in_a_circle_ends(folder):
+    os.symlink(folder, folder / 'a' / 'circle')
+    assert places(find_images(folder)) == ['a/2.jpg', 'a/deep/er/x.tiff', 'b/10.png', 'b/2.JPG']
+
+
+def test_a_folder_comes_before_names_that_only_begin_like_it(tmp_path):
+    for name in ('a-b/1.jpg', 'a/1.jpg', 'a.jpg'):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert places(find_images(tmp_path)) == ['a/1.jpg', 'a-b/1.jpg', 'a.jpg']
 
 
 def test_mistakes_are_one_sentence(tmp_path):

@@ -31,6 +31,37 @@ def test_other_arrays_are_refused(array):
         read_image(array)
 
 
+def test_a_picture_is_turned_as_its_exif_data_say(image, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees
+    Image.fromarray(image).save(tmp_path / 'turned.png', exif=exif)
+    with Image.open(tmp_path / 'turned.png') as picture:
+        assert np.array_equal(read_image(picture), np.rot90(image, -1)[..., ::-1])
+
+
+@pytest.mark.parametrize('dtype', [np.uint16, np.int32])
+def test_of_16_bits_the_upper_eight_are_taken_in_pictures_and_files(dtype, tmp_path):
+    values = np.array([[0, 255, 256, 32768, 65535]], dtype)
+    picture = Image.fromarray(values)
+    assert read_image(picture)[0, :, 1].tolist() == [0, 0, 1, 128, 255]
+    Image.fromarray(values.astype(np.uint16)).save(tmp_path / 'image.png')
+    assert np.array_equal(read_image(tmp_path / 'image.png'), read_image(picture))
+
+
+def test_pictures_of_other_numbers_are_refused():
+    with pytest.raises(BadImage, match='a picture cannot .* 8 or 16 bits per channel, got mode F with values 0.0 to 1'):
+        read_image(Image.fromarray(np.array([[0, 1]], np.float32)))
+    with pytest.raises(BadImage, match='got mode I with values -1 to 1'):
+        read_image(Image.fromarray(np.array([[-1, 1]], np.int32)))
+
+
+def test_a_truncated_picture_is_named(image, tmp_path):
+    Image.fromarray(image).save(tmp_path / 'whole.jpg')
+    (tmp_path / 'cut.jpg').write_bytes((tmp_path / 'whole.jpg').read_bytes()[:-200])
+    with Image.open(tmp_path / 'cut.jpg') as picture, pytest.raises(BadImage, match=r'cut\.jpg cannot .* truncated'):
+        read_image(picture)
+
+
 def test_a_file_that_is_no_image_is_named(tmp_path):
     (tmp_path / 'text.jpg').write_text('no image')
     with pytest.raises(BadImage, match='text.jpg'):
@@ -38,8 +69,8 @@ def test_a_file_that_is_no_image_is_named(tmp_path):
 
 
 @pytest.mark.parametrize('size, expected', [((375, 500), (224, 304)), ((500, 375), (304, 224)), ((10, 10), (224, 224)),
-                                            ((1, 1000), (224, 224000))])
-def test_sides_keep_the_ratio_and_fit_patches(size, expected):
+                                            ((1, 1000), (224, 896)), ((600, 10), (896, 224))])
+def test_sides_keep_the_ratio_up_to_four_and_fit_patches(size, expected):
     assert sides_for(size, 224, 16) == expected
 
 

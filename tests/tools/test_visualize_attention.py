@@ -63,6 +63,7 @@ def test_a_grid_of_points_and_all_heads_at_another_size(arguments, in_process, c
     (['--heads', '0', '4'], 'error: a head must be 0 to 3, got 4\n'),
     (['--size', '40', '96'], 'must be multiples of the patch size 16, got 40 x 96\n'),
     (['--grid', '0', '2'], 'error: a grid of points must have at least one row and one column, got 0 x 2\n'),
+    (['--device', 'gpu'], 'GPUs, got gpu\n'),
     (['--model', 'beit-giant'], 'error: a model must be a config file or one of ')])
 def test_a_mistake_is_one_sentence(mistake, sentence, arguments, in_process, capsys, tmp_path):
     with pytest.raises(SystemExit) as ended:
@@ -70,6 +71,14 @@ def test_a_mistake_is_one_sentence(mistake, sentence, arguments, in_process, cap
     error = capsys.readouterr().err
     assert ended.value.code == 1 and sentence in error and error.count('\n') == 1
     assert not (tmp_path / 'new').exists()
+
+
+def test_the_image_is_not_overwritten(arguments, in_process, capsys, tmp_path):
+    before = (tmp_path / 'image.png').read_bytes()
+    with pytest.raises(SystemExit):
+        in_process(*arguments, '--out', str(tmp_path / 'image.png'))
+    assert 'error: results must not overwrite images' in capsys.readouterr().err
+    assert (tmp_path / 'image.png').read_bytes() == before
 
 
 def test_a_point_that_is_none_is_refused_with_an_example(arguments, in_process, capsys):

@@ -126,3 +126,15 @@ def test_a_decoder_in_training_decodes(model, batch):
     tokenizer.load_state_dict(encoder_of(trained(tokenizer)), strict=False)
     tokenizer.loss(batch['views'])
     assert tokenizer.decode(tokenizer.encode(batch['views'])).isfinite().all()
+
+
+def test_a_tokenizer_that_encodes_alone_is_refused_by_name(model, batch):
+    class Encoder(torch.nn.Module):
+        vocab_size = 16
+
+        def encode(self, images):
+            return torch.zeros(len(images), 4, 4, dtype=torch.long)
+
+    model.target.tokenizer = Encoder()
+    with pytest.raises(ValueError, match='needs a tokenizer with `decode`, got Encoder'):
+        reconstruct_batch(model, **batch)

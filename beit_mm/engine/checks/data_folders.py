@@ -7,6 +7,7 @@ from typing import Dict, Iterator, List, NamedTuple, Sequence
 from mmpretrain.datasets import ImageNet
 
 from ...datasets.bad_images import BadImage
+from ...datasets.folders import walk_folders
 from ...datasets.images import read_image
 from .annotations import AnnotationFile
 
@@ -53,7 +54,7 @@ def scan_classes(folder: Path, num_sampled: int) -> ClassScan:
         if not entry.is_dir():
             loose.append(entry.name)
             continue
-        names = [os.path.join(parent, name) for parent, _, files in os.walk(entry.path, followlinks=True)
+        names = [os.path.join(parent, name) for parent, _, files in walk_folders(entry.path)
                  for name in files if name.lower().endswith(EXTENSIONS)]
         counts[entry.name] = len(names)
         for name in sorted(names):  # every image of the data set with the same chance, without a list of all

@@ -1,0 +1,31 @@
+"""Folders searched to the bottom."""
+import os
+from pathlib import Path
+from typing import Dict, Iterator, List, Tuple, Union
+
+Identity = Tuple[int, int]
+
+
+def identify(path: Union[str, Path]) -> Identity:
+    """What two paths of one file or folder share, by whatever links they lead there; OSError if there is none."""
+    state = os.stat(path)
+    return state.st_dev, state.st_ino
+
+
+def walk_folders(folder: Union[str, Path]) -> Iterator[Tuple[str, List[str], List[str]]]:
+    """os.walk along links, but not by one that leads back to a folder it lies in.
+
+    Raises:
+        OSError: If a folder cannot be read, which os.walk would leave out silently.
+    """
+    above: Dict[str, Tuple[Identity, ...]] = {os.fspath(folder): (identify(folder), )}
+    for parent, folders, names in os.walk(folder, onerror=_fail, followlinks=True):
+        chain = above.pop(parent)
+        inner = {name: identify(os.path.join(parent, name)) for name in folders}
+        folders[:] = [name for name in folders if inner[name] not in chain]
+        above.update({os.path.join(parent, name): (*chain, inner[name]) for name in folders})
+        yield parent, folders, names
+
+
+def _fail(error: OSError) -> None:
+    raise error
