@@ -17,7 +17,9 @@ from mmengine.runner import Runner
 from ..models.loading import WeightsMismatch
 from . import restarts
 from .checkpoint_files import find_newest
-from .checks import check_before_training, check_checkpoint, check_data, walk
+from .checks import check_before_training, check_checkpoint, check_data
+from .config_parts import forget_starts, use_plain_batch_norm
+from .default_hooks import drop_left_out
 from .memory import OutOfMemory, advise_on_memory
 from .print_config import drop_scope_stamps
 from .stop_hook import TrainingStopped
@@ -84,6 +86,7 @@ def _load_config(args: Namespace) -> Config:
         if key.split('.')[0] not in cfg:
             raise ValueError(f'--cfg-options must name keys of {args.config}, got {key}')
     cfg.merge_from_dict(args.cfg_options or {})
+    drop_left_out(cfg)
     cfg.launcher = args.launcher
     # As in the hosts' tools: argument, then config, then the config's name.
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(args.config).stem)
@@ -110,18 +113,13 @@ def _set_resume(cfg: Config, resume: Optional[str]) -> None:
         return
     check_checkpoint('--resume', resume)
     cfg.resume, cfg.load_from = True, resume
-    # All weights are in the checkpoint; the file that the run once started from may be gone.
-    for _, node in walk(cfg.model, 'model'):
-        if isinstance(node.get('init_cfg'), dict) and node['init_cfg'].get('type') == 'Pretrained':
-            node['init_cfg'] = None
+    forget_starts(cfg.model)  # all weights are in the checkpoint
 
 
 def _adapt_to_cpu(cfg: Config) -> None:
     """Without a GPU: processes talk by gloo, DDP gets no device, and synchronised batch norm, which has no CPU code,
     is the plain one, whose running statistics are then each process's own."""
-    for _, node in walk(cfg.model, 'model'):
-        if node.get('type') == 'SyncBN':
-            node['type'] = 'BN'
+    use_plain_batch_norm(cfg.model)
     if cfg.launcher == 'pytorch':
         cfg.model_wrapper_cfg = dict(type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False)
         if not dist.is_initialized():  # before the Runner, which would ask for a GPU
