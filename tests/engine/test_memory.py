@@ -23,7 +23,8 @@ def advice(error, name, folder, capsys, stage='train', **options) -> str:
     """What launch.run prints when a runner of a recipe raises an error."""
     cfg = Config.fromfile(CONFIGS / name)
     cfg.merge_from_dict(options)
-    runner = SimpleNamespace(message_hub=SimpleNamespace(runtime_info=dict(loop_stage=stage)))
+    runner = SimpleNamespace(message_hub=SimpleNamespace(runtime_info=dict(loop_stage=stage)),
+                             call_hook=lambda *args, **kwargs: None)
 
     def fail():
         raise error
