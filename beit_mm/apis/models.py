@@ -76,7 +76,7 @@ def _find_device(device: Union[str, torch.device, None]) -> torch.device:
     if device is None:
         return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
     try:
-        return torch.empty(0, device=device).device
+        return torch.empty(1, device=device).device
     except (RuntimeError, AssertionError) as error:  # of a name, a number or a kind that is not there
         raise ValueError(f'a device must be cpu, or cuda or cuda:N of {torch.cuda.device_count()} GPUs, got '
                          f'{device}') from error

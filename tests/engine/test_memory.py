@@ -70,7 +70,7 @@ def test_a_loader_s_worker_that_the_system_killed(tmp_path, capsys):
 
 def test_other_errors_stay_what_they_are(tmp_path):
     cfg = Config.fromfile(CONFIGS / 'beit_pretrain.py')
-    runner = SimpleNamespace(message_hub=SimpleNamespace(runtime_info={}))
+    runner = SimpleNamespace(message_hub=SimpleNamespace(runtime_info={}), call_hook=lambda *args, **kwargs: None)
 
     def fail():
         raise RuntimeError('mat1 and mat2 shapes cannot be multiplied')
