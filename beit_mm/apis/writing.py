@@ -15,6 +15,7 @@ from ..datasets.images import read_image
 from ..visualization import draw_reconstructions
 from ..visualization.overlay import segmentation_overlay
 from ..visualization.panels import Palette
+from ..whole_file import whole_file
 from .predicting import Predictions
 from .sources import NamedImage, is_local, result_names
 
@@ -45,7 +46,7 @@ def write_classes(predictions: Iterable[dict], path: Path) -> Iterator[dict]:
     `score_1` of the best class, and so on.
     """
     write = _write_rows if path.suffix == '.json' else _write_csv
-    with _whole_file(path) as file:
+    with _whole_text(path) as file:
         yield from write(predictions, file)
 
 
@@ -70,16 +71,10 @@ def _write_csv(predictions: Iterable[dict], file: IO[str]) -> Iterator[dict]:
 
 
 @contextmanager
-def _whole_file(path: Path) -> Iterator[IO[str]]:
+def _whole_text(path: Path) -> Iterator[IO[str]]:
     """A text file that appears when it is complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f'{path.name}.part')
-    try:
-        with open(part, 'w', encoding='utf-8', newline='') as file:
-            yield file
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with whole_file(path) as beside, open(beside, 'w', encoding='utf-8', newline='') as file:
+        yield file
 
 
 def write_label_maps(predictions: Predictions, folder: Path, palette: Optional[Palette],
@@ -124,7 +119,7 @@ def write_sheet(predictions: Predictions, path: Path, numbers: Optional[Path] = 
     """
     refuse_inputs(predictions.images, [path] if numbers is None else [path, numbers])
     shown = []
-    with nullcontext() if numbers is None else _whole_file(numbers) as file:
+    with nullcontext() if numbers is None else _whole_text(numbers) as file:
         rows = (prediction for _, prediction in predictions)
         for row in rows if file is None else _write_rows(rows, file, NUMBER_KEYS):
             if len(shown) < MAX_ROWS:
@@ -155,6 +150,6 @@ def write_features(predictions: Iterable[dict], path: Path) -> Tuple[int, ...]:
                              f'{prediction["features"].shape} of {prediction["image"]}')
         names.append(prediction['image'])
         features.append(prediction['features'])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(path, images=np.array(names), features=np.stack(features))
+    with whole_file(path) as beside:
+        np.savez(beside, images=np.array(names), features=np.stack(features))
     return (len(features), *features[0].shape)

@@ -1,5 +1,4 @@
 """A config as one text that stands alone, for projects that cannot inherit ours and tools that compare type names."""
-import os
 from pathlib import Path
 from typing import Iterator, Optional, Union
 
@@ -8,6 +7,7 @@ from mmengine.config import Config
 from mmengine.utils import get_object_from_string
 
 from ..registry import SCOPE
+from ..whole_file import whole_file
 from .checks import walk
 
 ROOTS = [value for value in vars(registry).values() if isinstance(value, registry.Registry)]
@@ -89,18 +89,14 @@ def write(cfg: Config, path: Union[str, Path], header: str) -> None:
         raise ValueError(f'a config is written to a .py file, got {path}')
     if target.exists():
         raise FileExistsError(f'{path} exists and is not overwritten')
-    target.parent.mkdir(parents=True, exist_ok=True)
-    beside = target.with_name(f'.{target.stem}_{os.getpid()}.py')
     try:
-        beside.write_text(f'# {header}\n{cfg.pretty_text}')
-        if Config.fromfile(beside, import_custom_modules=False).to_dict() != cfg.to_dict():
-            raise ValueError('a config must be the same when it is read back from its text, got a difference')
-        os.replace(beside, target)
+        with whole_file(target) as beside:
+            beside.write_text(f'# {header}\n{cfg.pretty_text}')
+            if Config.fromfile(beside, import_custom_modules=False).to_dict() != cfg.to_dict():
+                raise ValueError('a config must be the same when it is read back from its text, got a difference')
     except (NameError, SyntaxError) as error:  # such as a function, or a number that is not finite
         reason = str(error).strip().splitlines()[-1].strip()
         raise ValueError(f'a config must hold numbers, texts, lists and dicts, got {reason}') from error
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _import_ours(cfg: Config) -> None:

@@ -1,5 +1,4 @@
 """A model to a file that is known to give what the model gives."""
-import os
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
@@ -8,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ..models.layers import patch_grid
+from ..whole_file import whole_file
 from .formats import FORMATS, Choices, Format, as_tuple
 from .metadata import describe
 from .parts import Part, fit_to_grid, name_part, take_part
@@ -82,14 +82,9 @@ def export(model: nn.Module, path: str, part: Optional[str] = None, size: Option
     with torch.no_grad():
         outputs = as_tuple(fitted(_random_images(batch or TRACED_BATCH, size)))
         metadata = describe(model, name, fitted, size, outputs[0].shape[1], weights)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f'.{path.stem}.{os.getpid()}{path.suffix}')
-        try:
+        with whole_file(path) as beside:
             form.write(fitted, _random_images(batch or TRACED_BATCH, size), beside, metadata, choices)
             checks = _compare(form, fitted, reference, beside, size, (batch,) if batch else CHECKED_BATCHES)
-            os.replace(beside, path)
-        finally:
-            beside.unlink(missing_ok=True)
     first = 'N' if batch is None else batch
     return Report(path, name, dict(images=(first, 3, *size)), metadata=metadata, checks=checks,
                   outputs={key: (first, *output.shape[1:]) for key, output in zip(fitted.output_names, outputs)})
