@@ -15,10 +15,11 @@ def whole_file(path: Path) -> Iterator[Path]:
         path: the file.
 
     Yields:
-        A hidden path beside it with the same suffix, to be written.
+        A hidden path beside it with the same suffix, or '.part' if it has none, to be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f'.{path.stem}_{os.getpid()}{path.suffix}')
+    # torch.save wants a name before the last dot.
+    beside = path.with_name(f'.{path.stem}_{os.getpid()}{path.suffix or ".part"}')
     try:
         yield beside
         os.replace(beside, path)

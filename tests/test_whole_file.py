@@ -1,5 +1,6 @@
 """A file appears whole, or what was there stays."""
 import pytest
+import torch
 
 from beit_mm.whole_file import whole_file
 
@@ -21,3 +22,9 @@ def test_an_error_leaves_what_was_there_and_nothing_else(tmp_path):
         beside.write_text('half')
         raise OSError('disk full')
     assert path.read_text() == 'before' and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_name_without_a_suffix_serves_torch_too(tmp_path):
+    with whole_file(tmp_path / 'OUT') as beside:
+        torch.save(dict(weight=torch.ones(1)), beside)
+    assert torch.load(tmp_path / 'OUT')['weight'] == 1 and len(list(tmp_path.iterdir())) == 1
