@@ -25,15 +25,15 @@ def test_a_config_without_mistakes(digits):
 
 
 def test_a_warning_is_no_mistake(digits):
-    output = tool('check_config', CONFIG, '--gpus', '2', *data_options(digits))
-    assert 'warning: auto_scale_lr.base_batch_size: 2 x 8 images' in output and 'no mistakes found' in output
+    output = tool('check_config', CONFIG, '--gpus', '4', *data_options(digits))
+    assert 'warning: auto_scale_lr.base_batch_size: 4 x 8 images' in output and 'no mistakes found' in output
 
 
 def test_all_mistakes_are_listed_each_with_its_mend(digits):
     output = tool('check_config', CONFIG, *data_options(digits), 'model.vocab_siz=16', 'val_evaluator.vocab_size=64',
                   'train_dataloader.dataset.data_root=nowhere', 'train_cfg.max_iters=20', ok=False)
     lines = [line for line in output.splitlines() if line.startswith(('error: ', 'warning: '))]
-    assert [line.split(': ')[0] for line in lines] == ['error'] * 3 + ['warning'] * 4
+    assert [line.split(': ')[0] for line in lines] == ['error'] * 3 + ['warning'] * 3
     assert lines[0] == 'error: model.vocab_siz: DiscreteVAE takes no such argument, did you mean vocab_size?'
     assert lines[1].startswith('error: val_evaluator.vocab_size: ') and lines[1].endswith('set vocab_size=128')
     assert 'does not exist: nowhere' in lines[2]
@@ -102,7 +102,7 @@ def test_a_training_logs_warnings_and_trains(digits, tmp_path):
                   'train_cfg.val_interval=1')
     log, = tmp_path.glob('*/*.log')
     for text in (output, log.read_text()):
-        assert 'WARNING - param_scheduler.1.begin: begins at 30, after the run of 1 iterations' in text
+        assert 'WARNING - param_scheduler.1.begin: begins at 60, after the run of 1 iterations' in text
         assert 'WARNING - auto_scale_lr.base_batch_size: 1 x 8 images' in text
     assert (tmp_path / 'iter_1.pth').is_file()
 
