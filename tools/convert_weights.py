@@ -12,7 +12,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('target', metavar='OUT', help='a .pth or .safetensors file; a folder for transformers, a '
                         '.pdparams file for passl')
     parser.add_argument('--to', required=True, choices=list(LAYOUTS), help='the layout to write')
-    parser.add_argument('--out-indices', type=int, nargs=4, help='blocks, from 0, that a segmentor reads (transformers)')
+    parser.add_argument('--out-indices', type=int, nargs=4,
+                        help='blocks, from 0, that a segmentor reads (transformers)')
     parser.set_defaults(work_dir=None)  # no run, so no folder for a traceback
     return parser.parse_args()
 

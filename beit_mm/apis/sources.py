@@ -131,4 +131,5 @@ def result_names(images: Sequence[NamedImage], suffix: str) -> Dict[str, str]:
     where two images differ in that alone (`a.jpg.png` and `a.png.png`)."""
     stems = {image.place: posixpath.splitext(image.place)[0] for image in images}
     counts = Counter(stems.values())
-    return {place: (stem if counts[stem] == 1 else place) + suffix for place, stem in stems.items()}
+    return {place: (stem if counts[stem] == 1 and stem not in stems else place) + suffix
+            for place, stem in stems.items()}

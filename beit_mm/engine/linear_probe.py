@@ -25,8 +25,8 @@ class LinearProbeAccuracy(BaseMetric):
             self.results.append((tuple(sample['probed_blocks']), correct))
 
     def compute_metrics(self, results: list) -> dict:
-        """`block_<index>` of every block and `best`, in percent, and `best_block`, an index, as a float: MMEngine writes
-        no whole numbers into the score file."""
+        """`block_<index>` of every block and `best`, in percent, and `best_block`, an index, as a float: MMEngine
+        writes no whole numbers into the score file."""
         blocks = results[0][0]
         accuracies = 100 * torch.stack([correct for _, correct in results]).double().mean(dim=0)
         best = int(accuracies.argmax())

@@ -1,7 +1,7 @@
 """The layouts: names as they stand in the files and state dicts of each implementation.
 
-Sources: the release (github.com/microsoft/unilm, beit), timm, transformers (the names of saved files, then those of version 5 in
-memory), MMPretrain, MMSegmentation, PASSL (github.com/PaddlePaddle/PASSL).
+Sources: the release (github.com/microsoft/unilm, beit), timm, transformers (the names of saved files, then those of
+version 5 in memory), MMPretrain, MMSegmentation, PASSL (github.com/PaddlePaddle/PASSL).
 """
 from dataclasses import replace
 
@@ -35,7 +35,8 @@ _OPENMMLAB_TRUNK = [
     ('layers.{}.ln2.', 'backbone.blocks.{}.norm2.'),
     ('layers.{}.ffn.layers.0.0.', 'backbone.blocks.{}.mlp.fc1.'),
     ('layers.{}.ffn.layers.1.', 'backbone.blocks.{}.mlp.fc2.'),
-    *((f'layers.{{}}.{name}', f'backbone.blocks.{{}}.{name}') for name in _BLOCK if not name.startswith(('norm', 'mlp'))),
+    *((f'layers.{{}}.{name}', f'backbone.blocks.{{}}.{name}') for name in _BLOCK
+      if not name.startswith(('norm', 'mlp'))),
     ('patch_embed.projection.', 'backbone.patch_embed.proj.'),
     ('ln1.', 'backbone.norm.'),
     ('ln2.', 'backbone.fc_norm.'),

@@ -41,9 +41,10 @@ def test_results_lie_as_the_images_below_their_shared_folder(given, expected, fo
 
 
 def test_results_of_equal_stems_keep_the_suffix(tmp_path):
-    for name in ('a.jpg', 'a.png', 'b.v2.jpg'):
+    for name in ('a.jpg', 'a.png', 'b.v2.jpg', 'c.jpg', 'c.jpg.png', 'c.png'):
         (tmp_path / name).touch()
-    assert list(result_names(find_images(tmp_path), '.png').values()) == ['a.jpg.png', 'a.png.png', 'b.v2.png']
+    assert list(result_names(find_images(tmp_path), '.png').values()) == [
+        'a.jpg.png', 'a.png.png', 'b.v2.png', 'c.jpg.png', 'c.jpg.png.png', 'c.png.png']
 
 
 def test_arrays_pictures_and_addresses_have_names(folder):

@@ -92,7 +92,8 @@ def test_reconstruct_writes_a_picture_per_image(call, pretrained, photos, tmp_pa
     expected = reconstruct(pretrained.load(), photos, num_masked=2, seed=3)
     assert code == 0 and lines(output) == [
         [result['image'], f'2 of {result["mask"].size} patches masked',
-         f'token accuracy {100 * result["token_accuracy"]:.1f} %', f'perplexity {result["perplexity"]:.1f}'] for result in expected]
+         f'token accuracy {100 * result["token_accuracy"]:.1f} %', f'perplexity {result["perplexity"]:.1f}']
+        for result in expected]
     assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob('*.png')) == ['a/1.png', 'a/2.png',
                                                                                          'b/1.png']
 

@@ -137,6 +137,7 @@ def test_the_grid_is_read_off_the_index(grid):
 
 
 @pytest.mark.parametrize('index', [torch.zeros(3), torch.zeros(2, 3), torch.zeros(5, 5), torch.zeros(1, 1),
-                                   torch.arange(25).view(5, 5), torch.from_numpy(relative_position_index((2, 3)))[:6, :6]])
+                                   torch.arange(25).view(5, 5),
+                                   torch.from_numpy(relative_position_index((2, 3)))[:6, :6]])
 def test_an_index_that_is_none_tells_no_grid(index):
     assert grid_of_index(index) is None

@@ -154,7 +154,8 @@ def test_images_and_labels_that_are_missing_are_named(tmp_path):
     content = [dict(bytes=jpeg(0), path=None)] * 5 + [None]
     table(image=content).save_to_disk(tmp_path / 'image')
     dataset = HuggingFaceImages(str(tmp_path / 'image'), split=None)
-    with pytest.raises(ValueError, match=f'{tmp_path}/image/00000005 cannot be read as an image: .* hold an image in image, got'):
+    with pytest.raises(ValueError, match=f'{tmp_path}/image/00000005 cannot be read as an image: '
+                                         '.* hold an image in image, got'):
         dataset.get_data_info(5)
     table(label=[0, 1, -1, 2, -1, 0]).save_to_disk(tmp_path / 'label')
     with pytest.raises(ValueError, match=r'label/00000002: the label must be 0 to 2 .* got none \(so have 2 of 6'):

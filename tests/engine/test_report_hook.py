@@ -7,48 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmengine.evaluator import BaseMetric
+from line_model import Half, Line
 from mmengine.hooks import Hook
-from mmengine.model import BaseModel
 from mmengine.runner import Runner
-from torch import nn
 
 from beit_mm.engine import ReportHook, launch, report_hook
 from beit_mm.engine.stop_hook import TrainingStopped
 from beit_mm.engine.stopwatch import Stopwatch, timed
-from beit_mm.registry import DATASETS
 
 STEPS = 6
-
-
-class Line(BaseModel):
-
-    def __init__(self):
-        super().__init__()
-        self.weight = nn.Parameter(torch.full((2,), 3.0))
-
-    def forward(self, x, mode='loss'):
-        return dict(loss=(self.weight * x.mean() - 1).square().mean()) if mode == 'loss' else [x]
-
-
-@DATASETS.register_module('ReportHookData')
-class Data(torch.utils.data.Dataset):
-    metainfo = {}
-
-    def __len__(self):
-        return 8
-
-    def __getitem__(self, index):
-        return dict(x=torch.tensor(index + 1.0))
-
-
-class Half(BaseMetric):
-
-    def process(self, data_batch, data_samples):
-        self.results.append(0)
-
-    def compute_metrics(self, results):
-        return dict(accuracy=0.5)
 
 
 class Act(Hook):
@@ -64,7 +31,7 @@ class Act(Hook):
 
 def build(folder: Path, *hooks: Hook, steps: int = STEPS, **options) -> Runner:
     """A training with a validation and a checkpoint every three steps."""
-    loader = dict(dataset=dict(type='ReportHookData'), batch_size=2, num_workers=0,
+    loader = dict(dataset=dict(type='EightNumbers'), batch_size=2, num_workers=0,
                   collate_fn=dict(type='default_collate'), sampler=dict(type='DefaultSampler', shuffle=False))
     return Runner(
         Line(), str(folder), train_dataloader=loader, val_dataloader=loader, test_dataloader=loader,

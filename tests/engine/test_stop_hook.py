@@ -6,48 +6,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmengine.evaluator import BaseMetric
+from line_model import EightNumbers, Half, Line
 from mmengine.hooks import Hook
-from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import Runner
-from torch import nn
 from torch.utils.data import DataLoader
 
 from beit_mm.engine.checkpoint_files import POINTER, find_damage, find_newest
 from beit_mm.engine.resume_position import is_between_updates
 from beit_mm.engine.stop_hook import StopOnSignalHook, TrainingStopped
 from beit_mm.registry import DATASETS
-
-
-class Line(BaseModel):
-
-    def __init__(self):
-        super().__init__()
-        self.weight = nn.Parameter(torch.full((2,), 3.0))
-
-    def forward(self, x, mode='loss'):
-        return dict(loss=(self.weight * x.mean() - 1).square().mean()) if mode == 'loss' else [x]
-
-
-@DATASETS.register_module('StopHookData')
-class Data(torch.utils.data.Dataset):
-    metainfo = {}
-
-    def __len__(self):
-        return 8
-
-    def __getitem__(self, index):
-        return dict(x=torch.tensor(index + 1.0))
-
-
-class Zero(BaseMetric):
-
-    def process(self, data_batch, data_samples):
-        self.results.append(0)
-
-    def compute_metrics(self, results):
-        return dict(accuracy=0.0)
 
 
 class Signal(Hook):
@@ -77,13 +45,13 @@ class Signal(Hook):
 def build(folder, *hooks, epochs=4, resume=False, by_epoch=True, accumulative_counts=1, interval=1,
           signals=('SIGTERM',), **kwargs) -> Runner:
     """Four steps an epoch, and a validation of four."""
-    loader = dict(dataset=dict(type='StopHookData'), batch_size=2, num_workers=0,
+    loader = dict(dataset=dict(type='EightNumbers'), batch_size=2, num_workers=0,
                   collate_fn=dict(type='default_collate'))
     newest = find_newest(Path(folder)) if resume else None
     length = dict(type='EpochTrainLoop', max_epochs=epochs) if by_epoch else dict(
         type='IterTrainLoop', max_iters=4 * epochs, val_interval=4)
     return Runner(
-        Line(), str(folder), train_cfg=length, val_cfg=dict(), val_evaluator=[Zero()],
+        Line(), str(folder), train_cfg=length, val_cfg=dict(), val_evaluator=[Half()],
         train_dataloader=dict(loader, sampler=dict(type='DefaultSampler', shuffle=True)),
         val_dataloader=dict(loader, sampler=dict(type='DefaultSampler', shuffle=False)),
         optim_wrapper=dict(type='AutocastOptimWrapper', dtype='float32', accumulative_counts=accumulative_counts,
@@ -234,7 +202,7 @@ def test_several_optimisers_train_stop_and_save(tmp_path):
 
 
 @DATASETS.register_module('StopHookTen')
-class Ten(Data):
+class Ten(EightNumbers):
 
     def __len__(self):
         return 10
@@ -286,6 +254,6 @@ def test_a_loader_that_cannot_be_is_told(by_epoch, tmp_path):
     with pytest.raises(ValueError, match='train_dataloader holds no batch: 8 images for batches of 16'):
         runner.train()
     runner = build(tmp_path / 'built', by_epoch=by_epoch)
-    runner._train_dataloader = DataLoader(Data(), batch_size=2)
+    runner._train_dataloader = DataLoader(EightNumbers(), batch_size=2)
     with pytest.raises(ValueError, match='TrainLoop needs the config of its loader, got a DataLoader'):
         runner.train()

@@ -75,5 +75,6 @@ def test_the_tool_needs_weights(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit) as stop:
         run_tool(monkeypatch, tmp_path / 'model.onnx', '--model', f'{CONFIGS}/demo/finetune.py', '--cfg-options',
                  *(f'{key}={value}' for key, value in CLASSIFIER.items()))
-    assert stop.value.code == 1 and 'error: weights must name a checkpoint for ImageClassifier' in capsys.readouterr().err
+    assert stop.value.code == 1
+    assert 'error: weights must name a checkpoint for ImageClassifier' in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

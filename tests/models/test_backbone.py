@@ -290,7 +290,8 @@ def test_layer_scale_multiplies_each_branch_by_its_own_factors():
     assert not torch.equal(block.gamma_1, block.gamma_2)
     x = torch.randn(2, 17, 32)
     middle = x + block.gamma_1 * block.attn(block.norm1(x), block.attn.bias((4, 4), x.dtype))
-    torch.testing.assert_close(block(x, block.attn.bias((4, 4), x.dtype)), middle + block.gamma_2 * block.mlp(block.norm2(middle)))
+    torch.testing.assert_close(block(x, block.attn.bias((4, 4), x.dtype)),
+                               middle + block.gamma_2 * block.mlp(block.norm2(middle)))
 
 
 def test_drop_path_rises_linearly_over_the_blocks():
