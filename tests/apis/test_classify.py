@@ -2,7 +2,7 @@
 import cv2
 import numpy as np
 import pytest
-from conftest import draw
+from inference_models import draw
 from mmengine.registry import DefaultScope
 from mmpretrain import ImageClassificationInferencer
 from PIL import Image

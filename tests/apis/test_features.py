@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import draw
+from inference_models import draw
 from mmengine.registry import DefaultScope
 from mmpretrain import FeatureExtractor
 from PIL import Image

@@ -1,7 +1,7 @@
 """Label maps of images: those of MMSegmentation's inference_model, at the size of the image."""
 import numpy as np
 import pytest
-from conftest import draw
+from inference_models import draw
 from mmengine.registry import DefaultScope
 from mmseg.apis import inference_model
 

@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import Tiny, draw
+from inference_models import Tiny, draw
 from PIL import Image
 
 from beit_mm.apis import classify, extract_features, list_models, reconstruct, segment
