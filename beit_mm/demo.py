@@ -53,8 +53,9 @@ def _run(jobs: Dict[str, List[str]]) -> None:
     """
     print(f'{" and ".join(jobs)} ...', end=' ', flush=True)
     start = time.time()
-    # These models are too small to share a core's work among threads, so side by side each has one.
-    threads = {} if len(jobs) == 1 else dict(OMP_NUM_THREADS='1')
+    # Side by side each has one thread. One alone has all, which must not spin while they wait: that would take the time
+    # of the process that loads.
+    threads = dict(OMP_WAIT_POLICY='PASSIVE') if len(jobs) == 1 else dict(OMP_NUM_THREADS='1')
     running = {}
     for name, (tool, *arguments) in jobs.items():
         with open(_log(name), 'w') as output:
