@@ -1,4 +1,4 @@
-# make demo: the whole road on the embedded data, 20 minutes or more on two cores. make test: the tests.
+# make demo: the whole road on the embedded data, 20 to 45 minutes on two cores. make test: the tests.
 # make test-long: the large counts of docs/reliability.md, 20 minutes more.
 # make test-browser: the pages of reports in headless Chromium; chromium and chromedriver must be installed.
 # All make the virtual environment in .venv when it is missing or older than setup.cfg.
