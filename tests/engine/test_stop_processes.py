@@ -10,7 +10,8 @@ import pytest
 import torch
 import torch.distributed as dist
 from mmengine.hooks import Hook
-from test_stop_hook import Data, Signal, build, names
+from line_model import EightNumbers
+from test_stop_hook import Signal, build, names
 
 import beit_mm.engine.stop_hook as stop_hook
 from beit_mm.engine.checkpoint_files import find_newest
@@ -50,7 +51,7 @@ def test_a_second_signal_ends_at_once_but_not_the_same_from_two_senders(context,
 
 
 @DATASETS.register_module('StopProcessesFive')
-class Five(Data):
+class Five(EightNumbers):
 
     def __len__(self):
         return 5
