@@ -9,8 +9,8 @@ from typing import Optional
 import pytest
 import torch
 import torch.distributed as dist
-from mmengine.hooks import Hook
 from line_model import EightNumbers
+from mmengine.hooks import Hook
 from test_stop_hook import Signal, build, names
 
 import beit_mm.engine.stop_hook as stop_hook

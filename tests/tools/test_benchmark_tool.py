@@ -5,13 +5,14 @@ import pytest
 from running import ROOT, tool
 
 
-def test_the_benchmark_prints_a_table_and_writes_json(tmp_path):
+@pytest.mark.parametrize('section, num_rows', [('limits', 4), pytest.param('loading', 7, marks=pytest.mark.long)])
+def test_the_benchmark_prints_a_table_and_writes_json(tmp_path, section, num_rows):
     assert 'tools/benchmark.py loading --rounds 5 --json figures.json' in (ROOT / 'docs/performance.md').read_text()
-    output = tool('benchmark', 'loading', '--rounds', '1', '--json', tmp_path / 'figures.json')
+    output = tool('benchmark', section, '--rounds', '1', '--json', tmp_path / 'figures.json')
     figures = json.loads((tmp_path / 'figures.json').read_text())
     assert {'machine', 'threads', 'torch', 'rounds', 'batch', 'width', 'depth', 'size', 'window'} < set(figures)
     assert f'rounds 1, batch {figures["batch"]}, width {figures["width"]}' in output
-    assert len(figures['rows']) >= 7 and all(f'| {row["name"]} |' in output for row in figures['rows'])
+    assert len(figures['rows']) >= num_rows and all(f'| {row["name"]} |' in output for row in figures['rows'])
 
 
 @pytest.mark.long
