@@ -1,5 +1,5 @@
 # make demo: the whole road on the embedded data, 20 to 45 minutes on two cores. make test: the tests.
-# make test-long: the large counts of docs/reliability.md, 20 minutes more.
+# make test-long: the large counts of docs/reliability.md, and the longer runs of other tests, 25 minutes more.
 # make test-browser: the pages of reports in headless Chromium; chromium and chromedriver must be installed.
 # All make the virtual environment in .venv when it is missing or older than setup.cfg.
 PYTHON ?= python3

@@ -87,14 +87,17 @@ def test_segmentors_with_different_results_are_not_compared():
         differences(*models, images)
 
 
-def test_scaling():
-    rows = compare_scaling(batch=1, sizes=(32, 48), **TINY)
+@pytest.mark.parametrize('processes', [(1,), pytest.param((1, 2), marks=pytest.mark.long)])
+def test_scaling(processes):
+    rows = compare_scaling(batch=1, sizes=(32, 48), processes=processes, **TINY)
+    parallel = rows[9:]
     assert [row.name for row in rows] == [
         '32 x 32', '48 x 48', '1 images', '2 images', '4 images', '8 images', '1 blocks', '2 blocks', '4 blocks',
-        '1 process', '2 processes']
-    check(rows[:-2], [row.name for row in rows[:-2]])
-    assert all(row.seconds > 0 for row in rows[-2:])
-    assert rows[-1].figures == {'share of 2 times the first': pytest.approx(1 / 2 / rows[-1].ratio)}
+        *['1 process', '2 processes'][:len(processes)]]
+    check(rows[:9], [row.name for row in rows[:9]])
+    assert all(row.seconds > 0 for row in parallel)
+    assert [row.figures for row in parallel[1:]] == [
+        {'share of 2 times the first': pytest.approx(1 / 2 / row.ratio)} for row in parallel[1:]]
 
 
 def test_the_releases_model_trains_on_masked_tokens():
