@@ -122,15 +122,17 @@ def _without_starts(cfg: Config, weights: Optional[str], tokenizer: Union[str, S
 def _load(model: BaseModel, weights: str, trunk_only: bool) -> dict:
     """Load weights that must fit the whole model, or its trunk; the meta data of their file."""
     checkpoint = load_from_anywhere(str(weights), 'cpu')
+    state = checkpoint.get('state_dict', checkpoint)
     tokenizer = _tokenizer_of(model)
+    lacks_tokenizer = False
     if isinstance(tokenizer, DiscreteVAE):  # random until weights hold it
         tokenizer.has_encoder = tokenizer.has_decoder = False
+        lacks_tokenizer = not any(name.startswith('target.tokenizer.') for name in state)
     try:
         if not trunk_only:
             require_weights(model, checkpoint)
-        # Of the trunk alone, MMEngine would list what the heads lack.
-        load_state_dict(model, checkpoint.get('state_dict', checkpoint), strict=False,
-                        logger='silent' if trunk_only else None)
+        # MMEngine would list what the heads lack, of the trunk alone, or all of a tokenizer that has a file of its own.
+        load_state_dict(model, state, strict=False, logger='silent' if trunk_only or lacks_tokenizer else None)
     except WeightsMismatch as error:
         raise ValueError(f'{weights}: {error}') from error
     meta = checkpoint.get('meta')
@@ -151,7 +153,7 @@ def _load_tokenizer(model: BaseModel, files: List[str]) -> None:
         checkpoint = load_from_anywhere(str(file), 'cpu')
         state.update(checkpoint.get('state_dict', checkpoint))
     try:
-        load_state_dict(tokenizer, state, strict=False)
+        load_state_dict(tokenizer, state, strict=False, logger='silent')  # what it lacks is told where it is used
     except WeightsMismatch as error:
         raise ValueError(f'{", ".join(map(str, files))}: {error}') from error
 

@@ -81,10 +81,11 @@ def test_size_number_and_kind_of_masks_can_be_chosen(model, files):
     assert image['mask'].shape == (2, 6) and image['mask'].sum() == 3 and image['original'].shape == (16, 48, 3)
 
 
-def test_a_tokenizer_in_files_of_its_own_is_as_good(model, files):
+def test_a_tokenizer_in_files_of_its_own_is_as_good(model, files, capsys):
     halves = [files / 'encoder.pth', files / 'decoder.pth']
     images = files / 'images' / 'square.png'
     apart, = reconstruct(files / 'small.py', images, files / 'trunk.pth', halves, device='cpu')
+    assert 'missing' not in ''.join(capsys.readouterr()).replace('missing: none', '')
     whole, = reconstruct(model, images)
     assert all(np.array_equal(apart[name], whole[name]) for name in apart)
 
@@ -93,10 +94,12 @@ def test_a_tokenizer_in_files_of_its_own_is_as_good(model, files):
     ('trunk.pth', None, 'needs the tokenizer that the model was trained with, got weights without one'),
     ('trunk.pth', 'encoder.pth', 'needs a tokenizer with its decoder, got weights without one: give both files'),
     ('whole.pth', 'encoder.pth', 'needs a tokenizer with its decoder')])
-def test_weights_without_a_whole_tokenizer_are_refused(weights, tokenizer, message, files):
+def test_weights_without_a_whole_tokenizer_are_refused(weights, tokenizer, message, files, capsys):
     with pytest.raises(ValueError, match=message):
         reconstruct(files / 'small.py', files / 'images', files / weights, tokenizer and files / tokenizer,
                     device='cpu')
+    printed = ''.join(capsys.readouterr()).replace('missing: none', '')
+    assert 'missing' not in printed
 
 
 def test_a_model_is_loaded_from_weights_or_goes_as_it_is(model, files):
