@@ -5,20 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.registry import DATASETS, DefaultScope, HOOKS, METRICS, MODELS, PARAM_SCHEDULERS, init_default_scope
+from mmengine.registry import DATASETS, HOOKS, METRICS, MODELS, PARAM_SCHEDULERS, init_default_scope
 from mmengine.optim import build_optim_wrapper
 from mmcv.transforms import Compose
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 RECIPES = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob('*.py') if '_base_' not in path.parts)
 EPOCH_LENGTH = 10
-
-
-@pytest.fixture(autouse=True)
-def scope():
-    """Leave no default scope behind for other tests."""
-    yield
-    DefaultScope._instance_dict.clear()
 
 
 def load(name: str) -> Config:

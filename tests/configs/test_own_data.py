@@ -12,11 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from instances import forget_instances
 from mmengine.config import Config
-from mmengine.logging import MessageHub, MMLogger
-from mmengine.visualization import Visualizer
-from mmpretrain.visualization import UniversalVisualizer
-from mmseg.visualization import SegLocalVisualizer
 from PIL import Image
 
 ROOT = Path(__file__).parents[2]
@@ -82,8 +79,7 @@ def project(tmp_path, monkeypatch) -> Path:
 
 def run_here(tool: str, *arguments: str) -> None:
     """A tool in this process, which has all modules loaded; what a Runner leaves behind is taken away first."""
-    for manager in (MessageHub, MMLogger, SegLocalVisualizer, UniversalVisualizer, Visualizer):
-        manager._instance_dict.clear()
+    forget_instances()
     before = sys.argv
     sys.argv = [tool, *map(str, arguments)]
     try:

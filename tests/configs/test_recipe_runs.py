@@ -7,12 +7,11 @@ from typing import Dict
 
 import pytest
 import torch
+from instances import forget_instances
 from mmengine.config import Config
 from mmengine.registry import MODELS
 from mmengine.runner import CheckpointLoader
 from mmpretrain.datasets import CIFAR100
-from mmpretrain.visualization import UniversalVisualizer
-from mmseg.visualization import SegLocalVisualizer
 from recipe_table import NAMES
 from stand_ins import CLASSES_22K, CLASSES_ADE20K, write_all
 from test_configs import CONFIGS, load
@@ -64,8 +63,7 @@ def shrink_model(cfg: Config) -> Dict[str, object]:
 
 def train(name: str, folder: Path, **options) -> Path:
     """tools/train.py in this process; the checkpoint."""
-    for visualizer in (UniversalVisualizer, SegLocalVisualizer):  # the one of an earlier run would keep its folder
-        visualizer._instance_dict.clear()
+    forget_instances()
     options = {**shrink(Config.fromfile(CONFIGS / name)), **options}
     launch.train(Namespace(config=str(CONFIGS / name), work_dir=str(folder), resume=None, no_validate=False,
                            auto_scale_lr=False, launcher='none', cfg_options=options))

@@ -8,13 +8,9 @@ from pathlib import Path
 from typing import Dict, List, Tuple
 
 import pytest
+from instances import forget_instances
 from mmengine.config import Config
-from mmengine.logging import MessageHub, MMLogger
-from mmengine.registry import DefaultScope
-from mmengine.visualization import Visualizer
 from mmpretrain.datasets import CIFAR100
-from mmpretrain.visualization import UniversalVisualizer
-from mmseg.visualization import SegLocalVisualizer
 from running import ROOT
 from stand_ins import write_all
 from test_recipe_runs import shrink
@@ -123,8 +119,7 @@ def _text(value: object) -> str:
 
 def _run(words: List[str], run) -> None:
     """A script or module in this process; what an earlier Runner left behind is taken away first."""
-    for manager in (MessageHub, MMLogger, SegLocalVisualizer, UniversalVisualizer, Visualizer, DefaultScope):
-        manager._instance_dict.clear()
+    forget_instances()
     before, sys.argv = sys.argv, list(words)
     try:
         run(words[0], run_name='__main__')

@@ -8,7 +8,6 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, PARAM_SCHEDULERS, init_default_scope
-from mmpretrain.visualization import UniversalVisualizer
 
 from beit_mm.checkpoint import read_checkpoint
 from beit_mm.datasets.digits import write_classification
@@ -71,7 +70,6 @@ def test_two_steps_and_an_evaluation_from_pre_trained_weights(pretrained, tmp_pa
                 for key, value in {'num_workers': 0, 'persistent_workers': False, 'batch_size': 2, 'dataset.indices': 4,
                                    'dataset.data_root': str(tmp_path / 'imagenet')}.items()}}
     run = dict(config=str(RECIPE), launcher='none', cfg_options=small)
-    UniversalVisualizer._instance_dict.clear()  # the one of an earlier run would keep its folder
     launch.train(Namespace(**run, work_dir=str(tmp_path / 'train'), resume=None, no_validate=False,
                            auto_scale_lr=False))
     best, = (tmp_path / 'train').glob('best_linear_probe_best_epoch_1.pth')

@@ -9,9 +9,8 @@ from typing import Callable, Dict, Optional
 
 import torch
 import torch.distributed as dist
+from instances import forget_instances
 from mmengine.config import Config
-from mmpretrain.visualization import UniversalVisualizer
-from mmseg.visualization import SegLocalVisualizer
 from test_configs import CONFIGS
 from test_recipe_runs import shrink
 from yapf.yapflib import yapf_api
@@ -61,8 +60,7 @@ def workers(count: int) -> Dict[str, object]:
 
 def train(config: Path, work_dir: Path, resume: Optional[str] = None, launcher: str = 'none') -> None:
     """tools/train.py in this process, in the folder that holds `data`."""
-    for visualizer in (UniversalVisualizer, SegLocalVisualizer):  # the one of an earlier run would keep its folder
-        visualizer._instance_dict.clear()
+    forget_instances()
     launch.train(Namespace(config=str(config), work_dir=str(work_dir), resume=resume, no_validate=True,
                            auto_scale_lr=False, launcher=launcher, cfg_options=None))
 
