@@ -1,8 +1,5 @@
 """The demonstration data: deterministic, split without leaks, and read by the hosts' own data set classes."""
 import hashlib
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +7,12 @@ import pytest
 from mmpretrain.datasets import ImageNet
 from mmseg.registry import DATASETS as MMSEG_DATASETS
 from PIL import Image
+from running import tool
 
 from beit_mm.datasets import digit_pictures, digits
 from beit_mm.datasets.digits import (CLASSES, SCENE_CLASSES, DigitScenes, load_sources, render, split_digits,
                                      write_classification, write_segmentation)
 
-ROOT = Path(__file__).parents[2]
 TINY = dict(size=64, limit=5)  # per class four digits to training, one to validation
 SCENES = dict(TINY, num_train=30, num_val=10)
 
@@ -210,7 +207,6 @@ def test_arguments_out_of_range_are_named(tmp_path, arguments, message):
 def test_the_tool_ends_with_one_sentence(tmp_path):
     (tmp_path / 'imagenet').mkdir()
     (tmp_path / 'imagenet' / 'mine.txt').write_text('mine')
-    run = subprocess.run([sys.executable, 'tools/make_digits.py', '--out', str(tmp_path)], cwd=ROOT,
-                         env=dict(os.environ, PYTHONPATH=str(ROOT)), capture_output=True, text=True)
-    assert run.returncode == 1 and 'Traceback' not in run.stderr
-    assert run.stderr.splitlines()[-1].startswith(f'{tmp_path}/imagenet must be new, empty')
+    output = tool('make_digits', '--out', str(tmp_path), ok=False)
+    assert 'Traceback' not in output
+    assert output.splitlines()[-1].startswith(f'{tmp_path}/imagenet must be new, empty')
