@@ -1,7 +1,6 @@
 """The tools as a user runs them: training, resuming, testing, two processes, and mistakes that end in one sentence."""
 import re
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
@@ -123,7 +122,7 @@ tta_pipeline = [
         [dict(type='LoadAnnotations')],
         [dict(type='PackSegInputs')]])]
 """)
-    run(sys.executable, 'tools/test.py', config, segmentor, '--work-dir', tmp_path, '--tta', *segment_options)
+    tool('test', config, segmentor, '--work-dir', tmp_path, '--tta', *segment_options)
     assert 0 <= scores(tmp_path)['mIoU'] <= 100
 
 
