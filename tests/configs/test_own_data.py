@@ -15,6 +15,7 @@ import pytest
 from instances import forget_instances
 from mmengine.config import Config
 from PIL import Image
+from yapf.yapflib import yapf_api
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / 'docs' / 'own_data.md').read_text()
@@ -73,6 +74,8 @@ def project(tmp_path, monkeypatch) -> Path:
     """A working folder with the configs, the tools and the page's data and files."""
     shutil.copytree(ROOT / 'configs', tmp_path / 'configs')
     (tmp_path / 'tools').symlink_to(ROOT / 'tools')
+    # MMEngine lays out the text of a config at every run, which would take most of the time.
+    monkeypatch.setattr(yapf_api, 'FormatCode', lambda text, **_: (text, True))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
