@@ -5,7 +5,7 @@ import pytest
 import torch
 from payloads import ANYWHERE, OTHER_OPCODES, write
 from PIL import Image
-from running import tool as run_tool
+from running import tool
 
 from beit_mm.engine import launch
 
@@ -47,15 +47,15 @@ def assert_one_sentence(output, message):
     assert 'Traceback' not in output
 
 
-@pytest.mark.parametrize('tool, address, name, form, message', [
+@pytest.mark.parametrize('words, address, name, form, message', [
     # The early check of a training, which looks at the names of tensors, is the first to find it.
     (['train', '--resume'], '', 'HistoryBuffer.__setstate__', 'zip', 'evil.pth: the checkpoint does not fit'),
     (['test'], 'file://', 'stack global', 'pdparams', 'must be a complete checkpoint of weights or of a run, ')],
     ids=['resume', 'Paddle'])
-def test_malicious_weights_end_a_tool_in_one_sentence(tmp_path, tool, address, name, form, message):
-    script, *options = tool
+def test_malicious_weights_end_a_tool_in_one_sentence(tmp_path, words, address, name, form, message):
+    name_of_tool, *options = words
     path = evil(tmp_path, name, form)
-    output = run_tool(script, config(tmp_path), *options, address + path, '--work-dir', tmp_path / 'work', ok=False)
+    output = tool(name_of_tool, config(tmp_path), *options, address + path, '--work-dir', tmp_path / 'work', ok=False)
     assert_one_sentence(output, message)
     assert path in output
     assert not (tmp_path / 'ran').exists()

@@ -3,7 +3,6 @@ import gzip
 import json
 import os
 import re
-import runpy
 import shlex
 import shutil
 import subprocess
@@ -12,10 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from instances import forget_instances
 from mmengine.config import Config
 from PIL import Image
-from yapf.yapflib import yapf_api
+from runners import leave_text_as_it_is, run_here
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / 'docs' / 'own_data.md').read_text()
@@ -74,21 +72,9 @@ def project(tmp_path, monkeypatch) -> Path:
     """A working folder with the configs, the tools and the page's data and files."""
     shutil.copytree(ROOT / 'configs', tmp_path / 'configs')
     (tmp_path / 'tools').symlink_to(ROOT / 'tools')
-    # MMEngine lays out the text of a config at every run, which would take most of the time.
-    monkeypatch.setattr(yapf_api, 'FormatCode', lambda text, **_: (text, True))
+    leave_text_as_it_is(monkeypatch.setattr)
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def run_here(tool: str, *arguments: str) -> None:
-    """A tool in this process, which has all modules loaded; what a Runner leaves behind is taken away first."""
-    forget_instances()
-    before = sys.argv
-    sys.argv = [tool, *map(str, arguments)]
-    try:
-        runpy.run_path(tool, run_name='__main__')
-    finally:
-        sys.argv = before
 
 
 def run_outside(words: list, project: Path) -> str:
@@ -131,7 +117,7 @@ def run_command(command: str, project: Path) -> None:
         assert 'Scaling the original LR by 0.03125' in run_outside(words, project)  # 2 x 2 images instead of 128
     else:
         assert words[0] == 'python'
-        run_here(*words[1:])
+        run_here(words[1:])
     if 'train' in words[0] + words[1]:
         last.rename(later)  # fails without a new checkpoint
     else:
@@ -184,13 +170,13 @@ def test_all_else_follows_from_path_classes_and_size(project):
         own(project, 'segment', data_root='elsewhere/segment', classes=CLASSES[:5], crop=64)]
     for name in names:
         recipe = Path(name).stem
-        run_here('tools/train.py', name, '--cfg-options', *SHRUNK[recipe])
+        run_here(['tools/train.py', name, '--cfg-options', *SHRUNK[recipe]])
         last, later = (project / 'work_dirs' / 'own_data' / recipe / f'{name}.pth' for name in WRITTEN[recipe])
         last.rename(later)
-    run_here('tools/test.py', names[2], later.parents[1] / 'finetune' / 'epoch_100.pth', '--cfg-options',
-             *SHRUNK['finetune'])
+    run_here(['tools/test.py', names[2], later.parents[1] / 'finetune' / 'epoch_100.pth', '--cfg-options',
+              *SHRUNK['finetune']])
     assert {'accuracy/top1', 'accuracy/top5'} <= set(scores(project / 'work_dirs' / 'own_data' / 'finetune'))
-    run_here('tools/test.py', names[3], later, '--tta', '--cfg-options', *SHRUNK['segment'])
+    run_here(['tools/test.py', names[3], later, '--tta', '--cfg-options', *SHRUNK['segment']])
     assert 'mIoU' in scores(project / 'work_dirs' / 'own_data' / 'segment')
 
     pretrain, finetune, segment = map(Config.fromfile, names[1:])

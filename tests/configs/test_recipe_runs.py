@@ -7,15 +7,14 @@ from typing import Dict
 
 import pytest
 import torch
-from instances import forget_instances
 from mmengine.config import Config
 from mmengine.registry import MODELS
 from mmengine.runner import CheckpointLoader
 from mmpretrain.datasets import CIFAR100
 from recipe_table import NAMES
+from runners import forget_instances, leave_text_as_it_is
 from stand_ins import CLASSES_22K, CLASSES_ADE20K, write_all
 from test_configs import CONFIGS, load
-from yapf.yapflib import yapf_api
 
 from beit_mm.engine import launch
 
@@ -95,8 +94,7 @@ def data(tmp_path_factory) -> Path:
         checksums = write_all(folder)
         patch.setattr(CIFAR100, 'train_list', [['train', checksums['train']]])
         patch.setattr(CIFAR100, 'test_list', [['test', checksums['test']]])
-        # MMEngine lays out the text of a config seven times a run, which would take half of the time.
-        patch.setattr(yapf_api, 'FormatCode', lambda text, **_: (text, True))
+        leave_text_as_it_is(patch.setattr)
         patch.chdir(folder)
         yield folder
 

@@ -3,18 +3,16 @@ import os
 import re
 import runpy
 import shlex
-import sys
 from pathlib import Path
 from typing import Dict, List, Tuple
 
 import pytest
-from instances import forget_instances
 from mmengine.config import Config
 from mmpretrain.datasets import CIFAR100
+from runners import leave_text_as_it_is, run_here
 from running import ROOT
 from stand_ins import write_all
 from test_recipe_runs import shrink
-from yapf.yapflib import yapf_api
 
 from beit_mm.datasets.digits import write_classification, write_segmentation
 
@@ -41,8 +39,7 @@ def enter(folder: Path, checksums: Dict[str, str], patch: pytest.MonkeyPatch) ->
     patch.setattr(CIFAR100, 'train_list', [['train', checksums['train']]])
     patch.setattr(CIFAR100, 'test_list', [['test', checksums['test']]])
     patch.setattr(CIFAR100, 'meta', dict(CIFAR100.meta, md5=checksums['meta']))
-    # MMEngine lays out the text of a config at every run, which would take most of the time.
-    patch.setattr(yapf_api, 'FormatCode', lambda text, **_: (text, True))
+    leave_text_as_it_is(patch.setattr)
     patch.chdir(folder)
     patch.syspath_prepend(str(folder))
 
@@ -63,7 +60,7 @@ def run_command(command: str) -> None:
         words = ['python', f'tools/{launcher[1]}.py', *words[1:count], *words[count + 1:]]
     words = [PLACEHOLDERS.get(word, word) for word in words]
     if words[:2] == ['python', '-m']:
-        _run(words[2:], runpy.run_module)
+        run_here(words[2:], runpy.run_module)
     elif words[0] == 'python' and words[1].startswith('tools/'):
         _run_tool(words[1:])
     else:
@@ -80,14 +77,13 @@ def _split(command: str) -> Tuple[List[str], Dict[str, str]]:
 def _run_tool(words: List[str]) -> None:
     kind = Path(words[0]).stem
     if kind not in ('train', 'test'):
-        _run(words, runpy.run_path)
+        run_here(words)
         return
     cfg = Config.fromfile(words[1])
     options = [f'{key}={_text(value)}' for key, value in _small(words[1], cfg).items()]
     place = words.index('--cfg-options') + 1 if '--cfg-options' in words else len(words) + 1
     work_dir = Path(cfg.get('work_dir') or f'work_dirs/{Path(words[1]).stem}')
-    _run([*words[:place], *([] if '--cfg-options' in words else ['--cfg-options']), *options, *words[place:]],
-         runpy.run_path)
+    run_here([*words[:place], *([] if '--cfg-options' in words else ['--cfg-options']), *options, *words[place:]])
     if kind == 'train':
         last = Path((work_dir / 'last_checkpoint').read_text())
         by_epoch = 'max_epochs' in cfg.train_cfg
@@ -115,16 +111,3 @@ def _small(config: str, cfg: Config) -> Dict[str, object]:
 
 def _text(value: object) -> str:
     return str(value).replace(' ', '')
-
-
-def _run(words: List[str], run) -> None:
-    """A script or module in this process; what an earlier Runner left behind is taken away first."""
-    forget_instances()
-    before, sys.argv = sys.argv, list(words)
-    try:
-        run(words[0], run_name='__main__')
-    except SystemExit as end:
-        if end.code:
-            raise
-    finally:
-        sys.argv = before

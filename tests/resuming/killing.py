@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from runs import KINDS, content, differences, leave_text_as_it_is, train, workers, write_config
+from runners import leave_text_as_it_is
+from runs import KINDS, content, differences, train, workers, write_config
 
 from beit_mm.engine.checkpoint_files import PARTIAL, find_damage, find_newest
 

@@ -2,7 +2,7 @@
 from pathlib import Path
 
 import pytest
-from runs import leave_text_as_it_is
+from runners import leave_text_as_it_is
 from stand_ins import write_all
 
 

@@ -5,15 +5,14 @@ import os
 import socket
 from argparse import Namespace
 from pathlib import Path
-from typing import Callable, Dict, Optional
+from typing import Dict, Optional
 
 import torch
 import torch.distributed as dist
-from instances import forget_instances
 from mmengine.config import Config
+from runners import forget_instances, leave_text_as_it_is
 from test_configs import CONFIGS
 from test_recipe_runs import shrink
-from yapf.yapflib import yapf_api
 
 from beit_mm.engine import launch
 
@@ -93,11 +92,6 @@ def _train_as(rank: int, count: int, port: int, folder: str, *arguments) -> None
     train(*arguments, launcher='pytorch')
     dist.barrier()
     os._exit(0)
-
-
-def leave_text_as_it_is(patch: Callable = setattr) -> None:
-    """MMEngine lays out the text of a config at every save, which would take most of the time."""
-    patch(yapf_api, 'FormatCode', lambda text, **_: (text, True))
 
 
 def losses(work_dir: Path) -> Dict[int, float]:

@@ -57,9 +57,9 @@ def train(config: Path, work_dir: Path, processes: int = 1, resume: Optional[str
 
 
 def _train(rank: int, config: Path, work_dir: Path, processes: int, resume: Optional[str], options: dict) -> dict:
-    from yapf.yapflib import yapf_api
+    from runners import leave_text_as_it_is
     from beit_mm.engine import launch
-    yapf_api.FormatCode = lambda text, **_: (text, True)  # MMEngine lays out the text of a config at every save
+    leave_text_as_it_is()
     build, runners = launch._build_runner, []
     launch._build_runner = lambda *arguments: runners.append(build(*arguments)) or runners[-1]
     launch.train(Namespace(config=str(config), work_dir=str(work_dir), resume=resume, no_validate=False,
