@@ -1,4 +1,5 @@
 """python -m beit_mm classify|segment|features|reconstruct|models"""
-from .apis.command_line import main
+
+from beit_mm.apis.command_line import main
 
 main()

@@ -1,11 +1,12 @@
 """The demonstration: the whole road on the embedded digits, then a table of aims and figures, and pictures."""
+
 import json
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Dict, List, Sequence, Tuple
 
 import mmengine
 import numpy as np
@@ -14,8 +15,9 @@ from mmengine.dataset import default_collate
 from mmengine.runner import load_checkpoint
 from PIL import Image
 
-from .datasets.digits import DigitScenes, write_classification, write_segmentation
-from .engine.checks import starting_points
+from beit_mm.datasets.digits import DigitScenes, write_classification, write_segmentation
+
+from .checks import starting_points
 from .registry import MODELS
 from .visualization import reconstruction_panel, segmentation_panel
 
@@ -23,7 +25,7 @@ ROOT = Path('work_dirs/demo')
 DATA = Path('data/digits')
 PREDICTIONS = ROOT / 'segment' / 'predictions'
 FROM_RANDOM = ['--cfg-options', 'model.backbone.init_cfg=None']
-Row = Tuple[str, str, str, str]  # what, aim, figure, verdict
+Row = tuple[str, str, str, str]  # what, aim, figure, verdict
 
 
 def main() -> None:
@@ -45,7 +47,7 @@ def main() -> None:
     print(f'\n{table}\nPictures: {ROOT}/reconstruction.png, {ROOT}/segmentation.png')
 
 
-def _run(jobs: Dict[str, List[str]]) -> None:
+def _run(jobs: dict[str, list[str]]) -> None:
     """Run tools side by side, each with its output in a log file; stop with the last lines of one that fails.
 
     Args:
@@ -60,8 +62,11 @@ def _run(jobs: Dict[str, List[str]]) -> None:
     for name, (tool, *arguments) in jobs.items():
         with open(_log(name), 'w') as output:
             running[name] = subprocess.Popen(
-                [sys.executable, f'tools/{tool}.py', *arguments], stdout=output, stderr=subprocess.STDOUT,
-                env=dict(os.environ, PYTHONWARNINGS='ignore', **threads))
+                [sys.executable, f'tools/{tool}.py', *arguments],
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=dict(os.environ, PYTHONWARNINGS='ignore', **threads),
+            )
     failed = [name for name, process in running.items() if process.wait()]
     print(f'{time.time() - start:.0f} s')
     for name in failed:
@@ -72,7 +77,7 @@ def _log(name: str) -> Path:
     return ROOT / f'{name.replace(" ", "_")}.log'
 
 
-def _train(*jobs: Tuple[str, str, Sequence[str]]) -> None:
+def _train(*jobs: tuple[str, str, Sequence[str]]) -> None:
     """Train side by side what is not there yet; each job is a config, a name for its folder, and options."""
     missing = {}
     for config, name, options in jobs:
@@ -89,7 +94,8 @@ def _is_current(config: str, name: str) -> bool:
     file, checkpoint = Path(f'configs/demo/{config}.py'), _checkpoint(config, name)
     sources = [file, *(Path(path) for _, path in starting_points(Config.fromfile(file)))]
     return checkpoint.is_file() and all(
-        source.is_file() and source.stat().st_mtime < checkpoint.stat().st_mtime for source in sources)
+        source.is_file() and source.stat().st_mtime < checkpoint.stat().st_mtime for source in sources
+    )
 
 
 def _checkpoint(config: str, name: str) -> Path:
@@ -98,15 +104,25 @@ def _checkpoint(config: str, name: str) -> Path:
     return ROOT / name / f'{last}.pth'
 
 
-def _test(config: str, name: str, *options: str) -> Dict[str, float]:
+def _test(config: str, name: str, *options: str) -> dict[str, float]:
     """Scores of tools/test.py."""
     folder = ROOT / name / 'test'
-    _run({f'test {name}': ['test', f'configs/demo/{config}.py', str(_checkpoint(config, name)), '--work-dir',
-                           str(folder), *options]})
+    _run(
+        {
+            f'test {name}': [
+                'test',
+                f'configs/demo/{config}.py',
+                str(_checkpoint(config, name)),
+                '--work-dir',
+                str(folder),
+                *options,
+            ]
+        }
+    )
     return json.loads(max(folder.glob('*/*.json'), key=lambda path: path.stat().st_mtime).read_text())
 
 
-def _score_rows() -> List[Row]:
+def _score_rows() -> list[Row]:
     tokenizer = _test('tokenizer', 'tokenizer')
     masked = _test('pretrain', 'pretrain')
     top1 = _test('finetune', 'finetune')['accuracy/top1']
@@ -114,34 +130,43 @@ def _score_rows() -> List[Row]:
     miou = _test('segment', 'segment', '--out', str(PREDICTIONS))['mIoU']
     return [
         ('vocabulary in use, %', 'at least 25', *_verdict(tokenizer['tokenizer/used_codes'], 25)),
-        ('masked-token accuracy, %', f'at least {2 * masked["masked_token/most_frequent"]:.1f}, twice that of the '
-         f'most frequent token ({masked["masked_token/most_frequent"]:.1f})',
-         *_verdict(masked['masked_token/accuracy'], 2 * masked['masked_token/most_frequent'])),
+        (
+            'masked-token accuracy, %',
+            f'at least {2 * masked["masked_token/most_frequent"]:.1f}, twice that of the '
+            f'most frequent token ({masked["masked_token/most_frequent"]:.1f})',
+            *_verdict(masked['masked_token/accuracy'], 2 * masked['masked_token/most_frequent']),
+        ),
         ('held-out digits, top-1 %', 'at least 90', *_verdict(top1, 90)),
-        ('the same from random weights, top-1 %', f'at most {top1 - 5:.1f}, 5 points less',
-         *_verdict(random_top1, top1 - 5, below=True)),
+        (
+            'the same from random weights, top-1 %',
+            f'at most {top1 - 5:.1f}, 5 points less',
+            *_verdict(random_top1, top1 - 5, below=True),
+        ),
         ('scenes, foreground IoU, %', 'at least 80', *_verdict(_foreground_iou(), 80)),
         ('scenes, mIoU, %', 'at least 30, aiming at 60', *_verdict(miou, 60, least=30)),
     ]
 
 
-def _verdict(figure: float, aim: float, below: bool = False, least: float = None) -> Tuple[str, str]:
+def _verdict(figure: float, aim: float, below: bool = False, least: float = None) -> tuple[str, str]:
     met = figure <= aim if below else figure >= aim
     if not met and least is not None and figure >= least:
         return f'{figure:.1f}', 'least met, aim missed'
     return f'{figure:.1f}', 'met' if met else 'missed'
 
 
-def _scene(name: str) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _scene(name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Picture (H, W, 3), ground truth and prediction (H, W) of a validation scene; 255 is unlabelled."""
     data = DATA / 'ade20k'
-    files = [data / 'images/validation' / f'{name}.jpg', data / 'annotations/validation' / f'{name}.png',
-             PREDICTIONS / f'{name}.png']
+    files = [
+        data / 'images/validation' / f'{name}.jpg',
+        data / 'annotations/validation' / f'{name}.png',
+        PREDICTIONS / f'{name}.png',
+    ]
     image, truth, prediction = (np.asarray(Image.open(file)) for file in files)
     return image, truth - np.uint8(1), prediction - np.uint8(1)  # as ADE20K: files count from 1, 0 is unlabelled
 
 
-def _scene_names() -> List[str]:
+def _scene_names() -> list[str]:
     return sorted(path.stem for path in PREDICTIONS.glob('*.png'))
 
 
@@ -173,7 +198,7 @@ def _draw_scenes(path: Path, num_images: int = 8) -> None:
     segmentation_panel(images, truths, predictions, DigitScenes.METAINFO['palette']).save(path)
 
 
-def _format(rows: List[Row]) -> str:
+def _format(rows: list[Row]) -> str:
     rows = [('', 'aim', 'figure', ''), *rows]
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     lines = ['| ' + ' | '.join(cell.ljust(width) for cell, width in zip(row, widths)) + ' |' for row in rows]

@@ -2,7 +2,6 @@
 
 A config names a part as ``beit_mm.BEiT``; the host's registries find it through their common root.
 """
-from typing import Union
 
 from mmengine import registry as root
 from mmengine.registry import Registry
@@ -20,13 +19,13 @@ TRANSFORMS = _child(root.TRANSFORMS, 'datasets')
 DATASETS = _child(root.DATASETS, 'datasets')
 DATA_SAMPLERS = _child(root.DATA_SAMPLERS, 'datasets')
 HOOKS = _child(root.HOOKS, 'engine')
-METRICS = _child(root.METRICS, 'engine')
+METRICS = _child(root.METRICS, 'evaluation')
 LOOPS = _child(root.LOOPS, 'engine')
 STRATEGIES = _child(root.STRATEGIES, 'engine')
 OPTIM_WRAPPERS = _child(root.OPTIM_WRAPPERS, 'engine')
 OPTIM_WRAPPER_CONSTRUCTORS = _child(root.OPTIM_WRAPPER_CONSTRUCTORS, 'engine')
 
 
-def build_part(part: Union[dict, nn.Module]) -> nn.Module:
+def build_part(part: dict | nn.Module) -> nn.Module:
     """A model part from its config; a part already built passes."""
     return part if isinstance(part, nn.Module) else MODELS.build(part)

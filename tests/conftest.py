@@ -1,6 +1,6 @@
 import pytest
 import torch
-from runners import forget_instances
+from support.runners import forget_instances
 
 # Small tensors: more threads only get in each other's way.
 torch.set_num_threads(1)

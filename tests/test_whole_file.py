@@ -1,8 +1,9 @@
 """A file appears whole, or what was there stays."""
+
 import pytest
 import torch
 
-from beit_mm.whole_file import whole_file
+from beit_mm.checkpoint.atomic_write import whole_file
 
 
 def test_a_file_appears_when_it_is_complete_and_replaces_the_one_before(tmp_path):

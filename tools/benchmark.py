@@ -1,25 +1,36 @@
 """Time ours against the implementations that one could pick instead; prints a table, and writes JSON if asked."""
+
 import argparse
 import json
 from pathlib import Path
 
 import torch
 
-from beit_mm.benchmark import SECTIONS, Sizes, as_table
-from beit_mm.engine.launch import run
+from beit_mm.benchmark import as_table, SECTIONS, Sizes
+from beit_mm.engine.runners.launch import run
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('sections', nargs='*', metavar='SECTION', help=f'{", ".join(SECTIONS)}; default: all')
     parser.add_argument('--rounds', type=int, default=3, help='how often each candidate is timed')
-    parser.add_argument('--batch', type=int, help='images of a step; scaling starts there, segmentation takes 2; '
-                                                  'default: 128 on a GPU, 4 on a CPU')
-    parser.add_argument('--width', type=int, help='width of the trunk, a multiple of 64; default: 768 on a GPU, 384 on '
-                                                  'a CPU (scaling: 192)')
+    parser.add_argument(
+        '--batch',
+        type=int,
+        help='images of a step; scaling starts there, segmentation takes 2; default: 128 on a GPU, 4 on a CPU',
+    )
+    parser.add_argument(
+        '--width',
+        type=int,
+        help='width of the trunk, a multiple of 64; default: 768 on a GPU, 384 on a CPU (scaling: 192)',
+    )
     parser.add_argument('--depth', type=int, default=12, help='blocks of the trunk')
-    parser.add_argument('--size', type=int, help='side of images of trunks and of the window of segmentation, a '
-                                                 'multiple of 16; default: 224, and 640 on a GPU or 512 on a CPU')
+    parser.add_argument(
+        '--size',
+        type=int,
+        help='side of images of trunks and of the window of segmentation, a '
+        'multiple of 16; default: 224, and 640 on a GPU or 512 on a CPU',
+    )
     parser.add_argument('--json', type=Path, help='where to write all figures')
     parser.set_defaults(work_dir=None)
     args = parser.parse_args()

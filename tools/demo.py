@@ -1,4 +1,5 @@
 """The whole road on the embedded digits: tokenizer, pre-training, fine-tuning, segmentation, table and pictures."""
+
 import sys
 
 from beit_mm.demo import main

@@ -1,26 +1,34 @@
 """Export a classifier, trunk or segmentor to ONNX, torch.export or safetensors, compared with the model."""
+
 import argparse
 
 from mmengine.config import DictAction
 
 from beit_mm.apis.predicting import ready_model
-from beit_mm.engine.launch import run
-from beit_mm.export import PARTS, export
+from beit_mm.engine.runners.launch import run
+from beit_mm.export import export, PARTS
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('out', metavar='OUT', help='an .onnx, .pt2 (torch.export) or .safetensors file')
-    parser.add_argument('--model', required=True, metavar='NAME_OR_CONFIG',
-                        help='a name of model-index.yml, or a config')
-    parser.add_argument('--weights', metavar='FILE', help="a checkpoint in any layout; default: what the config's "
-                        'init_cfg names')
+    parser.add_argument(
+        '--model', required=True, metavar='NAME_OR_CONFIG', help='a name of model-index.yml, or a config'
+    )
+    parser.add_argument(
+        '--weights', metavar='FILE', help="a checkpoint in any layout; default: what the config's init_cfg names"
+    )
     parser.add_argument('--part', choices=list(PARTS), help='default: what the model is')
     parser.add_argument('--size', type=int, nargs=2, metavar=('H', 'W'), help="of the images; default: the trunk's")
     parser.add_argument('--batch', type=int, metavar='N', help='number of images; default: any')
     parser.add_argument('--opset', type=int, metavar='N', help='of ONNX, 18 to 23; default: 18')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
-                        help='override keys of the config, such as model.backbone.out_type=raw')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='override keys of the config, such as model.backbone.out_type=raw',
+    )
     parser.set_defaults(work_dir=None)  # no run, so no folder for a traceback
     return parser.parse_args()
 

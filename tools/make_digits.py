@@ -1,4 +1,5 @@
 """Make the embedded demonstration data: an ImageNet folder and an ADE20K folder of handwritten digits."""
+
 import argparse
 import sys
 from pathlib import Path

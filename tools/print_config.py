@@ -1,4 +1,5 @@
 """Print a config without its bases, or write it as a copy that stands alone: python tools/print_config.py CONFIG"""
+
 import argparse
 import sys
 from contextlib import redirect_stdout
@@ -6,16 +7,21 @@ from contextlib import redirect_stdout
 from mmengine.config import DictAction
 
 with redirect_stdout(sys.stderr):  # the hosts print while they are imported
-    from beit_mm.engine import print_config
-    from beit_mm.engine.launch import run
+    from beit_mm.config import flatten as print_config
+    from beit_mm.engine.runners.launch import run
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config file, with `_base_` or with `read_base`')
     parser.add_argument('--out', metavar='FILE', help='write a .py file instead of printing')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
-                        help='override keys of the config, such as train_dataloader.batch_size=32 or a="[1,2]"')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='override keys of the config, such as train_dataloader.batch_size=32 or a="[1,2]"',
+    )
     parser.set_defaults(work_dir=None)  # no run, so no folder for a traceback
     return parser.parse_args()
 

@@ -1,20 +1,32 @@
 """Mask patches of images, predict their visual tokens by a pre-trained model, and decode these: a sheet and numbers."""
+
 import argparse
 from pathlib import Path
 
-from beit_mm.apis.arguments import (add_inference_arguments, add_mask_arguments, predict_reconstructions,
-                                    print_reconstruction, report_skipped)
-from beit_mm.apis.writing import MAX_ROWS, check_suffix, write_sheet
-from beit_mm.engine.launch import run
+from beit_mm.apis.arguments import (
+    add_inference_arguments,
+    add_mask_arguments,
+    predict_reconstructions,
+    print_reconstruction,
+    report_skipped,
+)
+from beit_mm.apis.writing import check_suffix, MAX_ROWS, write_sheet
+from beit_mm.engine.runners.launch import run
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     add_inference_arguments(parser, batch_size=8)
     add_mask_arguments(parser)
-    parser.add_argument('--out', type=Path, default=Path('reconstruction.png'), metavar='FILE', help='the sheet, .png, '
-                        f'.jpg or .pdf, a row for each of the first {MAX_ROWS} images; overwritten (default: '
-                        '%(default)s)')
+    parser.add_argument(
+        '--out',
+        type=Path,
+        default=Path('reconstruction.png'),
+        metavar='FILE',
+        help='the sheet, .png, '
+        f'.jpg or .pdf, a row for each of the first {MAX_ROWS} images; overwritten (default: '
+        '%(default)s)',
+    )
     parser.add_argument('--json', type=Path, metavar='FILE', help='also write masks, tokens and numbers of all images')
     return parser.parse_args()
 

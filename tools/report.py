@@ -1,7 +1,8 @@
 """Make the report of a work directory, again or of runs that were killed: python tools/report.py WORK_DIR"""
+
 import argparse
 
-from beit_mm.engine.launch import run
+from beit_mm.engine.runners.launch import run
 from beit_mm.visualization.report import report_command
 
 

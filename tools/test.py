@@ -1,10 +1,11 @@
 """Evaluate a checkpoint: python tools/test.py CONFIG CHECKPOINT"""
+
 import argparse
 import os
 
 from mmengine.config import DictAction
 
-from beit_mm.engine import launch
+from beit_mm.engine.runners import launch
 
 
 def parse_args() -> argparse.Namespace:
@@ -15,8 +16,13 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--out', help='write predictions: a .pkl file, or for segmentation a folder of label maps')
     parser.add_argument('--show-dir', help='draw predictions into this folder')
     parser.add_argument('--tta', action='store_true', help="test-time augmentation, the config's tta_pipeline")
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
-                        help='override keys of the config, such as test_dataloader.batch_size=1 or a="[1,2]"')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='override keys of the config, such as test_dataloader.batch_size=1 or a="[1,2]"',
+    )
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
     args = parser.parse_args()

@@ -1,7 +1,7 @@
 """Draw where the self-attention of chosen points of an image looks."""
+
 import argparse
 from pathlib import Path
-from typing import Tuple, Union
 
 import numpy as np
 
@@ -9,38 +9,70 @@ from beit_mm.apis import load_model
 from beit_mm.apis.sources import find_images
 from beit_mm.apis.writing import refuse_inputs
 from beit_mm.datasets.images import read_image
-from beit_mm.engine.launch import run
+from beit_mm.engine.runners.launch import run
 from beit_mm.visualization import attention_figure, grid_points, point_attention_maps
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('image', metavar='IMAGE', help='an image file')
-    parser.add_argument('--model', required=True, metavar='NAME_OR_CONFIG', help='a config file, or a name in '
-                        'model-index.yml')
+    parser.add_argument(
+        '--model', required=True, metavar='NAME_OR_CONFIG', help='a config file, or a name in model-index.yml'
+    )
     parser.add_argument('--weights', required=True, metavar='FILE', help='a checkpoint in any layout')
     where = parser.add_mutually_exclusive_group()
     where.add_argument('--points', type=_point, nargs='+', metavar='X,Y', help='points in pixels of the image')
-    where.add_argument('--grid', type=int, nargs=2, default=(2, 3), metavar=('ROWS', 'COLUMNS'),
-                       help='points in a grid, where none are given; default: 2 3')
-    parser.add_argument('--block', type=int, nargs='+', default=[-1], metavar='N',
-                        help='blocks, counted from 0 or back from -1; default: the last')
-    parser.add_argument('--heads', type=_head, nargs='+', default=[], metavar='N',
-                        help="heads beside their mean, counted from 0, or 'all'; default: the mean alone")
-    parser.add_argument('--size', type=int, nargs=2, metavar=('H', 'W'),
-                        help='what the image is resized to, multiples of the patch size; default: its own ratio, '
-                        "at most 4 to 1, the shorter side as in the model's training")
-    parser.add_argument('--out', type=Path, default=Path('attention.png'), metavar='FILE',
-                        help='the figure, .png, .pdf or .svg; overwritten (default: %(default)s)')
-    parser.add_argument('--npz', type=Path, metavar='FILE',
-                        help="also write the maps of all heads: 'points' (P, 2) and for every block 'block_N' "
-                        '(P, heads, h, w)')
+    where.add_argument(
+        '--grid',
+        type=int,
+        nargs=2,
+        default=(2, 3),
+        metavar=('ROWS', 'COLUMNS'),
+        help='points in a grid, where none are given; default: 2 3',
+    )
+    parser.add_argument(
+        '--block',
+        type=int,
+        nargs='+',
+        default=[-1],
+        metavar='N',
+        help='blocks, counted from 0 or back from -1; default: the last',
+    )
+    parser.add_argument(
+        '--heads',
+        type=_head,
+        nargs='+',
+        default=[],
+        metavar='N',
+        help="heads beside their mean, counted from 0, or 'all'; default: the mean alone",
+    )
+    parser.add_argument(
+        '--size',
+        type=int,
+        nargs=2,
+        metavar=('H', 'W'),
+        help='what the image is resized to, multiples of the patch size; default: its own ratio, '
+        "at most 4 to 1, the shorter side as in the model's training",
+    )
+    parser.add_argument(
+        '--out',
+        type=Path,
+        default=Path('attention.png'),
+        metavar='FILE',
+        help='the figure, .png, .pdf or .svg; overwritten (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--npz',
+        type=Path,
+        metavar='FILE',
+        help="also write the maps of all heads: 'points' (P, 2) and for every block 'block_N' (P, heads, h, w)",
+    )
     parser.add_argument('--device', help="where to compute, such as 'cpu' or 'cuda:1'; default: a GPU if there is one")
     parser.set_defaults(work_dir=None)  # no run, so no folder for a traceback
     return parser.parse_args()
 
 
-def _point(text: str) -> Tuple[int, int]:
+def _point(text: str) -> tuple[int, int]:
     try:
         x, y = (int(number) for number in text.split(','))
     except ValueError:
@@ -48,7 +80,7 @@ def _point(text: str) -> Tuple[int, int]:
     return x, y
 
 
-def _head(text: str) -> Union[str, int]:
+def _head(text: str) -> str | int:
     if text != 'all' and not text.isdecimal():
         raise argparse.ArgumentTypeError(f"a head must be a number, counted from 0, or 'all', got {text}")
     return text if text == 'all' else int(text)

@@ -1,5 +1,4 @@
 """Classes of images."""
-from typing import List, Optional, Union
 
 import torch
 from mmengine.dataset import default_collate
@@ -7,13 +6,20 @@ from mmengine.model import BaseModel
 from mmpretrain.models import BaseClassifier
 
 from .models import Model
-from .predicting import Predictions, Results, collect, ready_model, evaluation_pipeline
+from .predicting import collect, evaluation_pipeline, Predictions, ready_model, Results
 from .sources import Images
 
 
-def classify(model: Model, images: Images, weights: Optional[str] = None, batch_size: int = 32, top_k: int = 5,
-             device: Union[str, torch.device, None] = None, options: Optional[dict] = None,
-             progress: bool = True) -> Results:
+def classify(
+    model: Model,
+    images: Images,
+    weights: str | None = None,
+    batch_size: int = 32,
+    top_k: int = 5,
+    device: str | torch.device | None = None,
+    options: dict | None = None,
+    progress: bool = True,
+) -> Results:
     """Classes of images, as the model's config evaluates them.
 
     Args:
@@ -41,8 +47,9 @@ def classify(model: Model, images: Images, weights: Optional[str] = None, batch_
     return collect(classify_each(loaded, images, batch_size, top_k, progress))
 
 
-def classify_each(model: BaseModel, images: Images, batch_size: int = 32, top_k: int = 5,
-                  progress: bool = True) -> Predictions:
+def classify_each(
+    model: BaseModel, images: Images, batch_size: int = 32, top_k: int = 5, progress: bool = True
+) -> Predictions:
     """The same one by one, by a loaded model, for more images than memory holds; see Predictions."""
     if not isinstance(model, BaseClassifier):
         raise ValueError(f'classify needs a model that classifies, got {type(model).__name__}')
@@ -51,15 +58,22 @@ def classify_each(model: BaseModel, images: Images, batch_size: int = 32, top_k:
     classes = (getattr(model, 'dataset_meta', None) or {}).get('classes')
 
     @torch.no_grad()
-    def compute(samples: List[dict]) -> List[dict]:
+    def compute(samples: list[dict]) -> list[dict]:
         return [_describe(sample.pred_score, classes, top_k) for sample in model.test_step(default_collate(samples))]
 
     return Predictions(images, evaluation_pipeline(model), compute, batch_size, progress)
 
 
-def _describe(scores: torch.Tensor, classes: Optional[List[str]], top_k: int) -> dict:
+def _describe(scores: torch.Tensor, classes: list[str] | None, top_k: int) -> dict:
     scores = scores.float().cpu()
     top_scores, top_labels = (part.tolist() for part in scores.topk(min(top_k, len(scores))))
     top_classes = [classes[label] if classes else None for label in top_labels]
-    return dict(pred_scores=scores.numpy(), pred_label=top_labels[0], pred_score=top_scores[0],
-                pred_class=top_classes[0], top_labels=top_labels, top_scores=top_scores, top_classes=top_classes)
+    return dict(
+        pred_scores=scores.numpy(),
+        pred_label=top_labels[0],
+        pred_score=top_scores[0],
+        pred_class=top_classes[0],
+        top_labels=top_labels,
+        top_scores=top_scores,
+        top_classes=top_classes,
+    )

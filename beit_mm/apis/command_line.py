@@ -2,19 +2,28 @@
 
 Results go to standard output, a line per image; all else to standard error.
 """
+
 import argparse
 import warnings
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Iterable, Iterator, Optional, Sequence
 
 import numpy as np
 
-from ..engine.launch import run
-from ..visualization.overlay import describe_share
-from .arguments import (add_inference_arguments, add_mask_arguments, load, predict_reconstructions,
-                        print_reconstruction, report_skipped, shows_bar)
+from beit_mm.engine.runners.launch import run
+from beit_mm.visualization.overlay import describe_share
+
+from .arguments import (
+    add_inference_arguments,
+    add_mask_arguments,
+    load,
+    predict_reconstructions,
+    print_reconstruction,
+    report_skipped,
+    shows_bar,
+)
 from .classification import classify_each
-from .features import KINDS, extract_features_each
+from .features import extract_features_each, KINDS
 from .models import list_models
 from .predicting import Predictions
 from .segmentation import segment_each
@@ -23,7 +32,7 @@ from .writing import check_suffix, refuse_inputs, write_classes, write_features,
 NUM_SHARES = 5
 
 
-def main(arguments: Optional[Sequence[str]] = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command; what its arguments or files cause ends in one sentence on standard error and exit code 1."""
     args = _parse(arguments)
     # The hosts warn of parts and losses that inference does not use.
@@ -31,7 +40,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> None:
     run(args.job, args)
 
 
-def _parse(arguments: Optional[Sequence[str]]) -> argparse.Namespace:
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog='python -m beit_mm', description='Inference with BEiT.')
     commands = parser.add_subparsers(required=True, metavar='COMMAND')
     one = _add(commands, 'classify', _classify, 'the classes of images', batch_size=32)
@@ -43,10 +52,17 @@ def _parse(arguments: Optional[Sequence[str]]) -> argparse.Namespace:
     one = _add(commands, 'features', _features, 'features of the trunk, of any model', batch_size=32)
     one.add_argument('--out', metavar='FILE', required=True, help='an .npz file with `images` and `features`')
     one.add_argument('--kind', choices=KINDS, default='mean', help='of the features; default: mean')
-    one.add_argument('--blocks', type=int, nargs='+', metavar='BLOCK', help='blocks of the trunk, counted from 0 or '
-                     'back from -1, whose features are stacked; default: those of the last')
-    one = _add(commands, 'reconstruct', _reconstruct, 'images from their visual tokens, some of them predicted',
-               batch_size=8)
+    one.add_argument(
+        '--blocks',
+        type=int,
+        nargs='+',
+        metavar='BLOCK',
+        help='blocks of the trunk, counted from 0 or '
+        'back from -1, whose features are stacked; default: those of the last',
+    )
+    one = _add(
+        commands, 'reconstruct', _reconstruct, 'images from their visual tokens, some of them predicted', batch_size=8
+    )
     one.add_argument('--out', metavar='FOLDER', required=True, help='where a picture per image goes')
     add_mask_arguments(one)
     one = commands.add_parser('models', help='the models that --model knows by name')
@@ -79,7 +95,7 @@ def _segment(args: argparse.Namespace) -> None:
     predictions = segment_each(model, args.images, args.batch_size, shows_bar())
     for row in write_label_maps(predictions, Path(args.out), model.dataset_meta.get('palette'), args.opacity):
         counts = np.bincount(row['labels'].ravel())
-        found = np.argsort(-counts, kind='stable')[:min(NUM_SHARES, np.count_nonzero(counts))].tolist()
+        found = np.argsort(-counts, kind='stable')[: min(NUM_SHARES, np.count_nonzero(counts))].tolist()
         names = [row['classes'][label] if row['classes'] else None for label in found]
         _print(row['image'], zip(counts[found] / counts.sum(), names, found))
     report_skipped(predictions)

@@ -1,5 +1,7 @@
 """Features of images from the trunk of any model."""
-from typing import Dict, List, Optional, Sequence, Tuple, Union
+
+from collections.abc import Sequence
+from typing import Union
 
 import numpy as np
 import torch
@@ -8,19 +10,28 @@ from mmpretrain.datasets import CenterCrop, ResizeEdge
 from mmpretrain.models import BaseClassifier
 from torch import Tensor
 
-from ..datasets.images import input_format, normalise
-from ..models import BEiT
+from beit_mm.datasets.images import input_format, normalise
+from beit_mm.models import BEiT
+
 from .models import Model
-from .predicting import Predictions, Prepare, Results, collect, ready_model, evaluation_pipeline
+from .predicting import collect, evaluation_pipeline, Predictions, Prepare, ready_model, Results
 from .sources import Images
 
 KINDS = ('mean', 'cls_token', 'patches')
 Blocks = Union[int, Sequence[int]]
 
 
-def extract_features(model: Model, images: Images, weights: Optional[str] = None, kind: str = 'mean',
-                     blocks: Blocks = -1, batch_size: int = 32, device: Union[str, torch.device, None] = None,
-                     options: Optional[dict] = None, progress: bool = True) -> Results:
+def extract_features(
+    model: Model,
+    images: Images,
+    weights: str | None = None,
+    kind: str = 'mean',
+    blocks: Blocks = -1,
+    batch_size: int = 32,
+    device: str | torch.device | None = None,
+    options: dict | None = None,
+    progress: bool = True,
+) -> Results:
     """Features of images from the trunk of a pre-trained model, a classifier or a segmentor.
 
     The last block's features end in the trunk's last norm: `norm` after pre-training, over every token; `fc_norm` after
@@ -51,8 +62,14 @@ def extract_features(model: Model, images: Images, weights: Optional[str] = None
     return collect(extract_features_each(loaded, images, kind, blocks, batch_size, progress))
 
 
-def extract_features_each(model: BaseModel, images: Images, kind: str = 'mean', blocks: Blocks = -1,
-                          batch_size: int = 32, progress: bool = True) -> Predictions:
+def extract_features_each(
+    model: BaseModel,
+    images: Images,
+    kind: str = 'mean',
+    blocks: Blocks = -1,
+    batch_size: int = 32,
+    progress: bool = True,
+) -> Predictions:
     """The same one by one, from a loaded model, for more images than memory holds; see Predictions."""
     trunk = getattr(model, 'backbone', None)
     if not isinstance(trunk, BEiT):
@@ -62,7 +79,7 @@ def extract_features_each(model: BaseModel, images: Images, kind: str = 'mean', 
     wanted = _resolve(blocks, len(trunk.blocks))
 
     @torch.no_grad()
-    def compute(samples: List[dict]) -> List[dict]:
+    def compute(samples: list[dict]) -> list[dict]:
         inputs = _inputs(model, samples)
         found = _features(trunk, inputs, kind, wanted)  # (B, num_blocks, ...)
         found = found[:, 0] if isinstance(blocks, int) else found
@@ -72,7 +89,7 @@ def extract_features_each(model: BaseModel, images: Images, kind: str = 'mean', 
     return Predictions(images, prepare, compute, batch_size, progress)
 
 
-def _resolve(blocks: Blocks, depth: int) -> Tuple[int, ...]:
+def _resolve(blocks: Blocks, depth: int) -> tuple[int, ...]:
     given = [blocks] if isinstance(blocks, int) else list(blocks)
     if not given or any(not isinstance(block, int) or not -depth <= block < depth for block in given):
         raise ValueError(f'blocks must name blocks of a trunk of depth {depth}, got {blocks}')
@@ -93,7 +110,7 @@ def _evaluation_of_imagenet(model: BaseModel) -> Prepare:
     return prepare
 
 
-def _inputs(model: BaseModel, samples: List[dict]) -> Tensor:
+def _inputs(model: BaseModel, samples: list[dict]) -> Tensor:
     """Normalised images (B, 3, H, W) on the model's device."""
     inputs = torch.stack([sample['inputs'] for sample in samples])
     if isinstance(model, BaseClassifier):
@@ -103,7 +120,7 @@ def _inputs(model: BaseModel, samples: List[dict]) -> Tensor:
 
 def _features(trunk: BEiT, inputs: Tensor, kind: str, blocks: Sequence[int]) -> Tensor:
     """Features of blocks (B, num_blocks, ...), read as the trunk computes, whatever its out_type."""
-    found: Dict[int, Tensor] = {}
+    found: dict[int, Tensor] = {}
     grid = tuple(side // trunk.patch_embed.patch_size for side in inputs.shape[2:])
     last = len(trunk.blocks) - 1
 
@@ -117,8 +134,10 @@ def _features(trunk: BEiT, inputs: Tensor, kind: str, blocks: Sequence[int]) -> 
             mean = tokens[:, 1:].mean(dim=1)
             found[index] = trunk.fc_norm(mean) if index == last and hasattr(trunk, 'fc_norm') else mean
 
-    hooks = [trunk.blocks[index].register_forward_hook(lambda _, __, tokens, index=index: keep(index, tokens))
-             for index in set(blocks)]
+    hooks = [
+        trunk.blocks[index].register_forward_hook(lambda _, __, tokens, index=index: keep(index, tokens))
+        for index in set(blocks)
+    ]
     try:
         trunk(inputs)
     finally:

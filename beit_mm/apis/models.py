@@ -1,7 +1,9 @@
 """A model ready for inference, from a config or a name and a file of weights."""
+
 import copy
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Dict, List, Optional, Sequence, Union
+from typing import Union
 
 import torch
 import yaml
@@ -12,28 +14,34 @@ from mmengine.runner.checkpoint import load_state_dict
 from mmengine.utils import import_modules_from_strings
 from torch import Tensor
 
-from ..checkpoint.sources import load_from_anywhere
-from ..engine.config_parts import forget_starts, innermost_dataset, names_start, use_plain_batch_norm
-from ..engine.print_config import drop_scope_stamps
-from ..engine.weights_check import require_weights
-from ..models import DiscreteVAE
-from ..models.loading import WeightsMismatch
+from beit_mm.checkpoint.sources import load_from_anywhere
+from beit_mm.config.flatten import drop_scope_stamps
+from beit_mm.config.parts import forget_starts, innermost_dataset, names_start, use_plain_batch_norm
+from beit_mm.engine.hooks.check_weights_hook import require_weights
+from beit_mm.models import DiscreteVAE
+from beit_mm.models.weights import WeightsMismatch
 
 MIM = Path(__file__).parents[1] / '.mim'
 Model = Union[str, Path, Config, BaseModel]
 
 
-def list_models() -> Dict[str, Path]:
+def list_models() -> dict[str, Path]:
     """Names in model-index.yml and the config of each."""
     index = yaml.safe_load((MIM / 'model-index.yml').read_text())
     files = [MIM / name for name in index['Import']]
-    return {model['Name']: MIM / model['Config'] for file in files
-            for model in yaml.safe_load(file.read_text())['Models']}
+    return {
+        model['Name']: MIM / model['Config'] for file in files for model in yaml.safe_load(file.read_text())['Models']
+    }
 
 
-def load_model(model: Model, weights: Optional[str] = None, device: Union[str, torch.device, None] = None,
-               tokenizer: Union[str, Sequence[str], None] = None, options: Optional[dict] = None,
-               trunk_only: bool = False) -> BaseModel:
+def load_model(
+    model: Model,
+    weights: str | None = None,
+    device: str | torch.device | None = None,
+    tokenizer: str | Sequence[str] | None = None,
+    options: dict | None = None,
+    trunk_only: bool = False,
+) -> BaseModel:
     """Build a model in evaluation mode and load its weights.
 
     Args:
@@ -71,18 +79,19 @@ def load_model(model: Model, weights: Optional[str] = None, device: Union[str, t
     return built.to(device).eval()
 
 
-def _find_device(device: Union[str, torch.device, None]) -> torch.device:
+def _find_device(device: str | torch.device | None) -> torch.device:
     """The device meant; ValueError if this machine or this build of torch has none such."""
     if device is None:
         return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
     try:
         return torch.empty(1, device=device).device
     except (RuntimeError, AssertionError) as error:  # of a name, a number or a kind that is not there
-        raise ValueError(f'a device must be cpu, or cuda or cuda:N of {torch.cuda.device_count()} GPUs, got '
-                         f'{device}') from error
+        raise ValueError(
+            f'a device must be cpu, or cuda or cuda:N of {torch.cuda.device_count()} GPUs, got {device}'
+        ) from error
 
 
-def _read_config(model: Union[str, Path, Config], options: Optional[dict]) -> Config:
+def _read_config(model: str | Path | Config, options: dict | None) -> Config:
     if not isinstance(model, Config):
         known = list_models()
         path = known.get(str(model), Path(model))
@@ -103,13 +112,13 @@ def _read_config(model: Union[str, Path, Config], options: Optional[dict]) -> Co
     return cfg
 
 
-def start_of_whole(cfg: Config) -> Optional[str]:
+def start_of_whole(cfg: Config) -> str | None:
     """The file that the config starts the whole model from: loaded as weights are, which leaves no head random."""
     is_whole = names_start(cfg.model) and not cfg.model.init_cfg.get('prefix')
     return cfg.model.init_cfg.checkpoint if is_whole else None
 
 
-def _without_starts(cfg: Config, weights: Optional[str], tokenizer: Union[str, Sequence[str], None]) -> ConfigDict:
+def _without_starts(cfg: Config, weights: str | None, tokenizer: str | Sequence[str] | None) -> ConfigDict:
     """The model without the files in whose place others were given."""
     model = copy.deepcopy(cfg.model)
     if weights is not None:
@@ -139,16 +148,17 @@ def _load(model: BaseModel, weights: str, trunk_only: bool) -> dict:
     return meta if isinstance(meta, dict) else {}
 
 
-def _tokenizer_of(model: BaseModel) -> Optional[torch.nn.Module]:
+def _tokenizer_of(model: BaseModel) -> torch.nn.Module | None:
     return getattr(getattr(model, 'target', None), 'tokenizer', None)
 
 
-def _load_tokenizer(model: BaseModel, files: List[str]) -> None:
+def _load_tokenizer(model: BaseModel, files: list[str]) -> None:
     tokenizer = _tokenizer_of(model)
     if tokenizer is None:
-        raise ValueError(f'a tokenizer belongs to a masked image model that predicts visual tokens, '
-                         f'got {type(model).__name__}')
-    state: Dict[str, Tensor] = {}
+        raise ValueError(
+            f'a tokenizer belongs to a masked image model that predicts visual tokens, got {type(model).__name__}'
+        )
+    state: dict[str, Tensor] = {}
     for file in files:
         checkpoint = load_from_anywhere(str(file), 'cpu')
         state.update(checkpoint.get('state_dict', checkpoint))
@@ -160,10 +170,14 @@ def _load_tokenizer(model: BaseModel, files: List[str]) -> None:
 
 def _fit_to_outputs(meta: dict, model: BaseModel) -> dict:
     """Meta data of a data set without classes and palette of another number than the model has outputs: a head for
-    other data than the config tests on has other classes."""
+    other data than the config tests on has other classes.
+    """
     num_classes = getattr(getattr(model, 'head', model), 'num_classes', None)
-    return {key: value for key, value in meta.items()
-            if num_classes is None or key not in ('classes', 'palette') or len(value or ()) == num_classes}
+    return {
+        key: value
+        for key, value in meta.items()
+        if num_classes is None or key not in ('classes', 'palette') or len(value or ()) == num_classes
+    }
 
 
 def _classes_of_config(cfg: Config) -> dict:

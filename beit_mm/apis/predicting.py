@@ -1,9 +1,10 @@
 """The loop of inference: threads read and prepare images beside the model, which takes them in batches."""
+
 import logging
 import os
 from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import torch
@@ -16,17 +17,18 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 from torch import nn
 
-from ..datasets.bad_images import BadImage
-from ..datasets.images import read_image
-from ..engine.config_parts import innermost_dataset, names_start
-from ..engine.memory import OutOfMemory, describe_shortage
-from .models import Model, load_model, start_of_whole
-from .sources import Images, NamedImage, find_images
+from beit_mm.config.parts import innermost_dataset, names_start
+from beit_mm.datasets.bad_images import BadImage
+from beit_mm.datasets.images import read_image
+from beit_mm.engine.runners.memory import describe_shortage, OutOfMemory
+
+from .models import load_model, Model, start_of_whole
+from .sources import find_images, Images, NamedImage
 
 NUM_THREADS = min(os.cpu_count() or 1, 8)
 NUM_SHOWN = 3
 Prepare = Callable[[np.ndarray, str], dict]
-Compute = Callable[[List[dict]], List[dict]]
+Compute = Callable[[list[dict]], list[dict]]
 
 
 class Results(list):
@@ -36,7 +38,7 @@ class Results(list):
         skipped: the reason for every image that could not be read, by its name.
     """
 
-    skipped: Dict[str, str]
+    skipped: dict[str, str]
 
 
 class Predictions:
@@ -64,7 +66,7 @@ class Predictions:
         if batch_size < 1:
             raise ValueError(f'batch_size must be at least 1, got {batch_size}')
         self.images = find_images(images)
-        self.skipped: Dict[str, str] = {}
+        self.skipped: dict[str, str] = {}
         self._prepare, self._compute = prepare, compute
         self._batch_size, self._progress = batch_size, progress
 
@@ -72,7 +74,7 @@ class Predictions:
         """The number of images, with those that will be skipped."""
         return len(self.images)
 
-    def __iter__(self) -> Iterator[Tuple[NamedImage, dict]]:
+    def __iter__(self) -> Iterator[tuple[NamedImage, dict]]:
         self.skipped.clear()
         console = Console(stderr=True)
         shown = self._progress and len(self) > 1 and console.is_terminal
@@ -87,10 +89,9 @@ class Predictions:
         if not done:
             raise ValueError(f'none of {len(self)} images could be read: {_list_skipped(self.skipped)}')
 
-    def _predict(self, images: List[NamedImage], samples: List[dict]) -> List[dict]:
+    def _predict(self, images: list[NamedImage], samples: list[dict]) -> list[dict]:
         try:
-            return [dict(image=image.name, **prediction)
-                    for image, prediction in zip(images, self._compute(samples))]
+            return [dict(image=image.name, **prediction) for image, prediction in zip(images, self._compute(samples))]
         except ValueError as error:  # of a model, which knows no names
             raise ValueError(f'{images[0].name}: {error}') from error
         except RuntimeError as error:
@@ -99,12 +100,14 @@ class Predictions:
                 raise
             shape = tuple(samples[0]['inputs'].shape)
             raise OutOfMemory(
-                f'{told}; {len(images)} images of {shape} were too many, try a smaller batch_size' if len(images) > 1
-                else f'{told}; one image of {shape}, {images[0].name}, was too much, try a smaller one') from error
+                f'{told}; {len(images)} images of {shape} were too many, try a smaller batch_size'
+                if len(images) > 1
+                else f'{told}; one image of {shape}, {images[0].name}, was too much, try a smaller one'
+            ) from error
 
-    def _batches(self) -> Iterator[Tuple[List[NamedImage], List[dict]]]:
-        images: List[NamedImage] = []
-        samples: List[dict] = []
+    def _batches(self) -> Iterator[tuple[list[NamedImage], list[dict]]]:
+        images: list[NamedImage] = []
+        samples: list[dict] = []
         for image, sample in self._read_ahead():
             if samples and (len(samples) == self._batch_size or sample['inputs'].shape != samples[0]['inputs'].shape):
                 yield images, samples
@@ -114,7 +117,7 @@ class Predictions:
         if samples:
             yield images, samples
 
-    def _read_ahead(self) -> Iterator[Tuple[NamedImage, dict]]:
+    def _read_ahead(self) -> Iterator[tuple[NamedImage, dict]]:
         pool, waiting = ThreadPoolExecutor(NUM_THREADS), deque()
         try:
             for image in self.images:
@@ -129,7 +132,7 @@ class Predictions:
     def _read(self, image: NamedImage) -> dict:
         return self._prepare(read_image(image.source), image.name)
 
-    def _take(self, image: NamedImage, reading: Future) -> Iterator[Tuple[NamedImage, dict]]:
+    def _take(self, image: NamedImage, reading: Future) -> Iterator[tuple[NamedImage, dict]]:
         """The image that a thread has read, or none if it is bad."""
         try:
             yield image, reading.result()
@@ -150,17 +153,25 @@ def collect(predictions: Predictions) -> Results:
 
 def describe_skipped(predictions: Predictions) -> str:
     """Such as `3 of 120 images could not be read: a.jpg (the file is empty), ...`."""
-    return (f'{len(predictions.skipped)} of {len(predictions)} images could not be read: '
-            f'{_list_skipped(predictions.skipped)}')
+    return (
+        f'{len(predictions.skipped)} of {len(predictions)} images could not be read: '
+        f'{_list_skipped(predictions.skipped)}'
+    )
 
 
-def _list_skipped(skipped: Dict[str, str]) -> str:
+def _list_skipped(skipped: dict[str, str]) -> str:
     shown = ', '.join(f'{name} ({reason})' for name, reason in list(skipped.items())[:NUM_SHOWN])
     return shown + (', ...' if len(skipped) > NUM_SHOWN else '')
 
 
-def ready_model(model: Model, weights: Optional[str], device: Union[str, torch.device, None], options: Optional[dict],
-                trunk_only: bool = False, tokenizer: Union[str, Sequence[str], None] = None) -> BaseModel:
+def ready_model(
+    model: Model,
+    weights: str | None,
+    device: str | torch.device | None,
+    options: dict | None,
+    trunk_only: bool = False,
+    tokenizer: str | Sequence[str] | None = None,
+) -> BaseModel:
     """load_model for inference: weights are needed, and a loaded model is put in evaluation mode.
 
     Raises:
@@ -189,8 +200,10 @@ def evaluation_pipeline(model: BaseModel) -> Prepare:
     cfg = getattr(model, 'cfg', None) or getattr(model, '_config', None) or {}  # MMPretrain's get_model: the second
     loader = cfg.get('test_dataloader') or cfg.get('val_dataloader')
     if loader is None:
-        raise ValueError(f'a model must have a config with a test_dataloader as `cfg`, which load_model gives it, got '
-                         f'{type(model).__name__} without')
+        raise ValueError(
+            f'a model must have a config with a test_dataloader as `cfg`, which load_model gives it, got '
+            f'{type(model).__name__} without'
+        )
     pipeline = (innermost_dataset(loader) or {}).get('pipeline')
     if pipeline is None:
         raise ValueError('a config must test on a dataset with a pipeline, got none')

@@ -1,8 +1,10 @@
 """What a pre-trained model makes of images whose patches are partly masked."""
+
 import math
 import random
 import zlib
-from typing import List, Optional, Sequence, Tuple, Union
+from collections.abc import Sequence
+from typing import Optional
 
 import mmcv
 import numpy as np
@@ -11,30 +13,40 @@ from mmengine.config import Config
 from mmengine.dataset import default_collate
 from mmengine.model import BaseModel
 
-from ..datasets import BlockwiseMaskGenerator, RandomMaskGenerator
-from ..datasets.images import resize_image, sides_for
-from ..datasets.masking import MaskGenerator
-from ..datasets.packing import channels_first
-from ..datasets.sampling import derive_seed
-from ..engine.checks import walk
-from ..engine.random_states import untouched_random_states
-from ..models.layers import patch_grid
-from ..models.tokenizer import STRIDE
-from ..registry import TRANSFORMS
-from ..visualization.reconstruction import decoding_tokenizer, reconstruct_batch, split_images
+from beit_mm.config.parts import walk
+from beit_mm.datasets import BlockwiseMaskGenerator, RandomMaskGenerator
+from beit_mm.datasets.images import resize_image, sides_for
+from beit_mm.datasets.samplers import derive_seed
+from beit_mm.datasets.transforms.formatting import channels_first
+from beit_mm.datasets.transforms.masking import MaskGenerator
+from beit_mm.engine.runners.random_states import untouched_random_states
+from beit_mm.models.backbones.layers import patch_grid
+from beit_mm.models.tokenizers.discrete_vae import STRIDE
+from beit_mm.registry import TRANSFORMS
+from beit_mm.visualization.reconstruction import decoding_tokenizer, reconstruct_batch, split_images
+
 from .models import Model
-from .predicting import Predictions, Results, collect, ready_model
+from .predicting import collect, Predictions, ready_model, Results
 from .sources import Images
 
 GENERATORS = dict(blockwise=BlockwiseMaskGenerator, random=RandomMaskGenerator)
-Size = Optional[Tuple[int, int]]
+Size = Optional[tuple[int, int]]
 
 
-def reconstruct(model: Model, images: Images, weights: Optional[str] = None,
-                tokenizer: Union[str, Sequence[str], None] = None, num_masked: Optional[int] = None,
-                mask: str = 'blockwise', seed: int = 0, size: Size = None,
-                device: Union[str, torch.device, None] = None, batch_size: int = 8,
-                options: Optional[dict] = None, progress: bool = True) -> Results:
+def reconstruct(
+    model: Model,
+    images: Images,
+    weights: str | None = None,
+    tokenizer: str | Sequence[str] | None = None,
+    num_masked: int | None = None,
+    mask: str = 'blockwise',
+    seed: int = 0,
+    size: Size = None,
+    device: str | torch.device | None = None,
+    batch_size: int = 8,
+    options: dict | None = None,
+    progress: bool = True,
+) -> Results:
     """Predict the visual tokens of masked patches of images from the other patches, and decode them.
 
     Args:
@@ -71,8 +83,16 @@ def reconstruct(model: Model, images: Images, weights: Optional[str] = None,
     return collect(reconstruct_each(loaded, images, num_masked, mask, seed, size, batch_size, progress))
 
 
-def reconstruct_each(model: BaseModel, images: Images, num_masked: Optional[int] = None, mask: str = 'blockwise',
-                     seed: int = 0, size: Size = None, batch_size: int = 8, progress: bool = True) -> Predictions:
+def reconstruct_each(
+    model: BaseModel,
+    images: Images,
+    num_masked: int | None = None,
+    mask: str = 'blockwise',
+    seed: int = 0,
+    size: Size = None,
+    batch_size: int = 8,
+    progress: bool = True,
+) -> Predictions:
     """The same one by one, by a loaded model, for more images than memory holds; see Predictions."""
     decoding_tokenizer(model)  # which says at once what is missing
     if mask not in GENERATORS:
@@ -87,8 +107,10 @@ def reconstruct_each(model: BaseModel, images: Images, num_masked: Optional[int]
         sides = tuple(size or sides_for(image.shape[:2], patch * min(trunk.grid), patch))
         grid = patch_grid(sides, patch)
         view = mmcv.imresize(image, (STRIDE * grid[1], STRIDE * grid[0]), interpolation='lanczos', backend='pillow')
-        return dict(inputs=channels_first(np.ascontiguousarray(resize_image(image, sides))),
-                    views=channels_first(np.ascontiguousarray(view)))
+        return dict(
+            inputs=channels_first(np.ascontiguousarray(resize_image(image, sides))),
+            views=channels_first(np.ascontiguousarray(view)),
+        )
 
     def draw_mask(sample: dict) -> torch.Tensor:
         views = sample['views']
@@ -96,17 +118,19 @@ def reconstruct_each(model: BaseModel, images: Images, num_masked: Optional[int]
         random.seed(derive_seed(seed, zlib.crc32(views.numpy().tobytes())))
         return torch.from_numpy(generator.generate())
 
-    def compute(samples: List[dict]) -> List[dict]:
+    def compute(samples: list[dict]) -> list[dict]:
         with untouched_random_states():
             samples = [dict(sample, mask=draw_mask(sample)) for sample in samples]
         batch = model.data_preprocessor(default_collate(samples))
-        return [dict(made, mask=sample['mask'].numpy())
-                for made, sample in zip(split_images(reconstruct_batch(model, **batch)), samples)]
+        return [
+            dict(made, mask=sample['mask'].numpy())
+            for made, sample in zip(split_images(reconstruct_batch(model, **batch)), samples)
+        ]
 
     return Predictions(images, prepare, compute, batch_size, progress)
 
 
-def generator_of(cfg: Optional[Config]) -> MaskGenerator:
+def generator_of(cfg: Config | None) -> MaskGenerator:
     """The mask generator that a config trains with; the paper's where it has none of ours."""
     for _, node in walk((cfg or {}).get('train_dataloader') or {}, ''):
         if str(node.get('type')).split('.')[-1] in [kind.__name__ for kind in GENERATORS.values()]:
@@ -114,8 +138,7 @@ def generator_of(cfg: Optional[Config]) -> MaskGenerator:
     return BlockwiseMaskGenerator()
 
 
-def _fit_generator(kind: str, grid: Tuple[int, int], num_masked: Optional[int],
-                   trained: MaskGenerator) -> MaskGenerator:
+def _fit_generator(kind: str, grid: tuple[int, int], num_masked: int | None, trained: MaskGenerator) -> MaskGenerator:
     """A mask generator for a grid, with the shares of the one that was trained with, which may have another grid."""
     share = grid[0] * grid[1] / trained.num_patches
     if num_masked is None:

@@ -1,5 +1,4 @@
 """Label maps of images."""
-from typing import List, Optional, Union
 
 import numpy as np
 import torch
@@ -8,13 +7,19 @@ from mmengine.model import BaseModel
 from mmseg.models import BaseSegmentor
 
 from .models import Model
-from .predicting import Predictions, Results, collect, ready_model, evaluation_pipeline
+from .predicting import collect, evaluation_pipeline, Predictions, ready_model, Results
 from .sources import Images
 
 
-def segment(model: Model, images: Images, weights: Optional[str] = None, batch_size: int = 1,
-            device: Union[str, torch.device, None] = None, options: Optional[dict] = None,
-            progress: bool = True) -> Results:
+def segment(
+    model: Model,
+    images: Images,
+    weights: str | None = None,
+    batch_size: int = 1,
+    device: str | torch.device | None = None,
+    options: dict | None = None,
+    progress: bool = True,
+) -> Results:
     """A class for every pixel of images, as the model's config evaluates them.
 
     Args:
@@ -45,9 +50,11 @@ def segment_each(model: BaseModel, images: Images, batch_size: int = 1, progress
     dtype = np.uint8 if getattr(model, 'num_classes', 257) <= 256 else np.uint16
 
     @torch.no_grad()
-    def compute(samples: List[dict]) -> List[dict]:
+    def compute(samples: list[dict]) -> list[dict]:
         predicted = model.test_step(pseudo_collate(samples))
-        return [dict(labels=sample.pred_sem_seg.data[0].cpu().numpy().astype(dtype), classes=classes)
-                for sample in predicted]
+        return [
+            dict(labels=sample.pred_sem_seg.data[0].cpu().numpy().astype(dtype), classes=classes)
+            for sample in predicted
+        ]
 
     return Predictions(images, evaluation_pipeline(model), compute, batch_size, progress)

@@ -1,17 +1,19 @@
 """What stands for images: files, folders, arrays, pictures of Pillow's, or a list of these, each with a name."""
+
 import os
 import posixpath
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from itertools import chain, count
 from pathlib import Path
-from typing import Dict, Iterator, List, NamedTuple, Sequence, Union
+from typing import NamedTuple, Union
 from urllib.parse import urlsplit
 
 import numpy as np
 from PIL import Image
 
-from ..datasets.folders import walk_folders
-from ..datasets.images import Source
+from beit_mm.datasets.folders import walk_folders
+from beit_mm.datasets.images import Source
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.gif', '.webp', '.tif', '.tiff', '.ppm', '.pgm', '.jp2')
 Images = Union[Source, Sequence[Source]]
@@ -26,12 +28,13 @@ class NamedImage(NamedTuple):
         place: where results of it belong in a folder of results: its path below the folder that all images share, with
             slashes; of an address host and path.
     """
+
     name: str
     source: Source
     place: str
 
 
-def find_images(images: Images) -> List[NamedImage]:
+def find_images(images: Images) -> list[NamedImage]:
     """The images that files, folders, arrays and pictures stand for, in the order given.
 
     Args:
@@ -53,8 +56,9 @@ def find_images(images: Images) -> List[NamedImage]:
         if isinstance(one, (np.ndarray, Image.Image)):
             found.append(NamedImage(f'image_{number}', one, f'image_{number}.png'))
         elif not _is_path(one):
-            raise ValueError(f'an image must be a file, a folder, an array or a picture of Pillow\'s, got '
-                             f'{type(one).__name__}')
+            raise ValueError(
+                f"an image must be a file, a folder, an array or a picture of Pillow's, got {type(one).__name__}"
+            )
         elif _is_address(one):
             found.append(NamedImage(str(one), str(one), _place_of_address(str(one))))
         else:
@@ -66,7 +70,7 @@ def _is_path(one: object) -> bool:
     return isinstance(one, (str, Path))
 
 
-def _is_address(one: Union[str, Path]) -> bool:
+def _is_address(one: str | Path) -> bool:
     return '://' in str(one)
 
 
@@ -75,12 +79,12 @@ def is_local(source: Source) -> bool:
     return _is_path(source) and not _is_address(source)
 
 
-def _shared_folder(paths: List[Path]) -> str:
+def _shared_folder(paths: list[Path]) -> str:
     folders = [os.path.abspath(path if path.is_dir() else path.parent) for path in paths]
     return os.path.commonpath(folders) if folders else ''
 
 
-def _files(path: Path, shared: str) -> List[NamedImage]:
+def _files(path: Path, shared: str) -> list[NamedImage]:
     """A file, or all images below a folder, with places below the shared folder."""
     below = Path(os.path.relpath(os.path.abspath(path), shared)).as_posix()
     if path.is_file():
@@ -112,7 +116,7 @@ def _place_of_address(address: str) -> str:
     return '/'.join(step for step in steps if step not in ('', '.', '..')) or 'image'
 
 
-def _number_places(images: List[NamedImage]) -> List[NamedImage]:
+def _number_places(images: list[NamedImage]) -> list[NamedImage]:
     """Images with other places where an array, a picture or an address has one that is taken."""
     taken = {image.place for image in images if is_local(image.source)}
     numbered = []
@@ -126,10 +130,12 @@ def _number_places(images: List[NamedImage]) -> List[NamedImage]:
     return numbered
 
 
-def result_names(images: Sequence[NamedImage], suffix: str) -> Dict[str, str]:
+def result_names(images: Sequence[NamedImage], suffix: str) -> dict[str, str]:
     """Where the result of every image goes in a folder, by its place: there with another suffix; behind its own one
-    where two images differ in that alone (`a.jpg.png` and `a.png.png`)."""
+    where two images differ in that alone (`a.jpg.png` and `a.png.png`).
+    """
     stems = {image.place: posixpath.splitext(image.place)[0] for image in images}
     counts = Counter(stems.values())
-    return {place: (stem if counts[stem] == 1 and stem not in stems else place) + suffix
-            for place, stem in stems.items()}
+    return {
+        place: (stem if counts[stem] == 1 and stem not in stems else place) + suffix for place, stem in stems.items()
+    }

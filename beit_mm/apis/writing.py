@@ -1,23 +1,26 @@
 """Files of predictions, written while these come."""
+
 import csv
 import json
 import os
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from itertools import chain
 from pathlib import Path
-from typing import IO, Iterable, Iterator, Optional, Sequence, Tuple
+from typing import IO
 
 import numpy as np
 from PIL import Image
 
-from ..datasets.folders import identify
-from ..datasets.images import read_image
-from ..visualization import draw_reconstructions
-from ..visualization.overlay import segmentation_overlay
-from ..visualization.panels import Palette
-from ..whole_file import whole_file
+from beit_mm.checkpoint.atomic_write import whole_file
+from beit_mm.datasets.folders import identify
+from beit_mm.datasets.images import read_image
+from beit_mm.visualization import draw_reconstructions
+from beit_mm.visualization.overlay import segmentation_overlay
+from beit_mm.visualization.panels import Palette
+
 from .predicting import Predictions
-from .sources import NamedImage, is_local, result_names
+from .sources import is_local, NamedImage, result_names
 
 NUMBER_KEYS = ('image', 'token_accuracy', 'perplexity', 'mask', 'tokens', 'predicted')
 MAX_ROWS = 64  # of a sheet: more would be too high for viewers, and fill the memory
@@ -77,8 +80,7 @@ def _whole_text(path: Path) -> Iterator[IO[str]]:
         yield file
 
 
-def write_label_maps(predictions: Predictions, folder: Path, palette: Optional[Palette],
-                     opacity: float) -> Iterator[dict]:
+def write_label_maps(predictions: Predictions, folder: Path, palette: Palette | None, opacity: float) -> Iterator[dict]:
     """Write predictions of `segment_each` into a folder and pass them on.
 
     `labels/` holds a grey PNG per image, 8 or 16 bits, whose values are the labels; `overlays/` a JPEG of the image in
@@ -88,8 +90,10 @@ def write_label_maps(predictions: Predictions, folder: Path, palette: Optional[P
         folder: made if missing; both sub-folders repeat the folders of the images.
         palette, opacity: see segmentation_overlay.
     """
-    files = {place: (folder / 'labels' / name, (folder / 'overlays' / name).with_suffix('.jpg'))
-             for place, name in result_names(predictions.images, '.png').items()}
+    files = {
+        place: (folder / 'labels' / name, (folder / 'overlays' / name).with_suffix('.jpg'))
+        for place, name in result_names(predictions.images, '.png').items()
+    }
     refuse_inputs(predictions.images, chain.from_iterable(files.values()))
     for image, prediction in predictions:
         labels, classes = prediction['labels'], prediction['classes']
@@ -102,7 +106,8 @@ def write_label_maps(predictions: Predictions, folder: Path, palette: Optional[P
 
 def write_reconstructions(predictions: Predictions, folder: Path) -> Iterator[dict]:
     """Write predictions of `reconstruct_each` into a folder, a sheet per image as PNG, and pass them on; the folder
-    repeats the folders of the images."""
+    repeats the folders of the images.
+    """
     files = {place: folder / name for place, name in result_names(predictions.images, '.png').items()}
     refuse_inputs(predictions.images, files.values())
     for image, prediction in predictions:
@@ -110,7 +115,7 @@ def write_reconstructions(predictions: Predictions, folder: Path) -> Iterator[di
         yield prediction
 
 
-def write_sheet(predictions: Predictions, path: Path, numbers: Optional[Path] = None) -> Iterator[dict]:
+def write_sheet(predictions: Predictions, path: Path, numbers: Path | None = None) -> Iterator[dict]:
     """Write predictions of `reconstruct_each` into one sheet, a row for each of the first MAX_ROWS, and pass all on.
 
     Args:
@@ -133,7 +138,7 @@ def _save(picture: Image.Image, path: Path, **options) -> None:
     picture.save(path, **options)
 
 
-def write_features(predictions: Iterable[dict], path: Path) -> Tuple[int, ...]:
+def write_features(predictions: Iterable[dict], path: Path) -> tuple[int, ...]:
     """Write predictions of `extract_features_each` to an .npz file: `images`, their names (N,), and `features`, float32
     (N, ...), which must fit in memory.
 
@@ -146,8 +151,10 @@ def write_features(predictions: Iterable[dict], path: Path) -> Tuple[int, ...]:
     names, features = [], []
     for prediction in predictions:
         if features and prediction['features'].shape != features[0].shape:
-            raise ValueError(f'features in one file must have one shape, got {features[0].shape} of {names[0]} and '
-                             f'{prediction["features"].shape} of {prediction["image"]}')
+            raise ValueError(
+                f'features in one file must have one shape, got {features[0].shape} of {names[0]} and '
+                f'{prediction["features"].shape} of {prediction["image"]}'
+            )
         names.append(prediction['image'])
         features.append(prediction['features'])
     with whole_file(path) as beside:

@@ -1,7 +1,8 @@
 """JPEG files to what a model is fed, on one core."""
+
 import io
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Callable, Dict, List, Sequence
 
 import cv2
 import numpy as np
@@ -11,17 +12,18 @@ from mmengine.dataset import Compose
 from mmengine.registry import DefaultScope
 from PIL import Image
 from torchvision import transforms
-from torchvision.transforms import InterpolationMode, functional
+from torchvision.transforms import functional, InterpolationMode
 
 import beit_mm
 
-from .measuring import Row, compare
+from .measuring import compare, Row
 from .photographs import write_photographs, write_scenes
 from .steps import config_file
 
 MASKS = 200  # in a round, for each image of the other sections
-HOSTS_MASK = dict(type='BEiTMaskGenerator', input_size=(14, 14), num_masking_patches=75, max_num_patches=None,
-                  min_num_patches=16)
+HOSTS_MASK = dict(
+    type='BEiTMaskGenerator', input_size=(14, 14), num_masking_patches=75, max_num_patches=None, min_num_patches=16
+)
 MMPRETRAIN_TWO_VIEWS = [
     dict(type='LoadImageFromFile'),
     dict(type='ColorJitter', brightness=0.4, contrast=0.4, saturation=0.4, hue=0.0),
@@ -68,7 +70,7 @@ class ReleasesSteps:
         return dict(inputs=first, views=functional.to_tensor(second), **self.mask({}))
 
 
-def compare_loading(folder: Path, rounds: int = 5, count: int = 64) -> List[Row]:
+def compare_loading(folder: Path, rounds: int = 5, count: int = 64) -> list[Row]:
     """The training pipelines of the recipes and one mask alone, on one core, against the hosts' and the release's.
 
     Args:
@@ -78,8 +80,10 @@ def compare_loading(folder: Path, rounds: int = 5, count: int = 64) -> List[Row]
     """
     photographs = [dict(img_path=str(path), gt_label=0) for path in write_photographs(folder)]
     (folder / 'scenes').mkdir()
-    scenes = [dict(img_path=str(path), seg_map_path=str(path.with_suffix('.png')), label_map=None,
-                   reduce_zero_label=True) for path in write_scenes(folder / 'scenes')]
+    scenes = [
+        dict(img_path=str(path), seg_map_path=str(path.with_suffix('.png')), label_map=None, reduce_zero_label=True)
+        for path in write_scenes(folder / 'scenes')
+    ]
     threads, opencv_threads = torch.get_num_threads(), cv2.getNumThreads()
     torch.set_num_threads(1)
     cv2.setNumThreads(0)  # as in the workers of MMEngine's loaders
@@ -94,7 +98,7 @@ def compare_loading(folder: Path, rounds: int = 5, count: int = 64) -> List[Row]
         cv2.setNumThreads(opencv_threads)
 
 
-def two_views() -> Dict[str, Callable[[dict], dict]]:
+def two_views() -> dict[str, Callable[[dict], dict]]:
     """A photograph's path to two views and a mask, by name."""
     cfg = Config.fromfile(config_file(beit_mm, 'beit_pretrain.py'))
     ours = _pipeline(cfg)
@@ -104,19 +108,19 @@ def two_views() -> Dict[str, Callable[[dict], dict]]:
             'MMPretrain': _compose('mmpretrain', MMPRETRAIN_TWO_VIEWS)}  # yapf: disable
 
 
-def masks() -> Dict[str, Callable[[dict], dict]]:
+def masks() -> dict[str, Callable[[dict], dict]]:
     """75 of 14 x 14 patches."""
     ours = _pipeline(Config.fromfile(config_file(beit_mm, 'beit_pretrain.py'))).transforms[-2]
     return {'ours': ours, 'MMPretrain': _compose('mmpretrain', [HOSTS_MASK]).transforms[0]}
 
 
-def classification() -> Dict[str, Callable[[dict], dict]]:
+def classification() -> dict[str, Callable[[dict], dict]]:
     """A photograph's path to 224 x 224 pixels with RandAugment and erasing; draws and their order are the same."""
     return {'ours': _pipeline(Config.fromfile(config_file(beit_mm, 'beit_finetune.py'))),
             'MMPretrain': _compose('mmpretrain', MMPRETRAIN_CLASSIFICATION)}  # yapf: disable
 
 
-def segmentation() -> Dict[str, Callable[[dict], dict]]:
+def segmentation() -> dict[str, Callable[[dict], dict]]:
     """A photograph and its label map to 512 x 512 pixels; draws and their order are the same."""
     return {'ours': _pipeline(Config.fromfile(config_file(beit_mm, 'beit_segment.py'))),
             'MMSegmentation': _compose('mmseg', MMSEGMENTATION)}  # yapf: disable
@@ -126,17 +130,22 @@ def _pipeline(cfg: Config) -> Compose:
     return _compose(cfg.default_scope, cfg.train_dataloader.dataset.pipeline)
 
 
-def _compose(scope: str, steps: List[dict]) -> Compose:
+def _compose(scope: str, steps: list[dict]) -> Compose:
     with DefaultScope.overwrite_default_scope(scope):
         return Compose(steps)
 
 
-def _compare(section: str, candidates: Dict[str, Callable[[dict], dict]], samples: Sequence[dict], rounds: int,
-             count: int) -> List[Row]:
+def _compare(
+    section: str, candidates: dict[str, Callable[[dict], dict]], samples: Sequence[dict], rounds: int, count: int
+) -> list[Row]:
 
     def read(candidate: Callable[[dict], dict]) -> None:
         for index in range(count):
             candidate(dict(samples[index % len(samples)], seg_fields=[]))  # a list that MMSegmentation appends to
 
-    return compare(section, {name: lambda candidate=candidate: read(candidate)
-                             for name, candidate in candidates.items()}, rounds, count)
+    return compare(
+        section,
+        {name: lambda candidate=candidate: read(candidate) for name, candidate in candidates.items()},
+        rounds,
+        count,
+    )

@@ -1,12 +1,13 @@
 """Timing candidates in turn, so that what else the machine does meets all of them."""
+
 import ctypes
 import gc
 import re
 import statistics
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Callable, Dict, List, Optional, Sequence, Union
 
 import torch
 
@@ -26,23 +27,25 @@ class Row:
             first row needs, see `beit_mm.benchmark.limits`.
         figures: what else was found.
     """
+
     section: str
     name: str
     seconds: float
     fastest: float
     slowest: float
     ratio: float
-    working_bytes: Optional[int] = None
+    working_bytes: int | None = None
     dtype: str = ''
-    share_of_limit: Optional[float] = None
-    figures: Dict[str, float] = field(default_factory=dict)
+    share_of_limit: float | None = None
+    figures: dict[str, float] = field(default_factory=dict)
 
     def as_dict(self) -> dict:
         return asdict(self)
 
 
-def compare(section: str, candidates: Dict[str, Callable[[], object]], rounds: int,
-            items: Union[float, Dict[str, float]] = 1) -> List[Row]:
+def compare(
+    section: str, candidates: dict[str, Callable[[], object]], rounds: int, items: float | dict[str, float] = 1
+) -> list[Row]:
     """Run every candidate once to warm up and once for its memory, then all in turn.
 
     Args:
@@ -70,11 +73,21 @@ def compare(section: str, candidates: Dict[str, Callable[[], object]], rounds: i
     return as_rows(section, times, memory)
 
 
-def as_rows(section: str, times: Dict[str, List[float]], memory: Dict[str, Optional[int]]) -> List[Row]:
+def as_rows(section: str, times: dict[str, list[float]], memory: dict[str, int | None]) -> list[Row]:
     """Rows from the seconds per item of all rounds and the working memory of every candidate."""
     first = statistics.median(next(iter(times.values())))
-    return [Row(section, name, statistics.median(seconds), min(seconds), max(seconds),
-                statistics.median(seconds) / first, memory.get(name)) for name, seconds in times.items()]
+    return [
+        Row(
+            section,
+            name,
+            statistics.median(seconds),
+            min(seconds),
+            max(seconds),
+            statistics.median(seconds) / first,
+            memory.get(name),
+        )
+        for name, seconds in times.items()
+    ]
 
 
 def wait_for_device() -> None:
@@ -82,7 +95,7 @@ def wait_for_device() -> None:
         torch.cuda.synchronize()
 
 
-def working_memory(run: Callable[[], object]) -> Optional[int]:
+def working_memory(run: Callable[[], object]) -> int | None:
     """Bytes at the highest point of a run, less those held before it; None where that cannot be told.
 
     On a CPU it is the resident memory of the process, which Linux tells.
@@ -120,13 +133,18 @@ def _memory(name: str) -> int:
 
 def as_table(rows: Sequence[Row]) -> str:
     """Markdown, one line per row; memory is what a run takes beyond what was held before it."""
-    lines = ['| what | who | dtype | per second | ms (fastest to slowest) | time over the first | share of the limit '
-             '| working memory | found |', '| --- | --- | --- | --- | --- | --- | --- | --- | --- |']
+    lines = [
+        '| what | who | dtype | per second | ms (fastest to slowest) | time over the first | share of the limit '
+        '| working memory | found |',
+        '| --- | --- | --- | --- | --- | --- | --- | --- | --- |',
+    ]
     for row in rows:
         spread = f'{1e3 * row.seconds:.4g} ({1e3 * row.fastest:.4g} to {1e3 * row.slowest:.4g})'
         share = '' if row.share_of_limit is None else f'{row.share_of_limit:.0%}'
         memory = '' if row.working_bytes is None else f'{row.working_bytes / 2**20:.0f} MiB'
         found = ', '.join(f'{name} {value:.3g}' for name, value in row.figures.items())
-        lines.append(f'| {row.section} | {row.name} | {row.dtype} | {1 / row.seconds:.4g} | {spread} | '
-                     f'{row.ratio:.2f} | {share} | {memory} | {found} |')
+        lines.append(
+            f'| {row.section} | {row.name} | {row.dtype} | {1 / row.seconds:.4g} | {spread} | '
+            f'{row.ratio:.2f} | {share} | {memory} | {found} |'
+        )
     return '\n'.join(lines)

@@ -1,19 +1,29 @@
 """The release's pre-training step from public parts: plain attention, a bias gathered anew, boolean indexing."""
+
 import timm
 import torch
 from mmpretrain.models.selfsup.cae import DALLEEncoder
-from torch import Tensor, nn
+from torch import nn, Tensor
 
 
 class ReleasesModel(nn.Module):
     """timm's BEiT with its attention written out and one shared bias table, a mask token and a head; MMPretrain's
-    encoder as the tokenizer."""
+    encoder as the tokenizer.
+    """
 
     def __init__(self, width: int, depth: int, heads: int, n_hid: int):
         super().__init__()
         self.trunk = timm.create_model(
-            'beit_base_patch16_224', embed_dim=width, depth=depth, num_heads=heads, drop_path_rate=0.1,
-            use_rel_pos_bias=False, use_shared_rel_pos_bias=True, global_pool='', num_classes=0)
+            'beit_base_patch16_224',
+            embed_dim=width,
+            depth=depth,
+            num_heads=heads,
+            drop_path_rate=0.1,
+            use_rel_pos_bias=False,
+            use_shared_rel_pos_bias=True,
+            global_pool='',
+            num_classes=0,
+        )
         for block in self.trunk.blocks:
             block.attn.fused_attn = False
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width))

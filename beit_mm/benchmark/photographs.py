@@ -1,6 +1,6 @@
 """Photographs of the data sets' sizes, made from two that scikit-learn carries, with label maps if wanted."""
+
 from pathlib import Path
-from typing import List, Tuple
 
 import numpy as np
 from PIL import Image
@@ -10,9 +10,10 @@ NUM_LABELS = 151  # ADE20K's classes, and 0 for what has none
 COARSENESS = 4  # pixels per step of a region's edge
 
 
-def write_photographs(folder: Path, count: int = 16, size: Tuple[int, int] = (500, 375)) -> List[Path]:
+def write_photographs(folder: Path, count: int = 16, size: tuple[int, int] = (500, 375)) -> list[Path]:
     """JPEG files of (width, height), by default ImageNet's, about 50 KB each."""
     from sklearn.datasets import load_sample_images
+
     photographs = [Image.fromarray(image) for image in load_sample_images().images]
     paths = []
     for index in range(count):
@@ -23,14 +24,14 @@ def write_photographs(folder: Path, count: int = 16, size: Tuple[int, int] = (50
     return paths
 
 
-def write_scenes(folder: Path, count: int = 16, size: Tuple[int, int] = (683, 512)) -> List[Path]:
+def write_scenes(folder: Path, count: int = 16, size: tuple[int, int] = (683, 512)) -> list[Path]:
     """Photographs, each with a PNG of the same name: large regions of 150 classes and of none, as ADE20K's."""
     paths = write_photographs(folder, count, size)
     rng = np.random.default_rng(0)
-    rows, columns = np.mgrid[:size[1]:COARSENESS, :size[0]:COARSENESS]
+    rows, columns = np.mgrid[: size[1] : COARSENESS, : size[0] : COARSENESS]
     for path in paths:
         middles = rng.uniform((0, 0), size[::-1], (NUM_REGIONS, 2))
-        distances = (rows[..., None] - middles[:, 0])**2 + (columns[..., None] - middles[:, 1])**2
+        distances = (rows[..., None] - middles[:, 0]) ** 2 + (columns[..., None] - middles[:, 1]) ** 2
         labels = rng.integers(0, NUM_LABELS, NUM_REGIONS)[distances.argmin(axis=-1)].astype(np.uint8)
         Image.fromarray(labels).resize(size, Image.NEAREST).save(path.with_suffix('.png'))
     return paths

@@ -1,22 +1,22 @@
 """Pre-training steps with a tokenizer, of recipes at a given size."""
+
 from types import SimpleNamespace
-from typing import List, Tuple
 
 import mmpretrain
 import torch
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmpretrain.registry import MODELS
-from torch import Tensor, nn
+from torch import nn, Tensor
 
 import beit_mm
+from beit_mm.models import MaskedImageModel
+from beit_mm.registry import MODELS as OUR_MODELS
 
-from ..models import MaskedImageModel
-from ..registry import MODELS as OUR_MODELS
 from .limits import compare_steps
 from .measuring import Row
 from .peers import ReleasesModel
-from .steps import LEARNING_RATE, Step, build_hosts_wrapper, build_wrapper, device, per_dtype, recipe, training_step
+from .steps import build_hosts_wrapper, build_wrapper, device, LEARNING_RATE, per_dtype, recipe, Step, training_step
 
 HOSTS_RECIPE = 'beit/beit_beit-base-p16_8xb256-amp-coslr-300e_in1k.py'
 # The release: torch's AdamW over two groups, those with decay and those without; float16 with a scaler on a GPU.
@@ -25,8 +25,9 @@ RELEASES_OPTIMISER = Config(dict(default_scope='mmpretrain', optim_wrapper=dict(
     optimizer=dict(type='AdamW', lr=LEARNING_RATE, weight_decay=0.05))))  # yapf: disable
 
 
-def our_model(width: int, depth: int, n_hid: int, encode_dtype: str = 'float32',
-              compiled: bool = False) -> Tuple[MaskedImageModel, Config]:
+def our_model(
+    width: int, depth: int, n_hid: int, encode_dtype: str = 'float32', compiled: bool = False
+) -> tuple[MaskedImageModel, Config]:
     """Ours and its recipe.
 
     Args:
@@ -35,26 +36,29 @@ def our_model(width: int, depth: int, n_hid: int, encode_dtype: str = 'float32',
     """
     config = recipe(beit_mm, 'beit_pretrain.py')
     config.model.backbone.update(embed_dim=width, depth=depth, num_heads=width // 64, compile_blocks=compiled)
-    config.model.target.tokenizer.update(init_cfg=None, n_hid=n_hid, encode_dtype=encode_dtype,
-                                         compile_encoder=compiled)
+    config.model.target.tokenizer.update(
+        init_cfg=None, n_hid=n_hid, encode_dtype=encode_dtype, compile_encoder=compiled
+    )
     config.model.target.own_stream = compiled
     with DefaultScope.overwrite_default_scope(config.default_scope):
         return OUR_MODELS.build(config.model), config
 
 
-def hosts_model(width: int, depth: int, n_hid: int) -> Tuple[nn.Module, Config]:
+def hosts_model(width: int, depth: int, n_hid: int) -> tuple[nn.Module, Config]:
     """MMPretrain's and its recipe."""
     config = recipe(mmpretrain, HOSTS_RECIPE)
-    config.model.backbone.arch = dict(embed_dims=width, num_layers=depth, num_heads=width // 64,
-                                      feedforward_channels=4 * width)
+    config.model.backbone.arch = dict(
+        embed_dims=width, num_layers=depth, num_heads=width // 64, feedforward_channels=4 * width
+    )
     config.model.head.embed_dims = width
     config.model.target_generator = dict(type='DALL-E', n_hid=n_hid)
     with DefaultScope.overwrite_default_scope(config.default_scope):
         return MODELS.build(config.model), config
 
 
-def compare_pretraining(rounds: int = 3, batch: int = 8, depth: int = 12, width: int = 768,
-                        n_hid: int = 256) -> List[Row]:
+def compare_pretraining(
+    rounds: int = 3, batch: int = 8, depth: int = 12, width: int = 768, n_hid: int = 256
+) -> list[Row]:
     """A pre-training step at 224 x 224 with the tokenizer at 112 x 112.
 
     Args:
@@ -69,25 +73,30 @@ def compare_pretraining(rounds: int = 3, batch: int = 8, depth: int = 12, width:
     if device() == 'cuda':
         half = dict(dtype='auto', encode_dtype='auto')
         candidates.update({'ours, half-precision tokenizer': half, 'the same, compiled': dict(half, compiled=True)})
-    steps = {name: _our_step((width, depth, n_hid), (images, views, mask), **options)
-             for name, options in candidates.items()}
+    steps = {
+        name: _our_step((width, depth, n_hid), (images, views, mask), **options) for name, options in candidates.items()
+    }
     release = ReleasesModel(width, depth, width // 64, n_hid)
-    steps['the release\'s steps'] = training_step(release, lambda: release(images, views, mask),
-                                                  build_hosts_wrapper(release, RELEASES_OPTIMISER))
+    steps["the release's steps"] = training_step(
+        release, lambda: release(images, views, mask), build_hosts_wrapper(release, RELEASES_OPTIMISER)
+    )
     steps['MMPretrain'] = _hosts_step(hosts_model(width, depth, n_hid), images, views, mask)
-    return compare_steps(f'pre-training step, width {width}, depth {depth}, tokenizer {n_hid}, {batch} images', steps,
-                         rounds, batch)
+    return compare_steps(
+        f'pre-training step, width {width}, depth {depth}, tokenizer {n_hid}, {batch} images', steps, rounds, batch
+    )
 
 
-def _our_step(sizes: Tuple[int, int, int], inputs: Tuple[Tensor, Tensor, Tensor], dtype: str, **options) -> Step:
+def _our_step(sizes: tuple[int, int, int], inputs: tuple[Tensor, Tensor, Tensor], dtype: str, **options) -> Step:
     model, config = our_model(*sizes, **options)
-    return training_step(model, lambda: model.parse_losses(model(*inputs, mode='loss'))[0],
-                         build_wrapper(model, config, dtype))
+    return training_step(
+        model, lambda: model.parse_losses(model(*inputs, mode='loss'))[0], build_wrapper(model, config, dtype)
+    )
 
 
-def _hosts_step(built: Tuple[nn.Module, Config], images: Tensor, views: Tensor, mask: Tensor) -> Step:
+def _hosts_step(built: tuple[nn.Module, Config], images: Tensor, views: Tensor, mask: Tensor) -> Step:
     model, config = built
     samples = [SimpleNamespace(mask=one) for one in mask]
     mapped = 0.8 * views + 0.1  # which its preprocessor gives
-    return training_step(model, lambda: model.parse_losses(model.loss([images, mapped], samples))[0],
-                         build_hosts_wrapper(model, config))
+    return training_step(
+        model, lambda: model.parse_losses(model.loss([images, mapped], samples))[0], build_hosts_wrapper(model, config)
+    )

@@ -1,11 +1,12 @@
 """How the cost of ours grows with images, batch, depth and processes."""
+
 import json
 import os
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import List, Optional, Sequence
 
 import torch
 import torch.distributed as dist
@@ -13,15 +14,21 @@ from mmengine.model import MMDistributedDataParallel
 from torch import multiprocessing
 
 from .limits import compare_steps
-from .measuring import Row, as_rows, wait_for_device
-from .steps import Step, build_wrapper, computing_dtype, device, dtype_name
+from .measuring import as_rows, Row, wait_for_device
+from .steps import build_wrapper, computing_dtype, device, dtype_name, Step
 from .trunks import classifier_step, our_classifier
 
 SIZES = (224, 288, 384, 512, 640)
 
 
-def compare_scaling(rounds: int = 3, batch: Optional[int] = None, width: int = 192, depth: int = 12,
-                    sizes: Sequence[int] = SIZES, processes: Sequence[int] = (1, 2)) -> List[Row]:
+def compare_scaling(
+    rounds: int = 3,
+    batch: int | None = None,
+    width: int = 192,
+    depth: int = 12,
+    sizes: Sequence[int] = SIZES,
+    processes: Sequence[int] = (1, 2),
+) -> list[Row]:
     """Fine-tuning steps of ours; all times are per image, ratios to the first of a kind.
 
     Args:
@@ -46,11 +53,23 @@ def compare_scaling(rounds: int = 3, batch: Optional[int] = None, width: int = 1
 
     depths = {f'{count} blocks': count for count in (max(depth // 2, 1), depth, 2 * depth)}
     steps = {name: _step(width, count, sizes[0], 2 * batch) for name, count in depths.items()}
-    rows += compare_steps(f'scaling: depth, width {width}, {sizes[0]} x {sizes[0]}, {2 * batch} images', steps, rounds,
-                          2 * batch, same_work=False)
+    rows += compare_steps(
+        f'scaling: depth, width {width}, {sizes[0]} x {sizes[0]}, {2 * batch} images',
+        steps,
+        rounds,
+        2 * batch,
+        same_work=False,
+    )
     del steps
-    return rows + _compare_processes(f'scaling: processes, {what}, {sizes[0]} x {sizes[0]}, {2 * batch} images in each',
-                                     rounds, 2 * batch, width, depth, sizes[0], processes)
+    return rows + _compare_processes(
+        f'scaling: processes, {what}, {sizes[0]} x {sizes[0]}, {2 * batch} images in each',
+        rounds,
+        2 * batch,
+        width,
+        depth,
+        sizes[0],
+        processes,
+    )
 
 
 def _step(width: int, depth: int, size: int, batch: int) -> Step:
@@ -58,8 +77,9 @@ def _step(width: int, depth: int, size: int, batch: int) -> Step:
     return classifier_step(model, build_wrapper(model, config), batch, size)
 
 
-def _compare_processes(section: str, rounds: int, batch: int, width: int, depth: int, size: int,
-                       processes: Sequence[int]) -> List[Row]:
+def _compare_processes(
+    section: str, rounds: int, batch: int, width: int, depth: int, size: int, processes: Sequence[int]
+) -> list[Row]:
     """Images per second of all processes together, and its share of as many times one process.
 
     On a CPU every process has its share of the threads when all run, also when it runs alone.
@@ -68,24 +88,48 @@ def _compare_processes(section: str, rounds: int, batch: int, width: int, depth:
         processes = [count for count in processes if count <= torch.cuda.device_count()]
     threads = max(torch.get_num_threads() // max(processes), 1)
     with tempfile.TemporaryDirectory() as folder:
-        multiprocessing.spawn(_train, (folder, threads, processes, rounds, batch, width, depth, size),
-                              nprocs=max(processes))
+        multiprocessing.spawn(
+            _train, (folder, threads, processes, rounds, batch, width, depth, size), nprocs=max(processes)
+        )
         times = json.loads((Path(folder) / 'seconds.json').read_text())
-    rows = as_rows(section, {f'{count} processes' if count > 1 else '1 process': seconds
-                             for count, seconds in zip(processes, times)}, {})
-    return [replace(row, dtype=dtype_name(computing_dtype()), figures={} if count == processes[0] else {
-        f'share of {count / processes[0]:g} times the first': processes[0] / count / row.ratio})
-        for count, row in zip(processes, rows)]
+    rows = as_rows(
+        section,
+        {f'{count} processes' if count > 1 else '1 process': seconds for count, seconds in zip(processes, times)},
+        {},
+    )
+    return [
+        replace(
+            row,
+            dtype=dtype_name(computing_dtype()),
+            figures={}
+            if count == processes[0]
+            else {f'share of {count / processes[0]:g} times the first': processes[0] / count / row.ratio},
+        )
+        for count, row in zip(processes, rows)
+    ]
 
 
-def _train(rank: int, folder: str, threads: int, processes: Sequence[int], rounds: int, batch: int, width: int,
-           depth: int, size: int) -> None:
+def _train(
+    rank: int,
+    folder: str,
+    threads: int,
+    processes: Sequence[int],
+    rounds: int,
+    batch: int,
+    width: int,
+    depth: int,
+    size: int,
+) -> None:
     """One of the processes; those beyond a number wait until it is done. The first writes the seconds per image."""
     torch.set_num_threads(threads)
     if device() == 'cuda':
         torch.cuda.set_device(rank)
-    dist.init_process_group('nccl' if device() == 'cuda' else 'gloo', init_method=f'file://{folder}/meeting',
-                            rank=rank, world_size=max(processes))
+    dist.init_process_group(
+        'nccl' if device() == 'cuda' else 'gloo',
+        init_method=f'file://{folder}/meeting',
+        rank=rank,
+        world_size=max(processes),
+    )
     times = []
     for count in processes:
         group = dist.new_group(range(count))
@@ -103,7 +147,7 @@ def _train(rank: int, folder: str, threads: int, processes: Sequence[int], round
     os._exit(0)  # the interpreter's shutdown can abort in torch's threads, see engine/launch.py
 
 
-def _seconds(step: Step, rounds: int, group: dist.ProcessGroup) -> List[float]:
+def _seconds(step: Step, rounds: int, group: dist.ProcessGroup) -> list[float]:
     """Of an update in every round, after one to warm up; all processes begin and end together."""
     seconds = []
     for _ in range(rounds + 1):

@@ -1,8 +1,9 @@
 """The benchmark's sections, and the sizes they have by default."""
+
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Dict, List, Optional
 
 from .limits import compare_limits
 from .loading import compare_loading
@@ -24,11 +25,12 @@ class Sizes:
         width, depth: of the trunk; a head is 64 wide.
         size: side of an image; segmentation's window, which has a default of its own, if given.
     """
+
     rounds: int = 3
-    batch: Optional[int] = None
-    width: Optional[int] = None
+    batch: int | None = None
+    width: int | None = None
     depth: int = 12
-    size: Optional[int] = None
+    size: int | None = None
 
     def __post_init__(self):
         on_gpu = device() == 'cuda'
@@ -40,12 +42,12 @@ class Sizes:
         self.width = self.width or (768 if on_gpu else 384)
 
 
-def _loading(sizes: Sizes) -> List[Row]:
+def _loading(sizes: Sizes) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         return compare_loading(Path(folder), sizes.rounds)
 
 
-SECTIONS: Dict[str, Callable[[Sizes], List[Row]]] = {
+SECTIONS: dict[str, Callable[[Sizes], list[Row]]] = {
     'limits': lambda s: compare_limits(s.rounds),
     'loading': _loading,
     # A tokenizer as much narrower than OpenAI's (256) as the trunk is than base.

@@ -1,5 +1,6 @@
 """UperNet's test and training step, of recipes at a given size, with the same weights on both sides."""
-from typing import Dict, List, Sequence, Tuple
+
+from collections.abc import Sequence
 
 import mmseg
 import torch
@@ -8,21 +9,21 @@ from mmengine.registry import DefaultScope
 from mmengine.structures import PixelData
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
-from torch import Tensor, nn
+from torch import nn, Tensor
 
 import beit_mm
+from beit_mm.models.weight_layouts import INDEX, LAYOUTS
 
-from ..layouts import INDEX, LAYOUTS
 from .limits import compare_steps
 from .measuring import Row
-from .steps import Step, build_hosts_wrapper, build_wrapper, device, inference, per_dtype, recipe, training_step
+from .steps import build_hosts_wrapper, build_wrapper, device, inference, per_dtype, recipe, Step, training_step
 
 HOSTS_RECIPE = 'beit/beit-base_upernet_8xb2-160k_ade20k-640x640.py'
 MARGIN = 1e-4
-Image = Tuple[Tensor, List[SegDataSample]]
+Image = tuple[Tensor, list[SegDataSample]]
 
 
-def segmentors(size: int, depth: int, width: int) -> Dict[str, Tuple[nn.Module, Config]]:
+def segmentors(size: int, depth: int, width: int) -> dict[str, tuple[nn.Module, Config]]:
     """Ours and MMSegmentation's, same sizes and weights, and their recipes."""
     ours, host = recipe(beit_mm, 'beit_segment.py'), recipe(mmseg, HOSTS_RECIPE)
     heads = width // 64
@@ -56,27 +57,33 @@ def share_weights(ours: nn.Module, host: nn.Module) -> None:
     missing = [name for name in missing if not name.endswith(INDEX)]
     unknown = [name for name in unknown if not name.endswith('grid_size')]
     if missing or unexpected or unknown:
-        raise ValueError(f'MMSegmentation\'s model was expected to take all weights of ours; missing: {missing}, '
-                         f'unknown: {[*unexpected, *unknown]}')
+        raise ValueError(
+            f"MMSegmentation's model was expected to take all weights of ours; missing: {missing}, "
+            f'unknown: {[*unexpected, *unknown]}'
+        )
 
 
-def draw_images(size: int) -> List[Image]:
+def draw_images(size: int) -> list[Image]:
     """Normalised images of ADE20K's shapes: the short side is the window's, the long one as long or a third longer;
-    results are wanted at four fifths of that, as for the usual 512 x 683."""
+    results are wanted at four fifths of that, as for the usual 512 x 683.
+    """
     images = []
     for height, width in ((size, size * 4 // 3), (size, size)):
-        sample = SegDataSample(metainfo=dict(img_shape=(height, width), pad_shape=(height, width),
-                                             ori_shape=(height * 4 // 5, width * 4 // 5)))
+        sample = SegDataSample(
+            metainfo=dict(
+                img_shape=(height, width), pad_shape=(height, width), ori_shape=(height * 4 // 5, width * 4 // 5)
+            )
+        )
         images.append((torch.randn(1, 3, height, width, device=device()), [sample]))
     return images
 
 
-def predictions(model: nn.Module, images: Sequence[Image]) -> List[SegDataSample]:
+def predictions(model: nn.Module, images: Sequence[Image]) -> list[SegDataSample]:
     return [model.predict(pixels, [samples[0].clone()])[0] for pixels, samples in images]
 
 
 @torch.inference_mode()
-def differences(ours: nn.Module, host: nn.Module, images: Sequence[Image]) -> Dict[str, float]:
+def differences(ours: nn.Module, host: nn.Module, images: Sequence[Image]) -> dict[str, float]:
     """How far two models' results are apart in float32.
 
     Returns:
@@ -95,14 +102,17 @@ def differences(ours: nn.Module, host: nn.Module, images: Sequence[Image]) -> Di
             other = (mine.pred_sem_seg.data != theirs.pred_sem_seg.data)[0]
             differing += (other & (highest - second > MARGIN)).sum().item()
     if differing:
-        raise ValueError(f'the class maps of ours and of MMSegmentation must agree wherever the two highest logits are '
-                         f'more than {MARGIN} apart, {differing} pixels differ (largest difference of logits '
-                         f'{largest:.3g})')
+        raise ValueError(
+            f'the class maps of ours and of MMSegmentation must agree wherever the two highest logits are '
+            f'more than {MARGIN} apart, {differing} pixels differ (largest difference of logits '
+            f'{largest:.3g})'
+        )
     return {'largest difference of logits': largest, 'differing pixels': differing}
 
 
-def compare_segmentation(rounds: int = 2, size: int = 640, depth: int = 12, width: int = 768,
-                         batch: int = 2) -> List[Row]:
+def compare_segmentation(
+    rounds: int = 2, size: int = 640, depth: int = 12, width: int = 768, batch: int = 2
+) -> list[Row]:
     """Sliding-window tests of images of ADE20K's shapes in float32, then training steps at the window's size.
 
     Args:
@@ -120,22 +130,27 @@ def compare_segmentation(rounds: int = 2, size: int = 640, depth: int = 12, widt
         model.eval()
     what = f'width {width}, depth {depth}'
     found = differences(*(model for model, _ in models.values()), images)
-    rows = compare_steps(f'UperNet test, window {size}, {what}', {
-        name: inference(predictions, model, images, dtype=torch.float32) for name, (model, _) in models.items()},
-        rounds, len(images))
+    rows = compare_steps(
+        f'UperNet test, window {size}, {what}',
+        {name: inference(predictions, model, images, dtype=torch.float32) for name, (model, _) in models.items()},
+        rounds,
+        len(images),
+    )
     rows[0].figures.update(found)
     batch = max(batch, 2)
     inputs, samples = _labelled(batch, size)
-    steps = {name: _step(*models['ours'], inputs, samples, options['dtype'])
-             for name, options in per_dtype('ours').items()}
+    steps = {
+        name: _step(*models['ours'], inputs, samples, options['dtype']) for name, options in per_dtype('ours').items()
+    }
     steps['MMSegmentation'] = _step(*models['MMSegmentation'], inputs, samples)
     return rows + compare_steps(f'UperNet training step, {size} x {size}, {what}, {batch} images', steps, rounds, batch)
 
 
-def _labelled(batch: int, size: int) -> Tuple[Tensor, List[SegDataSample]]:
+def _labelled(batch: int, size: int) -> tuple[Tensor, list[SegDataSample]]:
     labels = torch.randint(150, (batch, 1, size, size), device=device())
-    samples = [SegDataSample(gt_sem_seg=PixelData(data=label), metainfo=dict(img_shape=(size, size)))
-               for label in labels]
+    samples = [
+        SegDataSample(gt_sem_seg=PixelData(data=label), metainfo=dict(img_shape=(size, size))) for label in labels
+    ]
     return torch.randn(batch, 3, size, size, device=device()), samples
 
 

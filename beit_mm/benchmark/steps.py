@@ -1,20 +1,21 @@
 """Training steps and inference as the hosts' loops do them, on the device at hand."""
+
 import io
+from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Callable, Dict, Optional
 
 import torch
 from mmengine.config import Config
 from mmengine.logging import MMLogger
-from mmengine.optim import AmpOptimWrapper, OptimWrapper, build_optim_wrapper
+from mmengine.optim import AmpOptimWrapper, build_optim_wrapper, OptimWrapper
 from mmengine.registry import DefaultScope
-from torch import Tensor, nn
+from torch import nn, Tensor
 
-from ..engine.deferred_logging import PendingScalars
-from ..engine.optim_wrapper import AutocastOptimWrapper, computes_in_bfloat16
+from beit_mm.engine.hooks.runtime_info_hook import PendingScalars
+from beit_mm.engine.optimizers.autocast_wrapper import AutocastOptimWrapper, computes_in_bfloat16
 
 LEARNING_RATE = 1e-5  # a recipe's would spoil the weights on random images
 
@@ -32,7 +33,7 @@ def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).rpartition('.')[2]
 
 
-def per_dtype(name: str, **options) -> Dict[str, dict]:
+def per_dtype(name: str, **options) -> dict[str, dict]:
     """Candidates of one name in 'auto', and in float32 where that is something else."""
     candidates = {name: dict(options, dtype='auto')}
     if computing_dtype() != torch.float32:
@@ -43,7 +44,9 @@ def per_dtype(name: str, **options) -> Dict[str, dict]:
 @dataclass(frozen=True)
 class Step:
     """What is timed: `run` is one update or one batch, called several times where the device works by itself, so
-    that a step that waits for it is told from one that does not."""
+    that a step that waits for it is told from one that does not.
+    """
+
     run: Callable[[], object]
     dtype: torch.dtype
 
@@ -80,7 +83,8 @@ def build_wrapper(model: nn.Module, config: Config, dtype: str = 'auto') -> Opti
 
 def build_hosts_wrapper(model: nn.Module, config: Config) -> OptimWrapper:
     """A host's recipe's: in float16 with a scaler on a GPU, as its `--amp` has it; float32 on a CPU, where that asserts
-    a GPU."""
+    a GPU.
+    """
     options = config.optim_wrapper.to_dict()
     options.pop('loss_scale', None)
     options['type'] = 'AmpOptimWrapper' if device() == 'cuda' else 'OptimWrapper'
@@ -113,7 +117,7 @@ def _dtype_of(wrapper: OptimWrapper) -> torch.dtype:
     return torch.float32
 
 
-def inference(model: Callable[..., object], *inputs: object, dtype: Optional[torch.dtype] = None) -> Step:
+def inference(model: Callable[..., object], *inputs: object, dtype: torch.dtype | None = None) -> Step:
     """A call without gradients, under autocast to a dtype other than float32; by default what the device has."""
     dtype = dtype or computing_dtype()
 

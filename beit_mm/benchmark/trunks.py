@@ -1,5 +1,4 @@
 """Fine-tuning steps and inference of classifiers, of recipes at a given size."""
-from typing import Dict, List, Tuple
 
 import mmpretrain
 import timm
@@ -10,35 +9,46 @@ from mmengine.registry import DefaultScope
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from timm.optim import create_optimizer_v2
-from torch import Tensor, nn
+from torch import nn, Tensor
 
 import beit_mm
+from beit_mm.engine.optimizers.autocast_wrapper import AutocastOptimWrapper
 
-from ..engine.optim_wrapper import AutocastOptimWrapper
 from .limits import compare_steps
 from .measuring import Row
-from .steps import (LEARNING_RATE, Step, build_hosts_wrapper, build_wrapper, device, inference, per_dtype, recipe,
-                    training_step)
+from .steps import (
+    build_hosts_wrapper,
+    build_wrapper,
+    device,
+    inference,
+    LEARNING_RATE,
+    per_dtype,
+    recipe,
+    Step,
+    training_step,
+)
 
 HOSTS_RECIPE = 'beit/benchmarks/beit-base-p16_8xb128-coslr-100e_in1k.py'
 
 
-def our_classifier(width: int, depth: int, size: int, **backbone) -> Tuple[nn.Module, Config]:
+def our_classifier(width: int, depth: int, size: int, **backbone) -> tuple[nn.Module, Config]:
     """MMPretrain's ImageClassifier with our trunk, and its recipe."""
     config = recipe(beit_mm, 'beit_finetune.py')
     config.model.backbone.update(img_size=size, embed_dim=width, depth=depth, num_heads=width // 64, **backbone)
     return _classifier(config, width)
 
 
-def hosts_classifier(width: int, depth: int, size: int) -> Tuple[nn.Module, Config]:
+def hosts_classifier(width: int, depth: int, size: int) -> tuple[nn.Module, Config]:
     """The same with MMPretrain's BEiTViT."""
     config = recipe(mmpretrain, HOSTS_RECIPE)
-    config.model.backbone.update(img_size=size, arch=dict(
-        embed_dims=width, num_layers=depth, num_heads=width // 64, feedforward_channels=4 * width))
+    config.model.backbone.update(
+        img_size=size,
+        arch=dict(embed_dims=width, num_layers=depth, num_heads=width // 64, feedforward_channels=4 * width),
+    )
     return _classifier(config, width)
 
 
-def _classifier(config: Config, width: int) -> Tuple[nn.Module, Config]:
+def _classifier(config: Config, width: int) -> tuple[nn.Module, Config]:
     config.model.train_cfg = None  # augments images in the data preprocessor
     config.model.head.in_channels = width
     with DefaultScope.overwrite_default_scope(config.default_scope):
@@ -53,7 +63,7 @@ def classifier_step(model: nn.Module, wrapper: OptimWrapper, batch: int, size: i
     return training_step(model, lambda: parse_losses(model(images, samples, mode='loss'))[0], wrapper)
 
 
-def compare_trunks(rounds: int = 3, batch: int = 8, size: int = 224, depth: int = 12, width: int = 768) -> List[Row]:
+def compare_trunks(rounds: int = 3, batch: int = 8, size: int = 224, depth: int = 12, width: int = 768) -> list[Row]:
     """A classifier's fine-tuning step and inference: ours in its variants, timm's (eager) and MMPretrain's.
 
     Args:
@@ -63,11 +73,12 @@ def compare_trunks(rounds: int = 3, batch: int = 8, size: int = 224, depth: int 
         depth, width: of the trunk; a head is 64 wide.
     """
     what = f'{size} x {size}, width {width}, depth {depth}, {batch} images'
-    return (compare_steps(f'fine-tuning step, {what}', _fine_tuning_steps(batch, size, depth, width), rounds, batch)
-            + compare_steps(f'inference, {what}', _inference_steps(batch, size, depth, width), rounds, batch))
+    return compare_steps(
+        f'fine-tuning step, {what}', _fine_tuning_steps(batch, size, depth, width), rounds, batch
+    ) + compare_steps(f'inference, {what}', _inference_steps(batch, size, depth, width), rounds, batch)
 
 
-def _variants() -> Dict[str, dict]:
+def _variants() -> dict[str, dict]:
     variants = {'ours, no bias': dict(use_rel_pos_bias=False)}
     if device() == 'cuda':
         variants['ours, compiled blocks'] = dict(compile_blocks=True)
@@ -75,11 +86,12 @@ def _variants() -> Dict[str, dict]:
 
 
 def _timm(width: int, depth: int, size: int) -> nn.Module:
-    return timm.create_model('beit_base_patch16_224', img_size=size, embed_dim=width, depth=depth,
-                             num_heads=width // 64, drop_path_rate=0.1)
+    return timm.create_model(
+        'beit_base_patch16_224', img_size=size, embed_dim=width, depth=depth, num_heads=width // 64, drop_path_rate=0.1
+    )
 
 
-def _fine_tuning_steps(batch: int, size: int, depth: int, width: int) -> Dict[str, Step]:
+def _fine_tuning_steps(batch: int, size: int, depth: int, width: int) -> dict[str, Step]:
     steps = {}
     variants = dict(_variants(), **{'ours, activation checkpointing': dict(with_cp=True)})
     for name, options in {**per_dtype('ours'), **variants}.items():
@@ -99,14 +111,20 @@ def _timms_step(model: nn.Module, dtype: str, images: Tensor, labels: Tensor) ->
     """With timm's own groups, one per layer and decay."""
     model.to(device())
     optimizer = create_optimizer_v2(model, 'adamw', lr=LEARNING_RATE, weight_decay=0.05, layer_decay=0.65)
-    return training_step(model, lambda: nn.functional.cross_entropy(model(images), labels, label_smoothing=0.1),
-                         AutocastOptimWrapper(dtype, optimizer=optimizer))
+    return training_step(
+        model,
+        lambda: nn.functional.cross_entropy(model(images), labels, label_smoothing=0.1),
+        AutocastOptimWrapper(dtype, optimizer=optimizer),
+    )
 
 
-def _inference_steps(batch: int, size: int, depth: int, width: int) -> Dict[str, Step]:
+def _inference_steps(batch: int, size: int, depth: int, width: int) -> dict[str, Step]:
     images = torch.randn(batch, 3, size, size, device=device())
-    models = {'ours': our_classifier(width, depth, size)[0], 'timm': _timm(width, depth, size),
-              'MMPretrain': hosts_classifier(width, depth, size)[0]}
+    models = {
+        'ours': our_classifier(width, depth, size)[0],
+        'timm': _timm(width, depth, size),
+        'MMPretrain': hosts_classifier(width, depth, size)[0],
+    }
     models.update((name, our_classifier(width, depth, size, **options)[0]) for name, options in _variants().items())
     steps = {}
     for name, model in models.items():

@@ -2,6 +2,7 @@
 
 Importing this package hands MMEngine's CheckpointLoader the same reader, for runners, host tools and inferencers.
 """
+
 from . import sources  # noqa: F401, registers
 from .reading import read_checkpoint
 

@@ -1,9 +1,9 @@
 """Checksums: of a whole file where one is known, and of every part of a file that torch.save wrote."""
+
 import hashlib
 import re
 import zipfile
 from pathlib import Path
-from typing import Optional, Set, Tuple
 from urllib.parse import urlsplit
 
 _CHUNK = 1 << 20  # bytes
@@ -19,7 +19,7 @@ def _as_digest(text: str, where: str) -> str:
     return text.lower()
 
 
-def split_checksum(address: str) -> Tuple[str, Optional[str]]:
+def split_checksum(address: str) -> tuple[str, str | None]:
     """Take the checksum off a path or an address.
 
     Args:
@@ -42,7 +42,7 @@ def split_checksum(address: str) -> Tuple[str, Optional[str]]:
     return (plain, _as_digest(digest, 'sha256= at the end of a checkpoint')) if mark else (address, None)
 
 
-def verify_sha256(path: Path, expected: Optional[str] = None) -> None:
+def verify_sha256(path: Path, expected: str | None = None) -> None:
     """Compare a file with the checksum that is expected and with the one in `NAME.sha256` beside it, if it is there.
 
     Args:
@@ -79,7 +79,7 @@ def checksum_path(path: Path) -> Path:
     return path.with_name(f'{path.name}.sha256')
 
 
-def _read_digests(beside: Path) -> Set[str]:
+def _read_digests(beside: Path) -> set[str]:
     """Checksums of a file as sha256sum writes them: one line, or two while the file is about to be replaced."""
     with beside.open('rb') as file:
         lines = file.read(1000).decode('ascii', 'replace').splitlines() or ['']

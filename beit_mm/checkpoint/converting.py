@@ -1,28 +1,30 @@
 """Weights from any layout that can be read to a file, or folder, of another."""
+
 import math
 import pickle
 import re
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Dict, Iterator, List, Optional, Tuple
 
 import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..layouts import INDEX, LAYOUTS, Layout, kind_of
-from ..models.loading import expand_shared_table
-from ..models.relative_position import Grid, infer_grid, relative_position_index
-from ..whole_file import whole_file
+from beit_mm.models.backbones.relative_position import Grid, infer_grid, relative_position_index
+from beit_mm.models.weight_layouts import INDEX, kind_of, Layout, LAYOUTS
+from beit_mm.models.weights import expand_shared_table
+
 from . import transformers_config
+from .atomic_write import whole_file
 from .mapping import find_beit, to_our_names
 from .sources import read_from_anywhere
 
 TABLE = 'relative_position_bias_table'
 
 
-def convert(source: str, target: str, layout: str, out_indices: Optional[List[int]] = None) -> Iterator[str]:
+def convert(source: str, target: str, layout: str, out_indices: list[int] | None = None) -> Iterator[str]:
     """Convert the weights of a file and say, line by line, what went where.
 
     Args:
@@ -65,8 +67,9 @@ def convert(source: str, target: str, layout: str, out_indices: Optional[List[in
     yield from _lines([(ours, name) for name, ours in moves], unknown)
 
 
-def to_layout(weights: Dict[str, Tensor], layout: Layout, kind: str,
-              grid: Optional[Grid]) -> Tuple[Dict[str, Tensor], List[Tuple[str, str]], List[str]]:
+def to_layout(
+    weights: dict[str, Tensor], layout: Layout, kind: str, grid: Grid | None
+) -> tuple[dict[str, Tensor], list[tuple[str, str]], list[str]]:
     """Our weights as a layout has them; with (theirs, ours) of every tensor, and ours that have no place there.
 
     timm has classifiers only: a shared bias table is copied to every block, a segmentor gives its trunk.
@@ -75,8 +78,10 @@ def to_layout(weights: Dict[str, Tensor], layout: Layout, kind: str,
         ValueError: If the layout has no place for such a model, or must know the grid.
     """
     if grid is None and (layout.keeps_index or layout.name == 'transformers'):
-        raise ValueError(f'the layout {layout.name} needs the grid, which the file does not tell: its tables and '
-                         f'position embeddings fit no square')
+        raise ValueError(
+            f'the layout {layout.name} needs the grid, which the file does not tell: its tables and '
+            f'position embeddings fit no square'
+        )
     if kind not in layout.kinds:
         raise ValueError(f'the layout {layout.name} has a place for {" and ".join(layout.kinds)} weights, got {kind}')
     weights = dict(weights)
@@ -84,8 +89,9 @@ def to_layout(weights: Dict[str, Tensor], layout: Layout, kind: str,
     if layout.name == 'beit_mm' and grid is not None:
         weights['backbone.grid_size'] = torch.tensor(grid)
     if layout.name == 'timm':
-        trunk = {name.removeprefix('backbone.'): weights.pop(name) for name in list(weights)
-                 if name.startswith('backbone.')}
+        trunk = {
+            name.removeprefix('backbone.'): weights.pop(name) for name in list(weights) if name.startswith('backbone.')
+        }
         expand_shared_table(trunk, 1 + max(int(name.split('.')[1]) for name in trunk if name.startswith('blocks.')))
         weights = {**{f'backbone.{name}': tensor for name, tensor in trunk.items()}, **weights}
     theirs, moves, unknown = layout.from_ours(weights, kind)
@@ -98,7 +104,7 @@ def to_layout(weights: Dict[str, Tensor], layout: Layout, kind: str,
     return theirs, moves, unknown
 
 
-def _grid_of(weights: Dict[str, Tensor], content: dict) -> Optional[Grid]:
+def _grid_of(weights: dict[str, Tensor], content: dict) -> Grid | None:
     """From the weights' own record, transformers' configuration, or a square of as many offsets or patches.
 
     None if there is no such square: which sides the grid has is then unknown.
@@ -119,7 +125,7 @@ def _grid_of(weights: Dict[str, Tensor], content: dict) -> Optional[Grid]:
     return grid if grid[0] == grid[1] else None
 
 
-def _write(path: Path, weights: Dict[str, Tensor], layout: Layout, kind: str) -> None:
+def _write(path: Path, weights: dict[str, Tensor], layout: Layout, kind: str) -> None:
     with whole_file(path) as beside:
         if path.suffix == '.safetensors':
             save_file(weights, beside, metadata=dict(format='pt', layout=layout.name, kind=kind))
@@ -143,7 +149,7 @@ def _starred(name: str) -> str:
     return re.sub(r'((?:blocks|layers?|convs|psp_modules)\.)\d+(?=\.)(?!\.(?:0\.)?(?:weight|bias)$)', r'\1*', name)
 
 
-def _lines(moves: List[Tuple[str, str]], unknown: List[str]) -> Iterator[str]:
+def _lines(moves: list[tuple[str, str]], unknown: list[str]) -> Iterator[str]:
     counts = Counter(tuple(map(_starred, move)) for move in moves)
     for (old, new), count in counts.items():
         yield f'  {old} -> {new}' + (f' ({count})' if count > 1 else '')

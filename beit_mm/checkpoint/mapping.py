@@ -3,14 +3,16 @@
 Files of MMPretrain and MMSegmentation keep their names: their own BEiT loads them in the same process, and our models
 rename them while loading. Files of other models pass unchanged.
 """
+
 import re
-from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple
+from collections.abc import Iterator
+from typing import NamedTuple
 
 from mmengine.logging import print_log
 from torch import Tensor
 
-from ..layouts import INDEX, LAYOUTS, OPENMMLAB, READABLE, Layout
-from ..models.relative_position import grid_of_index
+from beit_mm.models.backbones.relative_position import grid_of_index
+from beit_mm.models.weight_layouts import INDEX, Layout, LAYOUTS, OPENMMLAB, READABLE
 
 # Weights that were averaged over the training stand beside the last ones, which the release evaluates.
 _WRAPPERS = ('state_dict', 'model', 'module', 'model_state_dict')
@@ -20,13 +22,14 @@ MAX_UNKNOWN_SHARE = 0.1
 
 class Found(NamedTuple):
     """BEiT's weights in a file: the keys that lead to them, their layout, the prefix of the trunk, the tensors."""
-    wrappers: Tuple[str, ...]
+
+    wrappers: tuple[str, ...]
     layout: Layout
     prefix: str
-    weights: Dict[str, Tensor]
+    weights: dict[str, Tensor]
 
 
-def find_beit(content: dict) -> Optional[Found]:
+def find_beit(content: dict) -> Found | None:
     """The first state dict of a BEiT in what a file holds; None if there is none."""
     for wrappers, weights in _state_dicts(content):
         for prefix, layout in _trunks(weights):
@@ -35,24 +38,26 @@ def find_beit(content: dict) -> Optional[Found]:
     return None
 
 
-def _state_dicts(content: dict, wrappers: Tuple[str, ...] = ()) -> Iterator[Tuple[Tuple[str, ...], dict]]:
-    yield wrappers, {name: value for name, value in content.items()
-                     if isinstance(name, str) and isinstance(value, Tensor)}
+def _state_dicts(content: dict, wrappers: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], dict]]:
+    yield (
+        wrappers,
+        {name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, Tensor)},
+    )
     for key in (*_WRAPPERS, *_AVERAGED):
         if isinstance(content.get(key), dict) and len(wrappers) < 3:
             yield from _state_dicts(content[key], (*wrappers, key))
 
 
-def _trunks(weights: Dict[str, Tensor]) -> Iterator[Tuple[str, Layout]]:
+def _trunks(weights: dict[str, Tensor]) -> Iterator[tuple[str, Layout]]:
     for name, tensor in weights.items():
         for ending, layout in READABLE.items():
             if name == ending or name.endswith(f'.{ending}'):
                 if tensor.ndim == 2 and layout.name == 'release' and tensor.shape[1] == 3 * tensor.shape[0]:
                     layout = LAYOUTS['passl']  # the same names
-                yield name[:-len(ending)], layout
+                yield name[: -len(ending)], layout
 
 
-def _is_beit(weights: Dict[str, Tensor], layout: Layout, prefix: str) -> bool:
+def _is_beit(weights: dict[str, Tensor], layout: Layout, prefix: str) -> bool:
     """Whether the names are a BEiT's: a bias on queries and none on keys, or relative positions with a class token.
 
     EVA-02's may be the same, but its MLP is gated: half as many channels enter its second layer as leave the first.
@@ -66,11 +71,14 @@ def _is_beit(weights: Dict[str, Tensor], layout: Layout, prefix: str) -> bool:
     if first is not None and second is not None and first.shape[0] not in second.shape:
         return False
     endings = ('attn.q_bias', 'attn.q.bias', 'relative_position_bias_table')
-    return ('backbone.cls_token' in ours and any(name.endswith(endings) for name in ours)
-            and unknown <= MAX_UNKNOWN_SHARE * len(weights))
+    return (
+        'backbone.cls_token' in ours
+        and any(name.endswith(endings) for name in ours)
+        and unknown <= MAX_UNKNOWN_SHARE * len(weights)
+    )
 
 
-def to_our_names(found: Found) -> Tuple[Dict[str, Tensor], List[Tuple[str, str]], List[str]]:
+def to_our_names(found: Found) -> tuple[dict[str, Tensor], list[tuple[str, str]], list[str]]:
     """All of the found weights under our names, with what moved and what is unknown, as Layout.to_ours gives them.
 
     The grid is read off a relative position index, if there is one.
@@ -84,7 +92,7 @@ def to_our_names(found: Found) -> Tuple[Dict[str, Tensor], List[Tuple[str, str]]
     return weights, moves, unknown
 
 
-def _drop_padding(weights: Dict[str, Tensor]) -> None:
+def _drop_padding(weights: dict[str, Tensor]) -> None:
     """Drop last blocks of nothing but zeros, which stand in transformers' segmentor for its way of counting."""
     blocks = sorted({int(name.split('.')[2]) for name in weights if name.startswith('backbone.blocks.')}, reverse=True)
     for index in blocks[:-1]:
@@ -118,17 +126,19 @@ def adopt(content: dict, origin: object) -> dict:
         except ValueError as error:
             raise ValueError(f'{origin}: {error}') from error
         weights.update({name: found.weights[name] for name in unknown})
-    if found.wrappers in ((), ('state_dict', )) and list(weights) == list(found.weights):
+    if found.wrappers in ((), ('state_dict',)) and list(weights) == list(found.weights):
         if 'meta' in content:
             return content  # already ours, or a host's own
         # MMSegmentation's init_model asks every file for it.
         return {**(content if found.wrappers else {}), 'state_dict': weights, 'meta': {}}
     if not is_host:
         others = [key for key in (*_WRAPPERS, *_AVERAGED) if key in content and key not in found.wrappers]
-        print_log(f'{origin}: {len(weights)} tensors in the layout "{found.layout.name}" renamed'
-                  + (f'; taken from {".".join(found.wrappers)}, not from {", ".join(others)}' if others else ''),
-                  logger='current')
-    if found.wrappers == ('state_dict', ):  # a run's checkpoint keeps what resuming needs
+        print_log(
+            f'{origin}: {len(weights)} tensors in the layout "{found.layout.name}" renamed'
+            + (f'; taken from {".".join(found.wrappers)}, not from {", ".join(others)}' if others else ''),
+            logger='current',
+        )
+    if found.wrappers == ('state_dict',):  # a run's checkpoint keeps what resuming needs
         return {**content, 'state_dict': weights}
     meta = content.get('meta')
     return dict(state_dict=weights, meta=meta if isinstance(meta, dict) else {})

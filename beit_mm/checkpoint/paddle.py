@@ -2,6 +2,7 @@
 
 The format is that of `_pickle_save` and `_legacy_save` in Paddle's python/paddle/framework/io.py.
 """
+
 import mmap
 import pickle
 from pathlib import Path
@@ -9,13 +10,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .stand_ins import ARRAYS, Array, Dtype, settle
+from .stand_ins import Array, ARRAYS, Dtype, settle
 
 _NAME_TABLE = 'StructuredToParameterName@@'
 _OPCODES = (  # of protocols 2 to 4; not among them: NEWOBJ, EXT and PERSID, which call what others registered
     'PROTO FRAME STOP MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE SHORT_BINUNICODE '
     'BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8 EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST APPEND APPENDS '
-    'EMPTY_DICT GLOBAL STACK_GLOBAL REDUCE BINPUT LONG_BINPUT MEMOIZE BINGET LONG_BINGET').split()
+    'EMPTY_DICT GLOBAL STACK_GLOBAL REDUCE BINPUT LONG_BINPUT MEMOIZE BINGET LONG_BINGET'
+).split()
 
 
 def _encode(text, encoding):

@@ -2,12 +2,12 @@
 
 A pickle may name only what stands in stand_ins.py, and in paddle.py for Paddle's.
 """
+
 import json
 import os
 import re
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Optional
 
 import torch
 from safetensors.torch import load_file
@@ -17,8 +17,12 @@ from .paddle import read_paddle
 from .stand_ins import ALLOWED, HALVES, module_weights, settle
 
 # Of a Hugging Face model folder, in the order in which their library looks for them.
-_FOLDER_FILES = ('model.safetensors', 'model.safetensors.index.json', 'pytorch_model.bin',
-                 'pytorch_model.bin.index.json')
+_FOLDER_FILES = (
+    'model.safetensors',
+    'model.safetensors.index.json',
+    'pytorch_model.bin',
+    'pytorch_model.bin.index.json',
+)
 
 
 @contextmanager
@@ -66,8 +70,11 @@ def _read_file(path, map_location='cpu', sha256=None):
     try:
         if _is_safetensors(path):
             return load_file(path, str(device))
-        content = (read_paddle(path, device) if path.suffix == '.pdparams'
-                   else _unpickle(path, 'cpu' if map_location is None else map_location))
+        content = (
+            read_paddle(path, device)
+            if path.suffix == '.pdparams'
+            else _unpickle(path, 'cpu' if map_location is None else map_location)
+        )
         if not isinstance(content, dict):
             raise ValueError(f'a {type(content).__name__} in the place of a dict')
         _drop_config_texts(content)
@@ -107,7 +114,7 @@ def _read_shards(index, map_location):
     return weights
 
 
-def find_weights(path: Path) -> Optional[Path]:
+def find_weights(path: Path) -> Path | None:
     """The file itself, or the one of a Hugging Face model folder that leads to its weights; None if there is none."""
     candidates = [path / name for name in _FOLDER_FILES] if path.is_dir() else [path]
     return next((candidate for candidate in candidates if candidate.is_file()), None)
@@ -122,7 +129,7 @@ def _read_folder(folder, map_location):
     return dict(state_dict=weights, meta=dict(hf_config=_read_json(config))) if config.is_file() else weights
 
 
-def read_checkpoint(path: str, map_location='cpu', sha256: Optional[str] = None) -> dict:
+def read_checkpoint(path: str, map_location='cpu', sha256: str | None = None) -> dict:
     """Read weights: safetensors, Paddle's `.pdparams`, OpenAI's pickled tokenizer halves, what torch.save wrote, or a
     Hugging Face model folder.
 

@@ -2,21 +2,22 @@
 
 On import, all of MMEngine's schemes are registered anew, for runners, host tools and inferencers.
 """
+
 from http.client import HTTPException
 from pathlib import Path
-from typing import Dict, Optional, Tuple
 from urllib.parse import urlsplit
 
 import torch
 from mmengine import dist, fileio
-from mmengine.runner import CheckpointLoader, checkpoint as host
+from mmengine.runner import checkpoint as host
+from mmengine.runner import CheckpointLoader
 
 from .checksums import ChecksumMismatch, split_checksum
 from .mapping import adopt
 from .reading import read_checkpoint
 
 
-def _download(url: str, sha256: Optional[str]) -> Tuple[Path, bool]:
+def _download(url: str, sha256: str | None) -> tuple[Path, bool]:
     """MMEngine's order (rank 0 first) and torch.hub's cache; the path there, and whether it is new.
 
     A known checksum becomes part of the name, so that files of one name from two places are kept apart.
@@ -38,7 +39,7 @@ def _download(url: str, sha256: Optional[str]) -> Tuple[Path, bool]:
     return path, is_new
 
 
-def _read_download(url: str, map_location, sha256: Optional[str]) -> dict:
+def _read_download(url: str, map_location, sha256: str | None) -> dict:
     path, is_new = _download(url, sha256)
     try:
         return read_checkpoint(path, map_location, sha256)
@@ -48,7 +49,7 @@ def _read_download(url: str, map_location, sha256: Optional[str]) -> dict:
         raise
 
 
-def _look_up(models: Dict[str, str], name: str) -> str:
+def _look_up(models: dict[str, str], name: str) -> str:
     if name not in models:
         raise ValueError(f'a checkpoint must be one of the {len(models)} that MMEngine knows, got {name}')
     return models[name]

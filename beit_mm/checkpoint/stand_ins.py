@@ -3,6 +3,7 @@
 The real classes of MMEngine and NumPy would call what a file plants in their states or take its bytes for pointers;
 stand-ins take those states, and ``settle`` replaces them by what was built.
 """
+
 import argparse
 import re
 
@@ -51,7 +52,7 @@ class Module:
 
 
 # The two halves of OpenAI's tokenizer, each pickled as a whole; `prefix` is where it stands in ours.
-HALVES = Encoder, Decoder = tuple(type('Half', (Module, ), {'prefix': prefix}) for prefix in ('encoder.', 'decoder.'))
+HALVES = Encoder, Decoder = tuple(type('Half', (Module,), {'prefix': prefix}) for prefix in ('encoder.', 'decoder.'))
 _OneCycle = type('_OneCycle', (), {})
 _FUNCTIONS = {  # that honest states carry: a buffer's statistics (_History drops them), a schedule's curve (arithmetic)
     _History: (HistoryBuffer, 'min', 'max', 'current', 'mean'),
@@ -59,7 +60,7 @@ _FUNCTIONS = {  # that honest states carry: a buffer's statistics (_History drop
 
 
 def _getattr(owner, name):
-    real, *names = _FUNCTIONS.get(owner, (None, )) if isinstance(owner, type) else (None, )
+    real, *names = _FUNCTIONS.get(owner, (None,)) if isinstance(owner, type) else (None,)
     if name not in names:
         raise ValueError(f'a pickle may take no attribute of a {type(owner).__name__}')
     return getattr(real, name)

@@ -1,22 +1,25 @@
 """The folder that transformers opens: its configuration for weights of ours, and the file of weights beside it."""
+
 import json
 import os
 import re
 from pathlib import Path
-from typing import Dict, List, Optional, Tuple
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-CLASSES = dict(pretrain='BeitForMaskedImageModeling', classify='BeitForImageClassification',
-               segment='BeitForSemanticSegmentation', trunk='BeitModel')
+CLASSES = dict(
+    pretrain='BeitForMaskedImageModeling',
+    classify='BeitForImageClassification',
+    segment='BeitForSemanticSegmentation',
+    trunk='BeitModel',
+)
 OUT_INDICES = {12: (3, 5, 7, 11), 24: (7, 11, 15, 23)}  # of the release's segmentors
 HEAD_WIDTH = 64  # of every released model, where no bias table tells the number of heads
 
 
-def build(weights: Dict[str, Tensor], kind: str, grid: Tuple[int, int],
-          out_indices: Optional[List[int]] = None) -> dict:
+def build(weights: dict[str, Tensor], kind: str, grid: tuple[int, int], out_indices: list[int] | None = None) -> dict:
     """The content of config.json for weights under our names.
 
     Args:
@@ -34,21 +37,31 @@ def build(weights: Dict[str, Tensor], kind: str, grid: Tuple[int, int],
     table = next((tensor for name, tensor in weights.items() if name.endswith('relative_position_bias_table')), None)
     image_size = [side * patch_size for side in grid]
     if grid[0] != grid[1] and table is not None:
-        raise ValueError(f"transformers reads the bias tables of grids that are not square with the sides exchanged, "
-                         f'got {grid[0]} x {grid[1]} patches')
+        raise ValueError(
+            f'transformers reads the bias tables of grids that are not square with the sides exchanged, '
+            f'got {grid[0]} x {grid[1]} patches'
+        )
     config = dict(
-        architectures=[CLASSES[kind]], model_type='beit', hidden_size=width, num_hidden_layers=depth,
+        architectures=[CLASSES[kind]],
+        model_type='beit',
+        hidden_size=width,
+        num_hidden_layers=depth,
         num_attention_heads=max(width // HEAD_WIDTH, 1) if table is None else table.shape[1],
-        intermediate_size=weights['backbone.blocks.0.mlp.fc1.weight'].shape[0], hidden_act='gelu',
-        layer_norm_eps=1e-6, image_size=image_size[0] if image_size[0] == image_size[1] else image_size,
-        patch_size=patch_size, num_channels=channels,
+        intermediate_size=weights['backbone.blocks.0.mlp.fc1.weight'].shape[0],
+        hidden_act='gelu',
+        layer_norm_eps=1e-6,
+        image_size=image_size[0] if image_size[0] == image_size[1] else image_size,
+        patch_size=patch_size,
+        num_channels=channels,
         use_mask_token='backbone.mask_token' in weights,
         use_absolute_position_embeddings='backbone.pos_embed' in weights,
         use_relative_position_bias='backbone.blocks.0.attn.relative_position_bias_table' in weights,
         use_shared_relative_position_bias='backbone.rel_pos_bias.relative_position_bias_table' in weights,
         layer_scale_init_value=0.1 if 'backbone.blocks.0.gamma_1' in weights else 0.0,
-        use_mean_pooling=kind == 'pretrain' or 'backbone.norm.weight' not in weights, drop_path_rate=0.1,
-        dtype=str(patch.dtype).removeprefix('torch.'))
+        use_mean_pooling=kind == 'pretrain' or 'backbone.norm.weight' not in weights,
+        drop_path_rate=0.1,
+        dtype=str(patch.dtype).removeprefix('torch.'),
+    )
     if kind == 'pretrain':
         config['vocab_size'] = len(weights['lm_head.weight'])
     elif kind == 'classify':
@@ -63,15 +76,18 @@ def _labels(count: int) -> dict:
     return dict(id2label=names, label2id={name: int(index) for index, name in names.items()})
 
 
-def _segmentor(weights: Dict[str, Tensor], depth: int, width: int, out_indices: Optional[List[int]]) -> dict:
+def _segmentor(weights: dict[str, Tensor], depth: int, width: int, out_indices: list[int] | None) -> dict:
     channels = len(weights['decode_head.conv_seg.weight'][0])
     pools = sum(re.fullmatch(r'decode_head\.psp_modules\.\d+\.1\.conv\.weight', name) is not None for name in weights)
     if channels != width or pools != 4:
-        raise ValueError(f'transformers has UperNet with as many channels as the trunk, {width}, and four pooled maps, '
-                         f'got {channels} channels and {pools} maps')
+        raise ValueError(
+            f'transformers has UperNet with as many channels as the trunk, {width}, and four pooled maps, '
+            f'got {channels} channels and {pools} maps'
+        )
     if out_indices is None and depth not in OUT_INDICES:
-        raise ValueError(f'the blocks that the segmentor reads (--out-indices) must be named for a trunk of {depth} '
-                         f'blocks, got none')
+        raise ValueError(
+            f'the blocks that the segmentor reads (--out-indices) must be named for a trunk of {depth} blocks, got none'
+        )
     out_indices = out_indices or OUT_INDICES[depth]
     convolutions = [name for name in weights if re.fullmatch(r'auxiliary_head\.convs\.\d+\.conv\.weight', name)]
     auxiliary = weights.get('auxiliary_head.conv_seg.weight')
@@ -79,24 +95,31 @@ def _segmentor(weights: Dict[str, Tensor], depth: int, width: int, out_indices: 
         **_labels(len(weights['decode_head.conv_seg.weight'])),
         # transformers takes the input of block i - 1, from 0, for an index i, so the output of the last block has no
         # index: see `padding`.
-        num_hidden_layers=depth + 1, out_indices=[index + 2 for index in out_indices], pool_scales=[1, 2, 3, 6],
+        num_hidden_layers=depth + 1,
+        out_indices=[index + 2 for index in out_indices],
+        pool_scales=[1, 2, 3, 6],
         use_auxiliary_head=auxiliary is not None,
         auxiliary_channels=256 if auxiliary is None else auxiliary.shape[1],
         auxiliary_num_convs=len(convolutions) or 1,
-        auxiliary_concat_input='auxiliary_head.conv_cat.conv.weight' in weights)
+        auxiliary_concat_input='auxiliary_head.conv_cat.conv.weight' in weights,
+    )
 
 
-def padding(weights: Dict[str, Tensor]) -> Dict[str, Tensor]:
+def padding(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """One more block of zeros, under transformers' names: it passes on what it gets, so that its input, the output of
-    the last block, has an index."""
+    the last block, has an index.
+    """
     blocks = [re.match(r'(.*encoder\.layer\.)(\d+)(\..*)', name) for name in weights]
     blocks = [match for match in blocks if match]
     last = max(int(match[2]) for match in blocks)
-    return {f'{match[1]}{last + 1}{match[3]}': torch.zeros_like(weights[match[0]])
-            for match in blocks if int(match[2]) == last}
+    return {
+        f'{match[1]}{last + 1}{match[3]}': torch.zeros_like(weights[match[0]])
+        for match in blocks
+        if int(match[2]) == last
+    }
 
 
-def write(folder: str, weights: Dict[str, Tensor], config: dict) -> None:
+def write(folder: str, weights: dict[str, Tensor], config: dict) -> None:
     """Write config.json and model.safetensors to a folder that appears when both are complete."""
     folder = Path(folder)
     beside = folder.with_name(f'.{folder.name}.{os.getpid()}')

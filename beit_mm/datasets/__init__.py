@@ -6,25 +6,45 @@
   images. RandomResizedCrop names what resizes `resize_backend`.
 - A data set too large for folders gives `img_bytes` in place of a file at `img_path`; LoadImage takes either.
 """
-from .augmentation import RandAugment, RandomErasing
+
 from .bad_images import BadImage, BadImages
 from .class_folders import ClassFolders
-from .color_jitter import DrawColorJitter
 from .digits import DigitScenes
-from .geometry import RandomFlip, RandomResizedCrop, TwoViewRandomResizedCrop
-from .huggingface_images import HuggingFaceImages
-from .keyed_dataset import KeyedDataset
-from .label_maps import LoadAnnotations
-from .loading import LoadImage
-from .masking import BlockwiseMaskGenerator, RandomMaskGenerator
-from .packing import PackInputs, PackSegInputs, PackTwoViews
-from .preprocessor import ClsDataPreprocessor, SegDataPreProcessor, TwoViewPreprocessor
-from .sampling import KeyedSampler
-from .segmentation import PhotoMetricDistortion, RandomCrop
-from .webdataset_shards import WebDatasetShards
+from .huggingface import HuggingFaceImages
+from .samplers import KeyedSampler
+from .seeded_dataset import KeyedDataset
+from .transforms.augmentation import RandAugment, RandomErasing
+from .transforms.color import DrawColorJitter
+from .transforms.crops import RandomFlip, RandomResizedCrop, TwoViewRandomResizedCrop
+from .transforms.formatting import PackInputs, PackSegInputs, PackTwoViews
+from .transforms.label_maps import LoadAnnotations
+from .transforms.loading import LoadImage
+from .transforms.masking import BlockwiseMaskGenerator, RandomMaskGenerator
+from .transforms.segmentation import PhotoMetricDistortion, RandomCrop
+from .webdataset import WebDatasetShards
 
-__all__ = ['BadImage', 'BadImages', 'BlockwiseMaskGenerator', 'ClassFolders', 'ClsDataPreprocessor', 'DigitScenes',
-           'DrawColorJitter', 'HuggingFaceImages', 'KeyedDataset', 'KeyedSampler', 'LoadAnnotations', 'LoadImage',
-           'PackInputs', 'PackSegInputs', 'PackTwoViews', 'PhotoMetricDistortion', 'RandAugment', 'RandomCrop',
-           'RandomErasing', 'RandomFlip', 'RandomMaskGenerator', 'RandomResizedCrop', 'SegDataPreProcessor',
-           'TwoViewPreprocessor', 'TwoViewRandomResizedCrop', 'WebDatasetShards']
+__all__ = [
+    'BadImage',
+    'BadImages',
+    'BlockwiseMaskGenerator',
+    'ClassFolders',
+    'DigitScenes',
+    'DrawColorJitter',
+    'HuggingFaceImages',
+    'KeyedDataset',
+    'KeyedSampler',
+    'LoadAnnotations',
+    'LoadImage',
+    'PackInputs',
+    'PackSegInputs',
+    'PackTwoViews',
+    'PhotoMetricDistortion',
+    'RandAugment',
+    'RandomCrop',
+    'RandomErasing',
+    'RandomFlip',
+    'RandomMaskGenerator',
+    'RandomResizedCrop',
+    'TwoViewRandomResizedCrop',
+    'WebDatasetShards',
+]

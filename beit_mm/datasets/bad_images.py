@@ -1,13 +1,15 @@
 """Images that cannot be read: in training they are listed, replaced and bounded."""
+
 import fcntl
 import os
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Iterator, List, Union
+from typing import Any
 
 from torch.utils.data import Dataset
 
-from .sampling import derive_seed, seed_generators
+from .samplers import derive_seed, seed_generators
 
 MAX_ATTEMPTS = 100  # for one sample; only a training that allows nearly all images to be bad comes so far
 NUM_SHOWN = 3
@@ -44,7 +46,7 @@ class BadImages:
         max_share: of the images that may be on the list.
     """
 
-    def __init__(self, num_images: int, list_path: Union[str, Path], max_share: float = 0.001):
+    def __init__(self, num_images: int, list_path: str | Path, max_share: float = 0.001):
         if not 0 <= max_share <= 1:
             raise ValueError(f'max_share must lie in 0 to 1, got {max_share}')
         self.num_images = num_images
@@ -75,7 +77,7 @@ class BadImages:
                 bad = error
         raise ValueError(f'{MAX_ATTEMPTS} images in place of sample {index} cannot be read, the last: {bad}')
 
-    def names(self) -> List[str]:
+    def names(self) -> list[str]:
         """Names on the list, the first first, each once."""
         try:
             with open(self.list_path, encoding='utf-8', errors='surrogateescape', newline='\n') as file:
@@ -90,9 +92,10 @@ class BadImages:
             raise ValueError(
                 f'{len(names)} of {self.num_images} images cannot be read, {len(names) / self.num_images:.2%}, and at '
                 f'most {self.max_share:.2%} may be: {shown}; all are in {self.list_path}. Mend or remove them and '
-                f'delete the list, or allow a larger share. The last: {bad}')
+                f'delete the list, or allow a larger share. The last: {bad}'
+            )
 
-    def _append(self, name: str, reason: str) -> List[str]:
+    def _append(self, name: str, reason: str) -> list[str]:
         """All names on the list after this one has come to it."""
         self.list_path.parent.mkdir(parents=True, exist_ok=True)
         with open(self.list_path, 'a+', encoding='utf-8', errors='surrogateescape', newline='\n') as file:
@@ -107,5 +110,5 @@ class BadImages:
         return names
 
 
-def _first_fields(lines: Iterator[str]) -> List[str]:
+def _first_fields(lines: Iterator[str]) -> list[str]:
     return list(dict.fromkeys(line.rstrip('\n').split('\t')[0] for line in lines))

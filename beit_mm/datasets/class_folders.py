@@ -1,10 +1,9 @@
 """A folder of images per class, labelled by the folders' names."""
-from typing import List, Tuple
 
 from mmpretrain.datasets import CustomDataset
 from mmpretrain.datasets.custom import find_folders, get_samples
 
-from ..registry import DATASETS
+from beit_mm.registry import DATASETS
 
 
 @DATASETS.register_module()
@@ -23,19 +22,22 @@ class ClassFolders(CustomDataset):
         ValueError: If a folder is none of the classes, or there is no image.
     """
 
-    def _find_samples(self) -> List[Tuple[str, int]]:
+    def _find_samples(self) -> list[tuple[str, int]]:
         if not self.with_label:
             return super()._find_samples()
         folders = [name for name in find_folders(self.img_prefix)[0] if not name.startswith('.')]
         classes = list(self.CLASSES or folders)
         unknown = [name for name in folders if name not in classes]
         if unknown:
-            raise ValueError(f'folders in {self.img_prefix} must be named as the classes ({", ".join(classes)}), got '
-                             f'{", ".join(unknown)}')
+            raise ValueError(
+                f'folders in {self.img_prefix} must be named as the classes ({", ".join(classes)}), got '
+                f'{", ".join(unknown)}'
+            )
         self._metainfo['classes'] = tuple(classes)
         self.folder_to_idx = {name: classes.index(name) for name in folders}
         samples, _ = get_samples(self.img_prefix, self.folder_to_idx, self.is_valid_file)
         if not samples:
-            raise ValueError(f'the class folders in {self.img_prefix} must hold images ({", ".join(self.extensions)}), '
-                             f'got none')
+            raise ValueError(
+                f'the class folders in {self.img_prefix} must hold images ({", ".join(self.extensions)}), got none'
+            )
         return samples

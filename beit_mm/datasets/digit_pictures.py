@@ -1,8 +1,10 @@
 """Pictures of real handwritten digits over photographs, made from files that scikit-learn carries."""
+
 import colorsys
 import hashlib
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import List, NamedTuple, Sequence, Tuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -32,9 +34,10 @@ TRAIN_COLUMNS = 480  # of 640: what is right of it is the background of validati
 
 class Sources(NamedTuple):
     """Digits (1797, 8, 8) float32 in [0, 1], labels (1797,) int64, RGB photos (427 x 640), sha256 of them all."""
+
     digits: np.ndarray
     labels: np.ndarray
-    photos: Tuple[Image.Image, ...]
+    photos: tuple[Image.Image, ...]
     sha256: str
 
 
@@ -42,6 +45,7 @@ class Sources(NamedTuple):
 def load_sources() -> Sources:
     """Load scikit-learn's digits and its two photographs."""
     from sklearn.datasets import load_digits, load_sample_image  # only needed where the data is made
+
     digits, labels = load_digits().images, load_digits().target
     photos = [load_sample_image(name) for name in ('china.jpg', 'flower.jpg')]
     content = hashlib.sha256()
@@ -50,8 +54,14 @@ def load_sources() -> Sources:
     return Sources((digits / 16).astype(np.float32), labels, tuple(map(Image.fromarray, photos)), content.hexdigest())
 
 
-def render(rng: np.random.Generator, split: str, digits: Sequence[int], size: int,
-           share: Tuple[float, float], max_shift: float = 1.0) -> Tuple[np.ndarray, np.ndarray]:
+def render(
+    rng: np.random.Generator,
+    split: str,
+    digits: Sequence[int],
+    size: int,
+    share: tuple[float, float],
+    max_shift: float = 1.0,
+) -> tuple[np.ndarray, np.ndarray]:
     """Draw digits over a random crop of a photograph.
 
     Args:
@@ -68,10 +78,9 @@ def render(rng: np.random.Generator, split: str, digits: Sequence[int], size: in
     sources = load_sources()
     image = _background(rng, sources.photos, split, size) * np.float32(rng.uniform(*BACKGROUND_BRIGHTNESS))
     colours = [_bright_colour(rng) for _ in digits]
-    alphas: List[np.ndarray] = []
+    alphas: list[np.ndarray] = []
     for index in digits:
-        alphas.append(_place(rng, _enlarge(sources.digits[index], size * rng.uniform(*share)), size, alphas,
-                             max_shift))
+        alphas.append(_place(rng, _enlarge(sources.digits[index], size * rng.uniform(*share)), size, alphas, max_shift))
 
     behind = [np.average(_luminance(image), weights=alpha) for alpha in alphas]
     dim = min((_luminance(colour) - MIN_CONTRAST) / max(level, 1e-6) for colour, level in zip(colours, behind))
@@ -124,18 +133,19 @@ def _enlarge(ink: np.ndarray, longer_side: float) -> np.ndarray:
 
 def _trim(values: np.ndarray) -> np.ndarray:
     rows, columns = np.nonzero(values)
-    return values[rows.min():rows.max() + 1, columns.min():columns.max() + 1]
+    return values[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
 
 
-def _place(rng: np.random.Generator, opacity: np.ndarray, size: int, earlier: Sequence[np.ndarray],
-           max_shift: float) -> np.ndarray:
+def _place(
+    rng: np.random.Generator, opacity: np.ndarray, size: int, earlier: Sequence[np.ndarray], max_shift: float
+) -> np.ndarray:
     """Put (h, w) opacity at a random place of a (size, size) canvas that hides little of the earlier canvases."""
     best, least = None, np.inf
     for _ in range(PLACEMENTS):
         slack = ((size - side) / 2 for side in opacity.shape)
         y, x = (round(free + min(free, max_shift * size) * rng.uniform(-1, 1)) for free in slack)
         canvas = np.zeros((size, size), dtype=np.float32)
-        canvas[y:y + opacity.shape[0], x:x + opacity.shape[1]] = opacity
+        canvas[y : y + opacity.shape[0], x : x + opacity.shape[1]] = opacity
         overlap = max(((canvas * other).sum() / other.sum() for other in earlier), default=0)
         if overlap < least:
             best, least = canvas, overlap

@@ -3,20 +3,22 @@
 One folder is for pre-training and classification, one for segmentation. Training and validation share no digit and no
 photograph region.
 """
+
 import colorsys
 import json
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Callable, Dict, List, Optional, Union
 
 import numpy as np
 from mmseg.datasets import ADE20KDataset
 from PIL import Image
 
-from ..registry import DATASETS
+from beit_mm.registry import DATASETS
+
 from . import digit_pictures
-from .digit_pictures import DIGIT_SHARE, FOLD, MAX_SHIFT, SCENE_DIGIT_SHARE, SECOND_DIGIT_CHANCE, load_sources, render
+from .digit_pictures import DIGIT_SHARE, FOLD, load_sources, MAX_SHIFT, render, SCENE_DIGIT_SHARE, SECOND_DIGIT_CHANCE
 
 CLASSES = tuple(f'digit_{digit}' for digit in range(10))
 SCENE_CLASSES = ('background', *(f'digit {digit}' for digit in range(10)))
@@ -26,13 +28,15 @@ STAMP = '.digits.json'
 @DATASETS.register_module()
 class DigitScenes(ADE20KDataset):
     """What ``write_segmentation`` writes, read as ADE20K is: ``.jpg``, ``.png``, label 0 unlabelled, 11 classes."""
+
     METAINFO = dict(
         classes=SCENE_CLASSES,
-        palette=[[60, 60, 60]] + [[round(255 * part) for part in colorsys.hsv_to_rgb(digit / 10, 0.8, 1.0)]
-                                  for digit in range(10)])
+        palette=[[60, 60, 60]]
+        + [[round(255 * part) for part in colorsys.hsv_to_rgb(digit / 10, 0.8, 1.0)] for digit in range(10)],
+    )
 
 
-def split_digits(labels: np.ndarray, limit: Optional[int] = None) -> Dict[str, List[List[int]]]:
+def split_digits(labels: np.ndarray, limit: int | None = None) -> dict[str, list[list[int]]]:
     """Split the digits of every class, the third of every five to validation.
 
     Args:
@@ -51,11 +55,13 @@ def split_digits(labels: np.ndarray, limit: Optional[int] = None) -> Dict[str, L
     classes = [np.flatnonzero(labels == digit)[:limit].tolist() for digit in range(10)]
     return dict(
         train=[[index for place, index in enumerate(own) if place % FOLD != first] for own in classes],
-        val=[own[first::FOLD] for own in classes])
+        val=[own[first::FOLD] for own in classes],
+    )
 
 
-def write_classification(root: Union[str, Path], seed: int = 0, size: int = 96, renders: int = 2,
-                         limit: Optional[int] = None) -> Dict[str, int]:
+def write_classification(
+    root: str | Path, seed: int = 0, size: int = 96, renders: int = 2, limit: int | None = None
+) -> dict[str, int]:
     """Write one digit per picture in ImageNet's layout, for ``mmpretrain.datasets.ImageNet``.
 
     ``train/digit_3/00012_0.jpg`` is render 0 of digit 12 of scikit-learn's set. ``meta/train.txt`` and ``meta/val.txt``
@@ -76,16 +82,17 @@ def write_classification(root: Union[str, Path], seed: int = 0, size: int = 96, 
     """
     _check_at_least(1, renders=renders)
 
-    def write(folder: Path) -> Dict[str, int]:
-        lists: Dict[str, List[str]] = dict(train=[], val=[], train_10=[])
+    def write(folder: Path) -> dict[str, int]:
+        lists: dict[str, list[str]] = dict(train=[], val=[], train_10=[])
         for split, pools in split_digits(load_sources().labels, limit).items():
             for label, pool in enumerate(pools):
                 (folder / split / CLASSES[label]).mkdir(parents=True)
                 for place, index in enumerate(pool):
                     for copy in range(renders if split == 'train' else 1):
                         name = f'{CLASSES[label]}/{index:05d}_{copy}.jpg'
-                        image, _ = render(_generator(seed, 0, split, index, copy), split, [index], size, DIGIT_SHARE,
-                                          MAX_SHIFT)
+                        image, _ = render(
+                            _generator(seed, 0, split, index, copy), split, [index], size, DIGIT_SHARE, MAX_SHIFT
+                        )
                         _save_jpeg(image, folder / split / name)
                         lists[split].append(f'{name} {label}\n')
                         if split == 'train' and place < 10 and copy == 0:
@@ -98,8 +105,9 @@ def write_classification(root: Union[str, Path], seed: int = 0, size: int = 96, 
     return _write_once(root, dict(kind='classification', seed=seed, size=size, renders=renders, limit=limit), write)
 
 
-def write_segmentation(root: Union[str, Path], seed: int = 0, size: int = 96, num_train: int = 1200, num_val: int = 200,
-                       limit: Optional[int] = None) -> Dict[str, int]:
+def write_segmentation(
+    root: str | Path, seed: int = 0, size: int = 96, num_train: int = 1200, num_val: int = 200, limit: int | None = None
+) -> dict[str, int]:
     """Write scenes of one or two digits in ADE20K's layout, for ``DigitScenes``.
 
     ``annotations/training/00012.png`` labels ``images/training/00012.jpg``: 0 unlabelled (a thin border around digits),
@@ -117,7 +125,7 @@ def write_segmentation(root: Union[str, Path], seed: int = 0, size: int = 96, nu
     """
     _check_at_least(1, num_train=num_train, num_val=num_val)
 
-    def write(folder: Path) -> Dict[str, int]:
+    def write(folder: Path) -> dict[str, int]:
         splits = split_digits(load_sources().labels, limit)
         for split, place, count in (('train', 'training', num_train), ('val', 'validation', num_val)):
             images, annotations = folder / 'images' / place, folder / 'annotations' / place
@@ -154,7 +162,7 @@ def _check_at_least(least: int, **values: int) -> None:
             raise ValueError(f'{name} must be at least {least}, got {value}')
 
 
-def _write_once(root: Union[str, Path], arguments: dict, write: Callable[[Path], Dict[str, int]]) -> Dict[str, int]:
+def _write_once(root: str | Path, arguments: dict, write: Callable[[Path], dict[str, int]]) -> dict[str, int]:
     """Fill ``root`` and stamp it, or return the summary of an equal stamp.
 
     The files are made beside ``root`` and moved there whole, so that an interrupted run leaves no half-filled folder.
@@ -162,8 +170,11 @@ def _write_once(root: Union[str, Path], arguments: dict, write: Callable[[Path],
     _check_at_least(32, size=arguments['size'])
     _check_at_least(0, seed=arguments['seed'])
     root = Path(root).resolve()
-    constants = {name: value for name, value in vars(digit_pictures).items()
-                 if name.isupper() and isinstance(value, (int, float, tuple))}
+    constants = {
+        name: value
+        for name, value in vars(digit_pictures).items()
+        if name.isupper() and isinstance(value, (int, float, tuple))
+    }
     # Through JSON, so that tuples compare equal to the lists read back.
     recipe = json.loads(json.dumps(dict(arguments, **constants, sources=load_sources().sha256)))
     if root.exists() and not root.is_dir():

@@ -2,9 +2,10 @@
 
 MMEngine's own data sets keep a dict per sample, hundreds of bytes; here a sample costs what its store says, a few.
 """
+
 import copy
 from abc import ABC, abstractmethod
-from typing import List, Optional, Sequence, Tuple, Union
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -22,13 +23,13 @@ class ImageStore(ABC):
         labels: int (num_rows,), or None without labels.
     """
 
-    def __init__(self, num_rows: int, labels: Optional[np.ndarray] = None):
+    def __init__(self, num_rows: int, labels: np.ndarray | None = None):
         self._num_rows = num_rows
         self._labels = None if labels is None else torch.from_numpy(np.array(labels, dtype=np.int32))
-        self._rows: Optional[torch.Tensor] = None  # all, in the store's order
+        self._rows: torch.Tensor | None = None  # all, in the store's order
 
     @abstractmethod
-    def read(self, row: int) -> Tuple[bytes, str]:
+    def read(self, row: int) -> tuple[bytes, str]:
         """The encoded image of a row of the store, and a name that tells where it lies.
 
         Raises:
@@ -36,7 +37,7 @@ class ImageStore(ABC):
         """
 
     @property
-    def labels(self) -> Optional[np.ndarray]:
+    def labels(self) -> np.ndarray | None:
         """int32, one for each selected image; None without labels."""
         if self._labels is None:
             return None
@@ -105,7 +106,7 @@ class EncodedImageDataset(BaseDataset):
         """int32 (n,). Raises ValueError without labels, as get_cat_ids does."""
         return self._labelled_store().labels
 
-    def get_cat_ids(self, idx: int) -> List[int]:
+    def get_cat_ids(self, idx: int) -> list[int]:
         return [self._labelled_store().label(idx)]
 
     def _labelled_store(self) -> ImageStore:
@@ -114,7 +115,7 @@ class EncodedImageDataset(BaseDataset):
         self.full_init()
         return self.data_list
 
-    def extra_repr(self) -> List[str]:
+    def extra_repr(self) -> list[str]:
         return [f'With label: \t{self.with_label}']
 
     def _check_labels(self, store: ImageStore) -> None:
@@ -126,10 +127,12 @@ class EncodedImageDataset(BaseDataset):
             row = int(wrong[0])
             found = 'none' if labels[row] < 0 else labels[row]
             limit = '0 or more' if num_classes is None else f'0 to {last} to fit {num_classes} class names'
-            raise ValueError(f'{store.read(row)[1]}: the label must be {limit}, got {found} (so have {len(wrong)} of '
-                             f'{len(labels)} images); with_label=False reads images alone')
+            raise ValueError(
+                f'{store.read(row)[1]}: the label must be {limit}, got {found} (so have {len(wrong)} of '
+                f'{len(labels)} images); with_label=False reads images alone'
+            )
 
-    def _get_unserialized_subset(self, indices: Union[int, Sequence[int]]) -> ImageStore:
+    def _get_unserialized_subset(self, indices: int | Sequence[int]) -> ImageStore:
         positions = np.arange(len(self.data_list))
         if isinstance(indices, int):
             positions = positions[:indices] if indices >= 0 else positions[indices:]

@@ -1,15 +1,17 @@
 """Single images for inference: read from wherever they are, brought to a size, normalised as a model wants them."""
+
 from pathlib import Path
-from typing import NamedTuple, Tuple, Union
+from typing import NamedTuple, Union
 
 import mmcv
 import numpy as np
 import torch
 from PIL import Image, ImageOps
-from torch import Tensor, nn
+from torch import nn, Tensor
+
+from beit_mm.datasets.transforms.loading import LoadImage, SIMPLEJPEG
 
 from .bad_images import BadImage
-from .loading import SIMPLEJPEG, LoadImage
 
 MAX_RATIO = 4
 Source = Union[str, Path, np.ndarray, Image.Image]
@@ -17,9 +19,10 @@ Source = Union[str, Path, np.ndarray, Image.Image]
 
 class InputFormat(NamedTuple):
     """How a model wants its images: channels in this order ('RGB' or 'BGR'), 0 to 255, less mean, over std."""
+
     channel_order: str
-    mean: Tuple[float, ...]
-    std: Tuple[float, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
 
 
 def read_image(source: Source) -> np.ndarray:
@@ -59,12 +62,14 @@ def _upper_eight_bits(picture: Image.Image) -> np.ndarray:
     """uint8 (H, W) of a picture of mode I;16, or I, as older Pillow opens 16 bits."""
     values = np.asarray(picture)
     if picture.mode == 'F' or not 0 <= values.min() <= values.max() < 2**16:
-        raise ValueError(f'it must have 8 or 16 bits per channel, got mode {picture.mode} with values '
-                         f'{values.min()} to {values.max()}')
+        raise ValueError(
+            f'it must have 8 or 16 bits per channel, got mode {picture.mode} with values '
+            f'{values.min()} to {values.max()}'
+        )
     return (values >> 8).astype(np.uint8)
 
 
-def sides_for(size: Tuple[int, int], short_side: int, multiple: int) -> Tuple[int, int]:
+def sides_for(size: tuple[int, int], short_side: int, multiple: int) -> tuple[int, int]:
     """Height and width of about the same ratio whose shorter is short_side, both rounded to a multiple, at least one.
 
     The longer is at most MAX_RATIO times the shorter, so the ratio of a banner changes: attention is quadratic in it.
@@ -73,7 +78,7 @@ def sides_for(size: Tuple[int, int], short_side: int, multiple: int) -> Tuple[in
     return tuple(max(round(min(side * scale, MAX_RATIO * short_side) / multiple), 1) * multiple for side in size)
 
 
-def resize_image(image: np.ndarray, size: Tuple[int, int]) -> np.ndarray:
+def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """An image (h, w, 3) at another size (H, W), bicubic as in the recipes' evaluation."""
     return mmcv.imresize(image, size[::-1], interpolation='bicubic', backend='pillow')
 
@@ -87,7 +92,7 @@ def input_format(model: nn.Module) -> InputFormat:
     return InputFormat('RGB' if converts else 'BGR', _numbers(mean, 0.0), _numbers(std, 1.0))
 
 
-def _numbers(buffer, default: float) -> Tuple[float, ...]:
+def _numbers(buffer, default: float) -> tuple[float, ...]:
     return (default,) * 3 if buffer is None else tuple(buffer.flatten().tolist())
 
 

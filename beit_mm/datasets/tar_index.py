@@ -1,13 +1,15 @@
 """Where the images of a tar shard in webdataset's layout lie, so that any of them can be read at any time."""
+
 import json
 import os
 import re
 import tarfile
 import zipfile
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
-from typing import Iterator, NamedTuple, Optional, Sequence, Tuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -25,6 +27,7 @@ class ShardIndex(NamedTuple):
 
     16 bytes per image.
     """
+
     offsets: np.ndarray
     sizes: np.ndarray
     labels: np.ndarray
@@ -48,8 +51,10 @@ def index_shard(path: str, image_keys: Sequence[str], label_key: str) -> ShardIn
                 members = {extension: member for _, extension, member in entries}
                 image = next((members[key] for key in image_keys if key in members), None)
                 if image is None:
-                    raise ValueError(f'{path}: the sample {sample} must have an image ({", ".join(image_keys)}), got '
-                                     f'{", ".join(members)}')
+                    raise ValueError(
+                        f'{path}: the sample {sample} must have an image ({", ".join(image_keys)}), got '
+                        f'{", ".join(members)}'
+                    )
                 offsets.append(image.offset_data)
                 sizes.append(image.size)
                 labels.append(_read_label(file.fileno(), members.get(label_key)))
@@ -61,7 +66,7 @@ def index_shard(path: str, image_keys: Sequence[str], label_key: str) -> ShardIn
     return ShardIndex(np.array(offsets, np.int64), np.array(sizes, np.int32), np.array(labels, np.int32))
 
 
-def _members(tar: tarfile.TarFile) -> Iterator[Tuple[str, str, tarfile.TarInfo]]:
+def _members(tar: tarfile.TarFile) -> Iterator[tuple[str, str, tarfile.TarInfo]]:
     """Sample, extension and header of every member that belongs to a sample."""
     for member in tar:
         parts = MEMBER.match(member.name)
@@ -69,14 +74,14 @@ def _members(tar: tarfile.TarFile) -> Iterator[Tuple[str, str, tarfile.TarInfo]]
             yield parts[1], parts[2].lower(), member
 
 
-def _read_label(descriptor: int, member: Optional[tarfile.TarInfo]) -> int:
+def _read_label(descriptor: int, member: tarfile.TarInfo | None) -> int:
     if member is None or member.size > MAX_LABEL_SIZE:
         return -1
     digits = os.pread(descriptor, member.size, member.offset_data).strip()
     return int(digits) if digits.isdigit() else -1
 
 
-def cached_index(path: str, image_keys: Sequence[str], label_key: str, cache_dir: Optional[str]) -> ShardIndex:
+def cached_index(path: str, image_keys: Sequence[str], label_key: str, cache_dir: str | None) -> ShardIndex:
     """The same, from a file that an earlier call has left, as long as the shard has not changed since.
 
     Args:
@@ -100,7 +105,7 @@ def cached_index(path: str, image_keys: Sequence[str], label_key: str, cache_dir
     return index
 
 
-def cache_path(path: str, cache_dir: Optional[str]) -> Optional[Path]:
+def cache_path(path: str, cache_dir: str | None) -> Path | None:
     """The file of a shard's index, None without a folder for it."""
     return None if cache_dir is None else Path(path).parent / cache_dir / f'{Path(path).name}.npz'
 

@@ -1,22 +1,33 @@
-"""Training parts: optimiser wrapper and groups, hooks, metrics, launching."""
-from .annealing import AnnealHook
-from .checkpoint_hook import VerifiedCheckpointHook
-from .deferred_logging import DeferredRuntimeInfoHook
-from .fully_sharded import FullyShardedStrategy
-from .knn_hook import KNNHook
-from .layer_decay import LayerDecayOptimWrapperConstructor
-from .linear_probe import LinearProbeAccuracy, TrainableOptimWrapperConstructor
-from .logger_hook import MainProcessLoggerHook
-from .loops import EpochTrainLoop, IterTrainLoop
-from .metrics import MaskedTokenAccuracy, TokenizerMetric
-from .optim_wrapper import AutocastOptimWrapper
-from .pictures_hook import PicturesHook
-from .report_hook import ReportHook
-from .segmentation_metric import IoUMetric
-from .stop_hook import StopOnSignalHook
-from .weights_check import CheckWeightsHook
+"""Training: hooks, optimizer wrapper and parameter groups, loops, launching."""
 
-__all__ = ['AnnealHook', 'AutocastOptimWrapper', 'CheckWeightsHook', 'DeferredRuntimeInfoHook', 'EpochTrainLoop',
-           'FullyShardedStrategy', 'IoUMetric', 'IterTrainLoop', 'KNNHook', 'LayerDecayOptimWrapperConstructor',
-           'LinearProbeAccuracy', 'MainProcessLoggerHook', 'MaskedTokenAccuracy', 'PicturesHook', 'ReportHook',
-           'StopOnSignalHook', 'TokenizerMetric', 'TrainableOptimWrapperConstructor', 'VerifiedCheckpointHook']
+from .hooks.anneal_hook import AnnealHook
+from .hooks.check_weights_hook import CheckWeightsHook
+from .hooks.checkpoint_hook import VerifiedCheckpointHook
+from .hooks.knn_hook import KNNHook
+from .hooks.logger_hook import MainProcessLoggerHook
+from .hooks.pictures_hook import PicturesHook
+from .hooks.report_hook import ReportHook
+from .hooks.runtime_info_hook import DeferredRuntimeInfoHook
+from .hooks.stop_hook import StopOnSignalHook
+from .optimizers.autocast_wrapper import AutocastOptimWrapper
+from .optimizers.constructors import LayerDecayOptimWrapperConstructor, TrainableOptimWrapperConstructor
+from .runners.fully_sharded import FullyShardedStrategy
+from .runners.loops import EpochTrainLoop, IterTrainLoop
+
+__all__ = [
+    'AnnealHook',
+    'AutocastOptimWrapper',
+    'CheckWeightsHook',
+    'DeferredRuntimeInfoHook',
+    'EpochTrainLoop',
+    'FullyShardedStrategy',
+    'IterTrainLoop',
+    'KNNHook',
+    'LayerDecayOptimWrapperConstructor',
+    'MainProcessLoggerHook',
+    'PicturesHook',
+    'ReportHook',
+    'StopOnSignalHook',
+    'TrainableOptimWrapperConstructor',
+    'VerifiedCheckpointHook',
+]

@@ -1,5 +1,6 @@
 """Models as files for other programs: ONNX, torch.export and safetensors, each compared with the model it came from."""
-from .exporting import Report, export
+
+from .exporting import export, Report
 from .formats import FORMATS
 from .parts import PARTS
 

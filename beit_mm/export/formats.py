@@ -1,39 +1,46 @@
 """The kinds of files: how each is written, and how it is run again to see that it is right."""
+
 import copy
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Callable, Dict, NamedTuple, Optional, Tuple
+from typing import NamedTuple
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
-from ..checkpoint import read_checkpoint
-from ..layouts import kind_of
+from beit_mm.checkpoint import read_checkpoint
+from beit_mm.models.weight_layouts import kind_of
+
 from .parts import Outputs, Part, Segmentor
 
 METADATA_FILE = 'metadata.json'  # inside of a .pt2 file
 MAX_ONNX_BYTES = 2**31 - 1  # of a protocol buffer
-Run = Callable[[Tensor], Tuple[Tensor, ...]]
+Run = Callable[[Tensor], tuple[Tensor, ...]]
 
 
 class Choices(NamedTuple):
     """Of a graph: how many images it takes, None for any number, and the operator set of ONNX, None for others."""
-    batch: Optional[int]
-    opset: Optional[int]
+
+    batch: int | None
+    opset: int | None
 
 
-def write_onnx(part: Part, images: Tensor, path: Path, metadata: Dict[str, str], choices: Choices) -> None:
+def write_onnx(part: Part, images: Tensor, path: Path, metadata: dict[str, str], choices: Choices) -> None:
     """One file, with the metadata in `metadata_props`; its input is `images`, its outputs the part's output_names."""
     import onnx
+
     traced = trace(part, images, choices.batch)
     num_bytes = sum(tensor.nbytes for tensor in traced.state_dict.values())
     if num_bytes > MAX_ONNX_BYTES:
-        raise ValueError(f'an ONNX file must be under 2 GiB, got a model of {num_bytes / 2**30:.1f} GiB; export it to '
-                         f'.pt2')
-    program = torch.onnx.export(traced, (), dynamo=True, opset_version=choices.opset,
-                                output_names=list(part.output_names), verbose=False)
+        raise ValueError(
+            f'an ONNX file must be under 2 GiB, got a model of {num_bytes / 2**30:.1f} GiB; export it to .pt2'
+        )
+    program = torch.onnx.export(
+        traced, (), dynamo=True, opset_version=choices.opset, output_names=list(part.output_names), verbose=False
+    )
     proto = program.model_proto
     for node in proto.graph.node:
         del node.metadata_props[:]  # stack traces, with the paths of this machine
@@ -45,6 +52,7 @@ def run_onnx(part: Part, path: Path) -> Run:
     """Check a file and open it in ONNX Runtime on the CPU."""
     import onnx
     import onnxruntime
+
     onnx.checker.check_model(str(path))
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
@@ -52,7 +60,7 @@ def run_onnx(part: Part, path: Path) -> Run:
     return lambda images: tuple(map(torch.from_numpy, session.run(None, dict(images=images.numpy()))))
 
 
-def write_pt2(part: Part, images: Tensor, path: Path, metadata: Dict[str, str], choices: Choices) -> None:
+def write_pt2(part: Part, images: Tensor, path: Path, metadata: dict[str, str], choices: Choices) -> None:
     """A program of torch.export, with the metadata in its extra file METADATA_FILE."""
     torch.export.save(trace(part, images, choices.batch), path, extra_files={METADATA_FILE: json.dumps(metadata)})
 
@@ -62,7 +70,7 @@ def run_pt2(part: Part, path: Path) -> Run:
     return lambda images: as_tuple(program(images))
 
 
-def write_safetensors(part: Part, images: Tensor, path: Path, metadata: Dict[str, str], choices: Choices) -> None:
+def write_safetensors(part: Part, images: Tensor, path: Path, metadata: dict[str, str], choices: Choices) -> None:
     """Weights under our names, tables and position embeddings at the grid of the size."""
     weights = part.weights()
     save_file(weights, path, metadata=dict(format='pt', layout='beit_mm', kind=kind_of(weights), **metadata))
@@ -77,7 +85,8 @@ def run_safetensors(part: Part, path: Path) -> Run:
 
 class Format(NamedTuple):
     """How a kind of file is written, and opened to be run; whether it holds a graph or weights alone."""
-    write: Callable[[Part, Tensor, Path, Dict[str, str], Choices], None]
+
+    write: Callable[[Part, Tensor, Path, dict[str, str], Choices], None]
     run: Callable[[Part, Path], Run]
     is_graph: bool
 
@@ -89,7 +98,7 @@ FORMATS = {
 }
 
 
-def trace(part: Part, images: Tensor, batch: Optional[int]) -> ExportedProgram:
+def trace(part: Part, images: Tensor, batch: int | None) -> ExportedProgram:
     """A part as a program of torch.export, for as many images as given or, if batch is None, for any number."""
     if isinstance(part, Segmentor):
         part.module.auxiliary_head = None  # serves training alone
@@ -99,5 +108,5 @@ def trace(part: Part, images: Tensor, batch: Optional[int]) -> ExportedProgram:
     return torch.export.export(part, (images,), dynamic_shapes=shapes, strict=False)
 
 
-def as_tuple(outputs: Outputs) -> Tuple[Tensor, ...]:
+def as_tuple(outputs: Outputs) -> tuple[Tensor, ...]:
     return (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)

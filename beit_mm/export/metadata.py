@@ -1,21 +1,25 @@
 """What an exported file says of itself: strings, lists and dicts among them as JSON."""
+
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from ..checkpoint.checksums import sha256_of
-from ..datasets.images import input_format
-from ..engine.config_parts import innermost_dataset
-from ..version import __version__
+from beit_mm.checkpoint.checksums import sha256_of
+from beit_mm.config.parts import innermost_dataset
+from beit_mm.datasets.images import input_format
+from beit_mm.version import __version__
+
 from .parts import Part
 
 
-def describe(model: nn.Module, name: str, part: Part, size: Tuple[int, int], num_outputs: int,
-             weights: Optional[str] = None) -> Dict[str, str]:
+def describe(
+    model: nn.Module, name: str, part: Part, size: tuple[int, int], num_outputs: int, weights: str | None = None
+) -> dict[str, str]:
     """Meta data of an exported part.
 
     Args:
@@ -33,10 +37,18 @@ def describe(model: nn.Module, name: str, part: Part, size: Tuple[int, int], num
         `test_cfg` as the config has them, `weights` and `weights_sha256`.
     """
     trunk = part.trunk
-    told: Dict[str, Any] = dict(
-        beit_mm_version=__version__, torch_version=torch.__version__, part=name, image_size=size,
-        patch_size=trunk.patch_embed.patch_size, grid=trunk.grid, embed_dim=trunk.embed_dim, depth=len(trunk.blocks),
-        num_heads=trunk.blocks[0].attn.num_heads, outputs=part.output_names)
+    told: dict[str, Any] = dict(
+        beit_mm_version=__version__,
+        torch_version=torch.__version__,
+        part=name,
+        image_size=size,
+        patch_size=trunk.patch_embed.patch_size,
+        grid=trunk.grid,
+        embed_dim=trunk.embed_dim,
+        depth=len(trunk.blocks),
+        num_heads=trunk.blocks[0].attn.num_heads,
+        outputs=part.output_names,
+    )
     if getattr(model, 'data_preprocessor', None) is not None:
         wanted = input_format(model)
         told.update(channel_order=wanted.channel_order, mean=_short(wanted.mean), std=_short(wanted.std))
@@ -53,12 +65,12 @@ def describe(model: nn.Module, name: str, part: Part, size: Tuple[int, int], num
     return {key: value if isinstance(value, str) else json.dumps(value, default=str) for key, value in told.items()}
 
 
-def _short(values: Sequence[float]) -> List[float]:
+def _short(values: Sequence[float]) -> list[float]:
     """Numbers of float32 with no more digits than they have: 123.675, not 123.67500305175781."""
     return [float(str(np.float32(value))) for value in values]
 
 
-def _of_config(cfg: dict, name: str) -> Dict[str, Any]:
+def _of_config(cfg: dict, name: str) -> dict[str, Any]:
     """How the config reads images and, for a segmentor, places its windows."""
     told = dict(test_pipeline=(innermost_dataset(cfg.get('test_dataloader')) or {}).get('pipeline'))
     if name == 'segmentor':

@@ -1,18 +1,18 @@
 """What of a model is exported: its classifier, its trunk or its segmentor, at one image size."""
+
 import copy
-from typing import Dict, Optional, Tuple, Union
 
 import torch
 from mmpretrain.models import ImageClassifier
 from mmseg.models.segmentors import EncoderDecoder
-from torch import Tensor, nn
+from torch import nn, Tensor
 
-from ..models.backbone import BEiT
-from ..models.linear_probe import LinearProbeHead
-from ..models.loading import resize_position_embedding
-from ..models.relative_position import Grid, expand_bias
+from beit_mm.models.backbones.beit import BEiT
+from beit_mm.models.backbones.relative_position import expand_bias, Grid
+from beit_mm.models.classifiers.linear_probe import LinearProbeHead
+from beit_mm.models.weights import resize_position_embedding
 
-Outputs = Union[Tensor, Tuple[Tensor, ...]]
+Outputs = Tensor | tuple[Tensor, ...]
 
 
 class Part(nn.Module):
@@ -24,7 +24,7 @@ class Part(nn.Module):
         prefix: what our names of the weights have before the module's own.
     """
 
-    def __init__(self, module: nn.Module, output_names: Tuple[str, ...], prefix: str = ''):
+    def __init__(self, module: nn.Module, output_names: tuple[str, ...], prefix: str = ''):
         super().__init__()
         self.module = module
         self.output_names = output_names
@@ -34,11 +34,11 @@ class Part(nn.Module):
     def trunk(self) -> BEiT:  # no second submodule: exported programs would hold its weights twice
         return self.module if isinstance(self.module, BEiT) else self.module.backbone
 
-    def weights(self) -> Dict[str, Tensor]:
+    def weights(self) -> dict[str, Tensor]:
         """Weights under our names."""
         return {self.prefix + name: tensor.contiguous() for name, tensor in self.module.state_dict().items()}
 
-    def load(self, weights: Dict[str, Tensor]) -> None:
+    def load(self, weights: dict[str, Tensor]) -> None:
         """Take weights as `weights` gives them, all of them."""
         self.module.load_state_dict({name.removeprefix(self.prefix): tensor for name, tensor in weights.items()})
 
@@ -83,7 +83,7 @@ class Trunk(Part):
 PARTS = dict(classifier=Classifier, trunk=Trunk, segmentor=Segmentor)
 
 
-def name_part(model: nn.Module, part: Optional[str]) -> str:
+def name_part(model: nn.Module, part: str | None) -> str:
     """The part that is meant: the one asked for, or by default what the model is.
 
     Raises:
@@ -95,8 +95,9 @@ def name_part(model: nn.Module, part: Optional[str]) -> str:
     own = {ImageClassifier: 'classifier', EncoderDecoder: 'segmentor'}
     own = next((name for kind, name in own.items() if isinstance(model, kind)), 'trunk')
     if part not in (None, own, 'trunk'):
-        raise ValueError(f'the part of {type(model).__name__} must be {" or ".join(dict.fromkeys((own, "trunk")))}, '
-                         f'got {part!r}')
+        raise ValueError(
+            f'the part of {type(model).__name__} must be {" or ".join(dict.fromkeys((own, "trunk")))}, got {part!r}'
+        )
     return part or own
 
 
@@ -122,7 +123,8 @@ def fit_to_grid(trunk: BEiT, grid: Grid) -> None:
         holder.relative_position_bias_table = nn.Parameter(table, requires_grad=False)
         setattr(holder, attribute, grid)
     if trunk.pos_embed is not None:
-        trunk.pos_embed = nn.Parameter(resize_position_embedding(trunk.pos_embed, grid, trunk.grid),
-                                       requires_grad=False)
+        trunk.pos_embed = nn.Parameter(
+            resize_position_embedding(trunk.pos_embed, grid, trunk.grid), requires_grad=False
+        )
     trunk.grid = grid
     trunk.grid_size.copy_(torch.tensor(grid))

@@ -6,13 +6,29 @@
   used, `loss(predictions, targets) -> dict` and `decide(predictions)`, the latter two at the patches to recover.
 - What is recovered is chosen by a module `forward(mask) -> (M,)`, places among the patches of a batch.
 """
-from .backbone import BEiT
-from .linear_probe import LinearProbe, LinearProbeHead
-from .masked_image_model import MaskedImageModel
-from .segmentor import EncoderDecoder
-from .targets import AllPatches, MaskedPatches, NormalisedPixels, VisualTokens
-from .tokenizer import DiscreteVAE
-from .upernet_head import UperNetHead
 
-__all__ = ['AllPatches', 'BEiT', 'DiscreteVAE', 'EncoderDecoder', 'LinearProbe', 'LinearProbeHead', 'MaskedImageModel',
-           'MaskedPatches', 'NormalisedPixels', 'UperNetHead', 'VisualTokens']
+from .backbones.beit import BEiT
+from .classifiers.linear_probe import LinearProbe, LinearProbeHead
+from .data_preprocessors import ClsDataPreprocessor, SegDataPreProcessor, TwoViewPreprocessor
+from .decode_heads.upernet_head import UperNetHead
+from .segmentors.encoder_decoder import EncoderDecoder
+from .selfsup.masked_image_model import MaskedImageModel
+from .selfsup.targets import AllPatches, MaskedPatches, NormalisedPixels, VisualTokens
+from .tokenizers.discrete_vae import DiscreteVAE
+
+__all__ = [
+    'AllPatches',
+    'BEiT',
+    'ClsDataPreprocessor',
+    'SegDataPreProcessor',
+    'TwoViewPreprocessor',
+    'DiscreteVAE',
+    'EncoderDecoder',
+    'LinearProbe',
+    'LinearProbeHead',
+    'MaskedImageModel',
+    'MaskedPatches',
+    'NormalisedPixels',
+    'UperNetHead',
+    'VisualTokens',
+]

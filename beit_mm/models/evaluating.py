@@ -1,6 +1,7 @@
 """A model in evaluation mode for a while."""
+
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Iterator
 
 from torch import nn
 

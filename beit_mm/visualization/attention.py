@@ -1,22 +1,24 @@
 """Where the trunk's self-attention looks: of all tokens, and of points of an image (arXiv 2106.08254, figure 2)."""
+
+from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
-from typing import Dict, List, Optional, Sequence, Tuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn, Tensor
 
-from ..datasets.images import Source, input_format, normalise, read_image, resize_image, sides_for
-from ..models import BEiT
-from ..models.evaluating import evaluating
-from ..models.layers import patch_grid
+from beit_mm.datasets.images import input_format, normalise, read_image, resize_image, sides_for, Source
+from beit_mm.models import BEiT
+from beit_mm.models.backbones.layers import patch_grid
+from beit_mm.models.evaluating import evaluating
 
-Point = Tuple[int, int]
+Point = tuple[int, int]
 
 
 @torch.no_grad()
-def attention_maps(trunk: BEiT, images: Tensor, blocks: Sequence[int], mask: Optional[Tensor] = None,
-                   queries: Optional[Tensor] = None) -> Dict[int, Tensor]:
+def attention_maps(
+    trunk: BEiT, images: Tensor, blocks: Sequence[int], mask: Tensor | None = None, queries: Tensor | None = None
+) -> dict[int, Tensor]:
     """Attention probabilities of chosen blocks, from one forward of the trunk in evaluation mode.
 
     Args:
@@ -33,7 +35,7 @@ def attention_maps(trunk: BEiT, images: Tensor, blocks: Sequence[int], mask: Opt
     Raises:
         ValueError: If there is no such block, or the images or the mask do not fit the trunk.
     """
-    maps: Dict[int, Tensor] = {}
+    maps: dict[int, Tensor] = {}
 
     def keep(index: int, attention: nn.Module, args: tuple, kwargs: dict) -> None:
         maps[index] = attention.probabilities(*args, **kwargs, queries=queries)
@@ -50,8 +52,13 @@ def attention_maps(trunk: BEiT, images: Tensor, blocks: Sequence[int], mask: Opt
     return {index: maps[index] for index in chosen}
 
 
-def point_attention_maps(model: nn.Module, image: Source, points: Sequence[Point], blocks: Sequence[int] = (-1, ),
-                         size: Optional[Tuple[int, int]] = None) -> Dict[int, Tensor]:
+def point_attention_maps(
+    model: nn.Module,
+    image: Source,
+    points: Sequence[Point],
+    blocks: Sequence[int] = (-1,),
+    size: tuple[int, int] | None = None,
+) -> dict[int, Tensor]:
     """Attention of the patches that hold chosen points of one image, over all patches.
 
     Args:
@@ -74,8 +81,10 @@ def point_attention_maps(model: nn.Module, image: Source, points: Sequence[Point
     """
     trunk = getattr(model, 'backbone', None)
     if not isinstance(trunk, BEiT):
-        raise ValueError(f'attention maps need a model with a BEiT as backbone, got {type(model).__name__}'
-                         f'{"" if trunk is None else f" with {type(trunk).__name__}"}')
+        raise ValueError(
+            f'attention maps need a model with a BEiT as backbone, got {type(model).__name__}'
+            f'{"" if trunk is None else f" with {type(trunk).__name__}"}'
+        )
     image = read_image(image)
     patch = trunk.patch_embed.patch_size
     size = size or sides_for(image.shape[:2], patch * min(trunk.grid), patch)
@@ -86,7 +95,7 @@ def point_attention_maps(model: nn.Module, image: Source, points: Sequence[Point
     return {block: rows[0, :, :, 1:].transpose(0, 1).unflatten(2, grid) for block, rows in maps.items()}
 
 
-def grid_points(size: Tuple[int, int], rows: int, columns: int) -> List[Point]:
+def grid_points(size: tuple[int, int], rows: int, columns: int) -> list[Point]:
     """Points (x, y) in the middle of the cells of a grid over an image of size (H, W), row by row.
 
     Raises:
@@ -94,11 +103,14 @@ def grid_points(size: Tuple[int, int], rows: int, columns: int) -> List[Point]:
     """
     if rows < 1 or columns < 1:
         raise ValueError(f'a grid of points must have at least one row and one column, got {rows} x {columns}')
-    return [((2 * column + 1) * size[1] // (2 * columns), (2 * row + 1) * size[0] // (2 * rows))
-            for row in range(rows) for column in range(columns)]
+    return [
+        ((2 * column + 1) * size[1] // (2 * columns), (2 * row + 1) * size[0] // (2 * rows))
+        for row in range(rows)
+        for column in range(columns)
+    ]
 
 
-def _count_from_zero(blocks: Sequence[int], depth: int) -> List[int]:
+def _count_from_zero(blocks: Sequence[int], depth: int) -> list[int]:
     """Blocks counted from 0, each once, in the order given."""
     for block in blocks:
         if not -depth <= block < depth:
@@ -106,11 +118,12 @@ def _count_from_zero(blocks: Sequence[int], depth: int) -> List[int]:
     return list(dict.fromkeys(block % depth for block in blocks))
 
 
-def _token_of(point: Point, size: Tuple[int, int], grid: Tuple[int, int]) -> int:
+def _token_of(point: Point, size: tuple[int, int], grid: tuple[int, int]) -> int:
     """The token of the patch that holds the centre of pixel (x, y), when an image of size (H, W) is cut into a grid."""
     (x, y), (height, width) = point, size
     if not (0 <= x < width and 0 <= y < height):
-        raise ValueError(f'a point must lie in the image, x from 0 to {width - 1} and y from 0 to {height - 1}, '
-                         f'got {x},{y}')
+        raise ValueError(
+            f'a point must lie in the image, x from 0 to {width - 1} and y from 0 to {height - 1}, got {x},{y}'
+        )
     row, column = int((y + 0.5) * grid[0] / height), int((x + 0.5) * grid[1] / width)
     return 1 + row * grid[1] + column

@@ -1,12 +1,14 @@
 """Attention maps of points drawn over their image, one point per row (arXiv 2106.08254, figure 2)."""
-from typing import Dict, Sequence, Tuple
+
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ..datasets.images import Source, read_image, resize_image
+from beit_mm.datasets.images import read_image, resize_image, Source
+
 from .attention import Point
 
 COLOURS = 'inferno'
@@ -16,11 +18,12 @@ MAX_PIXELS = 800  # of a picture's longer side; more would only cost time and me
 MARKER = dict(marker='o', markersize=9, clip_on=False)
 DOT = dict(MARKER, markerfacecolor='red', markeredgecolor='white', markeredgewidth=1.5)
 RING = dict(MARKER, markerfacecolor='none', markeredgecolor='cyan', markeredgewidth=1)  # no colour of a map
-Extent = Tuple[float, float, float, float]
+Extent = tuple[float, float, float, float]
 
 
-def attention_figure(image: Source, points: Sequence[Point], maps: Dict[int, Tensor],
-                     heads: Sequence[int] = ()) -> Figure:
+def attention_figure(
+    image: Source, points: Sequence[Point], maps: dict[int, Tensor], heads: Sequence[int] = ()
+) -> Figure:
     """One row per point: the image with the point on it, then for every block the heads' mean and chosen heads.
 
     Maps lie over the image in grey, interpolated between the centres of the patches, with a ring around the point.
@@ -54,7 +57,7 @@ def attention_figure(image: Source, points: Sequence[Point], maps: Dict[int, Ten
     return figure
 
 
-def _columns(maps: Dict[int, Tensor], heads: Sequence[int]) -> Dict[str, np.ndarray]:
+def _columns(maps: dict[int, Tensor], heads: Sequence[int]) -> dict[str, np.ndarray]:
     """Titles and maps (num_points, h, w) of the columns."""
     columns = {}
     for block, given in maps.items():
@@ -67,7 +70,7 @@ def _columns(maps: Dict[int, Tensor], heads: Sequence[int]) -> Dict[str, np.ndar
     return columns
 
 
-def _empty_pictures(rows: int, columns: int, size: Tuple[int, int]) -> Tuple[Figure, np.ndarray]:
+def _empty_pictures(rows: int, columns: int, size: tuple[int, int]) -> tuple[Figure, np.ndarray]:
     """A figure and its axes (rows, columns), with room for images of size (H, W), titles above and labels below.
 
     Placed here, as matplotlib's own layouts take many seconds for a hundred pictures.
@@ -76,9 +79,19 @@ def _empty_pictures(rows: int, columns: int, size: Tuple[int, int]) -> Tuple[Fig
     width = max(width, TEXT_WIDTH)
     total = columns * width + (columns + 1) * GAP, TITLE + rows * (height + LABEL)  # inches
     figure = Figure(figsize=total, dpi=150)
-    axes = figure.subplots(rows, columns, squeeze=False, gridspec_kw=dict(
-        left=GAP / total[0], right=1 - GAP / total[0], wspace=GAP / width,
-        bottom=LABEL / total[1], top=1 - TITLE / total[1], hspace=LABEL / height))
+    axes = figure.subplots(
+        rows,
+        columns,
+        squeeze=False,
+        gridspec_kw=dict(
+            left=GAP / total[0],
+            right=1 - GAP / total[0],
+            wspace=GAP / width,
+            bottom=LABEL / total[1],
+            top=1 - TITLE / total[1],
+            hspace=LABEL / height,
+        ),
+    )
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
         axis.spines[:].set_visible(False)

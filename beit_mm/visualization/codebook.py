@@ -1,5 +1,4 @@
 """How much of its vocabulary a tokenizer uses."""
-from typing import Dict, Tuple
 
 import numpy as np
 import torch
@@ -7,10 +6,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ..models.tokenizer import codebook_use
+from beit_mm.models.tokenizers.discrete_vae import codebook_use
 
 
-def describe_codebook(tokens: Tensor, vocab_size: int) -> Tuple[np.ndarray, Dict[str, float]]:
+def describe_codebook(tokens: Tensor, vocab_size: int) -> tuple[np.ndarray, dict[str, float]]:
     """A chart and two numbers of the codebook's use.
 
     Args:
@@ -26,17 +25,24 @@ def describe_codebook(tokens: Tensor, vocab_size: int) -> Tuple[np.ndarray, Dict
     return _draw(counts.cpu().numpy(), len(tokens), numbers), numbers
 
 
-def _draw(counts: np.ndarray, num_images: int, numbers: Dict[str, float]) -> np.ndarray:
+def _draw(counts: np.ndarray, num_images: int, numbers: dict[str, float]) -> np.ndarray:
     shares = np.sort(counts[counts > 0])[::-1] / counts.sum()
     figure = Figure(figsize=(7, 3.5), dpi=100)  # not pyplot, which keeps figures
     figure.subplots_adjust(left=0.1, right=0.98, bottom=0.15, top=0.9)  # a layout engine would draw it twice
     axes = figure.add_subplot()
     axes.stairs(shares, np.arange(len(shares) + 1) + 0.5, fill=True, baseline=shares.min() / 2)
     axes.axhline(1 / len(counts), color='black', linestyle='--', linewidth=1, label='all tokens equally often')
-    axes.set(yscale='log', xlim=(0.5, len(counts) + 0.5), xlabel='visual tokens, the most frequent first',
-             ylabel='share of all patches')
-    axes.set_title(f'{len(shares):,} of {len(counts):,} visual tokens used by {num_images} images, '
-                   f'perplexity {numbers["perplexity"]:,.1f}', fontsize=11)
+    axes.set(
+        yscale='log',
+        xlim=(0.5, len(counts) + 0.5),
+        xlabel='visual tokens, the most frequent first',
+        ylabel='share of all patches',
+    )
+    axes.set_title(
+        f'{len(shares):,} of {len(counts):,} visual tokens used by {num_images} images, '
+        f'perplexity {numbers["perplexity"]:,.1f}',
+        fontsize=11,
+    )
     axes.legend(loc='upper right')
     canvas = FigureCanvasAgg(figure)
     canvas.draw()

@@ -1,5 +1,6 @@
 """Contact sheets: pictures in rows with named columns, or in a grid, each in its own ratio of height to width."""
-from typing import Dict, List, Optional, Sequence
+
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -10,8 +11,12 @@ LINE = 20  # height of a line of text
 Palette = Sequence[Sequence[int]]
 
 
-def draw_sheet(columns: Dict[str, Sequence[np.ndarray]], captions: Optional[Sequence[str]] = None,
-               legend: Optional[Image.Image] = None, cell: int = CELL) -> Image.Image:
+def draw_sheet(
+    columns: dict[str, Sequence[np.ndarray]],
+    captions: Sequence[str] | None = None,
+    legend: Image.Image | None = None,
+    cell: int = CELL,
+) -> Image.Image:
     """A sheet with one row for each image of a column, and the columns' names above.
 
     Args:
@@ -31,14 +36,16 @@ def draw_sheet(columns: Dict[str, Sequence[np.ndarray]], captions: Optional[Sequ
 
 def draw_grid(images: Sequence[Image.Image], num_columns: int = 4) -> Image.Image:
     """Pictures row after row."""
-    return stack([list(images[start:start + num_columns]) for start in range(0, len(images), num_columns)])
+    return stack([list(images[start : start + num_columns]) for start in range(0, len(images), num_columns)])
 
 
 def stack(rows: Sequence[Sequence[Image.Image]], gap: int = GAP) -> Image.Image:
     """Rows of pictures on white, their columns aligned; a picture alone in its row may reach over all columns."""
     num_columns = max(map(len, rows))
-    widths = [max((row[place].width for row in rows if len(row) > max(place, 1) or num_columns == 1), default=0)
-              for place in range(num_columns)]
+    widths = [
+        max((row[place].width for row in rows if len(row) > max(place, 1) or num_columns == 1), default=0)
+        for place in range(num_columns)
+    ]
     heights = [max(image.height for image in row) for row in rows]
     width = max(sum(widths) + gap * (num_columns - 1), *(row[0].width for row in rows))
     sheet = Image.new('RGB', (width + 2 * gap, sum(heights) + gap * (len(rows) + 1)), 'white')
@@ -60,7 +67,7 @@ def fit(image: np.ndarray, cell: int = CELL) -> Image.Image:
     return picture.resize([side * (cell // longer) for side in picture.size], Image.NEAREST)
 
 
-def draw_text(text: str, colour: str = 'black', width: Optional[int] = None) -> Image.Image:
+def draw_text(text: str, colour: str = 'black', width: int | None = None) -> Image.Image:
     """A line of text, cut to a width in pixels if there is one."""
     font = ImageFont.load_default(13)
     if width is not None and font.getlength(text) > width:
@@ -74,7 +81,7 @@ def draw_text(text: str, colour: str = 'black', width: Optional[int] = None) -> 
 
 def draw_legend(names: Sequence[str], colours: Palette, width: int) -> Image.Image:
     """Names, each after a square of its colour, in lines of a width in pixels."""
-    lines: List[List[Image.Image]] = [[]]
+    lines: list[list[Image.Image]] = [[]]
     taken = 0
     for name, colour in zip(names, colours):
         text = draw_text(name, width=width - 2 * LINE)
@@ -113,8 +120,14 @@ def blend_labels(image: np.ndarray, labels: np.ndarray, palette: Palette, opacit
     return np.where(labelled[..., None], blended, image)
 
 
-def segmentation_panel(images: Sequence[np.ndarray], truths: Sequence[np.ndarray], predictions: Sequence[np.ndarray],
-                       palette: Palette, classes: Optional[Sequence[str]] = None, cell: int = CELL) -> Image.Image:
+def segmentation_panel(
+    images: Sequence[np.ndarray],
+    truths: Sequence[np.ndarray],
+    predictions: Sequence[np.ndarray],
+    palette: Palette,
+    classes: Sequence[str] | None = None,
+    cell: int = CELL,
+) -> Image.Image:
     """Images uint8 RGB (H, W, 3) beside their label maps (H, W), which lie over them; 255 is unlabelled.
 
     With names of classes, those of the labels to be seen stand below.
@@ -125,8 +138,12 @@ def segmentation_panel(images: Sequence[np.ndarray], truths: Sequence[np.ndarray
         seen = [label for label in seen if label < min(len(classes), len(palette))]
         width = 3 * max(fit(image, cell).width for image in images) + 2 * GAP  # of the three columns
         legend = draw_legend([classes[label] for label in seen], [palette[label] for label in seen], max(width, cell))
-    return draw_sheet({
-        'image': images,
-        'ground truth': [blend_labels(image, truth, palette) for image, truth in zip(images, truths)],
-        'prediction': [blend_labels(image, labels, palette) for image, labels in zip(images, predictions)],
-    }, legend=legend, cell=cell)
+    return draw_sheet(
+        {
+            'image': images,
+            'ground truth': [blend_labels(image, truth, palette) for image, truth in zip(images, truths)],
+            'prediction': [blend_labels(image, labels, palette) for image, labels in zip(images, predictions)],
+        },
+        legend=legend,
+        cell=cell,
+    )

@@ -1,21 +1,30 @@
 """Images and what a masked image model makes of them: its predicted tokens, decoded (arXiv 2106.08254, section 2.3)."""
-from typing import Dict, List, NamedTuple, Optional, Sequence
+
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import nn, Tensor
 from torch.nn import functional as F
 
-from ..models import MaskedImageModel
-from ..models.evaluating import evaluating
+from beit_mm.models import MaskedImageModel
+from beit_mm.models.evaluating import evaluating
+
 from .panels import CELL, draw_sheet
 
 GREY = 0.5
-PICTURES = {'original': 'original', 'masked': 'masked', 'tokens_decoded': 'tokens decoded',
-            'completed': 'reconstruction'}
-NO_TOKENIZER = ("reconstruction needs the tokenizer that the model was trained with, got weights without one: give its "
-                "files, such as OpenAI's encoder.pkl and decoder.pkl")
+PICTURES = {
+    'original': 'original',
+    'masked': 'masked',
+    'tokens_decoded': 'tokens decoded',
+    'completed': 'reconstruction',
+}
+NO_TOKENIZER = (
+    'reconstruction needs the tokenizer that the model was trained with, got weights without one: give its '
+    "files, such as OpenAI's encoder.pkl and decoder.pkl"
+)
 
 
 class Reconstruction(NamedTuple):
@@ -29,6 +38,7 @@ class Reconstruction(NamedTuple):
     token_accuracy: share of the masked patches whose token is predicted right, (B,).
     perplexity: exp of the mean cross-entropy of the tokens at masked patches, 1 to infinity, (B,).
     """
+
     original: Tensor
     masked: Tensor
     tokens_decoded: Tensor
@@ -59,17 +69,28 @@ def reconstruct_batch(model: MaskedImageModel, inputs: Tensor, views: Tensor, ma
         tokens = model.target(inputs, views)  # (B, h, w)
         model.target.wait(tokens)
         if mask.shape != tokens.shape:
-            raise ValueError(f'mask must be {tuple(tokens.shape)} to fit views of {views.shape[2]} x {views.shape[3]}, '
-                             f'got {tuple(mask.shape)}')
+            raise ValueError(
+                f'mask must be {tuple(tokens.shape)} to fit views of {views.shape[2]} x {views.shape[3]}, '
+                f'got {tuple(mask.shape)}'
+            )
         logits = model(inputs, mask=mask, mode='outputs').float()  # (M, vocab_size)
         predicted = tokens.masked_scatter(mask, logits.argmax(dim=1))
         tokens_decoded, completed = tokenizer.decode(tokens), tokenizer.decode(predicted)
     losses = torch.zeros(mask.shape, device=mask.device).masked_scatter(
-        mask, F.cross_entropy(logits, tokens[mask], reduction='none'))
+        mask, F.cross_entropy(logits, tokens[mask], reduction='none')
+    )
     counts = mask.flatten(1).sum(dim=1)
     right = (mask & (predicted == tokens)).flatten(1).sum(dim=1)
-    return Reconstruction(views, hide(views, mask), tokens_decoded, completed, tokens, predicted,
-                          token_accuracy=right / counts, perplexity=(losses.flatten(1).sum(dim=1) / counts).exp())
+    return Reconstruction(
+        views,
+        hide(views, mask),
+        tokens_decoded,
+        completed,
+        tokens,
+        predicted,
+        token_accuracy=right / counts,
+        perplexity=(losses.flatten(1).sum(dim=1) / counts).exp(),
+    )
 
 
 def decoding_tokenizer(model: nn.Module) -> nn.Module:
@@ -78,19 +99,23 @@ def decoding_tokenizer(model: nn.Module) -> nn.Module:
         raise ValueError(f'reconstruction needs a MaskedImageModel, got {type(model).__name__}')
     tokenizer = getattr(model.target, 'tokenizer', None)
     if tokenizer is None:
-        raise ValueError(f'reconstruction needs a model that predicts visual tokens, '
-                         f'got one that predicts {type(model.target).__name__}')
+        raise ValueError(
+            f'reconstruction needs a model that predicts visual tokens, '
+            f'got one that predicts {type(model.target).__name__}'
+        )
     if not getattr(tokenizer, 'has_encoder', True):
         raise ValueError(NO_TOKENIZER)
     if not hasattr(tokenizer, 'decode'):
         raise ValueError(f'reconstruction needs a tokenizer with `decode`, got {type(tokenizer).__name__}')
     if not can_decode(tokenizer):
-        raise ValueError("reconstruction needs a tokenizer with its decoder, got weights without one: give both files, "
-                         "such as OpenAI's encoder.pkl and decoder.pkl")
+        raise ValueError(
+            'reconstruction needs a tokenizer with its decoder, got weights without one: give both files, '
+            "such as OpenAI's encoder.pkl and decoder.pkl"
+        )
     return tokenizer
 
 
-def can_decode(tokenizer: Optional[nn.Module]) -> bool:
+def can_decode(tokenizer: nn.Module | None) -> bool:
     """Whether images can be made of tokens: a tokenizer may encode alone, and a DiscreteVAE lack its decoder's file."""
     return getattr(tokenizer, 'has_decoder', hasattr(tokenizer, 'decode'))
 
@@ -101,26 +126,34 @@ def hide(views: Tensor, mask: Tensor) -> Tensor:
     return views * (1 - hidden) + GREY * hidden
 
 
-def split_images(reconstruction: Reconstruction) -> List[Dict[str, object]]:
+def split_images(reconstruction: Reconstruction) -> list[dict[str, object]]:
     """For every image a dict of the same names: pictures uint8 RGB (H, W, 3), int64 (h, w) and numbers."""
-    arrays = {name: to_uint8(value) if name in PICTURES else value.cpu().numpy()
-              for name, value in reconstruction._asdict().items()}
-    return [{name: value[index].item() if value.ndim == 1 else value[index] for name, value in arrays.items()}
-            for index in range(len(reconstruction.tokens))]
+    arrays = {
+        name: to_uint8(value) if name in PICTURES else value.cpu().numpy()
+        for name, value in reconstruction._asdict().items()
+    }
+    return [
+        {name: value[index].item() if value.ndim == 1 else value[index] for name, value in arrays.items()}
+        for index in range(len(reconstruction.tokens))
+    ]
 
 
-def draw_reconstructions(images: Sequence[Dict[str, object]], names: Optional[Sequence[str]] = None,
-                         cell: int = CELL) -> Image.Image:
+def draw_reconstructions(
+    images: Sequence[dict[str, object]], names: Sequence[str] | None = None, cell: int = CELL
+) -> Image.Image:
     """A sheet with a row and a line of numbers for every dict of `split_images`, after its name if it has one."""
-    captions = [f'token accuracy {100 * image["token_accuracy"]:.1f} %, perplexity {image["perplexity"]:.1f}'
-                for image in images]
+    captions = [
+        f'token accuracy {100 * image["token_accuracy"]:.1f} %, perplexity {image["perplexity"]:.1f}'
+        for image in images
+    ]
     if names is not None:
         captions = [f'{name}: {caption}' for name, caption in zip(names, captions)]
-    return draw_sheet({title: [image[name] for image in images] for name, title in PICTURES.items()}, captions,
-                      cell=cell)
+    return draw_sheet(
+        {title: [image[name] for image in images] for name, title in PICTURES.items()}, captions, cell=cell
+    )
 
 
-def reconstruction_panel(model: MaskedImageModel, batch: Dict[str, Tensor]) -> Image.Image:
+def reconstruction_panel(model: MaskedImageModel, batch: dict[str, Tensor]) -> Image.Image:
     """Original, mask, the tokens decoded, and the image decoded from the predicted tokens at masked patches.
 
     Args:

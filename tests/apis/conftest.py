@@ -1,16 +1,21 @@
 """A tiny classifier, segmentor and pre-trained model, and a folder of images."""
+
 from pathlib import Path
 
 import pytest
-from inference_models import CLASSIFIER, SEGMENTOR, TOKENIZER, TRUNK, Tiny, draw, make
 from PIL import Image
+from support.inference_models import CLASSIFIER, draw, make, SEGMENTOR, Tiny, TOKENIZER, TRUNK
 
 
 @pytest.fixture(scope='session')
 def classifier(tmp_path_factory) -> Tiny:
     """Of the 1000 classes of ImageNet, at 32 x 32 pixels."""
-    return make(tmp_path_factory.mktemp('classifier'), 'classify/beit_base_224_22k_to_1k.py', CLASSIFIER,
-                'model.backbone.init_cfg')
+    return make(
+        tmp_path_factory.mktemp('classifier'),
+        'classify/beit_base_224_22k_to_1k.py',
+        CLASSIFIER,
+        'model.backbone.init_cfg',
+    )
 
 
 @pytest.fixture(scope='session')
@@ -22,8 +27,12 @@ def segmentor(tmp_path_factory) -> Tiny:
 @pytest.fixture(scope='session')
 def pretrained(tmp_path_factory) -> Tiny:
     """A masked image model with its tokenizer."""
-    return make(tmp_path_factory.mktemp('pretrained'), 'beit_pretrain.py', {**TRUNK, **TOKENIZER},
-                'model.target.tokenizer.init_cfg')
+    return make(
+        tmp_path_factory.mktemp('pretrained'),
+        'beit_pretrain.py',
+        {**TRUNK, **TOKENIZER},
+        'model.target.tokenizer.init_cfg',
+    )
 
 
 @pytest.fixture(scope='session')

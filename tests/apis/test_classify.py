@@ -1,11 +1,12 @@
 """Classes of images: those of MMPretrain's inferencer, whatever holds the images and however they are batched."""
+
 import cv2
 import numpy as np
 import pytest
-from inference_models import draw
 from mmengine.registry import DefaultScope
 from mmpretrain import ImageClassificationInferencer
 from PIL import Image
+from support.inference_models import draw
 
 from beit_mm.apis import classify, classify_each
 
@@ -28,7 +29,8 @@ def test_as_by_the_hosts_inferencer(model, photos):
     for ours, theirs in zip(found, expected):
         assert np.array_equal(ours['pred_scores'], theirs['pred_scores'])
         assert {key: ours[key] for key in theirs if key != 'pred_scores'} == pytest.approx(
-            {key: theirs[key] for key in theirs if key != 'pred_scores'})
+            {key: theirs[key] for key in theirs if key != 'pred_scores'}
+        )
     assert [result['image'] for result in found] == list(map(str, files))
 
 
@@ -38,7 +40,7 @@ def test_from_a_config_and_weights(classifier, model, photos):
 
 
 def test_the_best_classes_come_first(model):
-    result, = classify(model, draw(40, 50), top_k=3)
+    (result,) = classify(model, draw(40, 50), top_k=3)
     order = np.argsort(-result['pred_scores'])[:3]
     assert result['top_labels'] == order.tolist() and result['top_labels'][0] == result['pred_label']
     assert result['top_scores'] == result['pred_scores'][order].tolist()
@@ -50,8 +52,12 @@ def test_the_best_classes_come_first(model):
 @pytest.mark.parametrize('batch_size', [1, 3])
 def test_batches_do_not_matter(batch_size, model, photos):
     given = [photos / 'a' / '1.jpg', draw(32, 99), photos / 'b' / '1.jpg', draw(64, 36)]
-    np.testing.assert_allclose(scores(classify(model, given, batch_size=batch_size)),
-                               scores(classify(model, given, batch_size=4)), rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(
+        scores(classify(model, given, batch_size=batch_size)),
+        scores(classify(model, given, batch_size=4)),
+        rtol=1e-4,
+        atol=1e-7,
+    )
 
 
 def test_files_arrays_and_pictures_are_the_same(model, tmp_path):
@@ -85,7 +91,7 @@ def test_a_model_in_training_is_put_in_evaluation_mode(classifier):
 def test_classes_without_names(classifier):
     model = classifier.load()
     model.dataset_meta = {}
-    result, = classify(model, draw(40, 50), top_k=2)
+    (result,) = classify(model, draw(40, 50), top_k=2)
     assert result['pred_class'] is None and result['top_classes'] == [None, None]
 
 

@@ -1,11 +1,12 @@
 """Features of the trunk in every kind of model, compared with what its own forward gives."""
+
 import numpy as np
 import pytest
 import torch
-from inference_models import draw
 from mmengine.registry import DefaultScope
 from mmpretrain import FeatureExtractor
 from PIL import Image
+from support.inference_models import draw
 from torch.nn import functional as F
 
 from beit_mm.apis import extract_features, load_model
@@ -30,7 +31,7 @@ def tokens(model, image: np.ndarray, block: int, norm) -> torch.Tensor:
         x, grid = trunk.patch_embed(normalise(image, input_format(model)))
         x = torch.cat([trunk.cls_token, x], dim=1)
         shared = None if trunk.rel_pos_bias is None else trunk.rel_pos_bias(grid, x.dtype)
-        for one in trunk.blocks[:block + 1]:
+        for one in trunk.blocks[: block + 1]:
             own = one.attn.bias(grid, x.dtype)
             x = one(x, shared if own is None else own)
         return norm(x)[0]

@@ -1,4 +1,5 @@
 """What stands for images: their names, their order and where their results belong."""
+
 import os
 
 import numpy as np
@@ -33,9 +34,15 @@ def test_names_are_as_given(folder, monkeypatch):
     assert [image.name for image in find_images(['b', 'a/2.jpg'])] == ['b/10.png', 'b/2.JPG', 'a/2.jpg']
 
 
-@pytest.mark.parametrize('given, expected', [
-    (['a/2.jpg'], ['2.jpg']), (['a', 'b'], ['a/2.jpg', 'a/deep/er/x.tiff', 'b/10.png', 'b/2.JPG']),
-    (['b/2.JPG', 'a/2.jpg'], ['b/2.JPG', 'a/2.jpg']), (['a/deep', 'a/2.jpg'], ['deep/er/x.tiff', '2.jpg'])])
+@pytest.mark.parametrize(
+    'given, expected',
+    [
+        (['a/2.jpg'], ['2.jpg']),
+        (['a', 'b'], ['a/2.jpg', 'a/deep/er/x.tiff', 'b/10.png', 'b/2.JPG']),
+        (['b/2.JPG', 'a/2.jpg'], ['b/2.JPG', 'a/2.jpg']),
+        (['a/deep', 'a/2.jpg'], ['deep/er/x.tiff', '2.jpg']),
+    ],
+)
 def test_results_lie_as_the_images_below_their_shared_folder(given, expected, folder):
     assert places(find_images([folder / one for one in given])) == expected
 
@@ -44,7 +51,13 @@ def test_results_of_equal_stems_keep_the_suffix(tmp_path):
     for name in ('a.jpg', 'a.png', 'b.v2.jpg', 'c.jpg', 'c.jpg.png', 'c.png'):
         (tmp_path / name).touch()
     assert list(result_names(find_images(tmp_path), '.png').values()) == [
-        'a.jpg.png', 'a.png.png', 'b.v2.png', 'c.jpg.png', 'c.jpg.png.png', 'c.png.png']
+        'a.jpg.png',
+        'a.png.png',
+        'b.v2.png',
+        'c.jpg.png',
+        'c.jpg.png.png',
+        'c.png.png',
+    ]
 
 
 def test_arrays_pictures_and_addresses_have_names(folder):
@@ -57,8 +70,15 @@ def test_arrays_pictures_and_addresses_have_names(folder):
 
 
 def test_places_of_addresses_stay_inside_and_apart(folder):
-    found = find_images(['https://me:secret@example.org/../../a.jpg?id=1', 'https://example.org/a.jpg?id=2', 's3://../',
-                         folder / 'a' / '2.jpg', Image.new('L', (4, 4))])
+    found = find_images(
+        [
+            'https://me:secret@example.org/../../a.jpg?id=1',
+            'https://example.org/a.jpg?id=2',
+            's3://../',
+            folder / 'a' / '2.jpg',
+            Image.new('L', (4, 4)),
+        ]
+    )
     assert places(found) == ['example.org/a.jpg', 'example.org/a_2.jpg', 'image', '2.jpg', 'image_4.png']
     (folder / 'image_0.png').touch()
     assert places(find_images([Image.new('L', (4, 4)), folder / 'image_0.png'])) == ['image_0_2.png', 'image_0.png']

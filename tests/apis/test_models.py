@@ -1,4 +1,5 @@
 """Models by name, path and Config, with weights of any layout; what does not fit is one sentence."""
+
 import pickle
 
 import pytest
@@ -12,8 +13,10 @@ from beit_mm.checkpoint.converting import convert
 CONFIGS = __file__.rpartition('/tests/')[0] + '/configs'
 SMALL = {f'model.backbone.{key}': value for key, value in dict(img_size=32, embed_dim=32, depth=2, num_heads=2).items()}
 CLASSIFIER = {**SMALL, 'model.head.in_channels': 32}
-TOKENIZER = {f'model.target.tokenizer.{key}': value for key, value in dict(
-    vocab_size=16, n_hid=8, n_init=8, blocks_per_group=1).items()}
+TOKENIZER = {
+    f'model.target.tokenizer.{key}': value
+    for key, value in dict(vocab_size=16, n_hid=8, n_init=8, blocks_per_group=1).items()
+}
 
 
 @pytest.fixture
@@ -62,9 +65,15 @@ def test_the_callers_config_stays_as_it_is(weights):
 
 
 def test_a_segmentor_without_synchronised_batch_norm(tmp_path):
-    options = {**SMALL, 'model.backbone.out_indices': [0, 0, 1, 1], 'model.backbone.init_cfg': None,
-               'model.neck.embed_dim': 32, 'model.decode_head.in_channels': [32] * 4,
-               'model.decode_head.channels': 16, 'model.auxiliary_head.in_channels': 32}
+    options = {
+        **SMALL,
+        'model.backbone.out_indices': [0, 0, 1, 1],
+        'model.backbone.init_cfg': None,
+        'model.neck.embed_dim': 32,
+        'model.decode_head.in_channels': [32] * 4,
+        'model.decode_head.channels': 16,
+        'model.auxiliary_head.in_channels': 32,
+    }
     model = load_model(f'{CONFIGS}/beit_segment.py', options=options, device='cpu')
     assert not any(isinstance(module, torch.nn.SyncBatchNorm) for module in model.modules())
     assert len(model.dataset_meta['classes']) == 150
@@ -73,11 +82,15 @@ def test_a_segmentor_without_synchronised_batch_norm(tmp_path):
 def test_weights_without_a_head_serve_the_trunk_alone(classifier, tmp_path):
     trunk = {name: tensor for name, tensor in classifier.state_dict().items() if not name.startswith('head.')}
     torch.save(trunk, tmp_path / 'trunk.pth')
-    with pytest.raises(ValueError, match=r'trunk\.pth: the checkpoint does not fit the model: head '
-                                         r'\(head\.fc\.weight is missing\)'):
+    with pytest.raises(
+        ValueError,
+        match=r'trunk\.pth: the checkpoint does not fit the model: head '
+        r'\(head\.fc\.weight is missing\)',
+    ):
         load_model('beit-base-p16_22k-to-1k_224', tmp_path / 'trunk.pth', options=CLASSIFIER)
-    loaded = load_model('beit-base-p16_22k-to-1k_224', tmp_path / 'trunk.pth', 'cpu', options=CLASSIFIER,
-                        trunk_only=True)
+    loaded = load_model(
+        'beit-base-p16_22k-to-1k_224', tmp_path / 'trunk.pth', 'cpu', options=CLASSIFIER, trunk_only=True
+    )
     assert equal(loaded.backbone, classifier.backbone)
 
 
@@ -92,10 +105,17 @@ def test_a_tokenizer_beside_pretrained_weights(tmp_path):
     halves = []
     for half in ('encoder', 'decoder'):
         halves.append(tmp_path / f'{half}.pth')
-        torch.save(dict(state_dict={name: tensor for name, tensor in whole.target.tokenizer.state_dict().items()
-                                    if name.startswith(half)}), halves[-1])
-    loaded = load_model(f'{CONFIGS}/beit_pretrain.py', tmp_path / 'trunk.pth', 'cpu', tokenizer=halves,
-                        options=options)
+        torch.save(
+            dict(
+                state_dict={
+                    name: tensor
+                    for name, tensor in whole.target.tokenizer.state_dict().items()
+                    if name.startswith(half)
+                }
+            ),
+            halves[-1],
+        )
+    loaded = load_model(f'{CONFIGS}/beit_pretrain.py', tmp_path / 'trunk.pth', 'cpu', tokenizer=halves, options=options)
     assert equal(loaded, whole)
 
 
@@ -121,12 +141,24 @@ def test_classes_of_other_data_than_the_head_s_are_no_names(tmp_path):
     assert 'classes' not in model.dataset_meta
     names = [f'class_{label}' for label in range(10)]
     torch.save(dict(state_dict=model.state_dict(), meta=dict(dataset_meta=dict(classes=names))), tmp_path / 'own.pth')
-    assert load_model('beit-base-p16_22k-to-1k_224', tmp_path / 'own.pth', 'cpu',
-                      options=options).dataset_meta['classes'] == names
-    segmentor = load_model(f'{CONFIGS}/beit_segment.py', options={
-        **SMALL, 'model.backbone.out_indices': [0, 0, 1, 1], 'model.backbone.init_cfg': None,
-        'model.neck.embed_dim': 32, 'model.decode_head.in_channels': [32] * 4, 'model.decode_head.channels': 16,
-        'model.decode_head.num_classes': 7, 'model.auxiliary_head.in_channels': 32}, device='cpu')
+    assert (
+        load_model('beit-base-p16_22k-to-1k_224', tmp_path / 'own.pth', 'cpu', options=options).dataset_meta['classes']
+        == names
+    )
+    segmentor = load_model(
+        f'{CONFIGS}/beit_segment.py',
+        options={
+            **SMALL,
+            'model.backbone.out_indices': [0, 0, 1, 1],
+            'model.backbone.init_cfg': None,
+            'model.neck.embed_dim': 32,
+            'model.decode_head.in_channels': [32] * 4,
+            'model.decode_head.channels': 16,
+            'model.decode_head.num_classes': 7,
+            'model.auxiliary_head.in_channels': 32,
+        },
+        device='cpu',
+    )
     assert not {'classes', 'palette'} & segmentor.dataset_meta.keys()
 
 

@@ -1,4 +1,5 @@
 """The loop of all inference: order, batches, reading ahead, and images that cannot be read."""
+
 import logging
 import threading
 
@@ -6,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from beit_mm.apis.predicting import Predictions, collect, evaluation_pipeline, ready_model
+from beit_mm.apis.predicting import collect, evaluation_pipeline, Predictions, ready_model
 from beit_mm.datasets.bad_images import BadImage
-from beit_mm.engine.memory import OutOfMemory
+from beit_mm.engine.runners.memory import OutOfMemory
 
 
 def images(count: int, *bad: int) -> list:
@@ -72,8 +73,11 @@ def test_bad_images_are_skipped_named_and_counted(caplog):
 def test_a_bad_image_alone_and_bad_images_alone_are_errors():
     with pytest.raises(BadImage, match=r'must be uint8 \(H, W, 3\), got float64'):
         collect(predictions(images(1, 0)))
-    with pytest.raises(ValueError, match=r'none of 4 images could be read: image_0 \(it must be .*\), image_1 .*, '
-                                         r'image_2 .*, \.\.\.$'):
+    with pytest.raises(
+        ValueError,
+        match=r'none of 4 images could be read: image_0 \(it must be .*\), image_1 .*, '
+        r'image_2 .*, \.\.\.$',
+    ):
         collect(predictions(images(4, 0, 1, 2, 3)))
 
 
@@ -114,8 +118,13 @@ def test_weights_that_the_config_names_for_the_whole_model_must_hold_its_head(cl
         ready_model(classifier.model, None, 'cpu', options)
 
 
-@pytest.mark.parametrize('count, advice', [(2, r'2 images of \(4, 4, 3\) were too many, try a smaller batch_size'),
-                                           (1, r'one image of \(4, 4, 3\), image_0, was too much')])
+@pytest.mark.parametrize(
+    'count, advice',
+    [
+        (2, r'2 images of \(4, 4, 3\) were too many, try a smaller batch_size'),
+        (1, r'one image of \(4, 4, 3\), image_0, was too much'),
+    ],
+)
 def test_too_little_memory_of_the_cpu_says_what_to_change(count, advice):
     def fail(samples):
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
@@ -129,8 +138,9 @@ def test_of_joined_data_sets_the_first_says_how_images_are_tested(classifier):
     dataset = model.cfg.test_dataloader.dataset
     image = np.zeros((50, 70, 3), np.uint8)
     expected = evaluation_pipeline(model)(image, 'a')['inputs']
-    model.cfg.test_dataloader.dataset = dict(type='ConcatDataset', datasets=[
-        dict(type='RepeatDataset', times=2, dataset=dataset), dict(type='ImageNet')])
+    model.cfg.test_dataloader.dataset = dict(
+        type='ConcatDataset', datasets=[dict(type='RepeatDataset', times=2, dataset=dataset), dict(type='ImageNet')]
+    )
     assert torch.equal(evaluation_pipeline(model)(image, 'a')['inputs'], expected)
     model.cfg.test_dataloader.dataset = dict(type='ImageNet')
     with pytest.raises(ValueError, match='must test on a dataset with a pipeline, got none'):

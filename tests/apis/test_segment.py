@@ -1,9 +1,10 @@
 """Label maps of images: those of MMSegmentation's inference_model, at the size of the image."""
+
 import numpy as np
 import pytest
-from inference_models import draw
 from mmengine.registry import DefaultScope
 from mmseg.apis import inference_model
+from support.inference_models import draw
 
 from beit_mm.apis import segment
 
@@ -25,7 +26,7 @@ def test_as_by_the_hosts_inference(segmentor, model, photos):
 
 @pytest.mark.parametrize('size', [(17, 23), (32, 32), (33, 200), (301, 7)])
 def test_labels_have_the_size_of_the_image(size, model):
-    result, = segment(model, draw(*size))
+    (result,) = segment(model, draw(*size))
     assert result['labels'].shape == size and result['labels'].dtype == np.uint8
     assert result['labels'].max() < 7 and result['classes'][:2] == ['wall', 'building']
 

@@ -1,4 +1,5 @@
 """python -m beit_mm: results on standard output and in files, mistakes in one sentence."""
+
 import csv
 import json
 import os
@@ -8,8 +9,8 @@ import sys
 
 import numpy as np
 import pytest
-from inference_models import Tiny, draw
 from PIL import Image
+from support.inference_models import draw, Tiny
 
 from beit_mm.apis import classify, extract_features, list_models, reconstruct, segment
 from beit_mm.apis.command_line import main
@@ -18,10 +19,22 @@ from beit_mm.apis.command_line import main
 @pytest.fixture
 def call(capsys):
     """A command in this process; its exit code, standard output and standard error."""
+
     def run(command: str, images, tiny: Tiny, *arguments: object):
         options = [f'{key}={str(value).replace(" ", "")}' for key, value in tiny.options.items()]
-        given = [command, *images, '--model', tiny.model, '--weights', tiny.weights, '--device', 'cpu', *arguments,
-                 '--cfg-options', *options]
+        given = [
+            command,
+            *images,
+            '--model',
+            tiny.model,
+            '--weights',
+            tiny.weights,
+            '--device',
+            'cpu',
+            *arguments,
+            '--cfg-options',
+            *options,
+        ]
         capsys.readouterr()
         try:
             main([str(one) for one in given])
@@ -29,6 +42,7 @@ def call(capsys):
         except SystemExit as error:
             code = error.code
         return (code, *capsys.readouterr())
+
     return run
 
 
@@ -40,8 +54,9 @@ def test_classify_prints_a_line_per_image_and_names_what_it_skips(call, classifi
     code, output, errors = call('classify', [photos], classifier, '--top-k', 2)
     expected = classify(classifier.load(), photos, top_k=2)
     assert code == 0 and [line[0] for line in lines(output)] == [result['image'] for result in expected]
-    assert lines(output)[0][1:] == [f'{100 * score:.1f} % {name}' for score, name in
-                                    zip(expected[0]['top_scores'], expected[0]['top_classes'])]
+    assert lines(output)[0][1:] == [
+        f'{100 * score:.1f} % {name}' for score, name in zip(expected[0]['top_scores'], expected[0]['top_classes'])
+    ]
     assert f'skipped {photos / "b" / "broken.jpg"}: ' in errors
     assert errors.endswith('1 of 4 images could not be read\n')
 
@@ -73,13 +88,13 @@ def test_segment_writes_label_maps_and_overlays(call, segmentor, photos, tmp_pat
         with Image.open(tmp_path / 'out' / 'overlays' / f'{name}.jpg') as overlay:
             assert overlay.height > len(result['labels'])
     best = np.bincount(expected[0]['labels'].ravel())
-    assert lines(output)[0][1] == (f'{100 * best.max() / best.sum():.1f} % '
-                                   f'{expected[0]["classes"][best.argmax()]}')
+    assert lines(output)[0][1] == (f'{100 * best.max() / best.sum():.1f} % {expected[0]["classes"][best.argmax()]}')
 
 
 def test_features_go_to_one_file(call, pretrained, photos, tmp_path):
-    code, output, _ = call('features', [photos], pretrained, '--out', tmp_path / 'f.npz', '--kind', 'cls_token',
-                           '--blocks', -1, 0)
+    code, output, _ = call(
+        'features', [photos], pretrained, '--out', tmp_path / 'f.npz', '--kind', 'cls_token', '--blocks', -1, 0
+    )
     expected = extract_features(pretrained.load(), photos, kind='cls_token', blocks=[-1, 0])
     with np.load(tmp_path / 'f.npz') as file:
         assert file['images'].tolist() == [result['image'] for result in expected]
@@ -91,11 +106,19 @@ def test_reconstruct_writes_a_picture_per_image(call, pretrained, photos, tmp_pa
     code, output, _ = call('reconstruct', [photos], pretrained, '--out', tmp_path, '--num-masked', 2, '--seed', 3)
     expected = reconstruct(pretrained.load(), photos, num_masked=2, seed=3)
     assert code == 0 and lines(output) == [
-        [result['image'], f'2 of {result["mask"].size} patches masked',
-         f'token accuracy {100 * result["token_accuracy"]:.1f} %', f'perplexity {result["perplexity"]:.1f}']
-        for result in expected]
-    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob('*.png')) == ['a/1.png', 'a/2.png',
-                                                                                         'b/1.png']
+        [
+            result['image'],
+            f'2 of {result["mask"].size} patches masked',
+            f'token accuracy {100 * result["token_accuracy"]:.1f} %',
+            f'perplexity {result["perplexity"]:.1f}',
+        ]
+        for result in expected
+    ]
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob('*.png')) == [
+        'a/1.png',
+        'a/2.png',
+        'b/1.png',
+    ]
 
 
 def test_models_are_listed_with_their_configs(capsys):
@@ -106,13 +129,13 @@ def test_models_are_listed_with_their_configs(capsys):
 def test_mistakes_end_in_one_sentence(call, classifier, segmentor, photos, tmp_path):
     broken = photos / 'b' / 'broken.jpg'
     for command, tiny, images, arguments, expected in [
-            ('classify', segmentor, photos, [], 'classify needs a model that classifies, got EncoderDecoder'),
-            ('classify', classifier, tmp_path, [], f'{tmp_path} must hold images (.jpg, '),
-            ('classify', classifier, broken, [], f'{broken} cannot be read as an image: '),
-            ('classify', classifier, photos, ['--out', 'x.txt'], '--out must end in .json or .csv, got x.txt'),
-            ('classify', classifier, photos, ['--batch-size', 0], 'batch_size must be at least 1, got 0'),
-            ('features', classifier, photos, ['--out', 'x.npy'], '--out must end in .npz, got x.npy'),
-            ('segment', segmentor, photos, ['--out', tmp_path, '--opacity', 2], '--opacity must lie in 0 to 1, got 2'),
+        ('classify', segmentor, photos, [], 'classify needs a model that classifies, got EncoderDecoder'),
+        ('classify', classifier, tmp_path, [], f'{tmp_path} must hold images (.jpg, '),
+        ('classify', classifier, broken, [], f'{broken} cannot be read as an image: '),
+        ('classify', classifier, photos, ['--out', 'x.txt'], '--out must end in .json or .csv, got x.txt'),
+        ('classify', classifier, photos, ['--batch-size', 0], 'batch_size must be at least 1, got 0'),
+        ('features', classifier, photos, ['--out', 'x.npy'], '--out must end in .npz, got x.npy'),
+        ('segment', segmentor, photos, ['--out', tmp_path, '--opacity', 2], '--opacity must lie in 0 to 1, got 2'),
     ]:
         code, output, errors = call(command, [images], tiny, *arguments)
         assert code == 1 and not output
@@ -139,10 +162,13 @@ def test_images_are_not_overwritten(call, classifier, segmentor, pretrained, tmp
         Image.fromarray(draw(40, 50)).save(tmp_path / name, 'PNG')
     (tmp_path / 'other').mkdir()
     os.link(tmp_path / 'a.png', tmp_path / 'other' / 'a.png')
-    for command, tiny, image, out in [('reconstruct', pretrained, 'a.png', '.'), ('segment', segmentor, 'labels', '.'),
-                                      ('reconstruct', pretrained, 'a.png', 'other'),
-                                      ('classify', classifier, 'c.csv', 'c.csv'),
-                                      ('features', classifier, 'd.npz', 'd.npz')]:
+    for command, tiny, image, out in [
+        ('reconstruct', pretrained, 'a.png', '.'),
+        ('segment', segmentor, 'labels', '.'),
+        ('reconstruct', pretrained, 'a.png', 'other'),
+        ('classify', classifier, 'c.csv', 'c.csv'),
+        ('features', classifier, 'd.npz', 'd.npz'),
+    ]:
         before = {path: path.read_bytes() for path in tmp_path.rglob('*.*')}
         code, _, errors = call(command, [tmp_path / image], tiny, '--out', tmp_path / out)
         assert code == 1 and 'error: results must not overwrite images, got' in errors
@@ -151,11 +177,29 @@ def test_images_are_not_overwritten(call, classifier, segmentor, pretrained, tmp
 
 def test_as_a_program_standard_output_is_results_alone(classifier, tmp_path):
     Image.fromarray(draw(40, 50)).save(tmp_path / 'image.png')
-    command = [sys.executable, '-m', 'beit_mm', 'classify', 'image.png', '--model', classifier.model, '--weights',
-               str(classifier.weights), '--top-k', '1', '--cfg-options',
-               *(f'{key}={value}' for key, value in classifier.options.items())]
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300,
-                            env=dict(os.environ, OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES=''))
-    expected, = classify(classifier.load(), tmp_path / 'image.png')
+    command = [
+        sys.executable,
+        '-m',
+        'beit_mm',
+        'classify',
+        'image.png',
+        '--model',
+        classifier.model,
+        '--weights',
+        str(classifier.weights),
+        '--top-k',
+        '1',
+        '--cfg-options',
+        *(f'{key}={value}' for key, value in classifier.options.items()),
+    ]
+    result = subprocess.run(
+        command,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=dict(os.environ, OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES=''),
+    )
+    (expected,) = classify(classifier.load(), tmp_path / 'image.png')
     assert result.returncode == 0, result.stderr
     assert result.stdout == f'image.png\t{100 * expected["pred_score"]:.1f} % {expected["pred_class"]}\n'

@@ -1,4 +1,5 @@
 """The benchmark's sections on models compare like with like."""
+
 import pytest
 import torch
 from mmengine.optim import OptimWrapper
@@ -27,8 +28,14 @@ def test_pretraining():
 
 def test_pretraining_models_have_the_same_sizes():
     tokenizers = ('target.', 'target_generator.')  # MMPretrain hands its own to the optimiser, where it has no gradient
-    counts = {sum(parameter.numel() for name, parameter in build(64, 2, 8)[0].named_parameters()
-                  if not name.startswith(tokenizers)) for build in (our_model, hosts_model)}
+    counts = {
+        sum(
+            parameter.numel()
+            for name, parameter in build(64, 2, 8)[0].named_parameters()
+            if not name.startswith(tokenizers)
+        )
+        for build in (our_model, hosts_model)
+    }
     assert len(counts) == 1
 
 
@@ -47,24 +54,38 @@ def test_the_hosts_optimiser_is_that_of_its_recipe():
 def test_a_training_step_changes_weights():
     model = torch.nn.Linear(2, 1)
     before = model.weight.clone()
-    step = training_step(model, lambda: model(torch.ones(1, 2)).sum(),
-                         OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1)))
+    step = training_step(
+        model, lambda: model(torch.ones(1, 2)).sum(), OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1))
+    )
     step()
     assert torch.allclose(before - model.weight, torch.full((1, 2), 0.1)) and step.dtype == torch.float32
 
 
 def test_trunks():
     rows = compare_trunks(batch=2, size=32, **TINY)
-    names = ['ours', *['ours, float32'] * HALF, 'ours, no bias', 'ours, activation checkpointing', 'timm',
-             *['timm, float32'] * HALF, 'MMPretrain']
-    check(rows[:len(names)], names)
-    assert {'ours', 'ours, no bias', 'timm', 'MMPretrain'} <= {row.name for row in rows[len(names):]}
+    names = [
+        'ours',
+        *['ours, float32'] * HALF,
+        'ours, no bias',
+        'ours, activation checkpointing',
+        'timm',
+        *['timm, float32'] * HALF,
+        'MMPretrain',
+    ]
+    check(rows[: len(names)], names)
+    assert {'ours', 'ours, no bias', 'timm', 'MMPretrain'} <= {row.name for row in rows[len(names) :]}
     check(rows, [row.name for row in rows])
 
 
 def test_classifiers_have_the_same_sizes():
-    ours, host, bare = (model for model, _ in (our_classifier(64, 2, 32), hosts_classifier(64, 2, 32),
-                                               our_classifier(64, 2, 32, use_rel_pos_bias=False)))
+    ours, host, bare = (
+        model
+        for model, _ in (
+            our_classifier(64, 2, 32),
+            hosts_classifier(64, 2, 32),
+            our_classifier(64, 2, 32, use_rel_pos_bias=False),
+        )
+    )
     counts = [sum(p.numel() for p in model.parameters()) for model in (ours, host, bare)]
     assert counts[0] == counts[1] == counts[2] + 2 * (3 * 3 + 3)  # two tables of a 2 x 2 grid
 
@@ -92,12 +113,22 @@ def test_scaling(processes):
     rows = compare_scaling(batch=1, sizes=(32, 48), processes=processes, **TINY)
     parallel = rows[9:]
     assert [row.name for row in rows] == [
-        '32 x 32', '48 x 48', '1 images', '2 images', '4 images', '8 images', '1 blocks', '2 blocks', '4 blocks',
-        *['1 process', '2 processes'][:len(processes)]]
+        '32 x 32',
+        '48 x 48',
+        '1 images',
+        '2 images',
+        '4 images',
+        '8 images',
+        '1 blocks',
+        '2 blocks',
+        '4 blocks',
+        *['1 process', '2 processes'][: len(processes)],
+    ]
     check(rows[:9], [row.name for row in rows[:9]])
     assert all(row.seconds > 0 for row in parallel)
     assert [row.figures for row in parallel[1:]] == [
-        {'share of 2 times the first': pytest.approx(1 / 2 / row.ratio)} for row in parallel[1:]]
+        {'share of 2 times the first': pytest.approx(1 / 2 / row.ratio)} for row in parallel[1:]
+    ]
 
 
 def test_the_releases_model_trains_on_masked_tokens():

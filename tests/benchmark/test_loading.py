@@ -1,4 +1,5 @@
 """What the benchmark reads with, ours and the hosts', gives the same from the same draws."""
+
 import random
 
 import numpy as np
@@ -24,8 +25,11 @@ def test_all_read_the_same_photographs(tmp_path):
     for row in rows:
         found.setdefault(row.section, []).append(row.name)
     assert list(found.values()) == [
-        ['ours', "ours, in the release's order", "the release's steps", 'MMPretrain'], ['ours', 'MMPretrain'],
-        ['ours', 'MMPretrain'], ['ours', 'MMSegmentation']]
+        ['ours', "ours, in the release's order", "the release's steps", 'MMPretrain'],
+        ['ours', 'MMPretrain'],
+        ['ours', 'MMPretrain'],
+        ['ours', 'MMSegmentation'],
+    ]
     for folder, size in ((tmp_path, (500, 375)), (tmp_path / 'scenes', (683, 512))):
         pictures = [Image.open(path) for path in folder.glob('*.jpg')]
         assert len(pictures) == 16 and {picture.size for picture in pictures} == {size}
@@ -52,8 +56,9 @@ def test_classification_draws_and_pixels(tmp_path):
 
 def test_segmentation_draws_and_pixels(tmp_path):
     path = write_scenes(tmp_path, 1)[0]
-    sample = dict(img_path=str(path), seg_map_path=str(path.with_suffix('.png')), label_map=None,
-                  reduce_zero_label=True)
+    sample = dict(
+        img_path=str(path), seg_map_path=str(path.with_suffix('.png')), label_map=None, reduce_zero_label=True
+    )
     candidates = segmentation()
     differences = []
     for seed in range(12):

@@ -1,4 +1,5 @@
 """The benchmark times candidates in turn and tells memory and shares of the limit."""
+
 import itertools
 import json
 import time
@@ -6,7 +7,7 @@ import time
 import pytest
 import torch
 
-from beit_mm.benchmark import Row, as_table, compare, compare_limits
+from beit_mm.benchmark import as_table, compare, compare_limits, Row
 from beit_mm.benchmark.limits import compare_steps, matrix_peak, operations
 from beit_mm.benchmark.measuring import working_memory
 from beit_mm.benchmark.steps import Step

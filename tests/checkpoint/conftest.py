@@ -11,7 +11,6 @@ class Server(http.server.ThreadingHTTPServer):
         self.requested, self.promise = [], 0
 
         class Handler(http.server.SimpleHTTPRequestHandler):
-
             def __init__(self, *args):
                 super().__init__(*args, directory=str(folder))
 
@@ -31,6 +30,6 @@ def server(tmp_path, monkeypatch):
     monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'cache'))
     monkeypatch.setenv('no_proxy', '*')
     with Server(tmp_path) as server:
-        threading.Thread(target=server.serve_forever, args=(0.01, ), daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         yield server
         server.shutdown()

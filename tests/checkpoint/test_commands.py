@@ -1,13 +1,14 @@
 """The tools given bad weights: one sentence, a non-zero exit, nothing executed."""
+
 from argparse import Namespace
 
 import pytest
 import torch
-from payloads import ANYWHERE, OTHER_OPCODES, write
 from PIL import Image
-from running import tool
+from support.payloads import ANYWHERE, OTHER_OPCODES, write
+from support.running import tool
 
-from beit_mm.engine import launch
+from beit_mm.engine.runners import launch
 
 CONFIG = """
 custom_imports = dict(imports=['beit_mm'])
@@ -25,8 +26,6 @@ train_cfg, test_cfg = dict(by_epoch=False, max_iters=1), dict()
 optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.1))
 test_evaluator = dict(type='Accuracy', topk=1)
 """
-
-
 
 
 def config(folder):
@@ -47,11 +46,15 @@ def assert_one_sentence(output, message):
     assert 'Traceback' not in output
 
 
-@pytest.mark.parametrize('words, address, name, form, message', [
-    # The early check of a training, which looks at the names of tensors, is the first to find it.
-    (['train', '--resume'], '', 'HistoryBuffer.__setstate__', 'zip', 'evil.pth: the checkpoint does not fit'),
-    (['test'], 'file://', 'stack global', 'pdparams', 'must be a complete checkpoint of weights or of a run, ')],
-    ids=['resume', 'Paddle'])
+@pytest.mark.parametrize(
+    'words, address, name, form, message',
+    [
+        # The early check of a training, which looks at the names of tensors, is the first to find it.
+        (['train', '--resume'], '', 'HistoryBuffer.__setstate__', 'zip', 'evil.pth: the checkpoint does not fit'),
+        (['test'], 'file://', 'stack global', 'pdparams', 'must be a complete checkpoint of weights or of a run, '),
+    ],
+    ids=['resume', 'Paddle'],
+)
 def test_malicious_weights_end_a_tool_in_one_sentence(tmp_path, words, address, name, form, message):
     name_of_tool, *options = words
     path = evil(tmp_path, name, form)
@@ -69,33 +72,58 @@ def flipped(path):
 
 def saved(suffix='.pth', content=None, change=None, mark=''):
     """Weights of which something is wrong."""
+
     def make(folder):
         path = folder / f'bad{suffix}'
         torch.save(dict(state_dict=dict(weight=torch.ones(16))) if content is None else content, path)
         if change is not None:
             change(path)
         return f'{path}{mark}'
+
     return make
 
 
-@pytest.mark.parametrize('checkpoint, message', [
-    (lambda folder: evil(folder, 'exec', 'zip'), 'evil.pth must be a complete checkpoint'),
-    (lambda folder: evil(folder, 'exec', 'folder'), 'pytorch_model.bin must be a complete checkpoint'),
-    (saved(content={}), 'bad.pth: the checkpoint '),
-    (saved(content=[]), 'a list in the place of a dict'),
-    (saved(change=lambda path: path.write_bytes(path.read_bytes()[:-99])), 'bad.pth must be a complete'),
-    (saved(change=flipped), 'Bad CRC-32'),
-    (saved(mark=f'#sha256={"0" * 64}'), f'bad.pth must have the SHA-256 {"0" * 64}, got '),
-    (saved(mark='#sha256=0'), "sha256= at the end of a checkpoint must give 64 hexadecimal digits, got '0'"),
-    (saved('.safetensors', change=lambda path: path.write_text('text')), 'bad.safetensors must be '),
-    (saved('.pdparams', change=lambda path: path.write_bytes(b'')), 'bad.pdparams must be a complete'),
-    (str, 'CHECKPOINT names a checkpoint that does not exist'),
-], ids=['exec', 'exec in a folder', 'empty', 'list', 'truncated', 'bit', 'checksum', 'no checksum', 'text', 'nothing',
-        'folder'])
+@pytest.mark.parametrize(
+    'checkpoint, message',
+    [
+        (lambda folder: evil(folder, 'exec', 'zip'), 'evil.pth must be a complete checkpoint'),
+        (lambda folder: evil(folder, 'exec', 'folder'), 'pytorch_model.bin must be a complete checkpoint'),
+        (saved(content={}), 'bad.pth: the checkpoint '),
+        (saved(content=[]), 'a list in the place of a dict'),
+        (saved(change=lambda path: path.write_bytes(path.read_bytes()[:-99])), 'bad.pth must be a complete'),
+        (saved(change=flipped), 'Bad CRC-32'),
+        (saved(mark=f'#sha256={"0" * 64}'), f'bad.pth must have the SHA-256 {"0" * 64}, got '),
+        (saved(mark='#sha256=0'), "sha256= at the end of a checkpoint must give 64 hexadecimal digits, got '0'"),
+        (saved('.safetensors', change=lambda path: path.write_text('text')), 'bad.safetensors must be '),
+        (saved('.pdparams', change=lambda path: path.write_bytes(b'')), 'bad.pdparams must be a complete'),
+        (str, 'CHECKPOINT names a checkpoint that does not exist'),
+    ],
+    ids=[
+        'exec',
+        'exec in a folder',
+        'empty',
+        'list',
+        'truncated',
+        'bit',
+        'checksum',
+        'no checksum',
+        'text',
+        'nothing',
+        'folder',
+    ],
+)
 def test_bad_weights_end_a_test_in_one_sentence(tmp_path, capsys, checkpoint, message):
     """As tools/test.py does, without its process."""
-    args = Namespace(config=config(tmp_path), checkpoint=checkpoint(tmp_path), work_dir=f'{tmp_path}/work', out=None,
-                     show_dir=None, tta=False, cfg_options=None, launcher='none')
+    args = Namespace(
+        config=config(tmp_path),
+        checkpoint=checkpoint(tmp_path),
+        work_dir=f'{tmp_path}/work',
+        out=None,
+        show_dir=None,
+        tta=False,
+        cfg_options=None,
+        launcher='none',
+    )
     with pytest.raises(SystemExit) as raised:
         launch.run(launch.test, args)
     assert raised.value.code == 1

@@ -1,4 +1,5 @@
 """Files converted from layout to layout, and what is said meanwhile."""
+
 import json
 
 import pytest
@@ -8,9 +9,9 @@ from safetensors.torch import load_file
 from beit_mm.checkpoint.converting import convert, to_layout
 from beit_mm.checkpoint.mapping import find_beit, to_our_names
 from beit_mm.checkpoint.reading import read_checkpoint
-from beit_mm.layouts import LAYOUTS
 from beit_mm.models import BEiT
-from beit_mm.models.relative_position import expand_bias, relative_position_index
+from beit_mm.models.backbones.relative_position import expand_bias, relative_position_index
+from beit_mm.models.weight_layouts import LAYOUTS
 
 WIDTH = dict(embed_dim=32, depth=3, num_heads=2)
 SUFFIXES = {'transformers': '', 'passl': '.pdparams'}
@@ -18,17 +19,22 @@ SUFFIXES = {'transformers': '', 'passl': '.pdparams'}
 
 def classifier_weights(img_size=48) -> dict:
     torch.manual_seed(0)
-    weights = {f'backbone.{name}': torch.randn_like(tensor) if tensor.is_floating_point() else tensor
-               for name, tensor in BEiT(img_size=img_size, **WIDTH).state_dict().items()}
+    weights = {
+        f'backbone.{name}': torch.randn_like(tensor) if tensor.is_floating_point() else tensor
+        for name, tensor in BEiT(img_size=img_size, **WIDTH).state_dict().items()
+    }
     return {**weights, 'head.fc.weight': torch.randn(5, 32), 'head.fc.bias': torch.randn(5)}
 
 
 def pre_training_weights() -> dict:
     torch.manual_seed(0)
-    trunk = BEiT(img_size=48, **WIDTH, use_rel_pos_bias=False, use_shared_rel_pos_bias=True, use_mask_token=True,
-                 out_type='raw')
-    weights = {f'backbone.{name}': torch.randn_like(tensor) if tensor.is_floating_point() else tensor
-               for name, tensor in trunk.state_dict().items()}
+    trunk = BEiT(
+        img_size=48, **WIDTH, use_rel_pos_bias=False, use_shared_rel_pos_bias=True, use_mask_token=True, out_type='raw'
+    )
+    weights = {
+        f'backbone.{name}': torch.randn_like(tensor) if tensor.is_floating_point() else tensor
+        for name, tensor in trunk.state_dict().items()
+    }
     return {**weights, 'lm_head.weight': torch.randn(16, 32), 'lm_head.bias': torch.randn(16)}
 
 
@@ -48,9 +54,13 @@ def read_weights(path) -> dict:
 
 
 @pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
-@pytest.mark.parametrize('layout, draw', [
-    *((layout, classifier_weights) for layout in LAYOUTS if layout != 'mmsegmentation'),
-    *((layout, pre_training_weights) for layout in LAYOUTS if layout not in ('mmsegmentation', 'timm'))])
+@pytest.mark.parametrize(
+    'layout, draw',
+    [
+        *((layout, classifier_weights) for layout in LAYOUTS if layout != 'mmsegmentation'),
+        *((layout, pre_training_weights) for layout in LAYOUTS if layout not in ('mmsegmentation', 'timm')),
+    ],
+)
 def test_files_there_and_back(layout, draw, suffix, tmp_path):
     weights = draw()
     source = save(tmp_path / 'ours.pth', weights)
@@ -105,10 +115,20 @@ def test_what_went_where_is_said(tmp_path):
 def test_the_configuration_of_transformers_describes_the_weights(tmp_path):
     list(convert(save(tmp_path / 'ours.pth', classifier_weights()), tmp_path / 'folder', 'transformers'))
     config = json.loads((tmp_path / 'folder' / 'config.json').read_text())
-    expected = dict(architectures=['BeitForImageClassification'], hidden_size=32, num_hidden_layers=3,
-                    num_attention_heads=2, intermediate_size=128, image_size=48, patch_size=16, layer_norm_eps=1e-6,
-                    use_relative_position_bias=True, use_shared_relative_position_bias=False, use_mask_token=False,
-                    use_mean_pooling=True)
+    expected = dict(
+        architectures=['BeitForImageClassification'],
+        hidden_size=32,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        intermediate_size=128,
+        image_size=48,
+        patch_size=16,
+        layer_norm_eps=1e-6,
+        use_relative_position_bias=True,
+        use_shared_relative_position_bias=False,
+        use_mask_token=False,
+        use_mean_pooling=True,
+    )
     assert {key: config[key] for key in expected} == expected
     assert len(config['id2label']) == 5
 
@@ -128,9 +148,15 @@ def test_a_file_without_a_beit_is_refused(content, message, tmp_path):
         list(convert(tmp_path / 'other.pth', tmp_path / 'out.pth', 'timm'))
 
 
-@pytest.mark.parametrize('layout, name, message', [
-    ('mmsegmentation', 'out.pth', 'segment and trunk weights, got classify'), ('passl', 'out.pth', '.pdparams'),
-    ('timm', 'out.pdparams', '.pdparams'), ('caffe', 'out.pth', 'a layout must be one of beit_mm, release')])
+@pytest.mark.parametrize(
+    'layout, name, message',
+    [
+        ('mmsegmentation', 'out.pth', 'segment and trunk weights, got classify'),
+        ('passl', 'out.pth', '.pdparams'),
+        ('timm', 'out.pdparams', '.pdparams'),
+        ('caffe', 'out.pth', 'a layout must be one of beit_mm, release'),
+    ],
+)
 def test_what_cannot_be_written_is_said(layout, name, message, tmp_path):
     source = save(tmp_path / 'ours.pth', classifier_weights())
     with pytest.raises(ValueError, match=message):
@@ -139,8 +165,10 @@ def test_what_cannot_be_written_is_said(layout, name, message, tmp_path):
 
 
 def test_bfloat16_survives_paddle(tmp_path):
-    weights = {name: tensor.bfloat16() if tensor.is_floating_point() else tensor
-               for name, tensor in classifier_weights().items()}
+    weights = {
+        name: tensor.bfloat16() if tensor.is_floating_point() else tensor
+        for name, tensor in classifier_weights().items()
+    }
     list(convert(save(tmp_path / 'ours.pth', weights), tmp_path / 'theirs.pdparams', 'passl'))
     assert_equal(read_weights(tmp_path / 'theirs.pdparams'), weights)
 

@@ -1,4 +1,5 @@
 """Damaged files and files of other kinds: one sentence each, never half of the weights."""
+
 import hashlib
 import pickle
 import random
@@ -23,8 +24,21 @@ def save(path, **weights):
     return path
 
 
-@pytest.mark.parametrize('content', [b'', b'not weights\n', b'# text\n' * 999, b'hello', b'{"a": 1}', b'PK\3\4',
-                                     bytes(4096), b'\x80\2].', b'\x80\2', b'\x89PNG\r\n\x1a\n'])
+@pytest.mark.parametrize(
+    'content',
+    [
+        b'',
+        b'not weights\n',
+        b'# text\n' * 999,
+        b'hello',
+        b'{"a": 1}',
+        b'PK\3\4',
+        bytes(4096),
+        b'\x80\2].',
+        b'\x80\2',
+        b'\x89PNG\r\n\x1a\n',
+    ],
+)
 @pytest.mark.parametrize('suffix', ['.pth', '.safetensors', '.pdparams'])
 def test_other_files_are_refused_in_one_sentence(tmp_path, content, suffix):
     path = tmp_path / f'weights{suffix}'
@@ -101,7 +115,7 @@ def test_a_flipped_bit_anywhere_is_noticed_where_a_checksum_is_known(tmp_path, s
 def test_files_saved_without_checksums_are_read(tmp_path):
     torch.serialization.set_crc32_options(False)
     try:
-        path = save(tmp_path / 'weights.pth', weight=torch.arange(9.))
+        path = save(tmp_path / 'weights.pth', weight=torch.arange(9.0))
     finally:
         torch.serialization.set_crc32_options(True)
     with zipfile.ZipFile(path) as archive:
@@ -114,9 +128,9 @@ def test_a_part_that_claims_to_be_huge_is_refused(tmp_path):
     content = path.read_bytes()
     with zipfile.ZipFile(path) as archive:
         entry = content.index(b'PK\1\2', archive.start_dir)
-        while not content[entry + 46:].startswith(b'weights/data/0'):
+        while not content[entry + 46 :].startswith(b'weights/data/0'):
             entry = content.index(b'PK\1\2', entry + 1)
-    path.write_bytes(content[:entry + 24] + b'\xf0\xff\xff\xff' + content[entry + 28:])  # its size
+    path.write_bytes(content[: entry + 24] + b'\xf0\xff\xff\xff' + content[entry + 28 :])  # its size
     with pytest.raises(ValueError, match='must be a complete checkpoint'):
         read_checkpoint(path)
 

@@ -1,4 +1,5 @@
 """Model folders as the Hugging Face Hub has them."""
+
 import hashlib
 import json
 
@@ -18,11 +19,14 @@ def save(path, **weights):
 
 def shard(folder, suffix='.safetensors'):
     """Two files and their index, as transformers names them."""
-    stem, index = ('model', 'model.safetensors.index.json') if suffix == '.safetensors' else (
-        'pytorch_model', 'pytorch_model.bin.index.json')
+    stem, index = (
+        ('model', 'model.safetensors.index.json')
+        if suffix == '.safetensors'
+        else ('pytorch_model', 'pytorch_model.bin.index.json')
+    )
     names = [f'{stem}-0000{number}-of-00002{suffix}' for number in (1, 2)]
     save(folder / names[0], a=torch.zeros(1), b=torch.ones(2))
-    save(folder / names[1], c=torch.full((3, ), 2.))
+    save(folder / names[1], c=torch.full((3,), 2.0))
     weight_map = dict(a=names[0], b=names[0], c=names[1])
     (folder / index).write_text(json.dumps(dict(metadata=dict(total_size=24), weight_map=weight_map)))
     return folder / index, weight_map
@@ -30,7 +34,7 @@ def shard(folder, suffix='.safetensors'):
 
 @pytest.mark.parametrize('name', ['model.safetensors', 'pytorch_model.bin'])
 def test_one_file(tmp_path, name):
-    save(tmp_path / name, weight=torch.arange(3.))
+    save(tmp_path / name, weight=torch.arange(3.0))
     for folder in (tmp_path, str(tmp_path), f'{tmp_path}/'):
         assert read_checkpoint(folder)['weight'].tolist() == [0, 1, 2]
     (tmp_path / 'config.json').write_text(json.dumps(CONFIG))
@@ -46,7 +50,8 @@ def test_several_files(tmp_path, suffix):
     (tmp_path / 'config.json').write_text(json.dumps(CONFIG))
     checkpoint = read_checkpoint(tmp_path)
     assert {name: weight.tolist() for name, weight in checkpoint['state_dict'].items()} == dict(
-        a=[0], b=[1, 1], c=[2, 2, 2])
+        a=[0], b=[1, 1], c=[2, 2, 2]
+    )
     assert checkpoint['meta']['hf_config'] == CONFIG
 
 
@@ -71,9 +76,22 @@ def test_a_folder_without_weights_is_named(tmp_path):
         CheckpointLoader.load_checkpoint(str(tmp_path))
 
 
-@pytest.mark.parametrize('name', [
-    '../model.safetensors', '/etc/passwd', 'sub/model.safetensors', '..', '.', '', 3, None, ['a'], 'a\nb',
-    '..\\model.safetensors'])
+@pytest.mark.parametrize(
+    'name',
+    [
+        '../model.safetensors',
+        '/etc/passwd',
+        'sub/model.safetensors',
+        '..',
+        '.',
+        '',
+        3,
+        None,
+        ['a'],
+        'a\nb',
+        '..\\model.safetensors',
+    ],
+)
 def test_an_index_leads_to_nothing_outside_its_folder(tmp_path, name):
     folder = tmp_path / 'folder'
     (folder / 'sub').mkdir(parents=True)

@@ -1,4 +1,5 @@
 """No file gets to execute anything, in whatever form and by whatever way it comes in."""
+
 import copyreg
 import hashlib
 import os
@@ -11,9 +12,9 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.model import BaseModel
-from mmengine.runner import CheckpointLoader, Runner, load_checkpoint
+from mmengine.runner import CheckpointLoader, load_checkpoint, Runner
 from mmengine.runner.checkpoint import get_torch_safe_globals
-from payloads import ANYWHERE, OTHER_OPCODES, body, program, write
+from support.payloads import ANYWHERE, body, OTHER_OPCODES, program, write
 
 from beit_mm.checkpoint import read_checkpoint
 
@@ -21,19 +22,32 @@ TRUNK = dict(type='beit_mm.BEiT', img_size=32, embed_dim=16, depth=1, num_heads=
 
 
 def classifier():
-    return Config(dict(default_scope='mmpretrain', model=dict(
-        type='ImageClassifier', backbone=TRUNK, head=dict(type='LinearClsHead', num_classes=2, in_channels=16))))
+    return Config(
+        dict(
+            default_scope='mmpretrain',
+            model=dict(
+                type='ImageClassifier', backbone=TRUNK, head=dict(type='LinearClsHead', num_classes=2, in_channels=16)
+            ),
+        )
+    )
 
 
 def segmentor():
     head = dict(type='FCNHead', in_channels=16, in_index=0, channels=8, num_convs=1, concat_input=False, num_classes=2)
-    return Config(dict(default_scope='mmseg', model=dict(
-        type='EncoderDecoder', backbone=dict(**TRUNK, out_type='featmap', out_indices=[0]), decode_head=head,
-        test_cfg=dict(mode='whole'))))
+    return Config(
+        dict(
+            default_scope='mmseg',
+            model=dict(
+                type='EncoderDecoder',
+                backbone=dict(**TRUNK, out_type='featmap', out_indices=[0]),
+                decode_head=head,
+                test_cfg=dict(mode='whole'),
+            ),
+        )
+    )
 
 
 class Toy(BaseModel):
-
     def __init__(self, **init_cfg):
         super().__init__(init_cfg=dict(type='Pretrained', **init_cfg) if init_cfg else None)
         self.linear = torch.nn.Linear(2, 1)
@@ -44,10 +58,18 @@ class Toy(BaseModel):
 
 def start(path, resume):
     """A Runner that starts from a checkpoint, up to its first step."""
-    runner = Runner(Toy(), work_dir=os.path.dirname(path), experiment_name=path, default_scope='mmengine',
-                    train_dataloader=torch.utils.data.DataLoader([0.]), train_cfg=dict(by_epoch=False, max_iters=9),
-                    optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)), load_from=path, resume=resume,
-                    log_level='ERROR')
+    runner = Runner(
+        Toy(),
+        work_dir=os.path.dirname(path),
+        experiment_name=path,
+        default_scope='mmengine',
+        train_dataloader=torch.utils.data.DataLoader([0.0]),
+        train_cfg=dict(by_epoch=False, max_iters=9),
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
+        load_from=path,
+        resume=resume,
+        log_level='ERROR',
+    )
     runner.load_or_resume()
 
 
@@ -63,7 +85,8 @@ WAYS = {
     'mmpretrain.get_model': lambda path: mmpretrain.get_model(classifier(), pretrained=path),
     'mmpretrain inferencer': lambda path: mmpretrain.ImageClassificationInferencer(classifier(), pretrained=path),
     'mmpretrain.inference_model': lambda path: mmpretrain.inference_model(
-        mmpretrain.get_model(classifier(), pretrained=path), 'none.png'),
+        mmpretrain.get_model(classifier(), pretrained=path), 'none.png'
+    ),
     'mmseg.init_model': lambda path: mmseg.apis.init_model(segmentor(), path, device='cpu'),
     'mmseg inferencer': lambda path: mmseg.apis.MMSegInferencer(segmentor(), weights=path, device='cpu'),
     'mmseg inferencer without a config': lambda path: mmseg.apis.MMSegInferencer(None, weights=path, device='cpu'),
@@ -116,9 +139,13 @@ def test_malicious_downloads_execute_nothing_with_and_without_a_checksum(tmp_pat
     assert_nothing_ran(tmp_path)
 
 
-@pytest.mark.parametrize('name, payloads', [
-    *((name, ANYWHERE) for name in ('exec', 'getattr chain', 'HistoryBuffer.__setstate__', 'numpy.load')),
-    *((name, OTHER_OPCODES) for name in ('stack global', 'instance', 'object', 'new object'))])
+@pytest.mark.parametrize(
+    'name, payloads',
+    [
+        *((name, ANYWHERE) for name in ('exec', 'getattr chain', 'HistoryBuffer.__setstate__', 'numpy.load')),
+        *((name, OTHER_OPCODES) for name in ('stack global', 'instance', 'object', 'new object')),
+    ],
+)
 def test_the_malicious_files_do_work_elsewhere(tmp_path, name, payloads):
     """Otherwise the tests above would prove nothing: these run when unpickled, one even under MMEngine's list."""
     content = payloads[name](tmp_path, f'open({str(tmp_path / "ran")!r}, "w").close()')
@@ -153,15 +180,15 @@ def test_globals_that_others_allow_stay_refused_and_stay_theirs(tmp_path):
 @pytest.mark.parametrize('form', ['raw', 'pdparams'])
 def test_the_extension_registry_is_no_way_around(tmp_path, opcode, form):
     """A code stands for a global that some package registered; once read, pickle does not ask for it again."""
-    path = write(tmp_path, program(opcode, body((f'touch {tmp_path}/ran', )), b'R'), form)
-    copyreg.add_extension(os.name, 'system', 0xf0)
+    path = write(tmp_path, program(opcode, body((f'touch {tmp_path}/ran',)), b'R'), form)
+    copyreg.add_extension(os.name, 'system', 0xF0)
     try:
         pickle.loads(path.read_bytes())
         (tmp_path / 'ran').unlink()
         with pytest.raises(ValueError, match='must be a complete checkpoint'):
             read_checkpoint(path)
     finally:
-        copyreg.remove_extension(os.name, 'system', 0xf0)
+        copyreg.remove_extension(os.name, 'system', 0xF0)
     assert_nothing_ran(tmp_path)
 
 

@@ -1,4 +1,5 @@
 """Whose weights a file holds, wherever in the file they are; files of other models pass unchanged."""
+
 import copy
 
 import pytest
@@ -9,13 +10,16 @@ from mmpretrain.registry import MODELS
 from transformers import BeitConfig, BeitModel, Dinov2Config, Dinov2Model, ViTConfig, ViTModel
 
 from beit_mm.checkpoint.mapping import adopt, find_beit, to_our_names
-from beit_mm.layouts import LAYOUTS
 from beit_mm.models import BEiT
-from beit_mm.models.relative_position import grid_of_index, relative_position_index
+from beit_mm.models.backbones.relative_position import grid_of_index, relative_position_index
+from beit_mm.models.weight_layouts import LAYOUTS
 
 NARROW = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, image_size=32)
-GIVEN = {f'backbone.{name}': tensor for name, tensor in
-         BEiT(img_size=32, embed_dim=32, depth=2, num_heads=2).state_dict().items() if name != 'grid_size'}
+GIVEN = {
+    f'backbone.{name}': tensor
+    for name, tensor in BEiT(img_size=32, embed_dim=32, depth=2, num_heads=2).state_dict().items()
+    if name != 'grid_size'
+}
 GIVEN.update({'head.fc.weight': torch.ones(5, 32), 'head.fc.bias': torch.ones(5)})
 RELEASE = LAYOUTS['release'].from_ours(GIVEN, 'classify')[0]
 OTHERS = {key: torch.ones(2) for key in RELEASE}
@@ -33,8 +37,19 @@ def test_any_prefix(layout, prefix):
     assert_same(adopt({prefix + name: tensor for name, tensor in theirs.items()}, 'file').get('state_dict', theirs))
 
 
-@pytest.mark.parametrize('keys', [['model'], ['module'], ['state_dict'], ['model_ema'], ['state_dict_ema'], ['ema'],
-                                  ['model', 'state_dict'], ['ema_state_dict']])
+@pytest.mark.parametrize(
+    'keys',
+    [
+        ['model'],
+        ['module'],
+        ['state_dict'],
+        ['model_ema'],
+        ['state_dict_ema'],
+        ['ema'],
+        ['model', 'state_dict'],
+        ['ema_state_dict'],
+    ],
+)
 def test_any_wrapper(keys):
     content = dict(RELEASE)
     for key in reversed(keys):
@@ -64,12 +79,18 @@ def test_our_own_checkpoint_is_returned_as_it_is():
 
 
 def test_a_run_under_a_wrapper_keeps_what_resuming_needs():
-    content = dict(state_dict={f'module.{name}': tensor for name, tensor in GIVEN.items()}, meta=dict(epoch=1),
-                   optimizer=dict(state={}), message_hub={}, param_schedulers=[])
+    content = dict(
+        state_dict={f'module.{name}': tensor for name, tensor in GIVEN.items()},
+        meta=dict(epoch=1),
+        optimizer=dict(state={}),
+        message_hub={},
+        param_schedulers=[],
+    )
     adopted = adopt(content, 'file')
     assert_same(adopted['state_dict'])
     assert {key: value for key, value in adopted.items() if key != 'state_dict'} == {
-        key: value for key, value in content.items() if key != 'state_dict'}
+        key: value for key, value in content.items() if key != 'state_dict'
+    }
 
 
 def test_a_host_s_checkpoint_keeps_its_names_for_the_host():
@@ -82,8 +103,13 @@ def test_a_host_s_checkpoint_keeps_its_names_for_the_host():
 
 def vision_transformer_of_mmpretrain() -> torch.nn.Module:
     init_default_scope('mmpretrain')
-    return MODELS.build(dict(type='VisionTransformer', img_size=32, arch=dict(
-        embed_dims=32, num_layers=2, num_heads=2, feedforward_channels=64)))
+    return MODELS.build(
+        dict(
+            type='VisionTransformer',
+            img_size=32,
+            arch=dict(embed_dims=32, num_layers=2, num_heads=2, feedforward_channels=64),
+        )
+    )
 
 
 OTHER_MODELS = {
@@ -100,16 +126,30 @@ OTHER_MODELS = {
 
 
 @pytest.mark.parametrize('name', OTHER_MODELS)
-@pytest.mark.parametrize('wrap', [lambda weights: weights, lambda weights: dict(model=weights, epoch=1),
-                                  lambda weights: dict(state_dict=weights, meta={})])
+@pytest.mark.parametrize(
+    'wrap',
+    [
+        lambda weights: weights,
+        lambda weights: dict(model=weights, epoch=1),
+        lambda weights: dict(state_dict=weights, meta={}),
+    ],
+)
 def test_other_models_pass_unchanged(name, wrap):
     content = wrap({f'backbone.{key}': tensor for key, tensor in OTHER_MODELS[name]().state_dict().items()})
     assert adopt(content, 'file') is content
 
 
-@pytest.mark.parametrize('content', [{}, dict(state_dict={}), dict(model=3), {1: 2, 'blocks.0.attn.qkv.weight': 'x'},
-                                     {'blocks.0.attn.qkv.weight': torch.ones(3)},
-                                     {'encoder.layer.0.attention.attention.query.weight': torch.ones(())}])
+@pytest.mark.parametrize(
+    'content',
+    [
+        {},
+        dict(state_dict={}),
+        dict(model=3),
+        {1: 2, 'blocks.0.attn.qkv.weight': 'x'},
+        {'blocks.0.attn.qkv.weight': torch.ones(3)},
+        {'encoder.layer.0.attention.attention.query.weight': torch.ones(())},
+    ],
+)
 def test_what_holds_no_model_passes_unchanged(content):
     before = copy.copy(content)
     assert adopt(content, 'file') is content and content == before
@@ -136,8 +176,16 @@ def test_the_grid_is_read_off_the_index(grid):
     assert grid_of_index(index.float()).tolist() == list(grid), 'PASSL keeps a float one'
 
 
-@pytest.mark.parametrize('index', [torch.zeros(3), torch.zeros(2, 3), torch.zeros(5, 5), torch.zeros(1, 1),
-                                   torch.arange(25).view(5, 5),
-                                   torch.from_numpy(relative_position_index((2, 3)))[:6, :6]])
+@pytest.mark.parametrize(
+    'index',
+    [
+        torch.zeros(3),
+        torch.zeros(2, 3),
+        torch.zeros(5, 5),
+        torch.zeros(1, 1),
+        torch.arange(25).view(5, 5),
+        torch.from_numpy(relative_position_index((2, 3)))[:6, :6],
+    ],
+)
 def test_an_index_that_is_none_tells_no_grid(index):
     assert grid_of_index(index) is None

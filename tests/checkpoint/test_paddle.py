@@ -1,4 +1,5 @@
 """Files as paddle.save writes them (python/paddle/framework/io.py), written with pickle and NumPy."""
+
 import pickle
 import time
 import tracemalloc
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.runner import CheckpointLoader
-from payloads import body, program
+from support.payloads import body, program
 
 from beit_mm.checkpoint import read_checkpoint
 
@@ -20,7 +21,7 @@ class Parameter:
         self.name, self.array = name, array
 
     def __reduce__(self):
-        return tuple, ((self.name, self.array), )
+        return tuple, ((self.name, self.array),)
 
 
 def read(folder, content, protocol=4):
@@ -31,9 +32,11 @@ def read(folder, content, protocol=4):
 
 @pytest.mark.parametrize('protocol', [2, 3, 4])
 def test_a_state_dict(tmp_path, protocol):
-    arrays = {str(index): np.arange(6).astype(dtype).reshape(2, 3)
-              for index, dtype in enumerate(('f4', 'f8', 'f2', 'i8', 'i4', 'u1', 'i1', '?', 'c8'))}
-    arrays.update(fortran=np.asfortranarray(arrays['0']), empty=np.zeros((0, 4), 'f4'), scalar=np.array(3., 'f4'))
+    arrays = {
+        str(index): np.arange(6).astype(dtype).reshape(2, 3)
+        for index, dtype in enumerate(('f4', 'f8', 'f2', 'i8', 'i4', 'u1', 'i1', '?', 'c8'))
+    }
+    arrays.update(fortran=np.asfortranarray(arrays['0']), empty=np.zeros((0, 4), 'f4'), scalar=np.array(3.0, 'f4'))
     table = {'StructuredToParameterName@@': {name: f'linear_0.w_{name}' for name in arrays}}
     weights = read(tmp_path, {**arrays, **table}, protocol)
     assert list(weights) == list(arrays)
@@ -47,23 +50,33 @@ def test_a_state_dict(tmp_path, protocol):
 def test_parameters_with_their_names(tmp_path, protocol):
     saved = OrderedDict(weight=Parameter('linear_0.w_0', np.ones((2, 3), 'f4')))
     weights = read(tmp_path, saved, protocol)
-    assert weights['weight'].tolist() == [[1., 1., 1.], [1., 1., 1.]]
+    assert weights['weight'].tolist() == [[1.0, 1.0, 1.0], [1.0, 1.0, 1.0]]
 
 
 @pytest.mark.parametrize('protocol', [2, 4])
 def test_a_checkpoint_of_a_run(tmp_path, protocol):
     state = {'weight': np.ones(2, 'f4'), 'StructuredToParameterName@@': {'weight': 'w_0'}}
-    saved = dict(state_dict=state, epoch=3, lr=0.1, name='beit', step=np.float32(2), steps=2**40, best=-1, ema=None,
-                 moments=[np.zeros(1), (1, 2)])
+    saved = dict(
+        state_dict=state,
+        epoch=3,
+        lr=0.1,
+        name='beit',
+        step=np.float32(2),
+        steps=2**40,
+        best=-1,
+        ema=None,
+        moments=[np.zeros(1), (1, 2)],
+    )
     checkpoint = read(tmp_path, saved, protocol)
     assert list(checkpoint['state_dict']) == ['weight'] and checkpoint['state_dict']['weight'].tolist() == [1, 1]
     assert torch.equal(checkpoint['moments'][0], torch.zeros(1).double()) and checkpoint['moments'][1] == (1, 2)
     assert {key: checkpoint[key] for key in ('epoch', 'lr', 'name', 'step', 'steps', 'best', 'ema')} == {
-        key: saved[key] for key in ('epoch', 'lr', 'name', 'step', 'steps', 'best', 'ema')}
+        key: saved[key] for key in ('epoch', 'lr', 'name', 'step', 'steps', 'best', 'ema')
+    }
 
 
 def test_bfloat16_is_saved_as_uint16(tmp_path):
-    values = torch.tensor([[1., -2.5], [3e38, 0.]], dtype=torch.bfloat16)
+    values = torch.tensor([[1.0, -2.5], [3e38, 0.0]], dtype=torch.bfloat16)
     weights = read(tmp_path, dict(weight=values.view(torch.int16).numpy().view(np.uint16)))
     assert weights['weight'].dtype == torch.bfloat16 and torch.equal(weights['weight'], values)
 
@@ -82,15 +95,18 @@ def test_tensors_go_where_they_are_wanted(tmp_path):
         assert read_checkpoint(tmp_path / 'model.pdparams', device)['weight'].is_meta
 
 
-@pytest.mark.parametrize('content', [
-    program(b'}r\xff\xff\xff\xff'),  # a memo of four thousand million places, which the unpickler in C allocates
-    program(b'\x95\0\0\0\0\0\1\0\0}'),  # a frame, bytes and a text of a terabyte
-    program(b'}\x8e\0\0\0\0\0\1\0\0'),
-    program(b'}\x8d\0\0\0\0\0\1\0\0'),
-    program(b'}', body('name'), b')' + b'\x85' * 100_000 + b's'),  # nested deeper than what can be walked
-    program(b'}', body('name'), b']' * 100_000 + b'a' * 99_999 + b's'),
-    program(b'})', b'q\0h\0\x86' * 40, b'K\1s'),  # a key that takes 2^40 steps to hash
-])
+@pytest.mark.parametrize(
+    'content',
+    [
+        program(b'}r\xff\xff\xff\xff'),  # a memo of four thousand million places, which the unpickler in C allocates
+        program(b'\x95\0\0\0\0\0\1\0\0}'),  # a frame, bytes and a text of a terabyte
+        program(b'}\x8e\0\0\0\0\0\1\0\0'),
+        program(b'}\x8d\0\0\0\0\0\1\0\0'),
+        program(b'}', body('name'), b')' + b'\x85' * 100_000 + b's'),  # nested deeper than what can be walked
+        program(b'}', body('name'), b']' * 100_000 + b'a' * 99_999 + b's'),
+        program(b'})', b'q\0h\0\x86' * 40, b'K\1s'),  # a key that takes 2^40 steps to hash
+    ],
+)
 def test_a_small_file_takes_little_memory_and_time(tmp_path, content):
     path = tmp_path / 'small.pdparams'
     path.write_bytes(content)

@@ -1,4 +1,5 @@
 """Weights files of every kind: what they give."""
+
 import argparse
 import gzip
 import sys
@@ -13,8 +14,8 @@ from mmengine.config import ConfigDict
 from mmengine.logging import HistoryBuffer
 from mmengine.model import BaseModel
 from mmengine.runner import CheckpointLoader, Runner
-from payloads import body, built, program, write
 from safetensors.torch import save_file
+from support.payloads import body, built, program, write
 
 from beit_mm.checkpoint import read_checkpoint
 
@@ -49,7 +50,7 @@ def test_openai_encoder_needs_no_package_dall_e(tmp_path):
     assert weights['encoder.blocks.group_1.block_1.res_path.conv_4.w'].shape == (64, 16, 1, 1)
     assert 'encoder.blocks.group_1.block_1.id_path.w' not in weights  # an identity
     assert weights['encoder.blocks.group_4.block_1.id_path.w'].shape == (512, 256, 1, 1)
-    assert weights['encoder.blocks.output.conv.b'].shape == (512, )
+    assert weights['encoder.blocks.output.conv.b'].shape == (512,)
     assert all(type(weight) is torch.Tensor and not weight.requires_grad for weight in weights.values())
 
 
@@ -74,22 +75,22 @@ def test_a_training_checkpoint_of_the_release(tmp_path):
 
 
 def test_safetensors(tmp_path):
-    save_file(dict(weight=torch.arange(3.)), tmp_path / 'model.safetensors')
+    save_file(dict(weight=torch.arange(3.0)), tmp_path / 'model.safetensors')
     for path in (str(tmp_path / 'model.safetensors'), f'file://{tmp_path}/model.safetensors'):
         assert CheckpointLoader.load_checkpoint(path)['weight'].tolist() == [0, 1, 2]
 
 
 def test_safetensors_under_another_suffix(tmp_path):
-    save_file(dict(weight=torch.arange(3.)), tmp_path / 'model.pth')
+    save_file(dict(weight=torch.arange(3.0)), tmp_path / 'model.pth')
     assert read_checkpoint(tmp_path / 'model.pth')['weight'].tolist() == [0, 1, 2]
 
 
 def test_numpy_records_come_back_as_they_were(tmp_path):
     arrays = [np.arange(6, dtype=dtype).reshape(2, 3) for dtype in ('<f8', '>f4', 'i8', 'u1', 'c8', 'f2')]
     arrays += [np.asfortranarray(arrays[0]), np.array([True, False]), np.array(['cat', 'ox'])]
-    arrays += [np.zeros((0, 4)), np.array(3.)]
+    arrays += [np.zeros((0, 4)), np.array(3.0)]
     scalars = [np.float64(0.5), np.int32(-3), np.bool_(True), np.float32(2)]
-    torch.save(dict(arrays=arrays, nested=({'scalars': scalars}, )), tmp_path / 'records.pth')
+    torch.save(dict(arrays=arrays, nested=({'scalars': scalars},)), tmp_path / 'records.pth')
     read = read_checkpoint(tmp_path / 'records.pth')
     for came, was in zip(read['arrays'] + read['nested'][0]['scalars'], arrays + scalars, strict=True):
         assert type(came) is type(was) and came.dtype == was.dtype and came.flags.f_contiguous == was.flags.f_contiguous
@@ -117,7 +118,6 @@ def test_config_texts_are_dropped(tmp_path, code):
 
 
 class Toy(BaseModel):
-
     def __init__(self):
         super().__init__()
         self.linear = torch.nn.Linear(2, 1)
@@ -133,18 +133,29 @@ class Points(torch.utils.data.Dataset):
         return 8
 
     def __getitem__(self, index):
-        return dict(inputs=torch.tensor([index, 1.]))
+        return dict(inputs=torch.tensor([index, 1.0]))
 
 
 def make_runner(folder, name, max_iters, **kwargs):
     return Runner(
-        Toy(), work_dir=str(folder), experiment_name=name, default_scope='mmengine', cfg=dict(note=name),
+        Toy(),
+        work_dir=str(folder),
+        experiment_name=name,
+        default_scope='mmengine',
+        cfg=dict(note=name),
         train_dataloader=dict(dataset=Points(), batch_size=4, sampler=dict(type='DefaultSampler', shuffle=False)),
-        train_cfg=dict(by_epoch=False, max_iters=max_iters), optim_wrapper=dict(optimizer=dict(type='AdamW', lr=0.1)),
-        param_scheduler=dict(type='OneCycleLR', eta_max=0.1, total_steps=5, by_epoch=False), randomness=dict(seed=1),
-        default_hooks=dict(checkpoint=dict(type='CheckpointHook', interval=2, by_epoch=False),
-                           logger=dict(type='LoggerHook', interval=1)),
-        custom_hooks=[dict(type='EMAHook')], log_level='ERROR', **kwargs)
+        train_cfg=dict(by_epoch=False, max_iters=max_iters),
+        optim_wrapper=dict(optimizer=dict(type='AdamW', lr=0.1)),
+        param_scheduler=dict(type='OneCycleLR', eta_max=0.1, total_steps=5, by_epoch=False),
+        randomness=dict(seed=1),
+        default_hooks=dict(
+            checkpoint=dict(type='CheckpointHook', interval=2, by_epoch=False),
+            logger=dict(type='LoggerHook', interval=1),
+        ),
+        custom_hooks=[dict(type='EMAHook')],
+        log_level='ERROR',
+        **kwargs,
+    )
 
 
 def test_a_runner_resumes_from_its_checkpoint_and_not_from_its_text(tmp_path, code):

@@ -1,4 +1,5 @@
 """Where weights come from: every scheme of MMEngine, downloads, checksums."""
+
 import contextlib
 import hashlib
 import shutil
@@ -7,15 +8,15 @@ import mmengine
 import pytest
 import torch
 from mmengine.runner import CheckpointLoader
-from payloads import ANYWHERE, write
+from support.payloads import ANYWHERE, write
 
 from beit_mm.checkpoint.checksums import split_checksum
-from beit_mm.engine.checks import check_checkpoint
+from beit_mm.checks import check_checkpoint
 
 ZEROS = '0' * 64
 
 
-def save(path, value=1.):
+def save(path, value=1.0):
     path.parent.mkdir(exist_ok=True)
     torch.save(dict(state_dict={'backbone.weight': torch.tensor(value)}), path)
     return hashlib.sha256(path.read_bytes()).hexdigest()
@@ -30,7 +31,8 @@ def cached(folder):
 
 
 @pytest.mark.parametrize(
-    'address', ['https://host/model.pth', 'torchvision://resnet18', 'open-mmlab://vgg16_caffe', 'mmcls://vgg11'])
+    'address', ['https://host/model.pth', 'torchvision://resnet18', 'open-mmlab://vgg16_caffe', 'mmcls://vgg11']
+)
 def test_other_schemes_find_the_file_and_read_it_here(tmp_path, monkeypatch, address):
     code = f'open({str(tmp_path / "ran")!r}, "w").close()'
     honest, evil = tmp_path / 'honest.pth', write(tmp_path, ANYWHERE['exec'](tmp_path, code), 'zip')
@@ -55,8 +57,11 @@ def test_object_storage_fetches_and_reads_it_here(tmp_path, monkeypatch, address
     fetched = {'evil': write(tmp_path, ANYWHERE['exec'](tmp_path, ''), 'zip'), 'honest': tmp_path / 'honest.pth'}
     digest = save(fetched['honest'])
     for name, path in fetched.items():
-        monkeypatch.setattr(mmengine.fileio, 'get_local_path', lambda filepath, backend_args: {
-            address: contextlib.nullcontext(str(path))}[filepath])
+        monkeypatch.setattr(
+            mmengine.fileio,
+            'get_local_path',
+            lambda filepath, backend_args: {address: contextlib.nullcontext(str(path))}[filepath],
+        )
         if name == 'evil':
             with pytest.raises(ValueError, match='got global exec'):
                 CheckpointLoader.load_checkpoint(address)
@@ -125,9 +130,15 @@ def test_a_download_that_was_cut_short_is_not_kept(tmp_path, server):
     assert value(f'{server.url}/a/model.pth') == 1
 
 
-@pytest.mark.parametrize('place, message', [
-    ('none.pth', 'must be a file that can be downloaded, got HTTP Error 404'), ('', 'must end in the name of a file'),
-    ('/', 'must end in the name of a file'), ('/a/..', 'must end in the name of a file')])
+@pytest.mark.parametrize(
+    'place, message',
+    [
+        ('none.pth', 'must be a file that can be downloaded, got HTTP Error 404'),
+        ('', 'must end in the name of a file'),
+        ('/', 'must end in the name of a file'),
+        ('/a/..', 'must end in the name of a file'),
+    ],
+)
 def test_what_cannot_be_downloaded_is_named(tmp_path, server, place, message):
     with pytest.raises((OSError, ValueError), match=message) as raised:
         CheckpointLoader.load_checkpoint(f'{server.url}/{place}')
@@ -152,8 +163,17 @@ def test_a_local_file_with_its_checksum(tmp_path):
 
 
 @pytest.mark.parametrize('checksum', ['', 'abc', ZEROS[1:], ZEROS + '0', 'g' + ZEROS[1:]])
-@pytest.mark.parametrize('address', ['model.pth#', 'file:///model.pth#', 'http://host/model.pth#', 's3://bucket/model#',
-                                     'https://host/model.pth?', 'https://host/model.pth?a=b&'])
+@pytest.mark.parametrize(
+    'address',
+    [
+        'model.pth#',
+        'file:///model.pth#',
+        'http://host/model.pth#',
+        's3://bucket/model#',
+        'https://host/model.pth?',
+        'https://host/model.pth?a=b&',
+    ],
+)
 def test_a_checksum_must_be_one(address, checksum):
     with pytest.raises(ValueError, match='must give 64 hexadecimal digits, got '):
         CheckpointLoader.load_checkpoint(f'{address}sha256={checksum}')
@@ -161,11 +181,17 @@ def test_a_checksum_must_be_one(address, checksum):
         check_checkpoint('load_from', f'{address}sha256={checksum}')
 
 
-@pytest.mark.parametrize('address, plain', [
-    ('weights/a.pth', 'weights/a.pth'), ('http://host/a.pth?x=1#part', 'http://host/a.pth?x=1#part'),
-    ('a.pth?sha256=1', 'a.pth?sha256=1'), (f'a.pth#sha256={"A" * 64}', 'a.pth'),
-    (f'http://host/a.pth?x=%2F&sha256={"a" * 64}&y=2', 'http://host/a.pth?x=%2F&y=2'),
-    (f'https://host/a.pth?sha256={"a" * 64}', 'https://host/a.pth')])
+@pytest.mark.parametrize(
+    'address, plain',
+    [
+        ('weights/a.pth', 'weights/a.pth'),
+        ('http://host/a.pth?x=1#part', 'http://host/a.pth?x=1#part'),
+        ('a.pth?sha256=1', 'a.pth?sha256=1'),
+        (f'a.pth#sha256={"A" * 64}', 'a.pth'),
+        (f'http://host/a.pth?x=%2F&sha256={"a" * 64}&y=2', 'http://host/a.pth?x=%2F&y=2'),
+        (f'https://host/a.pth?sha256={"a" * 64}', 'https://host/a.pth'),
+    ],
+)
 def test_a_checksum_is_taken_off(address, plain):
     assert split_checksum(address) == (plain, None if plain == address else 'a' * 64)
 

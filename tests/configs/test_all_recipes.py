@@ -1,9 +1,11 @@
 """What every recipe says in its header, and the size of its model."""
+
 import re
 
 import pytest
-from recipe_table import NAMES, RECIPES as TABLE
-from test_configs import CONFIGS, RECIPES, load, millions, on_meta
+from support.recipe_table import NAMES
+from support.recipe_table import RECIPES as TABLE
+from test_configs import CONFIGS, load, millions, on_meta, RECIPES
 
 # Width, blocks, heads, initial LayerScale.
 SIZES = dict(tiny=(192, 12, 3, 0.1), small=(384, 12, 6, 0.1), base=(768, 12, 12, 0.1), large=(1024, 24, 16, 1e-5))
@@ -11,7 +13,7 @@ SIZES = dict(tiny=(192, 12, 3, 0.1), small=(384, 12, 6, 0.1), base=(768, 12, 12,
 
 def header_of(name: str) -> str:
     lines = (CONFIGS / name).read_text().splitlines()
-    return '\n'.join(lines[:next(index for index, line in enumerate(lines) if not line.startswith('#'))])
+    return '\n'.join(lines[: next(index for index, line in enumerate(lines) if not line.startswith('#'))])
 
 
 @pytest.mark.parametrize('name', RECIPES)
@@ -37,16 +39,26 @@ def test_header_has_the_hardware_and_the_score_of_the_table(name):
 def test_the_table_has_every_recipe_with_published_settings():
     found = {name for name in RECIPES if re.match('beit_|pretrain/|segment/|classify/beit_', name)}
     assert set(NAMES) == found
-    assert set(TABLE) == found - {'beit_tokenizer.py', 'pretrain/beit_tiny_own_data.py',
-                                  'pretrain/beit_small_own_data.py'}
+    assert set(TABLE) == found - {
+        'beit_tokenizer.py',
+        'pretrain/beit_tiny_own_data.py',
+        'pretrain/beit_small_own_data.py',
+    }
 
 
-@pytest.mark.parametrize('name, published', {
-    'beit_finetune.py': 86.53, 'classify/beit_base_384_ft1k_to_1k.py': 86.74,
-    'classify/beit_large_224_pt22k_to_1k.py': 304.43, 'classify/beit_large_384_ft1k_to_1k.py': 305.00,
-    'classify/beit_large_512_22k_to_1k.py': 305.67,
-    # With the auxiliary head.
-    'segment/beit_base_640_ft22k_to_ade20k.py': 163.41, 'segment/beit_large_640_ft22k_to_ade20k.py': 441.27}.items())
+@pytest.mark.parametrize(
+    'name, published',
+    {
+        'beit_finetune.py': 86.53,
+        'classify/beit_base_384_ft1k_to_1k.py': 86.74,
+        'classify/beit_large_224_pt22k_to_1k.py': 304.43,
+        'classify/beit_large_384_ft1k_to_1k.py': 305.00,
+        'classify/beit_large_512_22k_to_1k.py': 305.67,
+        # With the auxiliary head.
+        'segment/beit_base_640_ft22k_to_ade20k.py': 163.41,
+        'segment/beit_large_640_ft22k_to_ade20k.py': 441.27,
+    }.items(),
+)
 def test_parameters_are_as_many_as_published(name, published):
     assert millions(on_meta(load(name))) == pytest.approx(published, abs=0.005)
 
@@ -76,8 +88,9 @@ def test_pre_training_recovers_what_the_name_says(name):
     assert ('beit_mm.RandomMaskGenerator' in parts) == ('random_masks' in name)
     assert ('beit_mm.BlockwiseMaskGenerator' in parts) == ('random_masks' not in name)
     assert cfg.model.target.type == ('beit_mm.NormalisedPixels' if 'pixels' in name else 'beit_mm.VisualTokens')
-    assert cfg.model.recovered == (dict(type='beit_mm.AllPatches') if 'all_tokens' in name else
-                                   dict(type='beit_mm.MaskedPatches', num_masked=75))
+    assert cfg.model.recovered == (
+        dict(type='beit_mm.AllPatches') if 'all_tokens' in name else dict(type='beit_mm.MaskedPatches', num_masked=75)
+    )
     trunk = cfg.model.backbone
     assert trunk.get('use_abs_pos_emb', False) == ('absolute' in name)
     assert (trunk.use_rel_pos_bias, trunk.use_shared_rel_pos_bias) == (False, 'absolute' not in name)

@@ -1,13 +1,14 @@
 """Every config builds its model, pipelines, optimiser and schedules, and follows the release's schedule."""
+
 import math
 from pathlib import Path
 
 import pytest
 import torch
-from mmengine.config import Config
-from mmengine.registry import DATASETS, HOOKS, METRICS, MODELS, PARAM_SCHEDULERS, init_default_scope
-from mmengine.optim import build_optim_wrapper
 from mmcv.transforms import Compose
+from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import DATASETS, HOOKS, init_default_scope, METRICS, MODELS, PARAM_SCHEDULERS
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 RECIPES = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob('*.py') if '_base_' not in path.parts)
@@ -49,8 +50,16 @@ def build_schedules(cfg: Config, optimizer, epoch_length: int = EPOCH_LENGTH) ->
 
 
 def test_all_recipes_are_found():
-    assert {'beit_tokenizer.py', 'beit_pretrain.py', 'beit_finetune.py', 'beit_segment.py', 'demo/tokenizer.py',
-            'demo/pretrain.py', 'demo/finetune.py', 'demo/segment.py'} <= set(RECIPES)
+    assert {
+        'beit_tokenizer.py',
+        'beit_pretrain.py',
+        'beit_finetune.py',
+        'beit_segment.py',
+        'demo/tokenizer.py',
+        'demo/pretrain.py',
+        'demo/finetune.py',
+        'demo/segment.py',
+    } <= set(RECIPES)
 
 
 @pytest.mark.parametrize('name', RECIPES)
@@ -104,10 +113,10 @@ def rates(name: str, steps: int) -> torch.Tensor:
     return torch.tensor(found)
 
 
-@pytest.mark.parametrize('name, base, floor, warmup, epochs', [
-    ('beit_pretrain.py', 1.5e-3, 1e-5, 10, 800),
-    ('beit_finetune.py', 4e-3, 1e-6, 20, 100),
-])
+@pytest.mark.parametrize(
+    'name, base, floor, warmup, epochs',
+    [('beit_pretrain.py', 1.5e-3, 1e-5, 10, 800), ('beit_finetune.py', 4e-3, 1e-6, 20, 100)],
+)
 def test_cosine_schedules_follow_the_release(name, base, floor, warmup, epochs):
     """Release: a line from 0 over the warm-up steps, then half a cosine from base to floor."""
     steps, start = epochs * EPOCH_LENGTH, warmup * EPOCH_LENGTH

@@ -1,4 +1,5 @@
 """docs/own_data.md: every command on generated data in the page's layout, and what follows from a user's own values."""
+
 import gzip
 import json
 import os
@@ -13,20 +14,27 @@ import numpy as np
 import pytest
 from mmengine.config import Config
 from PIL import Image
-from runners import leave_text_as_it_is, run_here
+from support.runners import leave_text_as_it_is, run_here
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / 'docs' / 'own_data.md').read_text()
 COMMANDS = re.findall(r'^    ((?:python|tools/|tar) ?\S.*)$', PAGE, flags=re.M)
 FILES = re.findall(r'^```python\n# (\S+)\n(.*?)^```$', PAGE, flags=re.M | re.S)
 # The last checkpoint of a shrunk run, and its name at the end of the whole one.
-WRITTEN = {'tokenizer': ('iter_2', 'iter_20000'), 'pretrain': ('epoch_1', 'epoch_300'),
-           'finetune': ('epoch_1', 'epoch_100'), 'segment': ('iter_2', 'iter_20000')}
+WRITTEN = {
+    'tokenizer': ('iter_2', 'iter_20000'),
+    'pretrain': ('epoch_1', 'epoch_300'),
+    'finetune': ('epoch_1', 'epoch_100'),
+    'segment': ('iter_2', 'iter_20000'),
+}
 
 
 def loaders(*names: str, batch_size: int = 2) -> list:
-    return [f'{name}.{key}={value}' for name in names for key, value in dict(
-        num_workers=0, persistent_workers=False, batch_size=batch_size).items()]
+    return [
+        f'{name}.{key}={value}'
+        for name in names
+        for key, value in dict(num_workers=0, persistent_workers=False, batch_size=batch_size).items()
+    ]
 
 
 ITERS = ['train_cfg.max_iters=2', 'train_cfg.val_interval=2', 'default_hooks.checkpoint.interval=2']
@@ -35,15 +43,33 @@ TRUNK = ['model.backbone.embed_dim=32', 'model.backbone.num_heads=2']
 TOKENIZER = ['n_hid=8', 'n_init=8', 'blocks_per_group=1']
 # What shrinks each recipe; nothing else of it is changed.
 SHRUNK = {
-    'tokenizer': [*(f'model.{option}' for option in TOKENIZER), *ITERS,
-                  *loaders('train_dataloader', 'val_dataloader', 'test_dataloader')],
-    'pretrain': [*TRUNK, *(f'model.target.tokenizer.{option}' for option in TOKENIZER), *EPOCH,
-                 *loaders('train_dataloader')],
-    'finetune': [*TRUNK, 'model.head.in_channels=32', *EPOCH,
-                 *loaders('train_dataloader', 'val_dataloader', 'test_dataloader')],
-    'segment': [*TRUNK, 'model.neck.embed_dim=32', 'model.decode_head.in_channels=[32,32,32,32]',
-                'model.decode_head.channels=16', 'model.auxiliary_head.in_channels=32', *ITERS,
-                *loaders('train_dataloader'), *loaders('val_dataloader', 'test_dataloader', batch_size=1)],
+    'tokenizer': [
+        *(f'model.{option}' for option in TOKENIZER),
+        *ITERS,
+        *loaders('train_dataloader', 'val_dataloader', 'test_dataloader'),
+    ],
+    'pretrain': [
+        *TRUNK,
+        *(f'model.target.tokenizer.{option}' for option in TOKENIZER),
+        *EPOCH,
+        *loaders('train_dataloader'),
+    ],
+    'finetune': [
+        *TRUNK,
+        'model.head.in_channels=32',
+        *EPOCH,
+        *loaders('train_dataloader', 'val_dataloader', 'test_dataloader'),
+    ],
+    'segment': [
+        *TRUNK,
+        'model.neck.embed_dim=32',
+        'model.decode_head.in_channels=[32,32,32,32]',
+        'model.decode_head.channels=16',
+        'model.auxiliary_head.in_channels=32',
+        *ITERS,
+        *loaders('train_dataloader'),
+        *loaders('val_dataloader', 'test_dataloader', batch_size=1),
+    ],
 }
 
 
@@ -79,8 +105,16 @@ def project(tmp_path, monkeypatch) -> Path:
 
 def run_outside(words: list, project: Path) -> str:
     words = [sys.executable if word == 'python' else word for word in words]
-    env = dict(os.environ, PYTHON=sys.executable, OMP_NUM_THREADS='1', PYTHONWARNINGS='ignore', PYTHONPATH=str(ROOT),
-               CUDA_VISIBLE_DEVICES='', HF_HOME=str(project / 'cache'), HF_HUB_OFFLINE='1')
+    env = dict(
+        os.environ,
+        PYTHON=sys.executable,
+        OMP_NUM_THREADS='1',
+        PYTHONWARNINGS='ignore',
+        PYTHONPATH=str(ROOT),
+        CUDA_VISIBLE_DEVICES='',
+        HF_HOME=str(project / 'cache'),
+        HF_HUB_OFFLINE='1',
+    )
     result = subprocess.run(words, cwd=project, env=env, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, (result.stdout + result.stderr)[-3000:]
     return result.stdout + result.stderr
@@ -97,8 +131,9 @@ def openai_tokenizer(folder: Path) -> list:
     with gzip.open(data / 'dalle_encoder.pkl.gz') as source, open(folder / 'encoder.pkl', 'wb') as target:
         shutil.copyfileobj(source, target)
     config = json.loads(str(np.load(data / 'tokenizer_forward.npz')['config']))
-    return [f'model.target.tokenizer.{key}={config[key]}'
-            for key in ('vocab_size', 'n_hid', 'n_init', 'blocks_per_group')]
+    return [
+        f'model.target.tokenizer.{key}={config[key]}' for key in ('vocab_size', 'n_hid', 'n_init', 'blocks_per_group')
+    ]
 
 
 def run_command(command: str, project: Path) -> None:
@@ -165,16 +200,25 @@ def test_all_else_follows_from_path_classes_and_size(project):
     write_data(project / 'elsewhere', CLASSES, num_labels=5)
     images = dict(data_root='elsewhere/images', img_size=96)
     names = [
-        own(project, 'tokenizer', **images), own(project, 'pretrain', **images),
+        own(project, 'tokenizer', **images),
+        own(project, 'pretrain', **images),
         own(project, 'finetune', data_root='elsewhere/classify', classes=CLASSES, img_size=64),
-        own(project, 'segment', data_root='elsewhere/segment', classes=CLASSES[:5], crop=64)]
+        own(project, 'segment', data_root='elsewhere/segment', classes=CLASSES[:5], crop=64),
+    ]
     for name in names:
         recipe = Path(name).stem
         run_here(['tools/train.py', name, '--cfg-options', *SHRUNK[recipe]])
         last, later = (project / 'work_dirs' / 'own_data' / recipe / f'{name}.pth' for name in WRITTEN[recipe])
         last.rename(later)
-    run_here(['tools/test.py', names[2], later.parents[1] / 'finetune' / 'epoch_100.pth', '--cfg-options',
-              *SHRUNK['finetune']])
+    run_here(
+        [
+            'tools/test.py',
+            names[2],
+            later.parents[1] / 'finetune' / 'epoch_100.pth',
+            '--cfg-options',
+            *SHRUNK['finetune'],
+        ]
+    )
     assert {'accuracy/top1', 'accuracy/top5'} <= set(scores(project / 'work_dirs' / 'own_data' / 'finetune'))
     run_here(['tools/test.py', names[3], later, '--tta', '--cfg-options', *SHRUNK['segment']])
     assert 'mIoU' in scores(project / 'work_dirs' / 'own_data' / 'segment')

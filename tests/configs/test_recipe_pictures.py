@@ -1,10 +1,11 @@
 """Pictures that the pipelines of the recipes give, in training and in tests."""
+
 import numpy as np
 import pytest
 import torch
 from mmcv.transforms import Compose
-from recipe_table import NAMES
-from stand_ins import CLASSES_ADE20K, SIDES, write_pixels
+from support.recipe_table import NAMES
+from support.stand_ins import CLASSES_ADE20K, SIDES, write_pixels
 from test_configs import load
 
 HEIGHT, WIDTH = SIDES
@@ -16,8 +17,14 @@ def sample(tmp_path) -> dict:
     rng = np.random.default_rng(0)
     write_pixels(tmp_path / 'a.png', rng, SIDES, CLASSES_ADE20K + 1)
     write_pixels(tmp_path / 'a.jpg', rng, (*SIDES, 3))
-    return dict(img_path=str(tmp_path / 'a.jpg'), gt_label=0, seg_map_path=str(tmp_path / 'a.png'), label_map=None,
-                reduce_zero_label=True, seg_fields=[])
+    return dict(
+        img_path=str(tmp_path / 'a.jpg'),
+        gt_label=0,
+        seg_map_path=str(tmp_path / 'a.png'),
+        label_map=None,
+        reduce_zero_label=True,
+        seg_fields=[],
+    )
 
 
 @pytest.mark.parametrize('name', [name for name in NAMES if 'pretrain' in name])
@@ -86,5 +93,6 @@ def test_multi_scale_views_are_never_smaller_than_the_window(name, sample):
     views = Compose(cfg.tta_pipeline)(sample)['inputs']
     # Ratios 0.5 and 0.75 are lifted to 1; every view comes straight and flipped.
     assert [view.shape[1] for view in views] == [
-        round(side * ratio) for ratio in (1, 1, 1, 1.25, 1.5, 1.75) for _ in range(2)]
+        round(side * ratio) for ratio in (1, 1, 1, 1.25, 1.5, 1.75) for _ in range(2)
+    ]
     assert all(torch.equal(views[index + 1], views[index].flip(2)) for index in range(0, 12, 2))

@@ -3,17 +3,17 @@
 The formulas (BEiT release, `cosine_scheduler` and `get_num_layer_for_vit`; MMCV 1's polynomial with linear warm-up, for
 segmentation) and the settings (recipe_table.py) are written down here a second time.
 """
+
 import json
 import math
-from functools import lru_cache
-from typing import List, Tuple
+from functools import cache
 
 import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
-from recipe_table import RECIPES, Recipe
+from support.recipe_table import Recipe, RECIPES
 from test_configs import build_schedules, load, on_meta
 
 each = pytest.mark.parametrize('name', RECIPES)
@@ -53,8 +53,8 @@ def epoch_length(cfg: Config, recipe: Recipe) -> int:
     return math.ceil(recipe.images / gpus) // images
 
 
-@lru_cache(maxsize=None)
-def walk(schedules: str, steps_per_epoch: int, rates: Tuple[float, ...], steps: Tuple[int, ...]) -> List[np.ndarray]:
+@cache
+def walk(schedules: str, steps_per_epoch: int, rates: tuple[float, ...], steps: tuple[int, ...]) -> list[np.ndarray]:
     """What becomes of rates, (len(rates),) at each of some steps, from MMEngine's schedules stepped that far."""
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     # One group for all: the schedules work elementwise.
@@ -69,7 +69,7 @@ def walk(schedules: str, steps_per_epoch: int, rates: Tuple[float, ...], steps: 
     return found
 
 
-def marks(recipe: Recipe) -> List[int]:
+def marks(recipe: Recipe) -> list[int]:
     """First update, middle and end of the warm-up, the next, middle, last."""
     start, stop = recipe.warmup_length, recipe.updates
     return [0, start // 2, start - 1, start, (start + stop) // 2, stop - 1]
@@ -87,14 +87,15 @@ def test_rates_and_weight_decays_are_the_releases(name):
     per_update = recipe.hardware[2] if recipe.images else 1
     steps = [(mark + 1) * per_update - 1 for mark in marks(recipe)]
     rates = tuple(sorted({group['lr'] for group in groups}))
-    found = walk(json.dumps(cfg.param_scheduler), epoch_length(cfg, recipe) if recipe.images else 1, rates,
-                 tuple(steps))
+    found = walk(
+        json.dumps(cfg.param_scheduler), epoch_length(cfg, recipe) if recipe.images else 1, rates, tuple(steps)
+    )
     formula = cosine if recipe.images else polynomial
     for group in groups:
         index = rates.index(group['lr'])
         for parameter in group['params']:
             own = names[id(parameter)]
-            scale = recipe.layer_decay**(depth + 1 - layer_of(own, depth))
+            scale = recipe.layer_decay ** (depth + 1 - layer_of(own, depth))
             assert group['weight_decay'] == (recipe.weight_decay if is_decayed(own, parameter) else 0), own
             assert found[0][index] <= 1e-3 * recipe.lr * scale, own
             for mark, at_mark in list(zip(marks(recipe), found))[1:]:

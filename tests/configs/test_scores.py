@@ -1,4 +1,5 @@
 """The five models of published ImageNet-1k scores: size, evaluation, recipe, and how MMPretrain finds them."""
+
 import os
 import subprocess
 import sys
@@ -63,7 +64,8 @@ def picture(tmp_path) -> Path:
 
 def test_the_table_is_all_there_is():
     assert {path.name for path in CONFIGS.glob('classify/*_22k_to_1k.py')} == {
-        Path(config_name(*key)).name for key in TABLE}
+        Path(config_name(*key)).name for key in TABLE
+    }
 
 
 @each
@@ -89,8 +91,12 @@ def test_training_pictures_have_the_size_of_the_test(size, side, picture):
     pipeline = load(config_name(size, side)).train_dataloader.dataset.pipeline
     assert Compose(pipeline)(dict(img_path=str(picture), gt_label=0))['inputs'].shape == (3, side, side)
     kinds = [transform.type for transform in pipeline]
-    assert kinds[1:-1] == ['beit_mm.RandomResizedCrop', 'beit_mm.RandomFlip', 'beit_mm.RandAugment',
-                           'beit_mm.RandomErasing']
+    assert kinds[1:-1] == [
+        'beit_mm.RandomResizedCrop',
+        'beit_mm.RandomFlip',
+        'beit_mm.RandAugment',
+        'beit_mm.RandomErasing',
+    ]
 
 
 @each
@@ -105,7 +111,9 @@ def test_recipe_is_the_releases(size, side):
     """Its guide to fine-tuning: 30 epochs of 512 images, 5 to warm up, lr 2e-5, no Mixup."""
     cfg = load(config_name(size, side))
     depth, decay, drop_path, layer_scale, batch, accumulated = {
-        'base': (12, 0.85, 0.1, 0.1, 64, 1), 'large': (24, 0.9, 0.4, 1e-5, 32, 2)}[size]
+        'base': (12, 0.85, 0.1, 0.1, 64, 1),
+        'large': (24, 0.9, 0.4, 1e-5, 32, 2),
+    }[size]
     assert cfg.model.backbone.drop_path_rate == drop_path
     assert cfg.model.backbone.layer_scale_init_value == layer_scale
     assert cfg.model.backbone.init_cfg.checkpoint == f'checkpoints/beit_{size}_patch16_224_pt22k_ft22k.pth'
@@ -119,7 +127,7 @@ def test_recipe_is_the_releases(size, side):
     assert wrapper._accumulative_counts == accumulated
     groups = wrapper.optimizer.param_groups
     assert max(group['lr'] for group in groups) == pytest.approx(2e-5)
-    assert min(group['lr'] for group in groups) == pytest.approx(2e-5 * decay**(depth + 1))
+    assert min(group['lr'] for group in groups) == pytest.approx(2e-5 * decay ** (depth + 1))
     assert {group['weight_decay'] for group in groups} == {0.0, 1e-8}
     assert cfg.train_cfg.max_epochs == 30
     found = rates(config_name(size, side), 30 * EPOCH_LENGTH)
@@ -159,7 +167,7 @@ def test_model_index_lists_the_table(folder, hub):
         assert Path(entry.config).resolve() == CONFIGS / config_name(*key)
         assert entry.metadata.data['Parameters'] == count_parameters(load(config_name(*key)))
         assert entry.metadata.data['Crop Ratio'] == published.crop_ratio
-        result, = entry.results
+        (result,) = entry.results
         assert (result.task, result.dataset) == ('Image Classification', 'ImageNet-1k')
         assert result.metrics == {'Top 1 Accuracy': float(published.top1), 'Top 5 Accuracy': float(published.top5)}
 
@@ -198,9 +206,21 @@ def test_testing_needs_no_start_file(tmp_path, picture):
     torch.save(dict(state_dict=MODELS.build(cfg.model).state_dict()), tmp_path / 'weights.pth')
     options = [f'model.{part}.{key}={value}' for part, values in SHRUNK.items() for key, value in values.items()]
     result = subprocess.run(
-        [sys.executable, ROOT / 'tools' / 'test.py', CONFIGS / name, 'weights.pth', '--cfg-options', *options,
-         'test_dataloader.num_workers=0', 'test_dataloader.persistent_workers=False'],
-        cwd=tmp_path, env=dict(os.environ, OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='', PYTHONWARNINGS='ignore'),
-        capture_output=True, text=True, timeout=120)
+        [
+            sys.executable,
+            ROOT / 'tools' / 'test.py',
+            CONFIGS / name,
+            'weights.pth',
+            '--cfg-options',
+            *options,
+            'test_dataloader.num_workers=0',
+            'test_dataloader.persistent_workers=False',
+        ],
+        cwd=tmp_path,
+        env=dict(os.environ, OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='', PYTHONWARNINGS='ignore'),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert result.returncode == 0, result.stdout[-1000:] + result.stderr[-1000:]
     assert 'accuracy/top5' in result.stdout

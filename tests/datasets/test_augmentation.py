@@ -1,4 +1,5 @@
 """Augmentation in training draws what the host draws and gives its pixels."""
+
 import numpy as np
 import pytest
 from mmpretrain.datasets import transforms as host
@@ -6,10 +7,15 @@ from mmpretrain.datasets.transforms.auto_augment import RANDAUG_POLICIES
 from mmpretrain.registry import TRANSFORMS
 
 from beit_mm.datasets import RandAugment, RandomErasing
-from beit_mm.datasets.augmentation import TABLES
+from beit_mm.datasets.transforms.augmentation import TABLES
 
-SETTINGS = dict(num_policies=2, magnitude_level=9, magnitude_std=0.5, total_level=10,
-                hparams=dict(pad_val=[104, 116, 124], interpolation='bicubic'))
+SETTINGS = dict(
+    num_policies=2,
+    magnitude_level=9,
+    magnitude_std=0.5,
+    total_level=10,
+    hparams=dict(pad_val=[104, 116, 124], interpolation='bicubic'),
+)
 
 
 def pictures() -> list:
@@ -39,8 +45,9 @@ def assert_same(ours, hosts, seeds: int) -> None:
     assert changed
 
 
-@pytest.mark.parametrize('policy', [p for p in RANDAUG_POLICIES['timm_increasing'] if p['type'] in TABLES],
-                         ids=lambda policy: policy['type'])
+@pytest.mark.parametrize(
+    'policy', [p for p in RANDAUG_POLICIES['timm_increasing'] if p['type'] in TABLES], ids=lambda policy: policy['type']
+)
 def test_an_operation_by_a_table_is_the_hosts(policy):
     policy = dict(policy)
     levels = dict(magnitude_level=9, magnitude_std=0.5) if 'magnitude_range' in policy else {}
@@ -59,15 +66,24 @@ def test_rand_augment_is_the_hosts():
 def test_policies_of_ones_own():
     policies = [dict(type='Equalize'), dict(type='Rotate', magnitude_range=(0, 30))]
     assert [type(each).__module__.partition('.')[0] for each in RandAugment(policies, **SETTINGS)] == [
-        'beit_mm', 'mmpretrain']
+        'beit_mm',
+        'mmpretrain',
+    ]
     with pytest.raises(AssertionError, match='Invalid policies'):
         RandAugment('timm_decreasing', **SETTINGS)
 
 
-@pytest.mark.parametrize('fill', [
-    dict(mode='rand', fill_color=[103.53, 116.28, 123.675], fill_std=[57.375, 57.12, 58.395]), dict(mode='rand'),
-    dict(mode='const', fill_color=[1, 2, 3])])
+@pytest.mark.parametrize(
+    'fill',
+    [
+        dict(mode='rand', fill_color=[103.53, 116.28, 123.675], fill_std=[57.375, 57.12, 58.395]),
+        dict(mode='rand'),
+        dict(mode='const', fill_color=[1, 2, 3]),
+    ],
+)
 def test_erasing_is_the_hosts(fill):
-    ours, hosts = (cls(erase_prob=0.5, min_area_ratio=0.02, max_area_ratio=1 / 3, **fill)
-                   for cls in (RandomErasing, host.RandomErasing))
+    ours, hosts = (
+        cls(erase_prob=0.5, min_area_ratio=0.02, max_area_ratio=1 / 3, **fill)
+        for cls in (RandomErasing, host.RandomErasing)
+    )
     assert_same(ours, hosts, seeds=20)

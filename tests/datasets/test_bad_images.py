@@ -1,4 +1,5 @@
 """Bad images in training: on a list, replaced by the same sample whoever reads, and bounded."""
+
 import multiprocessing
 import pickle
 import re
@@ -6,12 +7,12 @@ import re
 import numpy as np
 import pytest
 import torch
-from encoded_samples import build_shards, jpeg, write_shards
 from mmpretrain.datasets import BaseDataset
+from support.encoded_samples import build_shards, jpeg, write_shards
 from torch.utils.data import DataLoader, Dataset
 
 from beit_mm.datasets import BadImage, BadImages, LoadImage
-from beit_mm.datasets.sampling import derive_seed, seed_generators
+from beit_mm.datasets.samplers import derive_seed, seed_generators
 
 # Workers by fork may hang, and by spawn import everything.
 CONTEXT = multiprocessing.get_context('forkserver')
@@ -24,8 +25,10 @@ class Pictures(BaseDataset):
     """Images as bytes, some of them broken."""
 
     def load_data_list(self) -> list:
-        return [dict(img_path=f'folder/{place}.jpg', img_bytes=BROKEN.get(place, jpeg(place)))
-                for place in range(NUM_IMAGES)]
+        return [
+            dict(img_path=f'folder/{place}.jpg', img_bytes=BROKEN.get(place, jpeg(place)))
+            for place in range(NUM_IMAGES)
+        ]
 
 
 def draw(results: dict) -> tuple:
@@ -175,7 +178,7 @@ def test_images_in_shards_are_named_by_their_place(tmp_path):
     shards = write_shards(tmp_path / 'shards')
     content = shards[1].read_bytes()
     start = content.find(jpeg(5))
-    shards[1].write_bytes(content[:start] + bytes(200) + content[start + 200:])
+    shards[1].write_bytes(content[:start] + bytes(200) + content[start + 200 :])
     dataset = build_shards(shards, pipeline=[LoadImage(imdecode_backend='simplejpeg'), draw])
     bad = BadImages(10, tmp_path / 'list', 0.5)
     assert bad.read(dataset, 5, 3)[0] != dataset[4][0] and bad.names() == [f'{shards[1]}/000005.jpg']

@@ -1,7 +1,8 @@
 """Own images in folders: labels by the folders' names, and MMPretrain's CustomDataset where there are no labels."""
+
 import pytest
-from encoded_samples import jpeg
 from mmpretrain.registry import DATASETS
+from support.encoded_samples import jpeg
 
 from beit_mm.datasets import ClassFolders
 
@@ -14,14 +15,22 @@ def write(root, *names: str) -> str:
 
 
 def labels(dataset) -> dict:
-    return {info['img_path'].rsplit('/', 1)[-1]: info['gt_label']
-            for info in map(dataset.get_data_info, range(len(dataset)))}
+    return {
+        info['img_path'].rsplit('/', 1)[-1]: info['gt_label']
+        for info in map(dataset.get_data_info, range(len(dataset)))
+    }
 
 
 def test_labels_follow_the_names_in_the_order_given(tmp_path):
     root = write(tmp_path, 'train/dog/a.jpg', 'train/cat/b.JPG', 'train/cat/deeper/c.png', 'train/.hidden/d.jpg')
-    dataset = DATASETS.build(dict(type='beit_mm.ClassFolders', data_root=root, data_prefix='train',
-                                  metainfo=dict(classes=['dog', 'owl', 'cat'])))
+    dataset = DATASETS.build(
+        dict(
+            type='beit_mm.ClassFolders',
+            data_root=root,
+            data_prefix='train',
+            metainfo=dict(classes=['dog', 'owl', 'cat']),
+        )
+    )
     assert labels(dataset) == {'a.jpg': 0, 'b.JPG': 2, 'c.png': 2}
     assert list(dataset.metainfo['classes']) == ['dog', 'owl', 'cat'] and sorted(dataset.get_gt_labels()) == [0, 2, 2]
 

@@ -1,12 +1,13 @@
 """Colour jitter on the device against Pillow's, step by step."""
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torchvision.transforms import functional as TF
 
-from beit_mm.datasets.color_jitter import DrawColorJitter, jitter_colors
-from beit_mm.datasets.preprocessor import TwoViewPreprocessor
+from beit_mm.datasets.transforms.color import DrawColorJitter
+from beit_mm.models.data_preprocessors import jitter_colors, TwoViewPreprocessor
 
 STEPS = TF.adjust_brightness, TF.adjust_contrast, TF.adjust_saturation
 
@@ -38,12 +39,17 @@ def test_it_is_torchvision_s(factors, order):
 
 def test_every_image_of_a_batch_has_its_own():
     images = torch.stack([torch.from_numpy(picture(seed).copy()).permute(2, 0, 1) for seed in range(4)]).float()
-    jitter = torch.tensor([[0.7, 1.2, 1.3, 0, 1, 2], [1.2, 0.9, 0.6, 2, 1, 0],
-                           [1, 1, 1, 1, 0, 2], [1.4, 0.6, 1, 1, 2, 0]])
+    jitter = torch.tensor(
+        [[0.7, 1.2, 1.3, 0, 1, 2], [1.2, 0.9, 0.6, 2, 1, 0], [1, 1, 1, 1, 0, 2], [1.4, 0.6, 1, 1, 2, 0]]
+    )
     together = jitter_colors(images, jitter, mean_color(images))
     for index in range(4):
-        assert torch.equal(together[index], jitter_colors(
-            images[index:index + 1], jitter[index:index + 1], mean_color(images[index:index + 1]))[0])
+        assert torch.equal(
+            together[index],
+            jitter_colors(images[index : index + 1], jitter[index : index + 1], mean_color(images[index : index + 1]))[
+                0
+            ],
+        )
     assert torch.allclose(together[2], images[2], atol=1e-4), 'factors of one change nothing'
 
 
@@ -71,8 +77,15 @@ def test_both_views_get_the_jitter_before_they_are_normalised():
     preprocessor = TwoViewPreprocessor(mean=[100.0] * 3, std=[50.0] * 3, to_rgb=True)
     bgr = torch.from_numpy(picture(1).copy()).permute(2, 0, 1)[None]
     jitter = torch.tensor([[0.7, 1.2, 1.3, 2, 0, 1]])
-    batch = preprocessor(dict(inputs=bgr, views=bgr[:, :, :16, :16], mask=torch.zeros(1, 3, 4, dtype=torch.bool),
-                              jitter=jitter, mean_color=torch.tensor([[10.0, 20.0, 200.0]])))
+    batch = preprocessor(
+        dict(
+            inputs=bgr,
+            views=bgr[:, :, :16, :16],
+            mask=torch.zeros(1, 3, 4, dtype=torch.bool),
+            jitter=jitter,
+            mean_color=torch.tensor([[10.0, 20.0, 200.0]]),
+        )
+    )
     mean = torch.tensor([[200.0, 20.0, 10.0]])
     expected = jitter_colors(bgr.flip(1).float(), jitter, mean)
     assert torch.allclose(batch['inputs'], (expected - 100) / 50, atol=1e-5)

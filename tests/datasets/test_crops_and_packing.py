@@ -1,4 +1,5 @@
 """Crops, mirroring and packing of training images are the hosts'."""
+
 import mmpretrain.datasets.transforms as mmpretrain
 import mmseg.datasets.transforms as mmseg
 import numpy as np
@@ -7,9 +8,15 @@ import torch
 from mmcv.transforms import RandomFlip as HostRandomFlip
 from PIL import Image
 
-from beit_mm.datasets import (PackInputs, PackSegInputs, PackTwoViews, RandomFlip, RandomResizedCrop,
-                              TwoViewRandomResizedCrop)
-from beit_mm.datasets.packing import channels_first
+from beit_mm.datasets import (
+    PackInputs,
+    PackSegInputs,
+    PackTwoViews,
+    RandomFlip,
+    RandomResizedCrop,
+    TwoViewRandomResizedCrop,
+)
+from beit_mm.datasets.transforms.formatting import channels_first
 
 HEIGHT, WIDTH = 90, 120
 
@@ -107,8 +114,16 @@ def test_channels_first():
 
 
 def test_packing_is_the_hosts():
-    results = dict(img=noise()[5:70, 9:99], gt_label=3, img_path='a.jpg', ori_shape=(90, 120), img_shape=(65, 90),
-                   gt_seg_map=noise(65, 90), flip=True, flip_direction='horizontal')
+    results = dict(
+        img=noise()[5:70, 9:99],
+        gt_label=3,
+        img_path='a.jpg',
+        ori_shape=(90, 120),
+        img_shape=(65, 90),
+        gt_seg_map=noise(65, 90),
+        flip=True,
+        flip_direction='horizontal',
+    )
     for ours, hosts in ((PackInputs(), mmpretrain.PackInputs()), (PackSegInputs(), mmseg.PackSegInputs())):
         found, expected = ours(dict(results)), hosts(dict(results))
         assert set(found) == set(expected) == {'inputs', 'data_samples'}

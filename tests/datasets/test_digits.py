@@ -1,4 +1,5 @@
 """The demonstration data: deterministic, split without leaks, and read by the hosts' own data set classes."""
+
 import hashlib
 from pathlib import Path
 
@@ -7,19 +8,30 @@ import pytest
 from mmpretrain.datasets import ImageNet
 from mmseg.registry import DATASETS as MMSEG_DATASETS
 from PIL import Image
-from running import tool
+from support.running import tool
 
 from beit_mm.datasets import digit_pictures, digits
-from beit_mm.datasets.digits import (CLASSES, SCENE_CLASSES, DigitScenes, load_sources, render, split_digits,
-                                     write_classification, write_segmentation)
+from beit_mm.datasets.digits import (
+    CLASSES,
+    DigitScenes,
+    load_sources,
+    render,
+    SCENE_CLASSES,
+    split_digits,
+    write_classification,
+    write_segmentation,
+)
 
 TINY = dict(size=64, limit=5)  # per class four digits to training, one to validation
 SCENES = dict(TINY, num_train=30, num_val=10)
 
 
 def file_hashes(root):
-    return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in sorted(root.rglob('*')) if path.is_file()}
+    return {
+        str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(root.rglob('*'))
+        if path.is_file()
+    }
 
 
 def modification_times(root):
@@ -42,8 +54,11 @@ def ade20k(tmp_path_factory):
 
 def scenes(root, split, **kwargs):
     return DigitScenes(
-        data_root=str(root), data_prefix=dict(img_path=f'images/{split}', seg_map_path=f'annotations/{split}'),
-        pipeline=[dict(type='LoadImageFromFile'), dict(type='mmseg.LoadAnnotations')], **kwargs)
+        data_root=str(root),
+        data_prefix=dict(img_path=f'images/{split}', seg_map_path=f'annotations/{split}'),
+        pipeline=[dict(type='LoadImageFromFile'), dict(type='mmseg.LoadAnnotations')],
+        **kwargs,
+    )
 
 
 def annotations(root):
@@ -60,8 +75,10 @@ def test_every_digit_is_in_one_split():
 
 
 def test_written_splits_share_no_digit(imagenet):
-    train, val = ({line.split('_')[1].split('/')[1] for line in (imagenet / 'meta' / f'{split}.txt').open()}
-                  for split in ('train', 'val'))
+    train, val = (
+        {line.split('_')[1].split('/')[1] for line in (imagenet / 'meta' / f'{split}.txt').open()}
+        for split in ('train', 'val')
+    )
     assert len(train) == 40 and len(val) == 10 and not train & val
 
 
@@ -81,8 +98,10 @@ def test_the_largest_digit_fits_the_picture():
 
 @pytest.mark.parametrize('write, arguments', [(write_classification, TINY), (write_segmentation, SCENES)])
 def test_same_seed_gives_same_bytes_and_another_seed_others(tmp_path, write, arguments):
-    first, second, other = (write(tmp_path / name, seed=seed, **arguments) and file_hashes(tmp_path / name)
-                            for name, seed in (('first', 1), ('second', 1), ('other', 2)))
+    first, second, other = (
+        write(tmp_path / name, seed=seed, **arguments) and file_hashes(tmp_path / name)
+        for name, seed in (('first', 1), ('second', 1), ('other', 2))
+    )
     assert first == second
     assert first.keys() == other.keys()
     assert all(first[name] != other[name] for name in first if not name.endswith('.txt'))
@@ -109,13 +128,15 @@ def test_imagenet_reads_the_folder(imagenet):
 def test_train_10_lists_ten_first_renders_per_class(tmp_path):
     counts = write_classification(tmp_path / 'digits', size=32, limit=15)
     assert counts == dict(train=240, val=30, train_10=100, classes=10)
-    dataset = ImageNet(data_root=str(tmp_path / 'digits'), split='train', ann_file='meta/train_10.txt',
-                       metainfo=dict(classes=CLASSES))
+    dataset = ImageNet(
+        data_root=str(tmp_path / 'digits'), split='train', ann_file='meta/train_10.txt', metainfo=dict(classes=CLASSES)
+    )
     assert np.bincount(dataset.get_gt_labels()).tolist() == [10] * 10
     assert all(Path(entry['img_path']).stem.endswith('_0') for entry in map(dataset.get_data_info, range(100)))
     train = split_digits(load_sources().labels)['train']
     assert {int(Path(dataset.get_data_info(i)['img_path']).stem[:5]) for i in range(100)} == {
-        index for pool in train for index in pool[:10]}
+        index for pool in train for index in pool[:10]
+    }
 
 
 def test_digit_scenes_reads_the_folder(ade20k):
@@ -130,9 +151,14 @@ def test_digit_scenes_reads_the_folder(ade20k):
 
 
 def test_mmsegmentation_builds_digit_scenes_by_name(ade20k):
-    dataset = MMSEG_DATASETS.build(dict(
-        type='beit_mm.DigitScenes', data_root=str(ade20k),
-        data_prefix=dict(img_path='images/training', seg_map_path='annotations/training'), pipeline=[]))
+    dataset = MMSEG_DATASETS.build(
+        dict(
+            type='beit_mm.DigitScenes',
+            data_root=str(ade20k),
+            data_prefix=dict(img_path='images/training', seg_map_path='annotations/training'),
+            pipeline=[],
+        )
+    )
     assert isinstance(dataset, DigitScenes)
 
 
@@ -182,6 +208,7 @@ def test_foreign_and_other_folders_are_refused_untouched(tmp_path, imagenet, mon
 def test_an_interrupted_run_leaves_nothing(tmp_path, monkeypatch):
     def interrupt(*args):
         raise KeyboardInterrupt
+
     (tmp_path / 'digits').mkdir()  # an empty folder is as good as none
     monkeypatch.setattr(digits, 'render', interrupt)
     with pytest.raises(KeyboardInterrupt):
@@ -192,12 +219,15 @@ def test_an_interrupted_run_leaves_nothing(tmp_path, monkeypatch):
     assert (tmp_path / 'digits' / digits.STAMP).is_file()
 
 
-@pytest.mark.parametrize('arguments, message', [
-    (dict(limit=2), 'limit must be at least 3 digits per class.*got 2'),
-    (dict(size=16), 'size must be at least 32, got 16'),
-    (dict(seed=-1), 'seed must be at least 0, got -1'),
-    (dict(renders=0), 'renders must be at least 1, got 0'),
-])
+@pytest.mark.parametrize(
+    'arguments, message',
+    [
+        (dict(limit=2), 'limit must be at least 3 digits per class.*got 2'),
+        (dict(size=16), 'size must be at least 32, got 16'),
+        (dict(seed=-1), 'seed must be at least 0, got -1'),
+        (dict(renders=0), 'renders must be at least 1, got 0'),
+    ],
+)
 def test_arguments_out_of_range_are_named(tmp_path, arguments, message):
     with pytest.raises(ValueError, match=message):
         write_classification(tmp_path / 'digits', **arguments)

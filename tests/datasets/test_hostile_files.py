@@ -1,5 +1,6 @@
 """Damaged and hostile files are read or refused by name: no crash, no hang, no untyped error."""
-from reading_hostile_files import run_cases
+
+from support.reading_hostile_files import run_cases
 
 NUM_CASES = 300
 MAX_MEMORY = 4096  # MiB; images of 100 million pixels are let pass, and take 300 MB more than once

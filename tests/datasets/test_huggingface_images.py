@@ -1,14 +1,16 @@
 """Tables of Hugging Face `datasets`, written by that library, as a data set of MMPretrain."""
+
 import sys
 from pathlib import Path
 
 import datasets
 import numpy as np
 import pytest
-from encoded_samples import CLASSES, jpeg, samples as found
 from mmengine.dataset import DefaultSampler
 from mmengine.registry import init_default_scope
 from mmpretrain.registry import DATASETS
+from support.encoded_samples import CLASSES, jpeg
+from support.encoded_samples import samples as found
 from torch.utils.data import DataLoader
 
 from beit_mm.datasets import HuggingFaceImages
@@ -19,8 +21,13 @@ EXPECTED = [(jpeg(index), index % 3) for index in range(6)]
 
 def table(labels=datasets.ClassLabel(names=CLASSES), start: int = 0, **columns) -> datasets.Dataset:
     """Image i is jpeg(i) of class i % 3."""
-    columns = dict(dict(image=[dict(bytes=jpeg(index), path=None) for index in range(start, start + 6)],
-                        label=[index % 3 for index in range(start, start + 6)]), **columns)
+    columns = dict(
+        dict(
+            image=[dict(bytes=jpeg(index), path=None) for index in range(start, start + 6)],
+            label=[index % 3 for index in range(start, start + 6)],
+        ),
+        **columns,
+    )
     features = datasets.Features(image=datasets.Image(), label=labels)
     return datasets.Dataset.from_dict({name: columns[name] for name in features}, features=features)
 
@@ -101,11 +108,22 @@ def test_numbers_without_names_are_labels_as_they_are(tmp_path):
 @pytest.mark.parametrize('context', ['fork', 'spawn'])
 def test_workers(folder, context):
     init_default_scope('mmpretrain')
-    dataset = DATASETS.build(dict(type='beit_mm.HuggingFaceImages', path=str(folder), split=None,
-                                  pipeline=[dict(type='beit_mm.LoadImage'), dict(type='PackInputs')]))
+    dataset = DATASETS.build(
+        dict(
+            type='beit_mm.HuggingFaceImages',
+            path=str(folder),
+            split=None,
+            pipeline=[dict(type='beit_mm.LoadImage'), dict(type='PackInputs')],
+        )
+    )
     expected = {index: dataset[index]['inputs'] for index in range(6)}
-    loader = DataLoader(dataset, batch_size=None, num_workers=2, multiprocessing_context=context,
-                        sampler=DefaultSampler(dataset, shuffle=True, seed=1))
+    loader = DataLoader(
+        dataset,
+        batch_size=None,
+        num_workers=2,
+        multiprocessing_context=context,
+        sampler=DefaultSampler(dataset, shuffle=True, seed=1),
+    )
     samples = {sample['data_samples'].sample_idx: sample for sample in loader}
     assert sorted(samples) == list(range(6))
     for index, sample in samples.items():
@@ -127,12 +145,15 @@ def test_labels_take_4_bytes_per_image(folder):
 # Mistakes
 
 
-@pytest.mark.parametrize('options, sentence', [
-    (dict(image_column='picture'), 'must have the column picture, got image, label'),
-    (dict(label_column='class'), 'must have the column class, got image, label'),
-    (dict(image_column='label'), 'the column label must hold images, got ClassLabel'),
-    (dict(label_column='image'), 'the column image must hold whole numbers, got Image'),
-])
+@pytest.mark.parametrize(
+    'options, sentence',
+    [
+        (dict(image_column='picture'), 'must have the column picture, got image, label'),
+        (dict(label_column='class'), 'must have the column class, got image, label'),
+        (dict(image_column='label'), 'the column label must hold images, got ClassLabel'),
+        (dict(label_column='image'), 'the column image must hold whole numbers, got Image'),
+    ],
+)
 def test_wrong_columns_are_named(folder, options, sentence):
     with pytest.raises(ValueError, match=f'{folder}: .*{sentence}' if 'hold' in sentence else f'{folder} {sentence}'):
         HuggingFaceImages(str(folder), split=None, **options)
@@ -154,8 +175,9 @@ def test_images_and_labels_that_are_missing_are_named(tmp_path):
     content = [dict(bytes=jpeg(0), path=None)] * 5 + [None]
     table(image=content).save_to_disk(tmp_path / 'image')
     dataset = HuggingFaceImages(str(tmp_path / 'image'), split=None)
-    with pytest.raises(ValueError, match=f'{tmp_path}/image/00000005 cannot be read as an image: '
-                                         '.* hold an image in image, got'):
+    with pytest.raises(
+        ValueError, match=f'{tmp_path}/image/00000005 cannot be read as an image: .* hold an image in image, got'
+    ):
         dataset.get_data_info(5)
     table(label=[0, 1, -1, 2, -1, 0]).save_to_disk(tmp_path / 'label')
     with pytest.raises(ValueError, match=r'label/00000002: the label must be 0 to 2 .* got none \(so have 2 of 6'):

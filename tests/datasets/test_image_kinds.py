@@ -1,4 +1,5 @@
 """LoadImage reads every kind of image as MMCV's LoadImageFromFile does, and refuses damaged and huge ones by name."""
+
 import io
 import struct
 import tracemalloc
@@ -35,14 +36,25 @@ def animated(form: str) -> bytes:
 
 
 KINDS = dict(
-    rgb=encode(PICTURE, 'JPEG', quality=92), progressive=encode(PICTURE, 'JPEG', progressive=True),
-    grayscale=encode(PICTURE.convert('L'), 'JPEG'), cmyk=encode(PICTURE.convert('CMYK'), 'JPEG'),
-    gray_png=encode(PICTURE.convert('L'), 'PNG'), palette=encode(PICTURE.convert('P'), 'PNG'),
-    one_bit=encode(PICTURE.convert('1'), 'PNG'), alpha=encode(PICTURE.convert('RGBA'), 'PNG'),
-    gray_alpha=encode(PICTURE.convert('LA'), 'PNG'), deep=encode(DEEP, 'PNG'), deep_tiff=encode(DEEP, 'TIFF'),
-    gif=animated('GIF'), webp=animated('WEBP'), tiff=encode(PICTURE, 'TIFF', compression='tiff_lzw'),
-    bmp=encode(PICTURE, 'BMP'), ppm=encode(PICTURE, 'PPM'), trailing=encode(PICTURE, 'JPEG') + b'a phone\'s video' * 99,
-    **{f'turned_{orientation}': turned(orientation) for orientation in range(1, 9)})
+    rgb=encode(PICTURE, 'JPEG', quality=92),
+    progressive=encode(PICTURE, 'JPEG', progressive=True),
+    grayscale=encode(PICTURE.convert('L'), 'JPEG'),
+    cmyk=encode(PICTURE.convert('CMYK'), 'JPEG'),
+    gray_png=encode(PICTURE.convert('L'), 'PNG'),
+    palette=encode(PICTURE.convert('P'), 'PNG'),
+    one_bit=encode(PICTURE.convert('1'), 'PNG'),
+    alpha=encode(PICTURE.convert('RGBA'), 'PNG'),
+    gray_alpha=encode(PICTURE.convert('LA'), 'PNG'),
+    deep=encode(DEEP, 'PNG'),
+    deep_tiff=encode(DEEP, 'TIFF'),
+    gif=animated('GIF'),
+    webp=animated('WEBP'),
+    tiff=encode(PICTURE, 'TIFF', compression='tiff_lzw'),
+    bmp=encode(PICTURE, 'BMP'),
+    ppm=encode(PICTURE, 'PPM'),
+    trailing=encode(PICTURE, 'JPEG') + b"a phone's video" * 99,
+    **{f'turned_{orientation}': turned(orientation) for orientation in range(1, 9)},
+)
 
 
 def read(cls, content: bytes, path, **options) -> np.ndarray:
@@ -79,13 +91,21 @@ def test_an_animation_is_its_first_picture(kind, backend, tmp_path):
 
 
 def damaged() -> dict:
-    cases = {f'{kind}_{share}': KINDS[kind][:int(len(KINDS[kind]) * share)]
-             for kind in ('rgb', 'progressive', 'grayscale', 'cmyk', 'turned_6', 'gray_png', 'tiff', 'webp')
-             for share in (0.01, 0.5, 0.9)}
+    cases = {
+        f'{kind}_{share}': KINDS[kind][: int(len(KINDS[kind]) * share)]
+        for kind in ('rgb', 'progressive', 'grayscale', 'cmyk', 'turned_6', 'gray_png', 'tiff', 'webp')
+        for share in (0.01, 0.5, 0.9)
+    }
     whole = KINDS['rgb']
     half = len(whole) // 2
-    return dict(cases, empty=b'', text=b'no image', zero_tail=whole[:half] + bytes(half), garbage=bytes(5000),
-                thumbnail_is_whole=with_thumbnail(whole[:-half]))
+    return dict(
+        cases,
+        empty=b'',
+        text=b'no image',
+        zero_tail=whole[:half] + bytes(half),
+        garbage=bytes(5000),
+        thumbnail_is_whole=with_thumbnail(whole[:-half]),
+    )
 
 
 def with_thumbnail(content: bytes) -> bytes:
@@ -116,9 +136,11 @@ def huge(form: str) -> bytes:
         return content[:12] + head + struct.pack('>I', zlib.crc32(head)) + content[33:]
     place, packed = dict(
         JPEG=(content.find(b'\xff\xc0') + 5, struct.pack('>HH', 50000, 60000)),
-        GIF=(6, struct.pack('<HH', 60000, 50000)), BMP=(18, struct.pack('<ii', 60000, 50000)),
-        TIFF=(content.find(struct.pack('<HH', 256, 4)) + 8, struct.pack('<I', 60000 * 50000)))[form]
-    return content[:place] + packed + content[place + len(packed):]
+        GIF=(6, struct.pack('<HH', 60000, 50000)),
+        BMP=(18, struct.pack('<ii', 60000, 50000)),
+        TIFF=(content.find(struct.pack('<HH', 256, 4)) + 8, struct.pack('<I', 60000 * 50000)),
+    )[form]
+    return content[:place] + packed + content[place + len(packed) :]
 
 
 @pytest.mark.parametrize('backend', BACKENDS)

@@ -1,4 +1,5 @@
 """Single images: whatever holds them, the pixels are the same, and a model gets what its own preprocessor gives."""
+
 import numpy as np
 import pytest
 import torch
@@ -68,8 +69,16 @@ def test_a_file_that_is_no_image_is_named(tmp_path):
         read_image(tmp_path / 'text.jpg')
 
 
-@pytest.mark.parametrize('size, expected', [((375, 500), (224, 304)), ((500, 375), (304, 224)), ((10, 10), (224, 224)),
-                                            ((1, 1000), (224, 896)), ((600, 10), (896, 224))])
+@pytest.mark.parametrize(
+    'size, expected',
+    [
+        ((375, 500), (224, 304)),
+        ((500, 375), (304, 224)),
+        ((10, 10), (224, 224)),
+        ((1, 1000), (224, 896)),
+        ((600, 10), (896, 224)),
+    ],
+)
 def test_sides_keep_the_ratio_up_to_four_and_fit_patches(size, expected):
     assert sides_for(size, 224, 16) == expected
 
@@ -78,10 +87,14 @@ def test_a_resized_image_has_the_size(image):
     assert resize_image(image, (64, 16)).shape == (64, 16, 3)
 
 
-@pytest.mark.parametrize('kind, options', [
-    ('beit_mm.ClsDataPreprocessor', dict(mean=MEAN, std=STD, to_rgb=True, num_classes=3)),
-    ('beit_mm.SegDataPreProcessor', dict(mean=MEAN, std=STD, bgr_to_rgb=True, size=(32, 48))),
-    ('beit_mm.TwoViewPreprocessor', dict(mean=MEAN, std=STD, to_rgb=True))])
+@pytest.mark.parametrize(
+    'kind, options',
+    [
+        ('beit_mm.ClsDataPreprocessor', dict(mean=MEAN, std=STD, to_rgb=True, num_classes=3)),
+        ('beit_mm.SegDataPreProcessor', dict(mean=MEAN, std=STD, bgr_to_rgb=True, size=(32, 48))),
+        ('beit_mm.TwoViewPreprocessor', dict(mean=MEAN, std=STD, to_rgb=True)),
+    ],
+)
 def test_normalised_as_by_the_preprocessor(kind, options, image):
     model = torch.nn.Module()
     model.data_preprocessor = MODELS.build(dict(type=kind, **options))

@@ -1,13 +1,14 @@
 """LoadImage gives from bytes, and from files, what MMCV's LoadImageFromFile gives from files."""
+
 import io
 
 import numpy as np
 import pytest
-from encoded_samples import HEIGHT, WIDTH, jpeg
 from mmcv.transforms import LoadImageFromFile
 from mmpretrain.datasets import BaseDataset
 from mmpretrain.registry import TRANSFORMS
 from PIL import Image
+from support.encoded_samples import HEIGHT, jpeg, WIDTH
 
 from beit_mm.datasets import BadImage, LoadImage
 
@@ -26,11 +27,19 @@ def transparent() -> bytes:
     return target.getvalue()
 
 
-@pytest.mark.parametrize('content, shape', [
-    (jpeg(0), (HEIGHT, WIDTH)), (rotated(), (WIDTH, HEIGHT)), (transparent(), (HEIGHT, WIDTH))])
-@pytest.mark.parametrize('options', [
-    {}, dict(imdecode_backend='pillow'), dict(color_type='grayscale'), dict(to_float32=True),
-    dict(color_type='unchanged', imdecode_backend='pillow')])
+@pytest.mark.parametrize(
+    'content, shape', [(jpeg(0), (HEIGHT, WIDTH)), (rotated(), (WIDTH, HEIGHT)), (transparent(), (HEIGHT, WIDTH))]
+)
+@pytest.mark.parametrize(
+    'options',
+    [
+        {},
+        dict(imdecode_backend='pillow'),
+        dict(color_type='grayscale'),
+        dict(to_float32=True),
+        dict(color_type='unchanged', imdecode_backend='pillow'),
+    ],
+)
 def test_bytes_and_files_give_what_mmcv_gives(tmp_path, options, content, shape):
     path = tmp_path / 'image.jpg'
     path.write_bytes(content)
@@ -40,8 +49,9 @@ def test_bytes_and_files_give_what_mmcv_gives(tmp_path, options, content, shape)
     for given in (dict(img_path='shard.tar/1.jpg', img_bytes=content), dict(img_path=str(path))):
         results = LoadImage(**options)(dict(given, gt_label=1))
         assert results['img'].dtype == expected['img'].dtype and np.array_equal(results.pop('img'), expected['img'])
-        assert results == dict({key: value for key, value in expected.items() if key != 'img'},
-                               img_path=given['img_path'])
+        assert results == dict(
+            {key: value for key, value in expected.items() if key != 'img'}, img_path=given['img_path']
+        )
 
 
 def test_other_formats(tmp_path):
@@ -55,13 +65,18 @@ def test_other_formats(tmp_path):
 def test_other_formats_are_read_in_training_as_in_tests(tmp_path):
     """16 bits, grey with alpha, a palette: simplejpeg knows none of them."""
     gray = Image.fromarray(np.linspace(0, 65535, 200).reshape(10, 20).astype(np.uint16))
-    pictures = dict(deep=gray, transparent=Image.new('LA', (20, 10), (200, 100)),
-                    palette=Image.fromarray(np.arange(200, dtype=np.uint8).reshape(10, 20)).convert('P'))
+    pictures = dict(
+        deep=gray,
+        transparent=Image.new('LA', (20, 10), (200, 100)),
+        palette=Image.fromarray(np.arange(200, dtype=np.uint8).reshape(10, 20)).convert('P'),
+    )
     for name, picture in pictures.items():
         path = tmp_path / f'{name}.png'
         picture.save(path)
-        found, expected = (cls(**options)(dict(img_path=str(path)))['img'] for cls, options in
-                           ((LoadImage, dict(imdecode_backend='simplejpeg')), (LoadImageFromFile, {})))
+        found, expected = (
+            cls(**options)(dict(img_path=str(path)))['img']
+            for cls, options in ((LoadImage, dict(imdecode_backend='simplejpeg')), (LoadImageFromFile, {}))
+        )
         assert np.array_equal(found, expected), name
     assert LoadImage(imdecode_backend='simplejpeg')(dict(img_path=str(tmp_path / 'deep.png')))['img'].mean() < 140
 
@@ -109,9 +124,18 @@ def written(path, image, **options):
     return str(path)
 
 
-@pytest.mark.parametrize('mode, name, options', [
-    ('RGB', 'a.jpg', dict(quality=95)), ('RGB', 'b.jpg', dict(quality=40, subsampling=2)), ('L', 'c.jpg', {}),
-    ('RGB', 'd.jpg', dict(progressive=True)), ('CMYK', 'e.jpg', {}), ('RGB', 'f.png', {}), ('L', 'g.png', {})])
+@pytest.mark.parametrize(
+    'mode, name, options',
+    [
+        ('RGB', 'a.jpg', dict(quality=95)),
+        ('RGB', 'b.jpg', dict(quality=40, subsampling=2)),
+        ('L', 'c.jpg', {}),
+        ('RGB', 'd.jpg', dict(progressive=True)),
+        ('CMYK', 'e.jpg', {}),
+        ('RGB', 'f.png', {}),
+        ('L', 'g.png', {}),
+    ],
+)
 def test_simplejpeg_gives_pillow_s_pixels(mode, name, options, tmp_path):
     small = np.random.default_rng(0).integers(0, 256, (8, 11, 3), dtype=np.uint8)
     path = written(tmp_path / name, Image.fromarray(small).resize((67, 50), Image.BICUBIC).convert(mode), **options)

@@ -1,4 +1,5 @@
 """Mask generators: exact counts of every size, everywhere on the grid, repeatable."""
+
 import random
 
 import numpy as np
@@ -27,16 +28,27 @@ def test_every_count_is_reached_exactly(cls, grid):
         assert mask.sum() == num_masked
 
 
-@pytest.mark.parametrize('kwargs', [dict(), dict(num_masked=170), dict(num_masked=1), dict(min_block_size=1),
-                                    dict(min_aspect=0.05), dict(min_aspect=1.0), dict(min_block_size=200)])
+@pytest.mark.parametrize(
+    'kwargs',
+    [
+        dict(),
+        dict(num_masked=170),
+        dict(num_masked=1),
+        dict(min_block_size=1),
+        dict(min_aspect=0.05),
+        dict(min_aspect=1.0),
+        dict(min_block_size=200),
+    ],
+)
 def test_the_count_is_exact_at_every_draw(kwargs):
     generator = BlockwiseMaskGenerator(**kwargs)
     assert (masks_of(generator, 300).sum(axis=(1, 2)) == generator.num_masked).all()
 
 
-@pytest.mark.parametrize('cls, grid, num_masked', [(BlockwiseMaskGenerator, (14, 14), 75),
-                                                   (BlockwiseMaskGenerator, (8, 12), 40),
-                                                   (RandomMaskGenerator, (8, 12), 40)])
+@pytest.mark.parametrize(
+    'cls, grid, num_masked',
+    [(BlockwiseMaskGenerator, (14, 14), 75), (BlockwiseMaskGenerator, (8, 12), 40), (RandomMaskGenerator, (8, 12), 40)],
+)
 def test_the_last_row_and_column_are_masked_as_often_as_the_first(cls, grid, num_masked):
     mean = masks_of(cls(grid=grid, num_masked=num_masked), 4000).mean(axis=0)
     edges = [mean[0].mean(), mean[-1].mean(), mean[:, 0].mean(), mean[:, -1].mean()]
@@ -60,7 +72,7 @@ def test_random_masks_are_uniform_over_the_patches():
     counts = masks_of(RandomMaskGenerator(grid, num_masked), draws).sum(axis=0)
     share = num_masked / 20
     # Drawn without replacement the counts have the covariance share (1 - share) (20 I - 1) / 19 per mask.
-    statistic = ((counts - draws * share)**2).sum() / (draws * share * (1 - share)) * 19 / 20
+    statistic = ((counts - draws * share) ** 2).sum() / (draws * share * (1 - share)) * 19 / 20
     assert chi2.ppf(0.001, 19) < statistic < chi2.ppf(0.999, 19)
 
 

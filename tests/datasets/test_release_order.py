@@ -1,4 +1,5 @@
 """The order of steps in the recipes of pre-training gives the views of the release's order, from the same draws."""
+
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from PIL import Image
 from torchvision.transforms import functional as TF
 
 from beit_mm.benchmark.photographs import write_photographs
-from beit_mm.datasets import TwoViewPreprocessor
+from beit_mm.models import TwoViewPreprocessor
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 STEPS = TF.adjust_brightness, TF.adjust_contrast, TF.adjust_saturation
@@ -44,8 +45,12 @@ def test_views_are_those_of_the_releases_order(tmp_path, cfg):
         ours = preprocessor(default_collate([pack(mask(crop(results)))]))
         np.random.set_state(state)
         releases = releases_crop(dict(img=np.asarray(image)))
-        differences.append([np.abs(found[0].permute(1, 2, 0).numpy() * scale - releases[key]).mean()
-                            for key, found, scale in (('img', ours['inputs'], 1), ('view', ours['views'], 255))])
+        differences.append(
+            [
+                np.abs(found[0].permute(1, 2, 0).numpy() * scale - releases[key]).mean()
+                for key, found, scale in (('img', ours['inputs'], 1), ('view', ours['views'], 255))
+            ]
+        )
     differences = np.array(differences)
     # Pillow rounds and cuts after each step, before it resizes. About the crop's own mean, it would be 3.7 and 18.
     assert (differences.mean(axis=0) < 2).all() and differences.max() < 6
@@ -53,13 +58,14 @@ def test_views_are_those_of_the_releases_order(tmp_path, cfg):
 
 def recipe_in_the_releases_order(name: str, folder: Path) -> Config:
     base = CONFIGS / '_base_' / 'datasets' / 'imagenet_pretrain_release_order.py'
-    line, = [line[1:].strip() for line in base.read_text().splitlines() if line.startswith('#   ')]
+    (line,) = [line[1:].strip() for line in base.read_text().splitlines() if line.startswith('#   ')]
     (folder / 'recipe.py').write_text(f'_base_ = {str(CONFIGS / name)!r}\n{line}\n')
     return Config.fromfile(folder / 'recipe.py')
 
 
-@pytest.mark.parametrize('name', ['beit_pretrain.py', *(
-    f'pretrain/{path.name}' for path in (CONFIGS / 'pretrain').glob('beit_[bl]*.py'))])
+@pytest.mark.parametrize(
+    'name', ['beit_pretrain.py', *(f'pretrain/{path.name}' for path in (CONFIGS / 'pretrain').glob('beit_[bl]*.py'))]
+)
 def test_a_recipe_takes_the_releases_order_by_one_line(name, tmp_path):
     recipe, changed = Config.fromfile(CONFIGS / name), recipe_in_the_releases_order(name, tmp_path)
     mask, pack = changed.train_dataloader.dataset.pipeline[-2:]
@@ -73,11 +79,21 @@ def test_a_recipe_takes_the_releases_order_by_one_line(name, tmp_path):
         assert set(found) == {'inputs', 'views', 'mask'} and found['views'].shape == (3, 112, 112)
 
 
-@pytest.mark.parametrize('name', ['beit_pretrain.py', 'beit_finetune.py', 'beit_tokenizer.py',
-                                  'classify/linear_probe_base_224_1k.py', 'own_data/tokenizer.py',
-                                  'own_data/pretrain.py', 'own_data/finetune.py'])
-@pytest.mark.parametrize('kind, suffix', [('RGBA', 'png'), ('L', 'png'), ('I;16', 'png'), ('P', 'gif'),
-                                          ('CMYK', 'jpg')])
+@pytest.mark.parametrize(
+    'name',
+    [
+        'beit_pretrain.py',
+        'beit_finetune.py',
+        'beit_tokenizer.py',
+        'classify/linear_probe_base_224_1k.py',
+        'own_data/tokenizer.py',
+        'own_data/pretrain.py',
+        'own_data/finetune.py',
+    ],
+)
+@pytest.mark.parametrize(
+    'kind, suffix', [('RGBA', 'png'), ('L', 'png'), ('I;16', 'png'), ('P', 'gif'), ('CMYK', 'jpg')]
+)
 def test_images_of_every_kind_go_through_every_pipeline(name, kind, suffix, tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)
     deep = Image.fromarray(pixels[..., 0].astype(np.uint16))

@@ -1,4 +1,5 @@
 """Samplers give seeds that belong to the sample and its epoch, and begin anywhere at once."""
+
 import pickle
 import random
 from itertools import islice
@@ -11,9 +12,9 @@ from mmengine.registry import DATASETS
 from mmpretrain.engine.hooks import SwitchRecipeHook
 from torch.utils.data import DataLoader
 
-from beit_mm.datasets import sampling
-from beit_mm.datasets.keyed_dataset import KeyedDataset
-from beit_mm.datasets.sampling import KeyedSampler, derive_seed
+from beit_mm.datasets import samplers as sampling
+from beit_mm.datasets.samplers import derive_seed, KeyedSampler
+from beit_mm.datasets.seeded_dataset import KeyedDataset
 
 SIZE = 10
 
@@ -21,6 +22,7 @@ SIZE = 10
 @DATASETS.register_module(force=True)
 class Draws(torch.utils.data.Dataset):
     """Gives the sample's place and a number from each generator."""
+
     metainfo = dict(name='draws')
 
     def __len__(self):
@@ -46,7 +48,7 @@ def test_a_pass_begins_anywhere(kind, world_size, monkeypatch):
     for rank in range(world_size):
         whole = keys(monkeypatch, kind, rank, world_size, epoch=1)
         rest = keys(monkeypatch, kind, rank, world_size, epoch=1, skip=3)
-        assert len(rest) >= 2 and rest[:len(whole) - 3] == whole[3:]
+        assert len(rest) >= 2 and rest[: len(whole) - 3] == whole[3:]
 
 
 @pytest.mark.parametrize('kind', ['DefaultSampler', 'InfiniteSampler', 'mmpretrain.RepeatAugSampler'])

@@ -1,4 +1,5 @@
 """Training with label maps draws what MMSegmentation draws; pixels differ only where a rounding is left out."""
+
 import mmseg.datasets.transforms as host
 import numpy as np
 import pytest
@@ -39,9 +40,11 @@ def test_boxes_are_the_hosts(kind, options):
     assert len(boxes) > 5
 
 
-@pytest.mark.parametrize('seg_map', [
-    labels('regions').astype(np.int64), labels('two').astype(np.int32), labels('regions').repeat(2, 0).repeat(2, 1)],
-    ids=['int64', 'int32', 'larger than the image'])
+@pytest.mark.parametrize(
+    'seg_map',
+    [labels('regions').astype(np.int64), labels('two').astype(np.int32), labels('regions').repeat(2, 0).repeat(2, 1)],
+    ids=['int64', 'int32', 'larger than the image'],
+)
 def test_boxes_are_the_hosts_for_other_label_maps(seg_map):
     for seed in range(10):
         boxes = []
@@ -85,7 +88,6 @@ def saturation_and_hue(seed: int) -> list:
     drawn = dict(saturation=False, hue=False)
 
     class Watched(host.PhotoMetricDistortion):
-
         def saturation(self, img):
             found = super().saturation(img)
             drawn['saturation'] = found is not img

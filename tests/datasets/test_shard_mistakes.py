@@ -1,14 +1,16 @@
 """Mistakes in tar shards end in one sentence that names the shard, or the image in it."""
+
 import shutil
 
 import pytest
 import webdataset
-from encoded_samples import build_shards as build, jpeg, write_shards
+from support.encoded_samples import build_shards as build
+from support.encoded_samples import jpeg, write_shards
 
 from beit_mm.datasets import WebDatasetShards
 from beit_mm.datasets.tar_index import cached_index
 
-KEYS = (('jpg', ), 'cls')
+KEYS = (('jpg',), 'cls')
 
 
 @pytest.fixture
@@ -57,12 +59,15 @@ def test_a_sample_without_image_is_named(shards):
         build(shards)
 
 
-@pytest.mark.parametrize('label, sentence', [
-    ({}, 'must be 0 to 2 to fit 3 class names, got none'),
-    (dict(cls=b'owl'), 'must be 0 to 2 to fit 3 class names, got none'),
-    (dict(cls=b'-1'), 'must be 0 to 2 to fit 3 class names, got none'),
-    (dict(cls=3), 'must be 0 to 2 to fit 3 class names, got 3'),
-])
+@pytest.mark.parametrize(
+    'label, sentence',
+    [
+        ({}, 'must be 0 to 2 to fit 3 class names, got none'),
+        (dict(cls=b'owl'), 'must be 0 to 2 to fit 3 class names, got none'),
+        (dict(cls=b'-1'), 'must be 0 to 2 to fit 3 class names, got none'),
+        (dict(cls=3), 'must be 0 to 2 to fit 3 class names, got 3'),
+    ],
+)
 def test_labels_that_are_missing_or_beyond_the_classes_are_named(shards, label, sentence):
     with webdataset.TarWriter(str(shards[1])) as writer:
         writer.write({'__key__': 'wrong', 'jpg': jpeg(0), **label})

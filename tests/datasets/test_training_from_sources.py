@@ -1,13 +1,14 @@
 """Pre-training on ImageNet-22k's sources: the fragments of configs/_base_/datasets, through the launcher."""
+
 from argparse import Namespace
 from pathlib import Path
 
 import datasets
 import pytest
-from encoded_samples import jpeg, write_shards
 from mmengine.config import Config
+from support.encoded_samples import jpeg, write_shards
 
-from beit_mm.engine.launch import train
+from beit_mm.engine.runners.launch import train
 
 BASES = Path(__file__).parents[2] / 'configs' / '_base_'
 RECIPE = """_base_ = ['{bases}/runtime.py', '{bases}/models/beit_base_pretrain.py', '{bases}/datasets/{source}.py']
@@ -15,9 +16,15 @@ optim_wrapper = dict(type='beit_mm.AutocastOptimWrapper', optimizer=dict(type='A
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=1)
 """
 SHRUNK = {
-    'model.backbone.embed_dim': 32, 'model.backbone.depth': 1, 'model.backbone.num_heads': 2,
-    'model.target.tokenizer.vocab_size': 16, 'model.target.tokenizer.n_hid': 8, 'model.target.tokenizer.n_init': 8,
-    'train_dataloader.batch_size': 2, 'default_hooks.logger.interval': 1, 'vis_backends': [],
+    'model.backbone.embed_dim': 32,
+    'model.backbone.depth': 1,
+    'model.backbone.num_heads': 2,
+    'model.target.tokenizer.vocab_size': 16,
+    'model.target.tokenizer.n_hid': 8,
+    'model.target.tokenizer.n_init': 8,
+    'train_dataloader.batch_size': 2,
+    'default_hooks.logger.interval': 1,
+    'vis_backends': [],
     'visualizer.vis_backends': [],
 }
 
@@ -35,15 +42,25 @@ def write_table(folder: Path) -> dict:
 
 
 @pytest.mark.parametrize('num_workers', [0, 2])
-@pytest.mark.parametrize('source, write', [
-    ('imagenet22k_shards', write_shards_of), ('imagenet22k_huggingface', write_table)])
+@pytest.mark.parametrize(
+    'source, write', [('imagenet22k_shards', write_shards_of), ('imagenet22k_huggingface', write_table)]
+)
 def test_two_steps_of_pretraining(source, write, num_workers, tmp_path):
     config = tmp_path / f'{source}_{num_workers}.py'
     config.write_text(RECIPE.format(bases=BASES, source=source))
     options = {f'train_dataloader.dataset.{key}': value for key, value in write(tmp_path / 'data').items()}
     loader = {'train_dataloader.num_workers': num_workers, 'train_dataloader.persistent_workers': False}
-    train(Namespace(config=str(config), work_dir=str(tmp_path / 'run'), resume=None, no_validate=False,
-                    auto_scale_lr=False, cfg_options={**SHRUNK, **options, **loader}, launcher='none'))
+    train(
+        Namespace(
+            config=str(config),
+            work_dir=str(tmp_path / 'run'),
+            resume=None,
+            no_validate=False,
+            auto_scale_lr=False,
+            cfg_options={**SHRUNK, **options, **loader},
+            launcher='none',
+        )
+    )
     log = next((tmp_path / 'run').glob('*/*.log')).read_text()
     assert 'Epoch(train) [1][1/2]' in log and 'Epoch(train) [1][2/2]' in log and 'loss: 2.7' in log
     assert (tmp_path / 'run' / 'epoch_1.pth').is_file()

@@ -1,4 +1,5 @@
 """Two views of one crop, from the transform to the model's tensors."""
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +8,8 @@ from mmengine.registry import MODELS
 from mmpretrain.registry import TRANSFORMS
 from PIL import Image
 
-from beit_mm.datasets import PackTwoViews, TwoViewPreprocessor, TwoViewRandomResizedCrop
+from beit_mm.datasets import PackTwoViews, TwoViewRandomResizedCrop
+from beit_mm.models import TwoViewPreprocessor
 
 HEIGHT, WIDTH = 180, 240
 
@@ -33,11 +35,14 @@ def window(view: np.ndarray) -> np.ndarray:
     return np.array(edges)
 
 
-@pytest.mark.parametrize('scale, second_scale, shapes', [
-    (48, 24, [(48, 48, 3), (24, 24, 3)]),
-    ((32, 64), (16, 32), [(32, 64, 3), (16, 32, 3)]),
-    ([64, 32], 40, [(64, 32, 3), (40, 40, 3)]),
-])
+@pytest.mark.parametrize(
+    'scale, second_scale, shapes',
+    [
+        (48, 24, [(48, 48, 3), (24, 24, 3)]),
+        ((32, 64), (16, 32), [(32, 64, 3), (16, 32, 3)]),
+        ([64, 32], 40, [(64, 32, 3), (40, 40, 3)]),
+    ],
+)
 def test_views_have_the_sizes_asked_for(scale, second_scale, shapes):
     results = TwoViewRandomResizedCrop(scale, second_scale).transform(dict(img=noise()))
     assert [results['img'].shape, results['view'].shape] == shapes
@@ -67,11 +72,16 @@ def test_the_window_is_the_one_drawn():
         assert np.abs(found - [top, top + height, left, left + width]).max() < 1
 
 
-@pytest.mark.parametrize('names, filters', [
-    ({}, (Image.Resampling.BICUBIC, Image.Resampling.LANCZOS)),
-    (dict(interpolation='bilinear', second_interpolation='bicubic'),
-     (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC)),
-])
+@pytest.mark.parametrize(
+    'names, filters',
+    [
+        ({}, (Image.Resampling.BICUBIC, Image.Resampling.LANCZOS)),
+        (
+            dict(interpolation='bilinear', second_interpolation='bicubic'),
+            (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC),
+        ),
+    ],
+)
 def test_views_equal_pillows_own_crop_and_resize(names, filters):
     transform = TwoViewRandomResizedCrop((40, 56), (24, 16), **names)
     for seed in range(5):
@@ -155,9 +165,13 @@ def test_a_collated_batch_becomes_normalised_images_and_views_in_zero_to_one(to_
 
 
 def test_views_of_any_bytes_stay_in_zero_to_one():
-    data = TwoViewPreprocessor([0.0] * 3, [1.0] * 3)(dict(
-        inputs=torch.zeros(1, 3, 8, 8, dtype=torch.uint8), mask=torch.ones(1, 1, 1, dtype=torch.bool),
-        views=torch.tensor([0, 255], dtype=torch.uint8).repeat(1, 3, 4, 4)))
+    data = TwoViewPreprocessor([0.0] * 3, [1.0] * 3)(
+        dict(
+            inputs=torch.zeros(1, 3, 8, 8, dtype=torch.uint8),
+            mask=torch.ones(1, 1, 1, dtype=torch.bool),
+            views=torch.tensor([0, 255], dtype=torch.uint8).repeat(1, 3, 4, 4),
+        )
+    )
     assert data['views'].unique().tolist() == [0, 1]
 
 
@@ -169,9 +183,11 @@ def test_the_preprocessors_numbers_are_no_part_of_a_checkpoint():
 def test_a_config_builds_the_whole_way():
     np.random.seed(0)
     results = dict(img=noise())
-    for transform in (dict(type='beit_mm.TwoViewRandomResizedCrop', scale=(32, 48), second_scale=(16, 24)),
-                      dict(type='beit_mm.BlockwiseMaskGenerator', grid=(2, 3), num_masked=2, min_block_size=1),
-                      dict(type='beit_mm.PackTwoViews')):
+    for transform in (
+        dict(type='beit_mm.TwoViewRandomResizedCrop', scale=(32, 48), second_scale=(16, 24)),
+        dict(type='beit_mm.BlockwiseMaskGenerator', grid=(2, 3), num_masked=2, min_block_size=1),
+        dict(type='beit_mm.PackTwoViews'),
+    ):
         results = TRANSFORMS.build(transform)(results)
     preprocessor = MODELS.build(dict(type='beit_mm.TwoViewPreprocessor', mean=[0.0] * 3, std=[255.0] * 3))
     data = preprocessor(default_collate([results, results]))

@@ -1,4 +1,5 @@
 """Folders searched along links, which may lead in a circle, and folders that cannot be read."""
+
 import os
 
 import pytest
@@ -11,8 +12,11 @@ def test_links_are_followed_but_not_in_a_circle(tmp_path):
     (tmp_path / 'a' / 'b' / 'x.jpg').touch()
     os.symlink(tmp_path, tmp_path / 'a' / 'circle')
     os.symlink(tmp_path / 'a' / 'b', tmp_path / 'link')
-    found = sorted(os.path.join(os.path.relpath(parent, tmp_path), name)
-                   for parent, _, names in walk_folders(tmp_path) for name in names)
+    found = sorted(
+        os.path.join(os.path.relpath(parent, tmp_path), name)
+        for parent, _, names in walk_folders(tmp_path)
+        for name in names
+    )
     assert found == ['a/b/x.jpg', 'link/x.jpg']
 
 

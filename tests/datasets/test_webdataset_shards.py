@@ -1,4 +1,5 @@
 """Tar shards as a data set: what webdataset wrote is read whole, at random, by any sampler, wrapper and worker."""
+
 import pickle
 import subprocess
 import sys
@@ -6,17 +7,20 @@ import sys
 import numpy as np
 import pytest
 import webdataset
-from encoded_samples import CLASSES, PATTERN, build_shards as build, jpeg, samples as found, write_shards
 from mmengine.dataset import DefaultSampler, InfiniteSampler
 from mmengine.registry import init_default_scope
 from mmpretrain.registry import DATASETS
+from support.encoded_samples import build_shards as build
+from support.encoded_samples import CLASSES, jpeg, PATTERN, write_shards
+from support.encoded_samples import samples as found
 from torch.utils.data import DataLoader
 
-from beit_mm.datasets import WebDatasetShards, webdataset_shards
+from beit_mm.datasets import webdataset as webdataset_shards
+from beit_mm.datasets import WebDatasetShards
 from beit_mm.datasets.tar_index import cached_index
-from beit_mm.datasets.webdataset_shards import expand_shards
+from beit_mm.datasets.webdataset import expand_shards
 
-KEYS = (('jpg', ), 'cls')
+KEYS = (('jpg',), 'cls')
 EXPECTED = [(jpeg(index), index % 3) for index in range(10)]
 
 
@@ -26,8 +30,10 @@ def shards(tmp_path):
 
 
 def test_samples_are_those_that_webdataset_reads(shards):
-    theirs = [(sample['jpg'], int(sample['cls']))
-              for sample in webdataset.WebDataset([str(shard) for shard in shards], shardshuffle=False)]
+    theirs = [
+        (sample['jpg'], int(sample['cls']))
+        for sample in webdataset.WebDataset([str(shard) for shard in shards], shardshuffle=False)
+    ]
     assert theirs == EXPECTED and found(build(shards)) == EXPECTED
 
 
@@ -86,11 +92,14 @@ def test_shards_packed_by_tar_itself(tmp_path):
     assert dataset.get_data_info(2)['img_path'] == f'{tmp_path}/a.tar/./2/x.jpg'
 
 
-@pytest.mark.parametrize('pattern, names', [
-    ('a-{000008..000011}.tar', ['a-000008.tar', 'a-000009.tar', 'a-000010.tar', 'a-000011.tar']),
-    ('{a,b}/{0..1}.tar', ['a/0.tar', 'a/1.tar', 'b/0.tar', 'b/1.tar']),
-    (['plain.tar', 'x{1..2}.tar'], ['plain.tar', 'x1.tar', 'x2.tar']),
-])
+@pytest.mark.parametrize(
+    'pattern, names',
+    [
+        ('a-{000008..000011}.tar', ['a-000008.tar', 'a-000009.tar', 'a-000010.tar', 'a-000011.tar']),
+        ('{a,b}/{0..1}.tar', ['a/0.tar', 'a/1.tar', 'b/0.tar', 'b/1.tar']),
+        (['plain.tar', 'x{1..2}.tar'], ['plain.tar', 'x1.tar', 'x2.tar']),
+    ],
+)
 def test_braces_stand_for_what_they_do_in_webdataset(pattern, names):
     assert expand_shards(pattern) == names
     assert names == [name for part in np.atleast_1d(pattern) for name in webdataset.shardlists.expand_urls(str(part))]
@@ -109,7 +118,8 @@ def test_braces_without_the_optional_package(monkeypatch):
 def test_the_index_is_kept_beside_the_shards_and_used(shards, monkeypatch):
     build(shards)
     assert sorted(path.name for path in (shards[0].parent / '.index').iterdir()) == [
-        f'{shard.name}.npz' for shard in shards]
+        f'{shard.name}.npz' for shard in shards
+    ]
 
     def no_reading(*_):
         raise AssertionError('the shards were read again')
@@ -148,8 +158,9 @@ def test_an_index_takes_16_bytes_per_image_and_12_without_labels(shards):
 
 def test_processes_start_with_different_shards_and_end_with_the_same_data(shards, monkeypatch):
     done = []
-    monkeypatch.setattr(webdataset_shards, 'cached_index',
-                        lambda path, *args: (done.append(path[-5]), cached_index(path, *args))[1])
+    monkeypatch.setattr(
+        webdataset_shards, 'cached_index', lambda path, *args: (done.append(path[-5]), cached_index(path, *args))[1]
+    )
     for rank, order in enumerate((['0', '2', '1'], ['1', '0', '2'])):
         done.clear()
         monkeypatch.setattr(webdataset_shards, 'get_dist_info', lambda: (rank, 2))
@@ -178,8 +189,13 @@ def test_workers_and_samplers(shards, context, sampler):
     init_default_scope('mmpretrain')
     dataset = build(shards, pipeline=[dict(type='beit_mm.LoadImage'), dict(type='PackInputs')])
     expected = {index: dataset[index]['inputs'] for index in range(10)}  # opens files in this process first
-    loader = DataLoader(InWorker(dataset), batch_size=None, num_workers=2, multiprocessing_context=context,
-                        sampler=sampler(dataset, shuffle=True, seed=1))
+    loader = DataLoader(
+        InWorker(dataset),
+        batch_size=None,
+        num_workers=2,
+        multiprocessing_context=context,
+        sampler=sampler(dataset, shuffle=True, seed=1),
+    )
     seen = []
     for _, (sample, shared) in zip(range(10), loader):
         index = sample['data_samples'].sample_idx
@@ -209,12 +225,15 @@ def test_part_of_the_data(shards):
     assert subset.get_cat_ids(1) == [1] and len(dataset) == 3
 
 
-@pytest.mark.parametrize('wrapper, places', [
-    (dict(type='KFoldDataset', fold=1, num_splits=5), [0, 1, 4, 5, 6, 7, 8, 9]),
-    (dict(type='RepeatDataset', times=2), [*range(10), *range(10)]),
-    (dict(type='ConcatDataset'), list(range(10))),
-    (dict(type='ClassBalancedDataset', oversample_thr=1e-3), list(range(10))),
-])
+@pytest.mark.parametrize(
+    'wrapper, places',
+    [
+        (dict(type='KFoldDataset', fold=1, num_splits=5), [0, 1, 4, 5, 6, 7, 8, 9]),
+        (dict(type='RepeatDataset', times=2), [*range(10), *range(10)]),
+        (dict(type='ConcatDataset'), list(range(10))),
+        (dict(type='ClassBalancedDataset', oversample_thr=1e-3), list(range(10))),
+    ],
+)
 def test_wrappers(shards, wrapper, places):
     inner = dict(type='beit_mm.WebDatasetShards', shards=PATTERN, data_root=str(shards[0].parent), classes=CLASSES)
     key = 'datasets' if wrapper['type'] == 'ConcatDataset' else 'dataset'

@@ -1,12 +1,11 @@
 from pathlib import Path
-from typing import Dict, Tuple
 
 import pytest
-from clone import enter, run_command, write_clone
+from support.clone import enter, run_command, write_clone
 
 
 @pytest.fixture(scope='session')
-def trained_clone(tmp_path_factory) -> Tuple[Path, Dict[str, str]]:
+def trained_clone(tmp_path_factory) -> tuple[Path, dict[str, str]]:
     """A clone with small data and the demonstration's checkpoints, after two steps each; CIFAR-100's checksums."""
     folder = tmp_path_factory.mktemp('clone')
     checksums = write_clone(folder)

@@ -1,10 +1,11 @@
 """docs/extending.md: every part of it trains for two steps by its own config and command."""
+
 from pathlib import Path
 
 import pytest
 import torch
-from blocks import PYTHON, SHELL, blocks
-from clone import run_command
+from support.blocks import blocks, PYTHON, SHELL
+from support.clone import run_command
 
 PAGE = blocks('docs/extending.md')
 COMMANDS = [command for block in PAGE if block.kind == SHELL for command in block.commands]
@@ -32,6 +33,7 @@ def test_two_steps(command, files):
     if before != command and not (files / 'work_dirs' / 'mine' / Path(before.split()[-1]).stem).exists():
         run_command(before)
     run_command(command)
-    checkpoint = torch.load(max((files / 'work_dirs' / 'mine' / Path(command.split()[-1]).stem).glob('*.pth')),
-                            weights_only=False)
+    checkpoint = torch.load(
+        max((files / 'work_dirs' / 'mine' / Path(command.split()[-1]).stem).glob('*.pth')), weights_only=False
+    )
     assert {int(state['step']) for state in checkpoint['optimizer']['state'].values()} == {2}

@@ -1,4 +1,5 @@
 """Every command of the README and docs is run on small data, or says by a comment before it what it needs."""
+
 import ast
 import re
 import shlex
@@ -7,26 +8,25 @@ import tarfile
 import zipfile
 from argparse import Namespace
 from pathlib import Path
-from typing import List
 
 import numpy as np
 import pytest
 import test_extending
 import test_own_data
-from blocks import DATA_SETS, OUTSIDE, PAGES, PYTHON, ROOT, SHELL, Block, blocks
-from clone import run_command
 from mmengine.config import DictAction
-from stand_ins import write_ade20k, write_pixels
+from support.blocks import Block, blocks, DATA_SETS, OUTSIDE, PAGES, PYTHON, ROOT, SHELL
+from support.clone import run_command
+from support.stand_ins import write_ade20k, write_pixels
 
-from beit_mm.engine import launch
-from beit_mm.engine.checks.data_folders import WRONG
-from beit_mm.engine.checks.data_layouts import LAYOUTS
+from beit_mm.checks.data_folders import WRONG
+from beit_mm.checks.data_layouts import LAYOUTS
+from beit_mm.engine.runners import launch
 
 # Pages whose own tests run every command of them.
 OWN_TESTS = {'docs/own_data.md': test_own_data.COMMANDS, 'docs/extending.md': test_extending.COMMANDS}
 
 
-def shell_blocks(page: str) -> List[Block]:
+def shell_blocks(page: str) -> list[Block]:
     return [block for block in blocks(page) if block.kind == SHELL]
 
 
@@ -60,13 +60,17 @@ def test_every_command_without_outside_needs_runs(page, clone):
                 ran.append(command)
 
 
-ran: List[str] = []  # commands stand on several pages
+ran: list[str] = []  # commands stand on several pages
 
 
 @pytest.mark.long
 def test_slow_commands_run(clone):
-    slow = [command for block in filter(is_run, shell_blocks('docs/inference.md')) for command in block.commands
-            if is_slow(command)]
+    slow = [
+        command
+        for block in filter(is_run, shell_blocks('docs/inference.md'))
+        for command in block.commands
+        if is_slow(command)
+    ]
     assert len(slow) == 1
     run_command(slow[0])
 
@@ -89,10 +93,11 @@ def test_commands_that_need_more_name_what_exists(page):
                 assert (ROOT / name).is_file(), f'{page}: {command}'
             configs = [word for word in words if word.startswith('configs/')]
             if '--cfg-options' in words:
-                options = dict(word.split('=', 1) for word in words[words.index('--cfg-options') + 1:])
+                options = dict(word.split('=', 1) for word in words[words.index('--cfg-options') + 1 :])
                 options = {key: DictAction._parse_iterable(value) for key, value in options.items()}
-                launch._load_config(Namespace(config=str(ROOT / configs[0]), cfg_options=options, work_dir=None,
-                                              launcher='none'))
+                launch._load_config(
+                    Namespace(config=str(ROOT / configs[0]), cfg_options=options, work_dir=None, launcher='none')
+                )
 
 
 def archive(path: Path, *members: Path) -> None:

@@ -1,4 +1,5 @@
 """A project outside the repository that has beit_mm from its wheel alone."""
+
 import os
 import shutil
 import subprocess
@@ -6,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from outside import Project, ROOT, Trained, last_score
+from support.outside import last_score, Project, ROOT, Trained
 
 from beit_mm.datasets.digits import write_classification, write_segmentation
 
@@ -26,12 +27,13 @@ def wheel(tmp_path_factory) -> Path:
     (folder / 'source').mkdir()
     for part in PARTS:
         if (ROOT / part).is_dir():
-            shutil.copytree(ROOT / part, folder / 'source' / part, symlinks=True,
-                            ignore=shutil.ignore_patterns('__pycache__'))
+            shutil.copytree(
+                ROOT / part, folder / 'source' / part, symlinks=True, ignore=shutil.ignore_patterns('__pycache__')
+            )
         else:
             shutil.copy(ROOT / part, folder / 'source')
     pip('wheel', '--no-deps', '--no-build-isolation', '-w', folder, folder / 'source')
-    found, = folder.glob('*.whl')
+    (found,) = folder.glob('*.whl')
     return found
 
 

@@ -1,4 +1,5 @@
 """tools/print_config.py: copies of configs that stand alone."""
+
 import runpy
 import shutil
 import sys
@@ -6,9 +7,9 @@ from pathlib import Path
 
 import pytest
 from mmengine.config import Config
-from outside import CONFIGS, ROOT
+from support.outside import CONFIGS, ROOT
 
-from beit_mm.engine.print_config import flatten, registered_name, write
+from beit_mm.config.flatten import flatten, registered_name, write
 
 # One of every folder.
 RECIPES = {path.parent: path for path in sorted(CONFIGS.rglob('*.py')) if '_base_' not in path.parts}.values()
@@ -41,7 +42,8 @@ def test_classes_become_the_names_that_inferencers_look_for(pure_python, tmp_pat
 
 def test_our_package_is_imported_where_only_classes_named_it(tmp_path):
     (tmp_path / 'own.py').write_text(
-        'from beit_mm.models import BEiT\nmodel = dict(backbone=dict(type=BEiT))\nother = dict(type="ReLU")\n')
+        'from beit_mm.models import BEiT\nmodel = dict(backbone=dict(type=BEiT))\nother = dict(type="ReLU")\n'
+    )
     flat = flatten(tmp_path / 'own.py')
     assert flat.model.backbone.type == 'beit_mm.BEiT'
     assert flat.custom_imports == dict(imports=['beit_mm'])
@@ -52,20 +54,23 @@ def test_our_package_is_imported_beside_others(tmp_path):
     assert flatten(tmp_path / 'own.py').custom_imports.imports == ['json', 'beit_mm']
 
 
-@pytest.mark.parametrize('path, scope, name', [
-    ('mmseg.models.EncoderDecoder', 'mmseg', 'EncoderDecoder'),
-    ('mmseg.models.EncoderDecoder', 'mmpretrain', 'mmseg.models.EncoderDecoder'),
-    # Both hosts have one; MMCV's is behind MMSegmentation's own.
-    ('mmpretrain.models.CrossEntropyLoss', 'mmpretrain', 'CrossEntropyLoss'),
-    ('mmpretrain.models.CrossEntropyLoss', 'mmseg', 'mmpretrain.models.CrossEntropyLoss'),
-    ('mmcv.transforms.LoadAnnotations', 'mmseg', 'mmcv.transforms.LoadAnnotations'),
-    ('mmcv.transforms.LoadAnnotations', 'mmpretrain', 'LoadAnnotations'),
-    ('mmengine.hooks.EMAHook', None, 'EMAHook'),
-    ('beit_mm.models.backbone.BEiT', 'mmseg', 'beit_mm.BEiT'),
-    ('torch.nn.LayerNorm', 'mmseg', 'torch.nn.LayerNorm'),
-    ('collections.OrderedDict.fromkeys', 'mmseg', 'collections.OrderedDict.fromkeys'),
-    ('no_such_package.module.Name', 'mmseg', 'no_such_package.module.Name'),
-])
+@pytest.mark.parametrize(
+    'path, scope, name',
+    [
+        ('mmseg.models.EncoderDecoder', 'mmseg', 'EncoderDecoder'),
+        ('mmseg.models.EncoderDecoder', 'mmpretrain', 'mmseg.models.EncoderDecoder'),
+        # Both hosts have one; MMCV's is behind MMSegmentation's own.
+        ('mmpretrain.models.CrossEntropyLoss', 'mmpretrain', 'CrossEntropyLoss'),
+        ('mmpretrain.models.CrossEntropyLoss', 'mmseg', 'mmpretrain.models.CrossEntropyLoss'),
+        ('mmcv.transforms.LoadAnnotations', 'mmseg', 'mmcv.transforms.LoadAnnotations'),
+        ('mmcv.transforms.LoadAnnotations', 'mmpretrain', 'LoadAnnotations'),
+        ('mmengine.hooks.EMAHook', None, 'EMAHook'),
+        ('beit_mm.models.backbones.beit.BEiT', 'mmseg', 'beit_mm.BEiT'),
+        ('torch.nn.LayerNorm', 'mmseg', 'torch.nn.LayerNorm'),
+        ('collections.OrderedDict.fromkeys', 'mmseg', 'collections.OrderedDict.fromkeys'),
+        ('no_such_package.module.Name', 'mmseg', 'no_such_package.module.Name'),
+    ],
+)
 def test_name_of_a_class(path, scope, name):
     assert registered_name(path, scope) == name
 

@@ -1,11 +1,12 @@
 """Configs of another project on ours: by relative and absolute path, by the package's name, and in pure Python."""
+
 from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.hub import get_config
-from outside import CONFIGS
+from support.outside import CONFIGS
 
-from beit_mm.engine.print_config import flatten
+from beit_mm.config.flatten import flatten
 
 
 def inherit(folder: Path, base: str) -> Config:

@@ -1,10 +1,14 @@
 """The hosts' programming interfaces, used by a project that has our wheel alone."""
+
 import pytest
 from mmengine.config import Config
-from outside import CONFIGS
+from support.outside import CONFIGS
 
-SEGMENTING = [path for path in sorted(CONFIGS.rglob('*.py')) if '_base_' not in path.parts
-              and Config.fromfile(path, import_custom_modules=False).get('default_scope') == 'mmseg']
+SEGMENTING = [
+    path
+    for path in sorted(CONFIGS.rglob('*.py'))
+    if '_base_' not in path.parts and Config.fromfile(path, import_custom_modules=False).get('default_scope') == 'mmseg'
+]
 
 
 def test_every_way_to_a_classifier_gives_the_same_scores(mmpretrain_report):
@@ -14,7 +18,7 @@ def test_every_way_to_a_classifier_gives_the_same_scores(mmpretrain_report):
     for way, result in found.items():
         assert len(set(result['scores'])) == 10
         assert result['scores'] == pytest.approx(found['path']['scores'], abs=1e-6), way
-        assert result['name'] == f"digit_{result['scores'].index(max(result['scores']))}"
+        assert result['name'] == f'digit_{result["scores"].index(max(result["scores"]))}'
 
 
 def test_a_model_of_the_index_by_its_name(mmpretrain_report):

@@ -1,18 +1,22 @@
 """The wheel carries what the checkout's users have, and a project that has the wheel alone sees it."""
+
 import os
 import re
 import zipfile
 from pathlib import Path
 
 import pytest
-from outside import ROOT
+from support.outside import ROOT
 
 MIM = 'beit_mm/.mim/'
 
 
 def files(folder: str) -> dict:
-    return {path.relative_to(ROOT).as_posix(): path.read_bytes() for path in (ROOT / folder).rglob('*')
-            if path.is_file() and '__pycache__' not in path.parts}
+    return {
+        path.relative_to(ROOT).as_posix(): path.read_bytes()
+        for path in (ROOT / folder).rglob('*')
+        if path.is_file() and '__pycache__' not in path.parts
+    }
 
 
 def test_wheel_carries_configs_tools_and_index(wheel):
@@ -45,8 +49,12 @@ def test_what_the_documentation_names_in_the_wheel_is_there(project):
 
 def test_nothing_asks_which_of_two_packages_it_has():
     """The maintained continuations and OpenMMLab's originals have the same import names."""
-    texts = {name: text.decode() for folder in ('beit_mm', 'tools', 'configs') for name, text in files(folder).items()
-             if name.endswith(('.py', '.sh'))}
+    texts = {
+        name: text.decode()
+        for folder in ('beit_mm', 'tools', 'configs')
+        for name, text in files(folder).items()
+        if name.endswith(('.py', '.sh'))
+    }
     assert len(texts) > 50
     asking = [name for name, text in texts.items() if re.search(r'onedl|mm\w+\.__version__|importlib.metadata', text)]
     assert asking == []

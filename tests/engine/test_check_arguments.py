@@ -1,8 +1,9 @@
 """Which arguments a class takes, its parents' included."""
+
 import pytest
 from torch import nn
 
-from beit_mm.engine.checks.arguments import Arguments, accepted_arguments, default_of
+from beit_mm.checks.arguments import accepted_arguments, Arguments, default_of
 
 
 class Parent:
@@ -32,7 +33,7 @@ class ReadsOut(Parent):
         kwargs.setdefault('scale', 1)
         if 'flag' in kwargs:
             kwargs.pop('flag')
-        super(ReadsOut, self).__init__(**kwargs)
+        super().__init__(**kwargs)
 
 
 class Positional(PassesOn):
@@ -53,20 +54,23 @@ class NoName:
     pass
 
 
-@pytest.mark.parametrize('part, names, are_all', [
-    (Parent, {'width', 'depth', 'name'}, True),
-    (PassesOn, {'own', 'width', 'depth', 'name'}, True),
-    (FillsIn, {'depth'}, True),
-    (Keeps, {'own'}, False),
-    (ReadsOut, {'width', 'depth', 'name', 'scale', 'flag'}, True),
-    (Positional, {'extra', 'own', 'width', 'depth', 'name'}, True),
-    (WithoutConstructor, {'depth'}, True),
-    (Module, {'width'}, True),
-    (NoName, set(), True),
-    (lambda a, b=1: a, {'a', 'b'}, True),
-    (lambda a, **rest: a, {'a'}, False),
-    (dict, set(), False),
-])
+@pytest.mark.parametrize(
+    'part, names, are_all',
+    [
+        (Parent, {'width', 'depth', 'name'}, True),
+        (PassesOn, {'own', 'width', 'depth', 'name'}, True),
+        (FillsIn, {'depth'}, True),
+        (Keeps, {'own'}, False),
+        (ReadsOut, {'width', 'depth', 'name', 'scale', 'flag'}, True),
+        (Positional, {'extra', 'own', 'width', 'depth', 'name'}, True),
+        (WithoutConstructor, {'depth'}, True),
+        (Module, {'width'}, True),
+        (NoName, set(), True),
+        (lambda a, b=1: a, {'a', 'b'}, True),
+        (lambda a, **rest: a, {'a'}, False),
+        (dict, set(), False),
+    ],
+)
 def test_arguments(part, names, are_all):
     assert accepted_arguments(part) == Arguments(frozenset(names), are_all)
 

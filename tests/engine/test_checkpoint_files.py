@@ -1,4 +1,5 @@
 """Checkpoint files survive kills, full disks and flipped bits."""
+
 import io
 import multiprocessing
 import os
@@ -13,8 +14,7 @@ import pytest
 import torch
 from mmengine.fileio import get_file_backend
 
-from beit_mm.engine.checkpoint_files import (BACKEND, PARTIAL, POINTER, find_damage, find_newest, remove_partial,
-                                             write_pointer)
+from beit_mm.checkpoint.files import BACKEND, find_damage, find_newest, PARTIAL, POINTER, remove_partial, write_pointer
 
 NUM_KILLS = 12
 

@@ -1,4 +1,5 @@
 """The hook keeps what the run needs, whatever happens while it saves."""
+
 import errno
 import multiprocessing
 import os
@@ -15,14 +16,13 @@ from mmengine.model import BaseModel
 from mmengine.runner import FlexibleRunner, Runner
 from torch import nn
 
-import beit_mm.engine.checkpoint_files as checkpoint_files
-from beit_mm.engine.checkpoint_files import PARTIAL, POINTER, find_damage, find_newest
+import beit_mm.checkpoint.files as checkpoint_files
+from beit_mm.checkpoint.files import find_damage, find_newest, PARTIAL, POINTER
 
 NUM_KILLS = 4
 
 
 class Line(BaseModel):
-
     def __init__(self, size: int):
         super().__init__()
         self.weight = nn.Parameter(torch.full((size,), 3.0))
@@ -55,29 +55,46 @@ class Scores(BaseMetric):
         return dict(accuracy=self.scores.pop(0))
 
 
-def build(folder, epochs=6, scores=(), resume=False, size=2, kind=Runner, train_cfg=None, interval=1,
-          **options) -> Runner:
-    loader = dict(dataset=Data(), batch_size=2, num_workers=0, collate_fn=dict(type='default_collate'),
-                  sampler=dict(type='DefaultSampler', shuffle=False))
+def build(
+    folder, epochs=6, scores=(), resume=False, size=2, kind=Runner, train_cfg=None, interval=1, **options
+) -> Runner:
+    loader = dict(
+        dataset=Data(),
+        batch_size=2,
+        num_workers=0,
+        collate_fn=dict(type='default_collate'),
+        sampler=dict(type='DefaultSampler', shuffle=False),
+    )
     validation = dict(val_dataloader=loader, val_cfg=dict(), val_evaluator=[Scores(scores)]) if scores else {}
     newest = find_newest(Path(folder)) if resume else None
     return kind(
-        Line(size), work_dir=str(folder), train_dataloader=loader, **validation,
+        Line(size),
+        work_dir=str(folder),
+        train_dataloader=loader,
+        **validation,
         train_cfg=train_cfg or dict(type='EpochBasedTrainLoop', max_epochs=epochs),
         optim_wrapper=dict(type='AutocastOptimWrapper', optimizer=dict(type='SGD', lr=1e-3, momentum=0.9)),
         default_hooks=dict(checkpoint=dict(type='VerifiedCheckpointHook', interval=interval, **options)),
         default_scope='beit_mm',
-        load_from=newest and str(newest), resume=bool(newest), log_level='ERROR',
-        experiment_name=f'{folder}_{time.time()}'.replace('/', '_'))
+        load_from=newest and str(newest),
+        resume=bool(newest),
+        log_level='ERROR',
+        experiment_name=f'{folder}_{time.time()}'.replace('/', '_'),
+    )
 
 
 def names(folder: Path) -> list:
     return sorted(path.name for path in folder.glob('*.pth'))
 
 
-@pytest.mark.parametrize('max_keep, expected', [
-    (3, ['epoch_4.pth', 'epoch_5.pth', 'epoch_6.pth']), (1, ['epoch_5.pth', 'epoch_6.pth']),
-    (-1, [f'epoch_{epoch}.pth' for epoch in range(1, 7)])])
+@pytest.mark.parametrize(
+    'max_keep, expected',
+    [
+        (3, ['epoch_4.pth', 'epoch_5.pth', 'epoch_6.pth']),
+        (1, ['epoch_5.pth', 'epoch_6.pth']),
+        (-1, [f'epoch_{epoch}.pth' for epoch in range(1, 7)]),
+    ],
+)
 def test_so_many_checkpoints_stay_and_never_fewer_than_two(max_keep, expected, tmp_path):
     build(tmp_path, max_keep_ckpts=max_keep).train()
     assert names(tmp_path) == expected
@@ -109,11 +126,24 @@ def test_a_best_score_between_two_checkpoints_writes_the_best_one_alone(tmp_path
 @pytest.mark.parametrize('by_epoch, name, meta', [(True, 'epoch_1', (1, 2)), (False, 'iter_2', (0, 2))])
 def test_a_best_score_counts_no_step_twice_under_flexible_runner(by_epoch, name, meta, tmp_path):
     """It writes a checkpoint anew after the validation, when the step is counted already."""
+
     def run(epochs, scores, resume=False):
-        length = dict(type='EpochTrainLoop', max_epochs=epochs) if by_epoch else dict(
-            type='IterTrainLoop', max_iters=2 * epochs, val_interval=2)
-        runner = build(tmp_path, scores=scores, resume=resume, kind=FlexibleRunner, train_cfg=length, by_epoch=by_epoch,
-                       interval=1 if by_epoch else 2, save_best='accuracy', rule='greater')
+        length = (
+            dict(type='EpochTrainLoop', max_epochs=epochs)
+            if by_epoch
+            else dict(type='IterTrainLoop', max_iters=2 * epochs, val_interval=2)
+        )
+        runner = build(
+            tmp_path,
+            scores=scores,
+            resume=resume,
+            kind=FlexibleRunner,
+            train_cfg=length,
+            by_epoch=by_epoch,
+            interval=1 if by_epoch else 2,
+            save_best='accuracy',
+            rule='greater',
+        )
         runner.train()
         return runner
 

@@ -1,4 +1,5 @@
 """The early check of a config: thirty and more mistakes are told with their mend, and what is right passes."""
+
 import time
 from pathlib import Path
 
@@ -7,19 +8,19 @@ import mmseg
 import pytest
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
-from seeded_mistakes import ERRORS, FINETUNE, SEGMENT, WARNINGS
+from support.seeded_mistakes import ERRORS, FINETUNE, SEGMENT, WARNINGS
 
-from beit_mm.engine.checks import Problem, check_config, config_check
-from beit_mm.engine.checks.batch import recipe_accumulation
+from beit_mm.checks import check_config, config_check, Problem
+from beit_mm.checks.batch import recipe_accumulation
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 RECIPES = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob('*.py') if '_base_' not in path.parts)
 OF_FILES = (' not exist', 'without any')
 
 
-def load(name: str, options: dict = {}) -> Config:
+def load(name: str, options: dict | None = None) -> Config:
     cfg = Config.fromfile(CONFIGS / name)
-    cfg.merge_from_dict(options)
+    cfg.merge_from_dict(options or {})
     return cfg
 
 
@@ -54,15 +55,18 @@ def test_what_may_be_meant_is_a_warning(name, options, key, words):
     assert not any(problem.is_error for problem in problems)
 
 
-@pytest.mark.parametrize('name, num_processes, options, words', [
-    (FINETUNE, 8, {}, ()),
-    (FINETUNE, 4, {}, ('4 x 128 images', '512 per update', '1024', '2 times too high', 'optimizer.lr=0.002')),
-    (FINETUNE, 16, {}, ('2 times too low', 'optimizer.lr=0.008')),
-    (FINETUNE, 4, {'optim_wrapper.accumulative_counts': 2}, ()),
-    (FINETUNE, 4, {'auto_scale_lr.enable': True}, ()),
-    ('classify/beit_large_224_22k_to_1k.py', 8, {}, ()),
-    ('classify/beit_large_224_22k_to_1k.py', 4, {}, ('x 2 accumulated', '256 per update', '512', 'lr=1e-05')),
-])
+@pytest.mark.parametrize(
+    'name, num_processes, options, words',
+    [
+        (FINETUNE, 8, {}, ()),
+        (FINETUNE, 4, {}, ('4 x 128 images', '512 per update', '1024', '2 times too high', 'optimizer.lr=0.002')),
+        (FINETUNE, 16, {}, ('2 times too low', 'optimizer.lr=0.008')),
+        (FINETUNE, 4, {'optim_wrapper.accumulative_counts': 2}, ()),
+        (FINETUNE, 4, {'auto_scale_lr.enable': True}, ()),
+        ('classify/beit_large_224_22k_to_1k.py', 8, {}, ()),
+        ('classify/beit_large_224_22k_to_1k.py', 4, {}, ('x 2 accumulated', '256 per update', '512', 'lr=1e-05')),
+    ],
+)
 def test_the_batch_is_compared_with_the_recipes(name, num_processes, options, words):
     problems = without_files(check_config(load(name, options), num_processes=num_processes))
     assert [problem.key for problem in problems] == ['auto_scale_lr.base_batch_size'] * bool(words)
@@ -75,12 +79,15 @@ def test_scaling_leaves_out_accumulated_steps():
     assert_told(problems, 'auto_scale_lr.enable', ('8 accumulated', '8 times too low', 'optimizer.lr=0.004'), False)
 
 
-@pytest.mark.parametrize('files, expected', [
-    (['auto_scale_lr = dict(base_batch_size=8)'], 1),
-    (['optim_wrapper = dict(accumulative_counts=2)\nauto_scale_lr = dict(base_batch_size=8)'], 2),
-    (['auto_scale_lr = dict(base_batch_size=8)', 'optim_wrapper = dict(accumulative_counts = 4)'], 1),
-    (['optim_wrapper = dict(accumulative_counts=2)', 'auto_scale_lr = dict(base_batch_size=8)', 'a = 1'], 2),
-])
+@pytest.mark.parametrize(
+    'files, expected',
+    [
+        (['auto_scale_lr = dict(base_batch_size=8)'], 1),
+        (['optim_wrapper = dict(accumulative_counts=2)\nauto_scale_lr = dict(base_batch_size=8)'], 2),
+        (['auto_scale_lr = dict(base_batch_size=8)', 'optim_wrapper = dict(accumulative_counts = 4)'], 1),
+        (['optim_wrapper = dict(accumulative_counts=2)', 'auto_scale_lr = dict(base_batch_size=8)', 'a = 1'], 2),
+    ],
+)
 def test_what_a_user_accumulates_is_not_the_recipes(tmp_path, files, expected):
     """A later file than the one with the batch accumulates to reach it."""
     for place, text in enumerate(files):
@@ -97,7 +104,7 @@ def test_batch_norm_over_one_image(num_processes, norm, is_error):
 
 
 def test_amp_without_a_gpu_is_an_error_only_where_it_trains(monkeypatch):
-    monkeypatch.setattr('beit_mm.engine.checks.schedules.get_device', lambda: 'cpu')
+    monkeypatch.setattr('beit_mm.checks.schedules.get_device', lambda: 'cpu')
     cfg = load(FINETUNE, {'optim_wrapper.type': 'AmpOptimWrapper', 'optim_wrapper.dtype': 'bfloat16'})
     for is_training in (False, True):
         problems = without_files(check_config(cfg, is_training=is_training))
@@ -112,15 +119,26 @@ def test_only_the_loaders_in_use_are_checked():
 
 
 def test_helper_variables_pass():
-    cfg = load(FINETUNE, dict(max_epochs=1, norm_cfg=dict(type='BN'), test_pipeline=[], dataset_type='ImageNet',
-                              width=3, img_ratios=[1.0], train_dataloaders=None))
+    cfg = load(
+        FINETUNE,
+        dict(
+            max_epochs=1,
+            norm_cfg=dict(type='BN'),
+            test_pipeline=[],
+            dataset_type='ImageNet',
+            width=3,
+            img_ratios=[1.0],
+            train_dataloaders=None,
+        ),
+    )
     cfg.train_dataloaders = cfg.train_dataloader  # used elsewhere, so it may be meant
     assert without_files(check_config(cfg)) == []
 
 
 HOSTS = [
     (mmpretrain, 'beit/beit_beit-base-p16_8xb256-amp-coslr-300e_in1k.py'),
-    (mmpretrain, 'resnet/resnet50_8xb32_in1k.py'), (mmpretrain, 'swin_transformer/swin-base_16xb64_in1k.py'),
+    (mmpretrain, 'resnet/resnet50_8xb32_in1k.py'),
+    (mmpretrain, 'swin_transformer/swin-base_16xb64_in1k.py'),
     (mmpretrain, 'mae/mae_vit-base-p16_8xb512-amp-coslr-300e_in1k.py'),
     (mmpretrain, 'vision_transformer/vit-base-p16_32xb128-mae_in1k.py'),
     (mmpretrain, 'simclr/simclr_resnet50_16xb256-coslr-200e_in1k.py'),

@@ -1,4 +1,5 @@
 """The early check of what lies on the disk: labels against the head, and names in checkpoints."""
+
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,8 @@ from mmengine.config import Config
 from PIL import Image
 from safetensors.torch import save_file
 
-from beit_mm.engine.checks import check_config
-from beit_mm.engine.checks.weights import our_names
+from beit_mm.checks import check_config
+from beit_mm.checks.weights import our_names
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 
@@ -41,8 +42,11 @@ def write_maps(root: Path, labels: dict) -> Path:
 
 def check_maps(root: Path, labels: dict, **more) -> list:
     write_maps(root, labels)
-    options = {f'{loader}.dataset.{key}': value for loader in ('train_dataloader', 'val_dataloader')
-               for key, value in dict(data_root=str(root), **more).items()}
+    options = {
+        f'{loader}.dataset.{key}': value
+        for loader in ('train_dataloader', 'val_dataloader')
+        for key, value in dict(data_root=str(root), **more).items()
+    }
     return check('beit_segment.py', options)
 
 
@@ -69,7 +73,8 @@ def test_one_label_too_many_may_be_the_unlabelled_one(tmp_path):
 def test_zero_that_is_a_class_is_a_warning(tmp_path):
     problems = check_maps(tmp_path, dict(a=list(range(150))))
     assert {(problem.key, problem.is_error) for problem in problems} == {
-        (f'{loader}_dataloader.dataset.reduce_zero_label', False) for loader in ('train', 'val')}
+        (f'{loader}_dataloader.dataset.reduce_zero_label', False) for loader in ('train', 'val')
+    }
     assert 'set reduce_zero_label=False if 0 is a class' in problems[0].sentence
 
 
@@ -144,15 +149,25 @@ def test_more_class_folders_than_classes(tmp_path):
 
 
 def test_class_folders_that_differ_shift_labels(tmp_path):
-    only(finetune(write_folders(tmp_path, train='abc', val='ac')), 'val_dataloader.dataset', 'train_dataloader.dataset',
-         'b is in one alone', 'use beit_mm.ClassFolders')
+    only(
+        finetune(write_folders(tmp_path, train='abc', val='ac')),
+        'val_dataloader.dataset',
+        'train_dataloader.dataset',
+        'b is in one alone',
+        'use beit_mm.ClassFolders',
+    )
 
 
 def test_class_names_that_are_not_the_folders(tmp_path):
     options = write_folders(tmp_path, train='abc', val='abc')
     options['train_dataloader.dataset']['metainfo'] = dict(classes=['a', 'b'])
-    only(finetune(options), 'train_dataloader.dataset.metainfo.classes', '3 class folders', '2 class names',
-         'a name for each')
+    only(
+        finetune(options),
+        'train_dataloader.dataset.metainfo.classes',
+        '3 class folders',
+        '2 class names',
+        'a name for each',
+    )
     options = write_folders(tmp_path / 'ours', train='abc', val='ac')
     for loader in ('train_dataloader', 'val_dataloader'):
         options[f'{loader}.dataset'].update(type='beit_mm.ClassFolders', metainfo=dict(classes=['c', 'b', 'x']))
@@ -177,12 +192,14 @@ def test_a_data_set_with_more_classes_than_the_head(tmp_path):
 LAYOUTS = dict(
     release={'model': {'cls_token': 0, 'blocks.0.attn.qkv.weight': 0}},
     ours={'state_dict': {'backbone.cls_token': 0, 'backbone.blocks.0.attn.qkv.weight': 0}},
-    host={'state_dict': {'backbone.cls_token': 0, 'backbone.layers.0.attn.qkv.weight': 0}})
+    host={'state_dict': {'backbone.cls_token': 0, 'backbone.layers.0.attn.qkv.weight': 0}},
+)
 
 
 def save(path: Path, content: dict) -> str:
     def tensors(node):
         return {name: tensors(value) if isinstance(value, dict) else torch.zeros(1) for name, value in node.items()}
+
     torch.save(tensors(content), path)
     return str(path)
 
@@ -197,25 +214,42 @@ def test_a_prefix_is_found_in_any_layout(tmp_path, layout):
 def test_a_prefix_that_matches_nothing(tmp_path):
     path = save(tmp_path / 'a.pth', LAYOUTS['ours'])
     options = {'model.backbone.init_cfg.checkpoint': path, 'model.backbone.init_cfg.prefix': 'bakbone'}
-    only(check('beit_finetune.py', options), 'model.backbone.init_cfg.prefix', 'bakbone. is not in', path,
-         'mean backbone.?')
+    only(
+        check('beit_finetune.py', options),
+        'model.backbone.init_cfg.prefix',
+        'bakbone. is not in',
+        path,
+        'mean backbone.?',
+    )
     options['model.backbone.init_cfg.checkpoint'] = save(tmp_path / 'b.pth', {'encoder.w': 0, 'decoder.w': 0})
-    only(check('beit_finetune.py', options), 'model.backbone.init_cfg.prefix', 'it holds decoder., encoder.',
-         'name another')
+    only(
+        check('beit_finetune.py', options),
+        'model.backbone.init_cfg.prefix',
+        'it holds decoder., encoder.',
+        'name another',
+    )
 
 
 def test_safetensors_are_told_by_their_head(tmp_path):
     path = tmp_path / 'a.safetensors'
     save_file({'trunk.w': torch.zeros(1)}, path)
     assert our_names(str(path)) == {'trunk.w'}
-    only(check('beit_finetune.py', {'model.backbone.init_cfg.checkpoint': str(path)}), 'model.backbone.init_cfg.prefix',
-         'it holds trunk.')
+    only(
+        check('beit_finetune.py', {'model.backbone.init_cfg.checkpoint': str(path)}),
+        'model.backbone.init_cfg.prefix',
+        'it holds trunk.',
+    )
 
 
 def test_load_from_without_a_name_of_the_model(tmp_path):
     options = {'model.backbone.init_cfg': None, 'load_from': save(tmp_path / 'a.pth', {'encoder.blocks.w': 0})}
-    only(check('beit_finetune.py', options), 'load_from', 'does not fit this BEiT trunk: 0 of its', 'it holds encoder.',
-         'name a checkpoint of this model')
+    only(
+        check('beit_finetune.py', options),
+        'load_from',
+        'does not fit this BEiT trunk: 0 of its',
+        'it holds encoder.',
+        'name a checkpoint of this model',
+    )
     options['load_from'] = save(tmp_path / 'b.pth', LAYOUTS['ours'])
     assert check('beit_finetune.py', options) == []
 
@@ -230,8 +264,9 @@ def test_files_whose_names_cannot_be_read_are_left_to_the_loader(tmp_path, conte
 def test_shards_that_are_missing(tmp_path):
     (tmp_path / 'train-000.tar').touch()
     options = write_folders(tmp_path, train='abc', val='abc')
-    options['train_dataloader.dataset'] = dict(type='beit_mm.WebDatasetShards', data_root=str(tmp_path),
-                                               shards=['train-000.tar', 'train-001.tar'])
+    options['train_dataloader.dataset'] = dict(
+        type='beit_mm.WebDatasetShards', data_root=str(tmp_path), shards=['train-000.tar', 'train-001.tar']
+    )
     cfg = Config.fromfile(CONFIGS / 'beit_finetune.py')
     pipeline = cfg.train_dataloader.dataset.pipeline
     cfg.train_dataloader.dataset = dict(options['train_dataloader.dataset'], pipeline=pipeline)

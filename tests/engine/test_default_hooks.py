@@ -1,4 +1,5 @@
 """A default hook that is None is left out, ours as MMEngine's."""
+
 from argparse import Namespace
 from pathlib import Path
 
@@ -6,17 +7,25 @@ from mmengine.hooks import IterTimerHook
 from mmengine.runner import Runner
 from torch import nn
 
-from beit_mm.engine import PicturesHook, ReportHook, launch
+from beit_mm.engine import PicturesHook, ReportHook
+from beit_mm.engine.runners import launch
 
 CONFIG = Path(__file__).parents[2] / 'configs' / 'demo' / 'finetune.py'
 
 
 def hooks_of(work_dir: Path, **options) -> set:
     """The kinds of hooks that a runner has under a recipe's default_hooks with these options."""
-    cfg = launch._load_config(Namespace(config=str(CONFIG), cfg_options=options, work_dir=str(work_dir),
-                                        launcher='none'))
-    runner = Runner(nn.Linear(1, 1), str(work_dir), default_hooks=cfg.default_hooks, default_scope='mmpretrain',
-                    experiment_name=work_dir.name, log_level='ERROR')
+    cfg = launch._load_config(
+        Namespace(config=str(CONFIG), cfg_options=options, work_dir=str(work_dir), launcher='none')
+    )
+    runner = Runner(
+        nn.Linear(1, 1),
+        str(work_dir),
+        default_hooks=cfg.default_hooks,
+        default_scope='mmpretrain',
+        experiment_name=work_dir.name,
+        log_level='ERROR',
+    )
     return {type(hook) for hook in runner.hooks}
 
 

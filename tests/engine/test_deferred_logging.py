@@ -1,4 +1,5 @@
 """Deferred scalars make the histories that MMEngine's own hook makes."""
+
 import pytest
 import torch
 from mmengine.hooks import RuntimeInfoHook
@@ -6,11 +7,10 @@ from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from torch import nn
 
-from beit_mm.engine.deferred_logging import DeferredRuntimeInfoHook, PendingScalars
+from beit_mm.engine.hooks.runtime_info_hook import DeferredRuntimeInfoHook, PendingScalars
 
 
 class Line(BaseModel):
-
     def __init__(self):
         super().__init__()
         self.weight = nn.Parameter(torch.tensor([3.0]))
@@ -31,15 +31,26 @@ class Data(torch.utils.data.Dataset):
 
 def run(folder, hook: str, optim_wrapper: str, log_interval: int, **kwargs) -> Runner:
     runner = Runner(
-        Line(), str(folder), train_dataloader=dict(dataset=Data(), batch_size=1, num_workers=0,
-                                                   collate_fn=dict(type='default_collate'),
-                                                   sampler=dict(type='DefaultSampler', shuffle=False)),
+        Line(),
+        str(folder),
+        train_dataloader=dict(
+            dataset=Data(),
+            batch_size=1,
+            num_workers=0,
+            collate_fn=dict(type='default_collate'),
+            sampler=dict(type='DefaultSampler', shuffle=False),
+        ),
         train_cfg=dict(type='EpochBasedTrainLoop', max_epochs=2),
         optim_wrapper=dict(type=optim_wrapper, optimizer=dict(type='SGD', lr=1e-3), clip_grad=dict(max_norm=1.0)),
-        default_hooks=dict(runtime_info=dict(type=hook, **kwargs),
-                           logger=dict(type='LoggerHook', interval=log_interval),
-                           checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=5)),
-        default_scope='beit_mm', experiment_name=f'{folder}_{hook}'.replace('/', '_'), log_level='ERROR')
+        default_hooks=dict(
+            runtime_info=dict(type=hook, **kwargs),
+            logger=dict(type='LoggerHook', interval=log_interval),
+            checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=5),
+        ),
+        default_scope='beit_mm',
+        experiment_name=f'{folder}_{hook}'.replace('/', '_'),
+        log_level='ERROR',
+    )
     runner.train()
     return runner
 
@@ -47,8 +58,13 @@ def run(folder, hook: str, optim_wrapper: str, log_interval: int, **kwargs) -> R
 @pytest.mark.parametrize('interval', [1, 2, 3, 7, 50])
 @pytest.mark.parametrize('given', [True, False], ids=['interval', 'logger'])
 def test_histories_are_mmengine_s(interval, given, tmp_path):
-    ours = run(tmp_path / 'ours', 'DeferredRuntimeInfoHook', 'AutocastOptimWrapper', interval,
-               **(dict(interval=interval) if given else {}))
+    ours = run(
+        tmp_path / 'ours',
+        'DeferredRuntimeInfoHook',
+        'AutocastOptimWrapper',
+        interval,
+        **(dict(interval=interval) if given else {}),
+    )
     host = run(tmp_path / 'host', 'mmengine.RuntimeInfoHook', 'mmengine.OptimWrapper', interval)
     for key in ('train/loss', 'train/accuracy', 'train/grad_norm'):
         actual, expected = (runner.message_hub.get_scalar(key).data for runner in (ours, host))
@@ -79,8 +95,11 @@ def test_our_wrapper_without_the_hook_logs_as_mmengine_s(tmp_path):
 
 def test_one_transfer_fetches_tensors_and_numbers_in_their_order():
     scalars = PendingScalars()
-    for key, value in (('a', torch.tensor([1.5], requires_grad=True)), ('b', 2),
-                       ('a', torch.tensor(3, dtype=torch.int64))):
+    for key, value in (
+        ('a', torch.tensor([1.5], requires_grad=True)),
+        ('b', 2),
+        ('a', torch.tensor(3, dtype=torch.int64)),
+    ):
         scalars.add(key, value)
     assert scalars.fetch() == [('a', 1.5), ('b', 2), ('a', 3.0)]
     assert scalars.fetch() == []

@@ -1,4 +1,5 @@
 """A batch that is not finite leaves no trace in what is trained, and nothing that is not finite is saved."""
+
 import copy
 import multiprocessing
 from pathlib import Path
@@ -13,19 +14,23 @@ from mmengine.runner import Runner
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from beit_mm.checkpoint.files import find_damage, POINTER
 from beit_mm.engine import AutocastOptimWrapper
-from beit_mm.engine.checkpoint_files import POINTER, find_damage
-from beit_mm.engine.finite_updates import NotFinite, SkippedUpdates, check_finite
+from beit_mm.engine.optimizers.finite_updates import check_finite, NotFinite, SkippedUpdates
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 RECIPES = sorted(path for path in CONFIGS.rglob('*.py') if '_base_' not in path.parts)
 FUSED = dict(type='AdamW', lr=1e-2, fused=True)
-OPTIMIZERS = [FUSED, dict(type='Adam', lr=1e-2, fused=True), dict(type='AdamW', lr=1e-2),
-              dict(type='SGD', lr=1e-2, momentum=0.9), dict(type='SGD', lr=1e-2, momentum=0.9, fused=True)]
+OPTIMIZERS = [
+    FUSED,
+    dict(type='Adam', lr=1e-2, fused=True),
+    dict(type='AdamW', lr=1e-2),
+    dict(type='SGD', lr=1e-2, momentum=0.9),
+    dict(type='SGD', lr=1e-2, momentum=0.9, fused=True),
+]
 
 
 class Layers(BaseModel):
-
     def __init__(self):
         super().__init__()
         torch.manual_seed(0)
@@ -38,6 +43,7 @@ class Layers(BaseModel):
 
 class Batches(torch.utils.data.Dataset):
     """Samples in a fixed order; those given are replaced: all of x, or a bonus of the loss, is a value."""
+
     metainfo = {}
 
     def __init__(self, replaced=(), where='x', value=float('nan')):
@@ -60,16 +66,33 @@ class Kept(EMAHook):
 def build(folder, data, optimizer=FUSED, accumulative_counts=1, clip_grad=None, log_interval=50, ema=False) -> Runner:
     """Eight steps of two samples each."""
     return Runner(
-        Layers(), str(folder), train_cfg=dict(type='EpochBasedTrainLoop', max_epochs=1),
-        train_dataloader=dict(dataset=data, batch_size=2, num_workers=0, collate_fn=dict(type='default_collate'),
-                              sampler=dict(type='DefaultSampler', shuffle=False)),
-        optim_wrapper=dict(type='AutocastOptimWrapper', optimizer=dict(optimizer), clip_grad=clip_grad,
-                           dtype='float32', accumulative_counts=accumulative_counts),
-        default_hooks=dict(runtime_info=dict(type='DeferredRuntimeInfoHook'),
-                           logger=dict(type='LoggerHook', interval=log_interval),
-                           checkpoint=dict(type='VerifiedCheckpointHook', by_epoch=False, interval=2)),
+        Layers(),
+        str(folder),
+        train_cfg=dict(type='EpochBasedTrainLoop', max_epochs=1),
+        train_dataloader=dict(
+            dataset=data,
+            batch_size=2,
+            num_workers=0,
+            collate_fn=dict(type='default_collate'),
+            sampler=dict(type='DefaultSampler', shuffle=False),
+        ),
+        optim_wrapper=dict(
+            type='AutocastOptimWrapper',
+            optimizer=dict(optimizer),
+            clip_grad=clip_grad,
+            dtype='float32',
+            accumulative_counts=accumulative_counts,
+        ),
+        default_hooks=dict(
+            runtime_info=dict(type='DeferredRuntimeInfoHook'),
+            logger=dict(type='LoggerHook', interval=log_interval),
+            checkpoint=dict(type='VerifiedCheckpointHook', by_epoch=False, interval=2),
+        ),
         custom_hooks=[Kept(momentum=0.5)] if ema else None,
-        default_scope='beit_mm', log_level='ERROR', experiment_name=str(folder).replace('/', '_'))
+        default_scope='beit_mm',
+        log_level='ERROR',
+        experiment_name=str(folder).replace('/', '_'),
+    )
 
 
 def skipped(runner) -> list:
@@ -78,13 +101,17 @@ def skipped(runner) -> list:
 
 def state_of(runner) -> dict:
     """Weights, batch norm's statistics, and moments and step counts of the optimiser."""
-    moments = {f'{number}.{key}': value for number, state in runner.optim_wrapper.state_dict()['state'].items()
-               for key, value in state.items()}
+    moments = {
+        f'{number}.{key}': value
+        for number, state in runner.optim_wrapper.state_dict()['state'].items()
+        for key, value in state.items()
+    }
     return {**runner.model.state_dict(), **moments}
 
 
-@pytest.mark.parametrize('clip_grad', [None, dict(max_norm=1.0), dict(type='value', clip_value=0.01)],
-                         ids=['no clipping', 'norm', 'value'])
+@pytest.mark.parametrize(
+    'clip_grad', [None, dict(max_norm=1.0), dict(type='value', clip_value=0.01)], ids=['no clipping', 'norm', 'value']
+)
 @pytest.mark.parametrize('where, value', [('x', float('nan')), ('x', float('inf')), ('bonus', float('inf'))])
 @pytest.mark.parametrize('optimizer', OPTIMIZERS, ids=lambda one: f'{one["type"]}{" fused" * one.get("fused", False)}')
 def test_a_step_is_as_if_it_had_never_been(optimizer, where, value, clip_grad, tmp_path):
@@ -122,7 +149,8 @@ def test_averaged_weights_stay_finite_and_steps_are_named_in_the_log(tmp_path):
     average = next(hook for hook in runner.hooks if isinstance(hook, Kept)).ema_model
     assert all(tensor.isfinite().all() for tensor in average.state_dict().values())
     assert [one for one in messages if 'skipped' in one] == [
-        'update skipped: grad_norm and loss not finite at iteration 3']
+        'update skipped: grad_norm and loss not finite at iteration 3'
+    ]
 
 
 @pytest.mark.parametrize('log_interval', [1, 5, 50])
@@ -132,7 +160,8 @@ def test_three_in_a_row_end_the_run_at_the_next_log_or_save(log_interval, tmp_pa
         runner.train()
     assert str(error.value) == (
         '3 updates in a row were skipped, the last for grad_norm and loss not finite at iteration 5; the last good '
-        f'checkpoint is {tmp_path / "iter_4.pth"}')
+        f'checkpoint is {tmp_path / "iter_4.pth"}'
+    )
     # Iteration 4's save, with two skipped, came before.
     assert sorted(path.name for path in tmp_path.glob('*.pth')) == ['iter_2.pth', 'iter_4.pth']
     content = torch.load(tmp_path / 'iter_4.pth', weights_only=False)
@@ -157,8 +186,9 @@ def test_a_wrapper_alone_counts_for_itself():
 
     for factor in (float('nan'), float('inf'), 1.0, float('nan'), float('nan')):
         update(factor)
-    with pytest.raises(NotFinite, match='3 updates in a row were skipped, the last for grad_norm not finite at '
-                                        'iteration 6'):
+    with pytest.raises(
+        NotFinite, match='3 updates in a row were skipped, the last for grad_norm not finite at iteration 6'
+    ):
         update(float('nan'))
     assert all(parameter.isfinite().all() for parameter in model.parameters())
 
@@ -181,9 +211,12 @@ def test_what_is_not_finite_is_not_saved(part, value, tmp_path):
     def poison(*args, **kwargs):
         if runner.iter == 3:
             weight = runner.model.layers[0].weight
-            tensors = dict(weight=weight, statistic=runner.model.layers[1].running_var,
-                           moment=runner.optim_wrapper.optimizer.state[weight]['exp_avg'],
-                           average=average.ema_model.module.layers[0].weight)
+            tensors = dict(
+                weight=weight,
+                statistic=runner.model.layers[1].running_var,
+                moment=runner.optim_wrapper.optimizer.state[weight]['exp_avg'],
+                average=average.ema_model.module.layers[0].weight,
+            )
             tensors[part].data.view(-1)[1] = value
         save(*args, **kwargs)
 
@@ -244,8 +277,9 @@ def test_all_processes_skip_what_is_not_finite_in_one(tmp_path):
     context = multiprocessing.get_context('forkserver')
     context.set_forkserver_preload(['beit_mm'])
     results = context.Queue()
-    processes = [context.Process(target=train_rank, args=(rank, str(tmp_path), results), daemon=True)
-                 for rank in range(2)]
+    processes = [
+        context.Process(target=train_rank, args=(rank, str(tmp_path), results), daemon=True) for rank in range(2)
+    ]
     for process in processes:
         process.start()
     steps = dict(results.get(timeout=60) for _ in processes)

@@ -1,4 +1,5 @@
 """k-nearest neighbours while training: on any model and number of processes, and the run is left as it was."""
+
 import json
 import random
 from pathlib import Path
@@ -13,10 +14,9 @@ from mmengine.runner import Runner
 from mmpretrain.models import ImageClassifier
 from torch import nn
 
-from beit_mm.datasets import TwoViewPreprocessor
 from beit_mm.datasets.digits import CLASSES, write_classification
 from beit_mm.engine import KNNHook
-from beit_mm.models import BEiT, MaskedImageModel, NormalisedPixels
+from beit_mm.models import BEiT, MaskedImageModel, NormalisedPixels, TwoViewPreprocessor
 
 # A patch holds a quarter of a digit, so that even a random trunk tells digits apart.
 SIZE = dict(img_size=32, embed_dim=32, depth=2, num_heads=2, drop_path_rate=0.5)
@@ -36,13 +36,19 @@ def scope():
 
 
 def data(digits, split) -> dict:
-    return dict(type='ImageNet', data_root=str(digits), split=split, metainfo=dict(classes=CLASSES),
-                pipeline=[dict(type='LoadImageFromFile'), dict(type='PackInputs')])
+    return dict(
+        type='ImageNet',
+        data_root=str(digits),
+        split=split,
+        metainfo=dict(classes=CLASSES),
+        pipeline=[dict(type='LoadImageFromFile'), dict(type='PackInputs')],
+    )
 
 
 def loaders(digits, **kwargs) -> dict:
-    return {f'{split}_dataloader': dict(batch_size=16, dataset=data(digits, split), **kwargs)
-            for split in ('train', 'val')}
+    return {
+        f'{split}_dataloader': dict(batch_size=16, dataset=data(digits, split), **kwargs) for split in ('train', 'val')
+    }
 
 
 def hook_on(digits, **kwargs) -> KNNHook:
@@ -51,9 +57,11 @@ def hook_on(digits, **kwargs) -> KNNHook:
 
 def classifier(**kwargs) -> ImageClassifier:
     torch.manual_seed(0)
-    return ImageClassifier(dict(type='beit_mm.BEiT', **SIZE, **kwargs),
-                           head=dict(type='LinearClsHead', num_classes=10, in_channels=32),
-                           data_preprocessor=dict(**COLOURS, num_classes=10))
+    return ImageClassifier(
+        dict(type='beit_mm.BEiT', **SIZE, **kwargs),
+        head=dict(type='LinearClsHead', num_classes=10, in_channels=32),
+        data_preprocessor=dict(**COLOURS, num_classes=10),
+    )
 
 
 def pre_training_model() -> MaskedImageModel:
@@ -84,9 +92,11 @@ def test_features_are_of_length_1_in_the_order_of_the_data(digits):
     torch.testing.assert_close(features, expected / expected.norm(dim=1, keepdim=True))
 
 
-@pytest.mark.parametrize('model', [
-    lambda: pre_training_model(), lambda: classifier(), lambda: classifier(out_type='featmap')],
-    ids=['MaskedImageModel', 'ImageClassifier', 'map'])
+@pytest.mark.parametrize(
+    'model',
+    [lambda: pre_training_model(), lambda: classifier(), lambda: classifier(out_type='featmap')],
+    ids=['MaskedImageModel', 'ImageClassifier', 'map'],
+)
 def test_digits_are_told_apart_far_better_than_by_chance(digits, model):
     hook = hook_on(digits)
     assert look(hook, model()) > 30
@@ -137,14 +147,28 @@ def test_the_trunk_and_all_random_states_are_left_as_they_were(digits):
 def run(digits, folder, hooks, by_epoch=True) -> Runner:
     """Three epochs of two steps."""
     runner = Runner(
-        classifier(), str(folder),
-        train_dataloader=dict(batch_size=8, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=True),
-                              collate_fn=dict(type='default_collate'), dataset=dict(data(digits, 'train'), indices=16)),
+        classifier(),
+        str(folder),
+        train_dataloader=dict(
+            batch_size=8,
+            num_workers=0,
+            sampler=dict(type='DefaultSampler', shuffle=True),
+            collate_fn=dict(type='default_collate'),
+            dataset=dict(data(digits, 'train'), indices=16),
+        ),
         train_cfg=dict(by_epoch=True, max_epochs=3) if by_epoch else dict(by_epoch=False, max_iters=5),
-        optim_wrapper=dict(optimizer=dict(type='AdamW', lr=1e-3)), custom_hooks=hooks, default_scope='mmpretrain',
-        default_hooks=dict(checkpoint=None), randomness=dict(seed=0), experiment_name=folder.name,
-        visualizer=dict(type='UniversalVisualizer', name=folder.name, vis_backends=[
-            dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]))
+        optim_wrapper=dict(optimizer=dict(type='AdamW', lr=1e-3)),
+        custom_hooks=hooks,
+        default_scope='mmpretrain',
+        default_hooks=dict(checkpoint=None),
+        randomness=dict(seed=0),
+        experiment_name=folder.name,
+        visualizer=dict(
+            type='UniversalVisualizer',
+            name=folder.name,
+            vis_backends=[dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')],
+        ),
+    )
     runner.train()
     return runner
 
@@ -166,9 +190,9 @@ def test_a_run_logs_it_and_learns_the_same(digits, tmp_path):
     found = scalars(tmp_path / 'watched')
     assert list(found) == [4, 6] and not scalars(tmp_path / 'plain'), 'after epoch 2, and after the last'
     assert found[6] == pytest.approx(look(hook_on(digits, num_train=200, num_val=40), watched.model))
-    log, = (tmp_path / 'watched').glob('*/*.log')
+    (log,) = (tmp_path / 'watched').glob('*/*.log')
     assert f'after 4 iterations: knn/top1: {found[4]:.4f}' in log.read_text()
-    events, = (tmp_path / 'watched').glob('*/vis_data/events.out.tfevents*')
+    (events,) = (tmp_path / 'watched').glob('*/vis_data/events.out.tfevents*')
     assert b'knn/top1' in events.read_bytes()
 
 
@@ -208,11 +232,16 @@ def test_two_processes_find_what_one_finds(digits, tmp_path):
 # Mistakes
 
 
-@pytest.mark.parametrize('options, message', [
-    (dict(num_train=0), 'KNNHook.num_train must be at least 1, got 0'), (dict(k=0), 'k must be at least 1, got 0'),
-    (dict(interval=-1), 'interval must be at least 1, got -1'),
-    (dict(features='class_token'), "'mean' or 'cls_token', got 'class_token'"),
-    (dict(temperature=0.0), 'temperature must be positive, got 0.0')])
+@pytest.mark.parametrize(
+    'options, message',
+    [
+        (dict(num_train=0), 'KNNHook.num_train must be at least 1, got 0'),
+        (dict(k=0), 'k must be at least 1, got 0'),
+        (dict(interval=-1), 'interval must be at least 1, got -1'),
+        (dict(features='class_token'), "'mean' or 'cls_token', got 'class_token'"),
+        (dict(temperature=0.0), 'temperature must be positive, got 0.0'),
+    ],
+)
 def test_options_out_of_range_are_refused(digits, options, message):
     with pytest.raises(ValueError, match=message):
         hook_on(digits, **options)
@@ -225,12 +254,20 @@ def test_a_loader_that_chooses_its_images_is_refused(digits):
         KNNHook(**{**loaders(digits), 'train_dataloader': dict(batch_size=2)})
 
 
-@pytest.mark.parametrize('options, model, message', [
-    (dict(num_train=19), classifier, 'at least k=20 training images, got 19'),
-    (dict(features='cls_token'), classifier, "out_type is one of raw, cls_token, got 'avg_featmap'"),
-    (dict(), lambda: nn.Linear(1, 1), 'needs a backbone whose out_type is one of raw, avg_featmap, featmap, got None'),
-    (dict(), lambda: classifier(out_type='cls_token'), "one of raw, avg_featmap, featmap, got 'cls_token'"),
-    (dict(), lambda: ImageClassifier(dict(type='beit_mm.BEiT', **SIZE)), 'ClsDataPreprocessor without mean, std')])
+@pytest.mark.parametrize(
+    'options, model, message',
+    [
+        (dict(num_train=19), classifier, 'at least k=20 training images, got 19'),
+        (dict(features='cls_token'), classifier, "out_type is one of raw, cls_token, got 'avg_featmap'"),
+        (
+            dict(),
+            lambda: nn.Linear(1, 1),
+            'needs a backbone whose out_type is one of raw, avg_featmap, featmap, got None',
+        ),
+        (dict(), lambda: classifier(out_type='cls_token'), "one of raw, avg_featmap, featmap, got 'cls_token'"),
+        (dict(), lambda: ImageClassifier(dict(type='beit_mm.BEiT', **SIZE)), 'ClsDataPreprocessor without mean, std'),
+    ],
+)
 def test_what_cannot_be_looked_at_is_refused_before_training(digits, options, model, message):
     with pytest.raises(ValueError, match=message):
         hook_on(digits, **options).before_train(SimpleNamespace(model=model()))

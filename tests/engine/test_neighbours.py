@@ -1,12 +1,13 @@
 """Votes of the nearest neighbours are scikit-learn's, and what is compared is read from any form of output."""
+
 import numpy as np
 import pytest
 import torch
 from sklearn.neighbors import KNeighborsClassifier
 from torch.nn import functional as F
 
-from beit_mm.engine import knn_hook
-from beit_mm.engine.knn_hook import evenly_spaced, pool, predict_by_neighbours
+from beit_mm.engine.hooks import knn_hook
+from beit_mm.engine.hooks.knn_hook import evenly_spaced, pool, predict_by_neighbours
 
 
 @pytest.fixture(scope='module')
@@ -14,7 +15,7 @@ def clusters():
     """Features (N, C) of length 1 and classes (N,), for training and validation; the classes overlap."""
     generator = torch.Generator().manual_seed(0)
     centres = torch.randn(7, 16, generator=generator)
-    labels = torch.randint(7, (400, ), generator=generator)
+    labels = torch.randint(7, (400,), generator=generator)
     features = F.normalize(centres[labels] + 1.5 * torch.randn(400, 16, generator=generator), dim=1)
     return features[:300], labels[:300], features[300:], labels[300:]
 
@@ -39,8 +40,9 @@ def test_no_more_similarities_are_held_than_allowed(clusters, monkeypatch):
     train_features, train_labels, features, _ = clusters
     monkeypatch.setattr(knn_hook, 'MAX_SIMILARITIES', 700)
     held, topk = [], torch.Tensor.topk
-    monkeypatch.setattr(torch.Tensor, 'topk', lambda self, *args, **kwargs: held.append(self.shape) or topk(
-        self, *args, **kwargs))
+    monkeypatch.setattr(
+        torch.Tensor, 'topk', lambda self, *args, **kwargs: held.append(self.shape) or topk(self, *args, **kwargs)
+    )
     predict_by_neighbours(features, train_features, train_labels)
     assert held == [(2, 300)] * 50
 

@@ -1,4 +1,5 @@
 """Pictures of every kind of training arrive in every backend, and training does not change."""
+
 import logging
 from contextlib import nullcontext
 from pathlib import Path
@@ -8,26 +9,42 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from resuming_data import data, in_data
-from runs import STEPS, content, differences, losses, train, workers, write_config
+from support.resuming_data import data, in_data
+from support.runs import content, differences, losses, STEPS, train, workers, write_config
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
-from beit_mm.engine import PicturesHook, pictures_hook
+from beit_mm.engine import PicturesHook
+from beit_mm.engine.hooks import pictures_hook
 from beit_mm.models import DiscreteVAE
 from beit_mm.visualization.pictures import Pictures
 
 __all__ = ['data', 'in_data']
-EXPECTED = dict(tokenizer=['codebook', 'reconstruction'], pretrain=['codebook', 'reconstruction'],
-                finetune=['classification'], segment=['segmentation'])
-CURVES = dict(tokenizer=['psnr', 'perplexity', 'used_codes'], pretrain=['masked_token_accuracy'], finetune=[],
-              segment=['decode.acc_seg'])
+EXPECTED = dict(
+    tokenizer=['codebook', 'reconstruction'],
+    pretrain=['codebook', 'reconstruction'],
+    finetune=['classification'],
+    segment=['segmentation'],
+)
+CURVES = dict(
+    tokenizer=['psnr', 'perplexity', 'used_codes'],
+    pretrain=['masked_token_accuracy'],
+    finetune=[],
+    segment=['decode.acc_seg'],
+)
 
 
 def run(kind: str, folder: Path, interval: int, **options) -> Path:
     folder.mkdir()
-    train(write_config(kind, folder / 'run.py', **workers(0), **{
-        'default_hooks.pictures.interval': interval, 'default_hooks.checkpoint.interval': STEPS, **options}), folder)
+    train(
+        write_config(
+            kind,
+            folder / 'run.py',
+            **workers(0),
+            **{'default_hooks.pictures.interval': interval, 'default_hooks.checkpoint.interval': STEPS, **options},
+        ),
+        folder,
+    )
     return folder
 
 
@@ -41,8 +58,10 @@ def test_pictures_arrive_and_training_does_not_change(kind, in_data, tmp_path):
     plain, watched = run(kind, tmp_path / 'plain', 1000), run(kind, tmp_path / 'watched', 3)
     last = f'iter_{STEPS}.pth'
     assert differences(content(watched / last), content(plain / last)) == []
-    assert {step: {key: value for key, value in numbers.items() if 'codebook' not in key}
-            for step, numbers in losses(watched).items()} == losses(plain)
+    assert {
+        step: {key: value for key, value in numbers.items() if 'codebook' not in key}
+        for step, numbers in losses(watched).items()
+    } == losses(plain)
 
     files = sorted(path.name for path in watched.glob('*/vis_data/vis_image/*'))
     assert files == [f'{name}_{step}.png' for name in EXPECTED[kind] for step in (3, 6)]
@@ -56,7 +75,8 @@ def test_pictures_arrive_and_training_does_not_change(kind, in_data, tmp_path):
         assert picture.shape == (image.height, image.width, 3) and picture.std() > 10
     scalars = events.Tags()['scalars']
     assert {'train/loss', 'train/lr', *(f'train/{name}' for name in CURVES[kind])} <= {
-        tag if tag.startswith('train/') else f'train/{tag}' for tag in scalars}
+        tag if tag.startswith('train/') else f'train/{tag}' for tag in scalars
+    }
     if 'codebook' in EXPECTED[kind]:
         values = {tag: [event.value for event in events.Scalars(tag)] for tag in scalars if 'codebook/' in tag}
         assert sorted(values) == ['codebook/perplexity', 'codebook/used_codes']
@@ -68,7 +88,8 @@ def test_pixels_are_shown_by_their_masks_alone(in_data, tmp_path):
     pixels = {'model.target': dict(_delete_=True, type='beit_mm.NormalisedPixels')}
     watched = run('pretrain', tmp_path / 'watched', 4, **pixels)
     assert sorted(path.name for path in watched.glob('*/vis_data/vis_image/*')) == [
-        f'reconstruction_{step}.png' for step in (4, 8)]
+        f'reconstruction_{step}.png' for step in (4, 8)
+    ]
 
 
 class Visualizer:
@@ -84,13 +105,19 @@ def runner_of(model: nn.Module) -> SimpleNamespace:
     handler = logging.Handler()
     handler.emit = logger.records.append
     logger.addHandler(handler)
-    return SimpleNamespace(model=model, logger=logger, iter=0, visualizer=Visualizer(),
-                           call_hook=lambda name, **arguments: None)
+    return SimpleNamespace(
+        model=model, logger=logger, iter=0, visualizer=Visualizer(), call_hook=lambda name, **arguments: None
+    )
 
 
 def test_what_cannot_be_drawn_is_logged_and_training_goes_on():
-    model = DiscreteVAE(vocab_size=16, n_hid=8, n_init=8, blocks_per_group=1, data_preprocessor=dict(
-        type='mmpretrain.SelfSupDataPreprocessor', mean=[0.0] * 3, std=[255.0] * 3)).train()
+    model = DiscreteVAE(
+        vocab_size=16,
+        n_hid=8,
+        n_init=8,
+        blocks_per_group=1,
+        data_preprocessor=dict(type='mmpretrain.SelfSupDataPreprocessor', mean=[0.0] * 3, std=[255.0] * 3),
+    ).train()
     runner, hook = runner_of(model), PicturesHook(interval=1)
     hook.before_train(runner)
     state = torch.get_rng_state()
@@ -124,7 +151,8 @@ def test_an_unknown_kind_of_model_is_said_once():
     hook.before_train(runner)
     hook.after_train_iter(runner, 0, dict())
     assert [record.getMessage() for record in runner.logger.records] == [
-        'PicturesHook: no pictures are known of Linear']
+        'PicturesHook: no pictures are known of Linear'
+    ]
 
 
 @pytest.mark.parametrize('options', [dict(interval=0), dict(num_images=0)])

@@ -1,4 +1,5 @@
 """Every end of a run leaves its page and its record, and a page that cannot be written does no harm."""
+
 import json
 import os
 import signal
@@ -7,13 +8,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from line_model import Half, Line
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from support.line_model import Half, Line
 
-from beit_mm.engine import ReportHook, launch, report_hook
-from beit_mm.engine.stop_hook import TrainingStopped
-from beit_mm.engine.stopwatch import Stopwatch, timed
+from beit_mm.engine import ReportHook
+from beit_mm.engine.hooks import report_hook
+from beit_mm.engine.hooks.stop_hook import TrainingStopped
+from beit_mm.engine.runners import launch
+from beit_mm.engine.runners.stopwatch import Stopwatch, timed
 
 STEPS = 6
 
@@ -31,19 +34,38 @@ class Act(Hook):
 
 def build(folder: Path, *hooks: Hook, steps: int = STEPS, **options) -> Runner:
     """A training with a validation and a checkpoint every three steps."""
-    loader = dict(dataset=dict(type='EightNumbers'), batch_size=2, num_workers=0,
-                  collate_fn=dict(type='default_collate'), sampler=dict(type='DefaultSampler', shuffle=False))
+    loader = dict(
+        dataset=dict(type='EightNumbers'),
+        batch_size=2,
+        num_workers=0,
+        collate_fn=dict(type='default_collate'),
+        sampler=dict(type='DefaultSampler', shuffle=False),
+    )
     return Runner(
-        Line(), str(folder), train_dataloader=loader, val_dataloader=loader, test_dataloader=loader,
-        train_cfg=dict(type='IterTrainLoop', max_iters=steps, val_interval=3), val_cfg=dict(), test_cfg=dict(),
-        val_evaluator=[Half()], test_evaluator=[Half()],
+        Line(),
+        str(folder),
+        train_dataloader=loader,
+        val_dataloader=loader,
+        test_dataloader=loader,
+        train_cfg=dict(type='IterTrainLoop', max_iters=steps, val_interval=3),
+        val_cfg=dict(),
+        test_cfg=dict(),
+        val_evaluator=[Half()],
+        test_evaluator=[Half()],
         optim_wrapper=dict(type='AutocastOptimWrapper', dtype='float32', optimizer=dict(type='SGD', lr=1e-3)),
         default_hooks=dict(
             logger=dict(type='LoggerHook', interval=1, log_metric_by_epoch=False),
             checkpoint=dict(type='VerifiedCheckpointHook', by_epoch=False, interval=3),
-            report=dict(type='ReportHook'), stop=dict(type='StopOnSignalHook')),
-        log_processor=dict(by_epoch=False), custom_hooks=list(hooks), default_scope='beit_mm', log_level='ERROR',
-        experiment_name=f'{folder}_{time.time()}'.replace('/', '_'), **options)
+            report=dict(type='ReportHook'),
+            stop=dict(type='StopOnSignalHook'),
+        ),
+        log_processor=dict(by_epoch=False),
+        custom_hooks=list(hooks),
+        default_scope='beit_mm',
+        log_level='ERROR',
+        experiment_name=f'{folder}_{time.time()}'.replace('/', '_'),
+        **options,
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -95,7 +117,6 @@ def test_a_signal_leaves_a_page_that_says_where_the_training_stopped(during_vali
         os.kill(os.getpid(), signal.SIGTERM)
 
     class DuringValidation(Hook):
-
         def before_val_epoch(self, runner):
             send()
 
@@ -200,7 +221,6 @@ def test_parts_add_up_to_the_time_since_the_start(monkeypatch):
 
 def test_a_timed_part_ends_with_an_error_too():
     class Calls(list):
-
         def call_hook(self, name, **arguments):
             self.append((name, arguments))
 

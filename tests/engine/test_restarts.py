@@ -1,4 +1,5 @@
 """After a restart by torchrun a training goes on from what this launch has written."""
+
 import os
 import time
 
@@ -6,7 +7,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from beit_mm.engine import launch
+from beit_mm.engine.runners import launch
 
 
 @pytest.fixture

@@ -1,18 +1,24 @@
 """IoU is the host's, and no label map that does not fit is counted."""
+
 import numpy as np
 import pytest
 import torch
 from mmseg.evaluation import IoUMetric as HostIoUMetric
 from PIL import Image
 
-from beit_mm.engine import IoUMetric
+from beit_mm.evaluation import IoUMetric
 
 CLASSES = ['a', 'b', 'c', 'd']
 
 
 def sample(labels, predicted, path='nowhere.png', **more) -> dict:
-    return dict(gt_sem_seg=dict(data=torch.as_tensor(labels)[None]), img_path='a.jpg', seg_map_path=str(path),
-                pred_sem_seg=dict(data=torch.as_tensor(predicted)[None]), **more)
+    return dict(
+        gt_sem_seg=dict(data=torch.as_tensor(labels)[None]),
+        img_path='a.jpg',
+        seg_map_path=str(path),
+        pred_sem_seg=dict(data=torch.as_tensor(predicted)[None]),
+        **more,
+    )
 
 
 def score(cls, samples: list) -> dict:
@@ -31,9 +37,13 @@ def test_the_score_is_the_hosts(tmp_path):
     assert score(IoUMetric, samples) == score(HostIoUMetric, samples)
 
 
-@pytest.mark.parametrize('reduces, words', [
-    (False, 'nowhere.png must have labels 0 to 3 (reduce_zero_label=False) or 255, got 7'),
-    (True, 'nowhere.png must have labels 1 to 4 (reduce_zero_label=True) or 255, got 8')])
+@pytest.mark.parametrize(
+    'reduces, words',
+    [
+        (False, 'nowhere.png must have labels 0 to 3 (reduce_zero_label=False) or 255, got 7'),
+        (True, 'nowhere.png must have labels 1 to 4 (reduce_zero_label=True) or 255, got 8'),
+    ],
+)
 def test_labels_that_are_no_class_are_named(reduces, words):
     with pytest.raises(ValueError) as raised:
         score(IoUMetric, [sample([[0, 7], [255, 4]], [[0, 0], [0, 0]], reduce_zero_label=reduces)])
@@ -45,8 +55,10 @@ def test_maps_of_another_size_are_named():
         score(IoUMetric, [sample([[0] * 3] * 2, [[0, 0], [0, 0]])])
 
 
-@pytest.mark.parametrize('picture, words', [
-    (np.full((2, 2), 256, np.uint16), '16 or 32 bits per pixel'), (np.zeros((2, 2, 3), np.uint8), 'colours')])
+@pytest.mark.parametrize(
+    'picture, words',
+    [(np.full((2, 2), 256, np.uint16), '16 or 32 bits per pixel'), (np.zeros((2, 2, 3), np.uint8), 'colours')],
+)
 def test_maps_of_another_kind_are_named(tmp_path, picture, words):
     """MMSegmentation's step has cut 16 bits to 8 by then: 256 to 0."""
     Image.fromarray(picture).save(tmp_path / 'a.png')

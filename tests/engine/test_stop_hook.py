@@ -1,4 +1,5 @@
 """A signal ends a training with one checkpoint, from which it goes on as if nothing had happened."""
+
 import os
 import signal
 import time
@@ -6,20 +7,21 @@ from pathlib import Path
 
 import pytest
 import torch
-from line_model import EightNumbers, Half, Line
 from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import Runner
+from support.line_model import EightNumbers, Half, Line
 from torch.utils.data import DataLoader
 
-from beit_mm.engine.checkpoint_files import POINTER, find_damage, find_newest
-from beit_mm.engine.resume_position import is_between_updates
-from beit_mm.engine.stop_hook import StopOnSignalHook, TrainingStopped
+from beit_mm.checkpoint.files import find_damage, find_newest, POINTER
+from beit_mm.engine.hooks.stop_hook import StopOnSignalHook, TrainingStopped
+from beit_mm.engine.runners.resume_position import is_between_updates
 from beit_mm.registry import DATASETS
 
 
 class Signal(Hook):
     """Sends signals to this process at one of the run's stages."""
+
     priority = 'LOWEST'
 
     def __init__(self, stage: str, at: int, number=signal.SIGTERM):
@@ -42,27 +44,55 @@ class Signal(Hook):
         self._send('save', runner)
 
 
-def build(folder, *hooks, epochs=4, resume=False, by_epoch=True, accumulative_counts=1, interval=1,
-          signals=('SIGTERM',), **kwargs) -> Runner:
+def build(
+    folder,
+    *hooks,
+    epochs=4,
+    resume=False,
+    by_epoch=True,
+    accumulative_counts=1,
+    interval=1,
+    signals=('SIGTERM',),
+    **kwargs,
+) -> Runner:
     """Four steps an epoch, and a validation of four."""
-    loader = dict(dataset=dict(type='EightNumbers'), batch_size=2, num_workers=0,
-                  collate_fn=dict(type='default_collate'))
+    loader = dict(
+        dataset=dict(type='EightNumbers'), batch_size=2, num_workers=0, collate_fn=dict(type='default_collate')
+    )
     newest = find_newest(Path(folder)) if resume else None
-    length = dict(type='EpochTrainLoop', max_epochs=epochs) if by_epoch else dict(
-        type='IterTrainLoop', max_iters=4 * epochs, val_interval=4)
+    length = (
+        dict(type='EpochTrainLoop', max_epochs=epochs)
+        if by_epoch
+        else dict(type='IterTrainLoop', max_iters=4 * epochs, val_interval=4)
+    )
     return Runner(
-        Line(), str(folder), train_cfg=length, val_cfg=dict(), val_evaluator=[Half()],
+        Line(),
+        str(folder),
+        train_cfg=length,
+        val_cfg=dict(),
+        val_evaluator=[Half()],
         train_dataloader=dict(loader, sampler=dict(type='DefaultSampler', shuffle=True)),
         val_dataloader=dict(loader, sampler=dict(type='DefaultSampler', shuffle=False)),
-        optim_wrapper=dict(type='AutocastOptimWrapper', dtype='float32', accumulative_counts=accumulative_counts,
-                           optimizer=dict(type='AdamW', lr=1e-2, fused=True)),
+        optim_wrapper=dict(
+            type='AutocastOptimWrapper',
+            dtype='float32',
+            accumulative_counts=accumulative_counts,
+            optimizer=dict(type='AdamW', lr=1e-2, fused=True),
+        ),
         default_hooks=dict(
             runtime_info=dict(type='DeferredRuntimeInfoHook'),
             checkpoint=dict(type='VerifiedCheckpointHook', by_epoch=by_epoch, interval=interval, max_keep_ckpts=3),
-            stop=dict(type='StopOnSignalHook', signals=signals)),
-        custom_hooks=[dict(type='EMAHook', momentum=0.5), *hooks], randomness=dict(seed=0),
-        default_scope='beit_mm', load_from=newest and str(newest), resume=bool(newest), log_level='ERROR',
-        experiment_name=f'{folder}_{time.time()}'.replace('/', '_'), **kwargs)
+            stop=dict(type='StopOnSignalHook', signals=signals),
+        ),
+        custom_hooks=[dict(type='EMAHook', momentum=0.5), *hooks],
+        randomness=dict(seed=0),
+        default_scope='beit_mm',
+        load_from=newest and str(newest),
+        resume=bool(newest),
+        log_level='ERROR',
+        experiment_name=f'{folder}_{time.time()}'.replace('/', '_'),
+        **kwargs,
+    )
 
 
 def names(folder: Path) -> list:
@@ -91,10 +121,14 @@ def no_handler_left_behind():
         signal.signal(number, handler)
 
 
-@pytest.mark.parametrize('by_epoch, kept', [(True, ['epoch_2.pth', 'epoch_3.pth', 'epoch_4.pth']),
-                                            (False, ['iter_12.pth', 'iter_16.pth', 'iter_8.pth'])])
-@pytest.mark.parametrize('stage, at, stops_at', [
-    ('train', 0, 1), ('train', 5, 6), ('train', 7, 8), ('after', 9, 11), ('val', 8, 8), ('save', 4, 4)])
+@pytest.mark.parametrize(
+    'by_epoch, kept',
+    [(True, ['epoch_2.pth', 'epoch_3.pth', 'epoch_4.pth']), (False, ['iter_12.pth', 'iter_16.pth', 'iter_8.pth'])],
+)
+@pytest.mark.parametrize(
+    'stage, at, stops_at',
+    [('train', 0, 1), ('train', 5, 6), ('train', 7, 8), ('after', 9, 11), ('val', 8, 8), ('save', 4, 4)],
+)
 def test_a_stopped_run_goes_on_as_if_nothing_had_happened(stage, at, stops_at, by_epoch, kept, uninterrupted, tmp_path):
     """In an epoch, at its first and last step, in a validation, and while a checkpoint is written."""
     if (stage, by_epoch) == ('save', False):
@@ -108,7 +142,8 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_happened(stage, at, stops_at, b
     regular = f'epoch_{stops_at // 4}.pth' if by_epoch else f'iter_{stops_at}.pth'
     name = regular if stage in ('val', 'save') or not by_epoch and stops_at % 4 == 0 else f'iter_{stops_at}.pth'
     assert stopped.value.message == (
-        f'stopped by SIGTERM after iteration {stops_at}; --resume goes on from {tmp_path / name}')
+        f'stopped by SIGTERM after iteration {stops_at}; --resume goes on from {tmp_path / name}'
+    )
     assert (tmp_path / POINTER).read_text() == str(tmp_path / name)
     assert find_newest(tmp_path) == tmp_path / name and find_damage(tmp_path / name) is None
     meta = torch.load(tmp_path / name, weights_only=False)['meta']
@@ -127,9 +162,12 @@ def test_only_a_complete_update_is_a_place_to_stop(tmp_path):
 
 
 def test_checkpoints_of_stops_stay_until_two_regular_ones_are_there(tmp_path):
-    for at, expected in [(1, ['iter_2.pth']), (2, ['iter_2.pth', 'iter_3.pth']),
-                         (5, ['epoch_1.pth', 'iter_3.pth', 'iter_6.pth']),
-                         (9, ['epoch_1.pth', 'epoch_2.pth', 'iter_10.pth'])]:
+    for at, expected in [
+        (1, ['iter_2.pth']),
+        (2, ['iter_2.pth', 'iter_3.pth']),
+        (5, ['epoch_1.pth', 'iter_3.pth', 'iter_6.pth']),
+        (9, ['epoch_1.pth', 'epoch_2.pth', 'iter_10.pth']),
+    ]:
         with pytest.raises(TrainingStopped):
             build(tmp_path, Signal('train', at), resume=True).train()
         assert names(tmp_path) == expected
@@ -203,7 +241,6 @@ def test_several_optimisers_train_stop_and_save(tmp_path):
 
 @DATASETS.register_module('StopHookTen')
 class Ten(EightNumbers):
-
     def __len__(self):
         return 10
 
@@ -220,6 +257,7 @@ class Seen(Hook):
 
 def test_smaller_steps_after_the_end_of_an_epoch_leave_nothing_of_the_next_out(tmp_path):
     """Ten images are two steps of eight, as long as eight steps of two, but five are an epoch."""
+
     def resized(batch_size, *hooks, **kwargs):
         runner = build(tmp_path, *hooks, epochs=3, interval=100, **kwargs)
         runner._train_dataloader.update(batch_size=batch_size, dataset=dict(type='StopHookTen'))
@@ -233,7 +271,8 @@ def test_smaller_steps_after_the_end_of_an_epoch_leave_nothing_of_the_next_out(t
     runner.train()
     assert runner.iter == 15
     assert {epoch: sorted(samples) for epoch, samples in seen.epochs.items()} == {
-        epoch: list(range(1, 11)) for epoch in (1, 2)}
+        epoch: list(range(1, 11)) for epoch in (1, 2)
+    }
 
 
 def test_an_iteration_outside_the_epoch_is_told(tmp_path):
@@ -242,8 +281,11 @@ def test_an_iteration_outside_the_epoch_is_told(tmp_path):
     runner._train_loop['type'] = 'mmengine.EpochBasedTrainLoop'
     runner._train_dataloader['batch_size'] = 1
     runner.train()
-    with pytest.raises(ValueError, match='iteration 16 of the checkpoint lies outside epoch 3 of 4 steps: was it '
-                                         'written with another number of images per step'):
+    with pytest.raises(
+        ValueError,
+        match='iteration 16 of the checkpoint lies outside epoch 3 of 4 steps: was it '
+        'written with another number of images per step',
+    ):
         build(tmp_path, resume=True).train()
 
 

@@ -1,21 +1,21 @@
 """Signals to one of several processes, and a second signal."""
+
 import multiprocessing
 import os
 import signal
 import time
 from pathlib import Path
-from typing import Optional
 
 import pytest
 import torch
 import torch.distributed as dist
-from line_model import EightNumbers
 from mmengine.hooks import Hook
-from test_stop_hook import Signal, build, names
+from support.line_model import EightNumbers
+from test_stop_hook import build, names, Signal
 
-import beit_mm.engine.stop_hook as stop_hook
-from beit_mm.engine.checkpoint_files import find_newest
-from beit_mm.engine.stop_hook import TrainingStopped
+import beit_mm.engine.hooks.stop_hook as stop_hook
+from beit_mm.checkpoint.files import find_newest
+from beit_mm.engine.hooks.stop_hook import TrainingStopped
 from beit_mm.registry import DATASETS
 
 
@@ -31,7 +31,6 @@ def ignore_the_first(folder: str) -> None:
     stop_hook.SAME = 0.1
 
     class Twice(Hook):
-
         def before_train_iter(self, runner, *args, **kwargs):
             os.kill(os.getpid(), signal.SIGTERM)
             os.kill(os.getpid(), signal.SIGTERM)
@@ -52,7 +51,6 @@ def test_a_second_signal_ends_at_once_but_not_the_same_from_two_senders(context,
 
 @DATASETS.register_module('StopProcessesFive')
 class Five(EightNumbers):
-
     def __len__(self):
         return 5
 
@@ -67,6 +65,7 @@ class InThirdBatch(Hook):
 
 class Gradient(Hook):
     """What of an update is in the making in this process when a validation begins."""
+
     priority = 'VERY_HIGH'
     value = None
 
@@ -75,7 +74,7 @@ class Gradient(Hook):
         self.value = None if gradient is None else gradient.tolist()
 
 
-def train_rank(rank: int, folder: str, stage: Optional[str], uneven: bool, options: dict, results) -> None:
+def train_rank(rank: int, folder: str, stage: str | None, uneven: bool, options: dict, results) -> None:
     """One of two processes; the second gets the signal, the first is told by it.
 
     If uneven, the first has three batches in a validation and the second two, and the first gets it in the third.
@@ -89,11 +88,20 @@ def train_rank(rank: int, folder: str, stage: Optional[str], uneven: bool, optio
         hooks = [InThirdBatch()]
     elif stage and rank == 1:
         hooks = [Signal(stage, 5 if stage == 'train' else 4)]
-    runner = build(folder, gradient, *hooks, launcher='pytorch', **options,
-                   cfg=dict(model_wrapper_cfg=dict(type='MMDistributedDataParallel', device_ids=None)))
+    runner = build(
+        folder,
+        gradient,
+        *hooks,
+        launcher='pytorch',
+        **options,
+        cfg=dict(model_wrapper_cfg=dict(type='MMDistributedDataParallel', device_ids=None)),
+    )
     if uneven:
-        runner._val_dataloader.update(dataset=dict(type='StopProcessesFive'), batch_size=1,
-                                      sampler=dict(type='DefaultSampler', shuffle=False, round_up=False))
+        runner._val_dataloader.update(
+            dataset=dict(type='StopProcessesFive'),
+            batch_size=1,
+            sampler=dict(type='DefaultSampler', shuffle=False, round_up=False),
+        )
     message = ''
     try:
         runner.train()
@@ -107,12 +115,14 @@ def train_rank(rank: int, folder: str, stage: Optional[str], uneven: bool, optio
     os._exit(0)
 
 
-def train_two(context, folder: Path, stage: Optional[str], uneven=False, epochs=100, **options) -> list:
+def train_two(context, folder: Path, stage: str | None, uneven=False, epochs=100, **options) -> list:
     """Rank, iteration, message of the stop and gradient of both processes."""
     results = context.Queue()
     options.update(epochs=epochs)
-    processes = [context.Process(target=train_rank, args=(rank, str(folder), stage, uneven, options, results),
-                                 daemon=True) for rank in range(2)]
+    processes = [
+        context.Process(target=train_rank, args=(rank, str(folder), stage, uneven, options, results), daemon=True)
+        for rank in range(2)
+    ]
     for process in processes:
         process.start()
     try:
@@ -126,8 +136,11 @@ def train_two(context, folder: Path, stage: Optional[str], uneven=False, epochs=
     return ends
 
 
-@pytest.mark.parametrize('stage, uneven', [('train', False), ('val', False), ('val', True)],
-                         ids=['in training', 'in validation', 'in a validation of unequal lengths'])
+@pytest.mark.parametrize(
+    'stage, uneven',
+    [('train', False), ('val', False), ('val', True)],
+    ids=['in training', 'in validation', 'in a validation of unequal lengths'],
+)
 def test_all_processes_stop_at_the_same_step_when_one_is_told(stage, uneven, context, tmp_path):
     stops = train_two(context, tmp_path, stage, uneven)
     assert stops[0][1] == stops[1][1], 'iterations'

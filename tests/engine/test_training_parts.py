@@ -1,4 +1,5 @@
 """Optimiser wrapper, annealing, metrics, and the checks before a run."""
+
 import math
 from types import SimpleNamespace
 
@@ -8,8 +9,9 @@ from mmengine.config import Config
 from mmengine.registry import HOOKS, METRICS, OPTIM_WRAPPERS
 from torch import nn
 
-from beit_mm.engine import AnnealHook, AutocastOptimWrapper, MaskedTokenAccuracy, TokenizerMetric
-from beit_mm.engine.checks import check_checkpoints, check_data
+from beit_mm.checks import check_checkpoints, check_data
+from beit_mm.engine import AnnealHook, AutocastOptimWrapper
+from beit_mm.evaluation import MaskedTokenAccuracy, TokenizerMetric
 
 # Optimiser wrapper
 
@@ -18,9 +20,17 @@ def wrapper_of(model, lr=0.1, **kwargs) -> AutocastOptimWrapper:
     return AutocastOptimWrapper(optimizer=torch.optim.SGD(model.parameters(), lr=lr), **kwargs)
 
 
-@pytest.mark.parametrize('dtype, native, computed', [
-    (None, True, torch.bfloat16), (None, False, torch.float32), ('auto', True, torch.bfloat16),
-    ('auto', False, torch.float32), ('float32', True, torch.float32), ('bfloat16', False, torch.bfloat16)])
+@pytest.mark.parametrize(
+    'dtype, native, computed',
+    [
+        (None, True, torch.bfloat16),
+        (None, False, torch.float32),
+        ('auto', True, torch.bfloat16),
+        ('auto', False, torch.float32),
+        ('float32', True, torch.float32),
+        ('bfloat16', False, torch.bfloat16),
+    ],
+)
 def test_matrix_products_run_in_the_dtype_chosen(dtype, native, computed, monkeypatch):
     monkeypatch.setattr(torch.cpu, '_is_avx512_bf16_supported', lambda: native, raising=False)
     monkeypatch.setattr(torch.cpu, '_is_amx_tile_supported', lambda: False, raising=False)
@@ -39,7 +49,7 @@ def test_bfloat16_needs_no_gradient_scaler():
     with wrapper.optim_context(model):
         loss = model(torch.ones(1, 4)).float().sum()
     wrapper.update_params(loss)
-    torch.testing.assert_close(before - model.bias, torch.full((4, ), 0.1))
+    torch.testing.assert_close(before - model.bias, torch.full((4,), 0.1))
     assert not hasattr(wrapper, 'loss_scaler')
 
 
@@ -95,8 +105,10 @@ def runner_of(model, iteration=0):
     return SimpleNamespace(model=model, iter=iteration, message_hub=Hub())
 
 
-@pytest.mark.parametrize('iteration, value', [(0, 1.0), (25, 0.75 + 0.25 * math.sqrt(0.5)), (50, 0.75), (100, 0.5),
-                                              (101, 0.5), (10_000, 0.5)])
+@pytest.mark.parametrize(
+    'iteration, value',
+    [(0, 1.0), (25, 0.75 + 0.25 * math.sqrt(0.5)), (50, 0.75), (100, 0.5), (101, 0.5), (10_000, 0.5)],
+)
 def test_the_attribute_moves_along_half_a_cosine_by_the_iteration_alone(iteration, value):
     hook = AnnealHook('temperature', start=1.0, end=0.5, num_iters=100)
     model = nn.Identity()
@@ -136,16 +148,22 @@ def test_an_attribute_that_the_model_lacks_is_refused_before_training():
 
 def test_masked_token_accuracy_counts_patches_of_all_images_together():
     metric = MaskedTokenAccuracy()
-    samples = [dict(predicted=torch.tensor([3, 1, 1]), target=torch.tensor([3, 1, 0])),
-               dict(predicted=torch.tensor([1]), target=torch.tensor([1])),
-               dict(predicted=torch.tensor([2, 2, 2, 2]), target=torch.tensor([1, 1, 0, 3]))]
+    samples = [
+        dict(predicted=torch.tensor([3, 1, 1]), target=torch.tensor([3, 1, 0])),
+        dict(predicted=torch.tensor([1]), target=torch.tensor([1])),
+        dict(predicted=torch.tensor([2, 2, 2, 2]), target=torch.tensor([1, 1, 0, 3])),
+    ]
     metric.process({}, samples[:1])
     metric.process({}, samples[1:])
     shares = [2 / 8, 4 / 8, 2 / 8]
     perplexity = math.exp(-sum(share * math.log(share) for share in shares))
-    assert metric.evaluate(size=3) == pytest.approx({
-        'masked_token/accuracy': 100 * 3 / 8, 'masked_token/most_frequent': 100 * 4 / 8,
-        'masked_token/target_perplexity': perplexity})
+    assert metric.evaluate(size=3) == pytest.approx(
+        {
+            'masked_token/accuracy': 100 * 3 / 8,
+            'masked_token/most_frequent': 100 * 4 / 8,
+            'masked_token/target_perplexity': perplexity,
+        }
+    )
 
 
 def test_tokenizer_metric_averages_errors_and_joins_the_codes_of_all_images():
@@ -153,9 +171,14 @@ def test_tokenizer_metric_averages_errors_and_joins_the_codes_of_all_images():
     metric.process({}, [dict(tokens=torch.tensor([[0, 0], [1, 2]]), squared_error=torch.tensor(0.03))])
     metric.process({}, [dict(tokens=torch.tensor([[0, 0], [1, 1]]), squared_error=torch.tensor(0.01))])
     shares = [4 / 8, 3 / 8, 1 / 8]
-    assert metric.evaluate(size=2) == pytest.approx({
-        'tokenizer/psnr': 10 * math.log10(1 / 0.02), 'tokenizer/used_codes': 100 * 3 / 8,
-        'tokenizer/perplexity': math.exp(-sum(share * math.log(share) for share in shares))}, rel=1e-5)
+    assert metric.evaluate(size=2) == pytest.approx(
+        {
+            'tokenizer/psnr': 10 * math.log10(1 / 0.02),
+            'tokenizer/used_codes': 100 * 3 / 8,
+            'tokenizer/perplexity': math.exp(-sum(share * math.log(share) for share in shares)),
+        },
+        rel=1e-5,
+    )
 
 
 def test_samples_repeated_to_fill_the_last_batch_do_not_count():
@@ -208,22 +231,25 @@ def test_data_that_is_there_passes(data, dataset):
     check_data(cfg, ('train_dataloader', 'val_dataloader', 'test_dataloader'))
 
 
-@pytest.mark.parametrize('dataset, missing', [
-    (dict(data_prefix='trian'), 'trian'),
-    (dict(split='val'), 'val'),
-    (dict(data_prefix=dict(img_path='images/training', seg_map_path='annotations/val')), 'annotations/val'),
-])
+@pytest.mark.parametrize(
+    'dataset, missing',
+    [
+        (dict(data_prefix='trian'), 'trian'),
+        (dict(split='val'), 'val'),
+        (dict(data_prefix=dict(img_path='images/training', seg_map_path='annotations/val')), 'annotations/val'),
+    ],
+)
 def test_a_missing_folder_is_named_with_its_key(data, dataset, missing):
     cfg = Config(dict(train_dataloader=loader(data, **dataset)))
     with pytest.raises(FileNotFoundError) as error:
-        check_data(cfg, ('train_dataloader', ))
+        check_data(cfg, ('train_dataloader',))
     assert str(error.value) == f'train_dataloader.dataset names a data folder that does not exist: {data / missing}'
 
 
 def test_a_missing_root_is_named_with_its_key(data):
     cfg = Config(dict(val_dataloader=loader(data / 'nowhere', data_prefix='train')))
     with pytest.raises(FileNotFoundError) as error:
-        check_data(cfg, ('val_dataloader', ))
+        check_data(cfg, ('val_dataloader',))
     assert str(error.value) == f'val_dataloader.dataset names a data folder that does not exist: {data / "nowhere"}'
 
 
@@ -233,7 +259,7 @@ def test_an_empty_folder_is_named_with_its_key(data):
     (data / 'train' / 'class_without_pictures').mkdir()
     cfg = Config(dict(train_dataloader=loader(data, data_prefix='train')))
     with pytest.raises(FileNotFoundError) as error:
-        check_data(cfg, ('train_dataloader', ))
+        check_data(cfg, ('train_dataloader',))
     assert str(error.value) == f'train_dataloader.dataset names a data folder without any file: {data / "train"}'
 
 
@@ -241,45 +267,57 @@ def test_a_segmentation_folder_without_files_of_its_kind_is_named(data):
     prefix = dict(img_path='images/training', seg_map_path='annotations/training')
     cfg = Config(dict(train_dataloader=loader(data, data_prefix=prefix, img_suffix='.tif')))
     with pytest.raises(FileNotFoundError, match='train_dataloader.dataset .* without any .tif file: .*images/training'):
-        check_data(cfg, ('train_dataloader', ))
+        check_data(cfg, ('train_dataloader',))
     (data / 'annotations' / 'training' / 'labels.png').unlink()
     cfg = Config(dict(train_dataloader=loader(data, data_prefix=prefix)))
     with pytest.raises(FileNotFoundError, match='without any .png file: .*annotations/training'):
-        check_data(cfg, ('train_dataloader', ))
+        check_data(cfg, ('train_dataloader',))
 
 
 def test_a_missing_annotation_file_is_named_with_its_key(data):
     cfg = Config(dict(train_dataloader=loader(data, data_prefix='train', ann_file='meta/train.txt')))
     with pytest.raises(FileNotFoundError) as error:
-        check_data(cfg, ('train_dataloader', ))
-    assert str(error.value) == ('train_dataloader.dataset.ann_file names a file that does not exist: '
-                                f'{data / "meta" / "train.txt"}')
+        check_data(cfg, ('train_dataloader',))
+    assert str(error.value) == (
+        f'train_dataloader.dataset.ann_file names a file that does not exist: {data / "meta" / "train.txt"}'
+    )
 
 
 def test_data_sets_within_data_sets_are_looked_at(data):
     inner = [dict(type='Any', data_root=str(data)), dict(type='Any', data_root=str(data / 'nowhere'))]
-    cfg = Config(dict(train_dataloader=dict(dataset=dict(type='RepeatDataset', dataset=dict(
-        type='ConcatDataset', datasets=inner)))))
+    cfg = Config(
+        dict(
+            train_dataloader=dict(
+                dataset=dict(type='RepeatDataset', dataset=dict(type='ConcatDataset', datasets=inner))
+            )
+        )
+    )
     with pytest.raises(FileNotFoundError, match='train_dataloader.dataset.dataset.datasets.1 names .*nowhere'):
-        check_data(cfg, ('train_dataloader', ))
+        check_data(cfg, ('train_dataloader',))
 
 
 def test_only_the_loaders_in_use_are_looked_at(data):
     cfg = Config(dict(train_dataloader=loader(data), test_dataloader=loader(data / 'nowhere')))
-    check_data(cfg, ('train_dataloader', ))
+    check_data(cfg, ('train_dataloader',))
     with pytest.raises(FileNotFoundError):
-        check_data(cfg, ('test_dataloader', ))
+        check_data(cfg, ('test_dataloader',))
 
 
 @pytest.mark.parametrize('remote', ['s3://bucket/imagenet', 'petrel://imagenet'])
 def test_data_elsewhere_is_not_looked_for(remote):
-    check_data(Config(dict(train_dataloader=loader(remote, data_prefix='train'))), ('train_dataloader', ))
+    check_data(Config(dict(train_dataloader=loader(remote, data_prefix='train'))), ('train_dataloader',))
 
 
 def test_checkpoints_that_are_there_pass(data):
     path = str(data / 'checkpoint.pth')
-    check_checkpoints(Config(dict(load_from=path, model=dict(backbone=dict(
-        init_cfg=dict(type='Pretrained', checkpoint=path, prefix='backbone.'))))))
+    check_checkpoints(
+        Config(
+            dict(
+                load_from=path,
+                model=dict(backbone=dict(init_cfg=dict(type='Pretrained', checkpoint=path, prefix='backbone.'))),
+            )
+        )
+    )
     check_checkpoints(Config(dict(load_from=None, model=dict(backbone=dict(init_cfg=dict(type='Normal', std=0.1))))))
     check_checkpoints(Config(dict(load_from='https://example.com/a.pth', model=None)))
 
@@ -293,5 +331,6 @@ def test_a_missing_checkpoint_is_named_with_its_key(data, path):
     part = dict(init_cfg=[dict(type='Normal'), dict(type='Pretrained', checkpoint=missing)])
     with pytest.raises(FileNotFoundError) as error:
         check_checkpoints(Config(dict(model=dict(target=dict(tokenizer=part)))))
-    assert str(error.value) == ('model.target.tokenizer.init_cfg.1.checkpoint names a checkpoint that does not exist: '
-                                f'{missing}')
+    assert str(error.value) == (
+        f'model.target.tokenizer.init_cfg.1.checkpoint names a checkpoint that does not exist: {missing}'
+    )

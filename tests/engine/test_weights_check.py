@@ -1,4 +1,5 @@
 """Heads of another model: a training leaves them as initialised and says so, a test or a resumed run ends."""
+
 import logging
 from types import SimpleNamespace
 
@@ -7,11 +8,10 @@ import torch
 from torch import nn
 
 from beit_mm.engine import CheckWeightsHook
-from beit_mm.models.loading import WeightsMismatch
+from beit_mm.models.weights import WeightsMismatch
 
 
 class Classifier(nn.Module):
-
     def __init__(self, num_classes: int = 3):
         super().__init__()
         self.backbone = nn.Linear(2, 2)
@@ -32,8 +32,10 @@ def runner():
 def test_a_training_says_that_a_head_for_other_classes_is_left_as_initialised(runner):
     weights = Classifier(5).state_dict()
     CheckWeightsHook().after_load_checkpoint(runner, dict(state_dict=weights))
-    assert runner.lines == ['head (head.fc.weight must be (3, 2), got (5, 2)): left as initialised',
-                            'auxiliary_head (auxiliary_head.weight must be (3, 2), got (5, 2)): left as initialised']
+    assert runner.lines == [
+        'head (head.fc.weight must be (3, 2), got (5, 2)): left as initialised',
+        'auxiliary_head (auxiliary_head.weight must be (3, 2), got (5, 2)): left as initialised',
+    ]
     assert set(weights) == {'backbone.weight', 'backbone.bias'}, 'nothing else is taken out'
 
 
@@ -49,16 +51,28 @@ def test_heads_that_fit_are_left_alone(runner):
         assert not runner.lines and set(weights) == set(runner.model.state_dict())
 
 
-@pytest.mark.parametrize('weights, message', [
-    (Classifier(5).state_dict(), r'head.fc.weight must be \(3, 2\), got \(5, 2\)'),
-    (nn.ModuleDict(dict(backbone=nn.Linear(2, 2))).state_dict(), 'head.fc.weight is missing')])
+@pytest.mark.parametrize(
+    'weights, message',
+    [
+        (Classifier(5).state_dict(), r'head.fc.weight must be \(3, 2\), got \(5, 2\)'),
+        (nn.ModuleDict(dict(backbone=nn.Linear(2, 2))).state_dict(), 'head.fc.weight is missing'),
+    ],
+)
 def test_a_test_needs_the_head(runner, weights, message):
     with pytest.raises(WeightsMismatch, match=message):
         CheckWeightsHook('test').after_load_checkpoint(runner, dict(state_dict=weights))
 
 
-@pytest.mark.parametrize('weights, found', [({}, 'an empty dict'), (
-    {f'conv{index}.weight': torch.ones(1) for index in range(4)}, r'conv0.weight, conv1.weight, conv2.weight \.\.\.')])
+@pytest.mark.parametrize(
+    'weights, found',
+    [
+        ({}, 'an empty dict'),
+        (
+            {f'conv{index}.weight': torch.ones(1) for index in range(4)},
+            r'conv0.weight, conv1.weight, conv2.weight \.\.\.',
+        ),
+    ],
+)
 def test_a_test_names_what_it_got_instead_of_this_model(runner, weights, found):
     with pytest.raises(WeightsMismatch, match=f'must hold the weights of this model, got {found}'):
         CheckWeightsHook('test').after_load_checkpoint(runner, weights)

@@ -1,4 +1,5 @@
 """Exported files give what the model gives, at the size of training and at another, and say how to be used."""
+
 import json
 
 import numpy as np
@@ -6,20 +7,25 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from exported_models import build
 from safetensors import safe_open
+from support.exported_models import build
 
 from beit_mm.apis import load_model
 from beit_mm.checkpoint import read_checkpoint
 from beit_mm.datasets.images import input_format, normalise
-from beit_mm.export import FORMATS, export
+from beit_mm.export import export, FORMATS
 from beit_mm.export.parts import fit_to_grid, take_part
 
 ABSOLUTE = dict(use_rel_pos_bias=False, use_abs_pos_emb=True)
 SHARED = dict(use_rel_pos_bias=False, use_shared_rel_pos_bias=True)
-MODELS = [('demo/finetune', {}), ('demo/finetune', dict(out_type='raw', **ABSOLUTE)),
-          ('demo/segment', {}), ('demo/segment', ABSOLUTE), ('demo/pretrain', SHARED),
-          ('demo/pretrain', dict(out_type='featmap', out_indices=[0, 1], depth=2, **SHARED))]
+MODELS = [
+    ('demo/finetune', {}),
+    ('demo/finetune', dict(out_type='raw', **ABSOLUTE)),
+    ('demo/segment', {}),
+    ('demo/segment', ABSOLUTE),
+    ('demo/pretrain', SHARED),
+    ('demo/pretrain', dict(out_type='featmap', out_indices=[0, 1], depth=2, **SHARED)),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -58,9 +64,9 @@ def test_a_classifier_in_onnx_predicts_as_the_model(tmp_path):
     image = picture()  # BGR
     assert told['channel_order'] == 'RGB'
     pixels = (image[..., ::-1] - np.float32(json.loads(told['mean']))) / np.float32(json.loads(told['std']))
-    logits, = session.run(['logits'], dict(images=pixels.transpose(2, 0, 1)[None].astype(np.float32)))
+    (logits,) = session.run(['logits'], dict(images=pixels.transpose(2, 0, 1)[None].astype(np.float32)))
     with torch.no_grad():
-        sample, = model.predict(normalise(image, input_format(model)))
+        (sample,) = model.predict(normalise(image, input_format(model)))
     scores = np.exp(logits[0] - logits.max())
     np.testing.assert_allclose(scores / scores.sum(), sample.pred_score.numpy(), atol=1e-5)
     assert logits.argmax() == sample.pred_label.item()
@@ -118,9 +124,22 @@ def test_safetensors_hold_the_weights_at_the_size_and_what_they_are(tmp_path):
     with safe_open(report.path, 'pt') as file:
         told, names = file.metadata(), set(file.keys())
     assert names == set(model.state_dict())
-    expected = dict(format='pt', layout='beit_mm', kind='classify', part='classifier', image_size='[96, 32]',
-                    grid='[6, 2]', patch_size='16', embed_dim='32', depth='1', num_heads='2', channel_order='RGB',
-                    mean='[123.675, 116.28, 103.53]', std='[58.395, 57.12, 57.375]', weights='weights.pth')
+    expected = dict(
+        format='pt',
+        layout='beit_mm',
+        kind='classify',
+        part='classifier',
+        image_size='[96, 32]',
+        grid='[6, 2]',
+        patch_size='16',
+        embed_dim='32',
+        depth='1',
+        num_heads='2',
+        channel_order='RGB',
+        mean='[123.675, 116.28, 103.53]',
+        std='[58.395, 57.12, 57.375]',
+        weights='weights.pth',
+    )
     assert {name: told[name] for name in expected} == expected and len(told['weights_sha256']) == 64
     assert json.loads(told['test_pipeline'])[0]['type'] == 'beit_mm.LoadImage'
 

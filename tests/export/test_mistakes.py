@@ -1,11 +1,12 @@
 """What cannot be exported is one sentence; the tool prints it, and what it wrote."""
+
 import runpy
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from exported_models import CLASSIFIER, CONFIGS, build
+from support.exported_models import build, CLASSIFIER, CONFIGS
 from torch import nn
 
 from beit_mm.export import export, exporting
@@ -14,14 +15,18 @@ from beit_mm.models import DiscreteVAE
 TOOL = Path(CONFIGS).parent / 'tools' / 'export.py'
 
 
-@pytest.mark.parametrize('choices, message', [
-    (dict(path='model.pth'), r'a model is exported to a file that ends in \.onnx, \.pt2, \.safetensors, got .*pth'),
-    (dict(size=(64, 40)), r'multiples of the patch size 16, got 64 x 40'),
-    (dict(part='segmentor'), "the part of ImageClassifier must be classifier or trunk, got 'segmentor'"),
-    (dict(batch=0), r'a batch must be a positive number of images .*, got 0'),
-    (dict(path='model.safetensors', batch=2), r'a batch must be .* a graph takes \(\.onnx, \.pt2\), got 2'),
-    (dict(opset=7), 'an opset must be one of 18 to 23, for an .onnx file, got 7'),
-    (dict(path='model.pt2', opset=18), 'an opset must be one of .*, for an .onnx file, got 18')])
+@pytest.mark.parametrize(
+    'choices, message',
+    [
+        (dict(path='model.pth'), r'a model is exported to a file that ends in \.onnx, \.pt2, \.safetensors, got .*pth'),
+        (dict(size=(64, 40)), r'multiples of the patch size 16, got 64 x 40'),
+        (dict(part='segmentor'), "the part of ImageClassifier must be classifier or trunk, got 'segmentor'"),
+        (dict(batch=0), r'a batch must be a positive number of images .*, got 0'),
+        (dict(path='model.safetensors', batch=2), r'a batch must be .* a graph takes \(\.onnx, \.pt2\), got 2'),
+        (dict(opset=7), 'an opset must be one of 18 to 23, for an .onnx file, got 7'),
+        (dict(path='model.pt2', opset=18), 'an opset must be one of .*, for an .onnx file, got 18'),
+    ],
+)
 def test_choices_that_cannot_be(choices, message, tmp_path):
     choices = {'path': 'model.onnx', **choices}
     with pytest.raises(ValueError, match=message):
@@ -60,8 +65,14 @@ def run_tool(monkeypatch, *arguments) -> None:
 
 def test_the_tool_says_what_it_wrote_and_what_is_wrong(tmp_path, monkeypatch, capsys):
     torch.save(build('demo/finetune').state_dict(), tmp_path / 'weights.pth')
-    command = ['--model', f'{CONFIGS}/demo/finetune.py', '--weights', tmp_path / 'weights.pth', '--cfg-options',
-               *(f'{key}={value}' for key, value in CLASSIFIER.items() if 'init_cfg' not in key)]
+    command = [
+        '--model',
+        f'{CONFIGS}/demo/finetune.py',
+        '--weights',
+        tmp_path / 'weights.pth',
+        '--cfg-options',
+        *(f'{key}={value}' for key, value in CLASSIFIER.items() if 'init_cfg' not in key),
+    ]
     run_tool(monkeypatch, tmp_path / 'model.safetensors', *command)
     lines = capsys.readouterr().out.splitlines()
     assert lines[-3].startswith(f'{tmp_path}/model.safetensors: classifier, images (N, 3, 64, 64) -> logits (N, 10), ')
@@ -73,8 +84,14 @@ def test_the_tool_says_what_it_wrote_and_what_is_wrong(tmp_path, monkeypatch, ca
 
 def test_the_tool_needs_weights(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit) as stop:
-        run_tool(monkeypatch, tmp_path / 'model.onnx', '--model', f'{CONFIGS}/demo/finetune.py', '--cfg-options',
-                 *(f'{key}={value}' for key, value in CLASSIFIER.items()))
+        run_tool(
+            monkeypatch,
+            tmp_path / 'model.onnx',
+            '--model',
+            f'{CONFIGS}/demo/finetune.py',
+            '--cfg-options',
+            *(f'{key}={value}' for key, value in CLASSIFIER.items()),
+        )
     assert stop.value.code == 1
     assert 'error: weights must name a checkpoint for ImageClassifier' in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

@@ -1,9 +1,10 @@
 """Prints what the comparisons with others' models found."""
+
 import tempfile
 from pathlib import Path
 
 import pytest
-from comparing import COMPARISONS
+from support.comparing import COMPARISONS
 
 
 @pytest.fixture
@@ -23,5 +24,6 @@ def pytest_terminal_summary(terminalreporter) -> None:
     terminalreporter.section('largest differences of outputs, absolute and relative')
     for (layout, model, *how), rows in groups.items():
         difference, relative = max(row.difference for row in rows), max(row.relative for row in rows)
-        terminalreporter.write_line(f'{layout:<14} {model:<38} {difference:7.1e} {relative:7.1e}  '
-                                    f'{how[0] if how else f"of {len(rows)}"}')
+        terminalreporter.write_line(
+            f'{layout:<14} {model:<38} {difference:7.1e} {relative:7.1e}  {how[0] if how else f"of {len(rows)}"}'
+        )

@@ -1,12 +1,27 @@
 """MMSegmentation's and MMPretrain's own BEiT and tokenizer: their files in our models, and our files in theirs."""
+
 import pytest
 import torch
-from comparing import (assert_same, classifier, coloured_squares, compare, convert_to, draw, images, load, masks,
-                       pre_training_logits, pre_training_model, save, segmentation_logits, segmentor)
 from mmengine.registry import DefaultScope
 from mmpretrain.models.utils import TwoNormDataPreprocessor
 from mmpretrain.registry import MODELS
 from mmseg.models import build_segmentor
+from support.comparing import (
+    assert_same,
+    classifier,
+    coloured_squares,
+    compare,
+    convert_to,
+    draw,
+    images,
+    load,
+    masks,
+    pre_training_logits,
+    pre_training_model,
+    save,
+    segmentation_logits,
+    segmentor,
+)
 
 from beit_mm.models import BEiT, DiscreteVAE
 
@@ -23,15 +38,27 @@ def weights_of(path) -> dict:
 def mmsegmentation() -> torch.nn.Module:
     norm = dict(norm_cfg=dict(type='BN'), align_corners=False, num_classes=9)
     with DefaultScope.overwrite_default_scope('mmseg'):
-        return build_segmentor(dict(
-            type='EncoderDecoder',
-            backbone=dict(type='BEiT', img_size=(64, 64), embed_dims=32, num_layers=4, num_heads=2, init_values=0.1,
-                          norm_cfg=dict(type='LN', eps=1e-6), out_indices=BLOCKS),
-            neck=dict(type='Feature2Pyramid', embed_dim=32, rescales=[4, 2, 1, 0.5], norm_cfg=norm['norm_cfg']),
-            decode_head=dict(type='UPerHead', in_channels=[32] * 4, in_index=[0, 1, 2, 3], channels=32, **norm),
-            auxiliary_head=dict(type='FCNHead', in_channels=32, in_index=2, channels=16, num_convs=1,
-                                concat_input=False, **norm),
-            test_cfg=dict(mode='whole')))
+        return build_segmentor(
+            dict(
+                type='EncoderDecoder',
+                backbone=dict(
+                    type='BEiT',
+                    img_size=(64, 64),
+                    embed_dims=32,
+                    num_layers=4,
+                    num_heads=2,
+                    init_values=0.1,
+                    norm_cfg=dict(type='LN', eps=1e-6),
+                    out_indices=BLOCKS,
+                ),
+                neck=dict(type='Feature2Pyramid', embed_dim=32, rescales=[4, 2, 1, 0.5], norm_cfg=norm['norm_cfg']),
+                decode_head=dict(type='UPerHead', in_channels=[32] * 4, in_index=[0, 1, 2, 3], channels=32, **norm),
+                auxiliary_head=dict(
+                    type='FCNHead', in_channels=32, in_index=2, channels=16, num_convs=1, concat_input=False, **norm
+                ),
+                test_cfg=dict(mode='whole'),
+            )
+        )
 
 
 def our_segmentor() -> torch.nn.Module:
@@ -39,8 +66,9 @@ def our_segmentor() -> torch.nn.Module:
 
 
 def compare_segmentors(what: str, actual: torch.nn.Module, expected: torch.nn.Module) -> None:
-    for head, logits, wanted in zip(('decode', 'auxiliary'), segmentation_logits(actual, PIXELS),
-                                    segmentation_logits(expected, PIXELS)):
+    for head, logits, wanted in zip(
+        ('decode', 'auxiliary'), segmentation_logits(actual, PIXELS), segmentation_logits(expected, PIXELS)
+    ):
         compare('mmsegmentation', f'EncoderDecoder, {head} head', what, logits, wanted)
 
 
@@ -52,8 +80,9 @@ def test_weights_of_mmsegmentation(prefix, folder):
     peer = draw(mmsegmentation())
     start = {f'{prefix}{name}': tensor for name, tensor in peer.state_dict().items()}
     torch.save(dict(state_dict=start, meta={}), folder / 'theirs.pth')
-    compare_segmentors(f'names with {prefix}' if prefix else 'as saved', load(our_segmentor(), folder / 'theirs.pth'),
-                       peer)
+    compare_segmentors(
+        f'names with {prefix}' if prefix else 'as saved', load(our_segmentor(), folder / 'theirs.pth'), peer
+    )
     ours = convert_to('beit_mm', folder / 'theirs.pth', folder / 'ours.pth')
     compare_segmentors('converted', load(our_segmentor(), ours), peer)
     back = convert_to('mmsegmentation', ours, folder / 'back.pth')
@@ -86,10 +115,13 @@ def test_trunk_of_mmsegmentation(folder):
 
 def mmpretrain(out_type: str = 'avg_featmap', **options) -> torch.nn.Module:
     with DefaultScope.overwrite_default_scope('mmpretrain'):
-        return MODELS.build(dict(
-            type='ImageClassifier',
-            backbone=dict(type='BEiTViT', arch=ARCH, img_size=64, patch_size=16, out_type=out_type, **options),
-            head=dict(type='LinearClsHead', num_classes=10, in_channels=32)))
+        return MODELS.build(
+            dict(
+                type='ImageClassifier',
+                backbone=dict(type='BEiTViT', arch=ARCH, img_size=64, patch_size=16, out_type=out_type, **options),
+                head=dict(type='LinearClsHead', num_classes=10, in_channels=32),
+            )
+        )
 
 
 CLASSIFIERS = {  # MMPretrain's options, ours
@@ -143,12 +175,22 @@ def test_trunk_of_mmpretrain(folder):
 
 def mmpretrain_pre_training() -> torch.nn.Module:
     with DefaultScope.overwrite_default_scope('mmpretrain'):
-        return MODELS.build(dict(
-            type='BEiT',
-            backbone=dict(type='BEiTPretrainViT', arch=ARCH, img_size=64, patch_size=16, layer_scale_init_value=0.1,
-                          final_norm=True, out_type='raw'),
-            head=dict(type='BEiTV1Head', embed_dims=32, num_embed=8192, loss=dict(type='CrossEntropyLoss')),
-            target_generator=dict(type='DALL-E')))
+        return MODELS.build(
+            dict(
+                type='BEiT',
+                backbone=dict(
+                    type='BEiTPretrainViT',
+                    arch=ARCH,
+                    img_size=64,
+                    patch_size=16,
+                    layer_scale_init_value=0.1,
+                    final_norm=True,
+                    out_type='raw',
+                ),
+                head=dict(type='BEiTV1Head', embed_dims=32, num_embed=8192, loss=dict(type='CrossEntropyLoss')),
+                target_generator=dict(type='DALL-E'),
+            )
+        )
 
 
 def our_pre_training() -> torch.nn.Module:
@@ -164,8 +206,9 @@ def compare_pre_training(what: str, model: torch.nn.Module, peer: torch.nn.Modul
     compare('mmpretrain', 'BEiTV1Head', what, pre_training_logits(model, PIXELS, MASK), logits)
 
     views = coloured_squares(112)
-    preprocessor = TwoNormDataPreprocessor(mean=[127.5] * 3, std=[127.5] * 3, second_mean=[-31.875] * 3,
-                                           second_std=[318.75] * 3)
+    preprocessor = TwoNormDataPreprocessor(
+        mean=[127.5] * 3, std=[127.5] * 3, second_mean=[-31.875] * 3, second_std=[318.75] * 3
+    )
     codes = peer.target_generator(preprocessor(dict(inputs=[views, views], data_samples=None))['inputs'][1])
     tokenizer = model.target.tokenizer
     compare('mmpretrain', 'DALL-E encoder, full size', what, tokenizer.encode_logits(views / 255), codes)
@@ -181,8 +224,14 @@ def test_pre_training_weights_of_mmpretrain(folder):
     model = load(our_pre_training(), folder / 'theirs.pth', strict=False)
     compare_pre_training('their weights in ours', model, peer)
     path = convert_to('beit_mm', folder / 'theirs.pth', folder / 'ours.pth')
-    assert_same(weights_of(path), {name: tensor for name, tensor in model.state_dict().items()
-                                   if not name.startswith('target.tokenizer.decoder.')})
+    assert_same(
+        weights_of(path),
+        {
+            name: tensor
+            for name, tensor in model.state_dict().items()
+            if not name.startswith('target.tokenizer.decoder.')
+        },
+    )
     assert_same(weights_of(convert_to('mmpretrain', path, folder / 'back.pth')), peer.state_dict())
 
 
@@ -190,13 +239,14 @@ def test_pre_training_weights_of_mmpretrain(folder):
 def test_our_pre_training_weights_in_mmpretrain(folder):
     model = draw(our_pre_training())
     decoder = 'target.tokenizer.decoder.'
-    path = convert_to('mmpretrain', save(folder / 'ours.pth', model), folder / 'theirs.pth', left_out=(decoder, ))
+    path = convert_to('mmpretrain', save(folder / 'ours.pth', model), folder / 'theirs.pth', left_out=(decoder,))
     peer = draw(mmpretrain_pre_training(), seed=99)
     peer.load_state_dict(weights_of(path), strict=True)
     compare_pre_training('our weights in theirs', model, peer)
     back = convert_to('beit_mm', path, folder / 'back.pth')
-    assert_same(weights_of(back), {name: tensor for name, tensor in model.state_dict().items()
-                                   if not name.startswith(decoder)})
+    assert_same(
+        weights_of(back), {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(decoder)}
+    )
 
 
 @torch.no_grad()
@@ -212,6 +262,9 @@ def test_tokenizer_of_mmpretrain(wrapped, folder):
     what = 'a checkpoint of it alone' if wrapped else 'a state dict of it alone'
     compare('mmpretrain', 'DALL-E encoder, full size', what, model.encode_logits(views), codes)
     assert torch.equal(model.encode(views), codes.argmax(dim=1))
-    ours = {name.removeprefix('encoder.'): tensor for name, tensor in model.state_dict().items()
-            if name.startswith('encoder.')}
+    ours = {
+        name.removeprefix('encoder.'): tensor
+        for name, tensor in model.state_dict().items()
+        if name.startswith('encoder.')
+    }
     assert_same(ours, start)

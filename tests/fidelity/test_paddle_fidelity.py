@@ -1,12 +1,25 @@
 """PASSL's files, written here as PaddlePaddle's paddle.save would: pickled arrays, linear weights (in, out)."""
+
 import pickle
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from comparing import (SMALL, assert_same, classifier, compare, convert_to, draw, images, load, masks,
-                       pre_training_logits, pre_training_model, save)
+from support.comparing import (
+    assert_same,
+    classifier,
+    compare,
+    convert_to,
+    draw,
+    images,
+    load,
+    masks,
+    pre_training_logits,
+    pre_training_model,
+    save,
+    SMALL,
+)
 from timm.models.beit import gen_relative_position_index
 
 from beit_mm.models import DiscreteVAE
@@ -77,8 +90,9 @@ def test_a_pre_training_run_of_passl(folder):
         arrays[f'd_vae.{name[:-1]}{dict(w="weight", b="bias")[name[-1]]}'] = tensor.numpy()
     path = paddle_save(folder / 'passl.pdparams', arrays, 'run')
     loaded = load(MODELS['pretrain'](), path, strict=False)
-    compare('passl', 'pretrain', 'a run, with its tokenizer', logits_of('pretrain', loaded),
-            logits_of('pretrain', model))
+    compare(
+        'passl', 'pretrain', 'a run, with its tokenizer', logits_of('pretrain', loaded), logits_of('pretrain', model)
+    )
 
 
 @pytest.mark.parametrize('kind', MODELS)

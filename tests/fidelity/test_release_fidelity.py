@@ -1,12 +1,25 @@
 """The release's files and printed numbers: in every wrapper they come in, and from our models back to its names."""
+
 import argparse
 import json
 
 import numpy as np
 import pytest
 import torch
-from comparing import (REFERENCE, assert_same, classifier, compare, convert_to, draw, load, pre_training_logits,
-                       pre_training_model, save, segmentation_logits, segmentor)
+from support.comparing import (
+    assert_same,
+    classifier,
+    compare,
+    convert_to,
+    draw,
+    load,
+    pre_training_logits,
+    pre_training_model,
+    REFERENCE,
+    save,
+    segmentation_logits,
+    segmentor,
+)
 from timm.models.beit import gen_relative_position_index
 
 TABLE, INDEX = 'relative_position_bias_table', 'relative_position_index'
@@ -20,11 +33,17 @@ class Printed:
         config = json.loads(str(self.arrays['config']))
         self.size = {name: config[name] for name in ('img_size', 'embed_dim', 'depth', 'num_heads')}
         self.config = config
-        self.weights = {name.removeprefix('weight/'): self[name] for name in self.arrays.files
-                        if name.startswith('weight/')}
+        self.weights = {
+            name.removeprefix('weight/'): self[name] for name in self.arrays.files if name.startswith('weight/')
+        }
         side = config['img_size'] // 16
-        self.weights.update({name.replace(TABLE, INDEX): gen_relative_position_index((side, side))
-                             for name in self.weights if name.endswith(TABLE)})
+        self.weights.update(
+            {
+                name.replace(TABLE, INDEX): gen_relative_position_index((side, side))
+                for name in self.weights
+                if name.endswith(TABLE)
+            }
+        )
 
     def __getitem__(self, name: str) -> torch.Tensor:
         return torch.from_numpy(np.asarray(self.arrays[name]))
@@ -35,8 +54,13 @@ def our_model(kind: str, file: Printed) -> torch.nn.Module:
         return pre_training_model(file.config['vocab_size'], **file.size)
     if kind == 'finetune':
         return classifier(num_classes=file.config['num_classes'], **file.size)
-    return segmentor(num_classes=file.config['num_classes'], auxiliary=dict(channels=file.config['aux_channels']),
-                     channels=file.config['channels'], out_indices=file.config['out_indices'], **file.size)
+    return segmentor(
+        num_classes=file.config['num_classes'],
+        auxiliary=dict(channels=file.config['aux_channels']),
+        channels=file.config['channels'],
+        out_indices=file.config['out_indices'],
+        **file.size,
+    )
 
 
 def optimizer_of(weights: dict) -> dict:
@@ -86,7 +110,7 @@ def test_released_weights_give_the_printed_numbers(kind, wrapper, folder):
     ours = convert_to('beit_mm', folder / 'release.pth', folder / 'ours.pth')
     compare_with_print(kind, 'converted', file, load(our_model(kind, file), ours))
     back = convert_to('release', ours, folder / 'back.pth')
-    (content, ) = [value for key, value in torch.load(back, weights_only=True).items() if key != 'meta']
+    (content,) = [value for key, value in torch.load(back, weights_only=True).items() if key != 'meta']
     assert_same(content, file.weights)
 
 
@@ -109,8 +133,10 @@ def test_the_index_tells_a_grid_that_is_not_square(size, folder):
     theirs = convert_to('release', save(folder / 'ours.pth', model), folder / 'theirs.pth')
     index = torch.load(theirs, weights_only=True)['model'][f'blocks.1.attn.{INDEX}']
     assert torch.equal(index, gen_relative_position_index((size[0] // 16, size[1] // 16)))
-    assert_same(torch.load(convert_to('beit_mm', theirs, folder / 'back.pth'), weights_only=True)['state_dict'],
-                model.state_dict())
+    assert_same(
+        torch.load(convert_to('beit_mm', theirs, folder / 'back.pth'), weights_only=True)['state_dict'],
+        model.state_dict(),
+    )
     turned = classifier(num_classes=5, img_size=size[::-1], embed_dim=32, depth=2, num_heads=2)
     from_theirs, from_ours = (load(turned, folder / name).state_dict().copy() for name in ('theirs.pth', 'ours.pth'))
     assert_same(from_theirs, from_ours)

@@ -1,15 +1,21 @@
 """timm's BEiT: its files in our model, our files in its model, and back to the start."""
+
 import pytest
 import timm
 import torch
-from comparing import assert_same, classifier, compare, convert_to, draw, images, load, pre_training_model, save
 from safetensors.torch import load_file, save_file
+from support.comparing import assert_same, classifier, compare, convert_to, draw, images, load, pre_training_model, save
 
 from beit_mm.models import BEiT
 
 SHRUNK = dict(embed_dim=64, depth=3, num_heads=4)
-SIDES = dict(beit_base_patch16_224=224, beit_base_patch16_384=384, beit_large_patch16_224=224,
-             beit_large_patch16_384=384, beit_large_patch16_512=512)
+SIDES = dict(
+    beit_base_patch16_224=224,
+    beit_base_patch16_384=384,
+    beit_large_patch16_224=224,
+    beit_large_patch16_384=384,
+    beit_large_patch16_512=512,
+)
 
 
 def ours_for(name: str, **options) -> torch.nn.Module:
@@ -19,7 +25,7 @@ def ours_for(name: str, **options) -> torch.nn.Module:
 
 @torch.no_grad()
 def compare_with_timm(name: str, folder, **options) -> None:
-    """timm's file in our model gives timm's logits, and converted there and back it is the start.
+    """Timm's file in our model gives timm's logits, and converted there and back it is the start.
 
     Args:
         name: timm's name of the model.
@@ -49,8 +55,9 @@ def test_weights_of_timm(name, folder):
     compare_with_timm(name, folder, **SHRUNK)
 
 
-@pytest.mark.parametrize('name', [
-    'beit_base_patch16_224', pytest.param('beit_large_patch16_224', marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    'name', ['beit_base_patch16_224', pytest.param('beit_large_patch16_224', marks=pytest.mark.long)]
+)
 def test_weights_of_timm_at_full_size(name, folder):
     compare_with_timm(name, folder)
 
@@ -74,8 +81,10 @@ def test_a_checkpoint_of_timms_training(folder):
     """`state_dict` beside `state_dict_ema` and the arguments."""
     name = 'beit_base_patch16_224'
     peer, averaged = (draw(timm.create_model(name, **SHRUNK), seed) for seed in (0, 1))
-    torch.save(dict(epoch=3, arch=name, state_dict=peer.state_dict(), state_dict_ema=averaged.state_dict(), metric=1.),
-               folder / 'checkpoint-3.pth.tar')
+    torch.save(
+        dict(epoch=3, arch=name, state_dict=peer.state_dict(), state_dict_ema=averaged.state_dict(), metric=1.0),
+        folder / 'checkpoint-3.pth.tar',
+    )
     model = load(ours_for(name, **SHRUNK), folder / 'checkpoint-3.pth.tar')
     pixels = images(224, count=1)
     compare('timm', f'{name}, shrunk', 'a checkpoint of its training script', model(pixels), peer(pixels))
@@ -118,8 +127,9 @@ def test_our_pre_training_weights_in_timm(folder):
     """Every block gets a copy of the shared bias table."""
     name, pixels = 'beit_base_patch16_224', images(224, count=1)
     model = draw(pre_training_model(32, **SHRUNK))
-    path = convert_to('timm', save(folder / 'ours.pth', model), folder / 'timm.pth',
-                      left_out=('backbone.mask_token', 'lm_head.'))
+    path = convert_to(
+        'timm', save(folder / 'ours.pth', model), folder / 'timm.pth', left_out=('backbone.mask_token', 'lm_head.')
+    )
     peer = timm.create_model(name, num_classes=0, global_pool='token', checkpoint_path=str(path), **SHRUNK).eval()
     compare('timm', f'{name}, shrunk', 'our pre-training weights in theirs', peer(pixels), model(pixels)[0][:, 0])
 

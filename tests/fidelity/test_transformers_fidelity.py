@@ -3,17 +3,37 @@
 Its segmentor takes the input of block i - 1, counted from 0, for an index i of `out_indices`: the output of block
 i - 2.
 """
+
 import json
 
 import pytest
 import torch
 import transformers
-from comparing import (SMALL, assert_same, classifier, compare, convert_to, draw, images, load, masks,
-                       pre_training_logits, pre_training_model, save, segmentation_logits, segmentor)
 from safetensors.torch import load_file
+from support.comparing import (
+    assert_same,
+    classifier,
+    compare,
+    convert_to,
+    draw,
+    images,
+    load,
+    masks,
+    pre_training_logits,
+    pre_training_model,
+    save,
+    segmentation_logits,
+    segmentor,
+    SMALL,
+)
 from timm.models.beit import gen_relative_position_index
-from transformers import (AutoModelForImageClassification, BeitForImageClassification, BeitForMaskedImageModeling,
-                          BeitForSemanticSegmentation, BeitModel)
+from transformers import (
+    AutoModelForImageClassification,
+    BeitForImageClassification,
+    BeitForMaskedImageModeling,
+    BeitForSemanticSegmentation,
+    BeitModel,
+)
 
 from beit_mm.models import BEiT
 
@@ -33,10 +53,23 @@ SEGMENTOR = {**SMALL, 'depth': 12, 'embed_dim': 32, 'num_heads': 2}
 
 
 def config(**options) -> transformers.BeitConfig:
-    return transformers.BeitConfig(**{
-        **dict(hidden_size=64, num_hidden_layers=3, num_attention_heads=4, intermediate_size=256, image_size=64,
-               patch_size=16, layer_norm_eps=1e-6, use_relative_position_bias=True, num_labels=10, vocab_size=32),
-        **options})
+    return transformers.BeitConfig(
+        **{
+            **dict(
+                hidden_size=64,
+                num_hidden_layers=3,
+                num_attention_heads=4,
+                intermediate_size=256,
+                image_size=64,
+                patch_size=16,
+                layer_norm_eps=1e-6,
+                use_relative_position_bias=True,
+                num_labels=10,
+                vocab_size=32,
+            ),
+            **options,
+        }
+    )
 
 
 def pre_training_config() -> transformers.BeitConfig:
@@ -44,12 +77,24 @@ def pre_training_config() -> transformers.BeitConfig:
 
 
 def segmentor_config(**options) -> transformers.BeitConfig:
-    return config(**{**dict(hidden_size=32, num_attention_heads=2, intermediate_size=128, num_hidden_layers=12,
-                            num_labels=9, auxiliary_channels=16, out_indices=[3, 5, 7, 11]), **options})
+    return config(
+        **{
+            **dict(
+                hidden_size=32,
+                num_attention_heads=2,
+                intermediate_size=128,
+                num_hidden_layers=12,
+                num_labels=9,
+                auxiliary_channels=16,
+                out_indices=[3, 5, 7, 11],
+            ),
+            **options,
+        }
+    )
 
 
 def open_strictly(kind: type, folder) -> torch.nn.Module:
-    """transformers' model from a folder, which must hold all of its weights and no others."""
+    """Transformers' model from a folder, which must hold all of its weights and no others."""
     model, found = kind.from_pretrained(folder, output_loading_info=True)
     assert not any(found.values()), found
     return model.eval()
@@ -83,8 +128,12 @@ def test_pre_training(folder):
     peer = draw(BeitForMaskedImageModeling(pre_training_config()))
     peer.save_pretrained(folder / 'start')
     model = load(pre_training_model(32, **SMALL), folder / 'start')
-    compare_both('their weights in ours', pre_training_logits(model, PIXELS, MASK), peer,
-                 lambda: peer(PIXELS, bool_masked_pos=MASK.flatten(1)).logits)
+    compare_both(
+        'their weights in ours',
+        pre_training_logits(model, PIXELS, MASK),
+        peer,
+        lambda: peer(PIXELS, bool_masked_pos=MASK.flatten(1)).logits,
+    )
     assert_back_again(folder, peer)
 
 
@@ -105,8 +154,13 @@ def test_segmentation(folder):
     peer.save_pretrained(folder / 'start')
     model = load(segmentor(**{**SEGMENTOR, 'out_indices': [1, 3, 5, 9]}), folder / 'start')
     logits, auxiliary = segmentation_logits(model, PIXELS)
-    compare('transformers', 'BeitForSemanticSegmentation', 'blocks 1, 3, 5, 9, auxiliary head', auxiliary,
-            auxiliary_logits(peer, PIXELS))
+    compare(
+        'transformers',
+        'BeitForSemanticSegmentation',
+        'blocks 1, 3, 5, 9, auxiliary head',
+        auxiliary,
+        auxiliary_logits(peer, PIXELS),
+    )
     compare_both('blocks 1, 3, 5, 9', logits, peer, lambda: peer(PIXELS).logits)
 
     ours = convert_to('beit_mm', folder / 'start', folder / 'ours.pth')
@@ -155,8 +209,13 @@ def test_forms_of_its_files(form, folder):
         path = folder
     else:
         weights = weights_of(folder)
-        weights.update({name.replace('bias_table', 'index'): gen_relative_position_index((4, 4))
-                        for name in weights if name.endswith('bias_table')})  # which it keeps no more
+        weights.update(
+            {
+                name.replace('bias_table', 'index'): gen_relative_position_index((4, 4))
+                for name in weights
+                if name.endswith('bias_table')
+            }
+        )  # which it keeps no more
         torch.save(weights, path)
         (folder / 'model.safetensors').unlink()
         path = folder if 'folder' in form else path
@@ -171,16 +230,26 @@ def test_segmentation_names_in_memory(folder):
     model = load(segmentor(**{**SEGMENTOR, 'out_indices': [1, 3, 5, 9]}), folder / 'memory.pth')
     logits, auxiliary = segmentation_logits(model, PIXELS)
     compare('transformers', 'BeitForSemanticSegmentation', 'names in memory', logits, peer(PIXELS).logits)
-    compare('transformers', 'BeitForSemanticSegmentation', 'names in memory, auxiliary head', auxiliary,
-            auxiliary_logits(peer, PIXELS))
+    compare(
+        'transformers',
+        'BeitForSemanticSegmentation',
+        'names in memory, auxiliary head',
+        auxiliary,
+        auxiliary_logits(peer, PIXELS),
+    )
 
 
 @torch.no_grad()
 def test_trunk_names_in_memory(folder):
     peer = draw(BeitModel(config()))
     torch.save(peer.state_dict(), folder / 'memory.pth')
-    compare('transformers', 'BeitModel', 'names in memory', load(BEiT(**SMALL), folder / 'memory.pth')(PIXELS)[0],
-            peer(PIXELS).pooler_output)
+    compare(
+        'transformers',
+        'BeitModel',
+        'names in memory',
+        load(BEiT(**SMALL), folder / 'memory.pth')(PIXELS)[0],
+        peer(PIXELS).pooler_output,
+    )
 
 
 @torch.no_grad()
@@ -189,8 +258,13 @@ def test_pre_training_names_in_memory(folder):
     torch.save(peer.state_dict(), folder / 'memory.pth')
     model = load(pre_training_model(32, **SMALL), folder / 'memory.pth')
     logits = pre_training_logits(model, PIXELS, MASK)
-    compare('transformers', 'BeitForMaskedImageModeling', 'names in memory', logits,
-            peer(PIXELS, bool_masked_pos=MASK.flatten(1)).logits)
+    compare(
+        'transformers',
+        'BeitForMaskedImageModeling',
+        'names in memory',
+        logits,
+        peer(PIXELS, bool_masked_pos=MASK.flatten(1)).logits,
+    )
 
 
 @pytest.mark.parametrize('names', ['in files', 'in memory'])
@@ -215,8 +289,13 @@ def test_our_pre_training_weights(folder):
     model = draw(pre_training_model(32, **SMALL))
     target = convert_to('transformers', save(folder / 'ours.pth', model), folder / 'theirs')
     peer = open_strictly(BeitForMaskedImageModeling, target)
-    compare('transformers', 'BeitForMaskedImageModeling', 'our weights in theirs',
-            peer(PIXELS, bool_masked_pos=MASK.flatten(1)).logits, pre_training_logits(model, PIXELS, MASK))
+    compare(
+        'transformers',
+        'BeitForMaskedImageModeling',
+        'our weights in theirs',
+        peer(PIXELS, bool_masked_pos=MASK.flatten(1)).logits,
+        pre_training_logits(model, PIXELS, MASK),
+    )
     assert_our_start(folder, model)
 
 
@@ -242,17 +321,30 @@ def test_our_segmentation_weights(out_indices, folder):
     peer = open_strictly(BeitForSemanticSegmentation, target)
     logits, auxiliary = segmentation_logits(model, PIXELS)
     blocks = ', '.join(map(str, out_indices or [3, 5, 7, 11]))
-    compare('transformers', 'BeitForSemanticSegmentation', f'blocks {blocks}, our weights in theirs',
-            peer(PIXELS).logits, logits)
-    compare('transformers', 'BeitForSemanticSegmentation', f'blocks {blocks}, our weights in theirs, auxiliary',
-            auxiliary_logits(peer, PIXELS), auxiliary)
+    compare(
+        'transformers',
+        'BeitForSemanticSegmentation',
+        f'blocks {blocks}, our weights in theirs',
+        peer(PIXELS).logits,
+        logits,
+    )
+    compare(
+        'transformers',
+        'BeitForSemanticSegmentation',
+        f'blocks {blocks}, our weights in theirs, auxiliary',
+        auxiliary_logits(peer, PIXELS),
+        auxiliary,
+    )
     assert len(peer.beit.layers) == 13
     assert_our_start(folder, model, **options)
 
 
 @torch.no_grad()
-@pytest.mark.parametrize('auxiliary', [None, dict(num_convs=2, concat_input=True, channels=24), dict(num_convs=2)],
-                         ids=['none', 'concatenated', 'two convolutions'])
+@pytest.mark.parametrize(
+    'auxiliary',
+    [None, dict(num_convs=2, concat_input=True, channels=24), dict(num_convs=2)],
+    ids=['none', 'concatenated', 'two convolutions'],
+)
 def test_our_segmentation_weights_with_another_auxiliary_head(auxiliary, folder):
     model = draw(segmentor(auxiliary=auxiliary, **SEGMENTOR))
     if auxiliary is None:
@@ -260,13 +352,23 @@ def test_our_segmentation_weights_with_another_auxiliary_head(auxiliary, folder)
     target = convert_to('transformers', save(folder / 'ours.pth', model), folder / 'theirs')
     peer = open_strictly(BeitForSemanticSegmentation, target)
     features = model.extract_feat(PIXELS)
-    compare('transformers', 'BeitForSemanticSegmentation', f'auxiliary head {auxiliary}', peer(PIXELS).logits,
-            model.decode_head(features))
+    compare(
+        'transformers',
+        'BeitForSemanticSegmentation',
+        f'auxiliary head {auxiliary}',
+        peer(PIXELS).logits,
+        model.decode_head(features),
+    )
     if auxiliary is None:
         assert peer.auxiliary_head is None
     else:
-        compare('transformers', 'BeitForSemanticSegmentation', f'auxiliary head {auxiliary}, its logits',
-                auxiliary_logits(peer, PIXELS), model.auxiliary_head(features))
+        compare(
+            'transformers',
+            'BeitForSemanticSegmentation',
+            f'auxiliary head {auxiliary}, its logits',
+            auxiliary_logits(peer, PIXELS),
+            model.auxiliary_head(features),
+        )
     assert_our_start(folder, model)
 
 
@@ -282,7 +384,7 @@ def test_our_trunk(folder):
 
 def assert_our_start(folder, model: torch.nn.Module, **options) -> None:
     """The folder `theirs` back in our layout is our model's file, saved anew by transformers, too."""
-    (kind, ) = json.loads((folder / 'theirs/config.json').read_text())['architectures']
+    (kind,) = json.loads((folder / 'theirs/config.json').read_text())['architectures']
     getattr(transformers, kind).from_pretrained(folder / 'theirs').save_pretrained(folder / 'again')
     for source in ('theirs', 'again'):
         back = convert_to('beit_mm', folder / source, folder / f'{source}.pth')

@@ -1,9 +1,10 @@
 """Names there and back, for every layout and every kind of model."""
+
 import pytest
 import torch
 
-from beit_mm.layouts import LAYOUTS, kind_of
 from beit_mm.models import BEiT
+from beit_mm.models.weight_layouts import kind_of, LAYOUTS
 
 WIDTH = dict(img_size=32, embed_dim=32, depth=3, num_heads=2)
 
@@ -11,8 +12,13 @@ WIDTH = dict(img_size=32, embed_dim=32, depth=3, num_heads=2)
 def weights_of(kind: str) -> dict:
     """Seeded weights of a whole model under our names."""
     generator = torch.Generator().manual_seed(0)
-    options = dict(use_mask_token=True, use_rel_pos_bias=False, use_shared_rel_pos_bias=True,
-                   out_type='raw') if kind == 'pretrain' else dict(out_type='featmap') if kind == 'segment' else {}
+    options = (
+        dict(use_mask_token=True, use_rel_pos_bias=False, use_shared_rel_pos_bias=True, out_type='raw')
+        if kind == 'pretrain'
+        else dict(out_type='featmap')
+        if kind == 'segment'
+        else {}
+    )
     weights = {f'backbone.{name}': tensor for name, tensor in BEiT(**WIDTH, **options).state_dict().items()}
     shapes = {
         'pretrain': {'lm_head.weight': (16, 32), 'lm_head.bias': (16, )},
@@ -24,8 +30,11 @@ def weights_of(kind: str) -> dict:
                     'auxiliary_head.conv_seg.bias': (4, )},
         'trunk': {}}[kind]  # yapf: disable
     weights.update({name: torch.empty(shape) for name, shape in shapes.items()})
-    return {name: torch.randn(tensor.shape, generator=generator) for name, tensor in weights.items()
-            if name != 'backbone.grid_size'}
+    return {
+        name: torch.randn(tensor.shape, generator=generator)
+        for name, tensor in weights.items()
+        if name != 'backbone.grid_size'
+    }
 
 
 def assert_equal(actual: dict, expected: dict) -> None:
@@ -34,8 +43,12 @@ def assert_equal(actual: dict, expected: dict) -> None:
         assert actual[name].dtype == tensor.dtype and torch.equal(actual[name], tensor), name
 
 
-CASES = [(layout, kind) for layout in LAYOUTS.values() for kind in layout.kinds
-         if layout.name != 'timm' or kind in ('classify', 'trunk')]
+CASES = [
+    (layout, kind)
+    for layout in LAYOUTS.values()
+    for kind in layout.kinds
+    if layout.name != 'timm' or kind in ('classify', 'trunk')
+]
 
 
 @pytest.mark.parametrize('layout, kind', CASES, ids=lambda value: getattr(value, 'name', value))
@@ -56,8 +69,7 @@ def test_there_and_back_is_the_start(layout, kind):
 def test_the_prefix_of_the_trunk_may_be_any(layout, kind):
     theirs, _, _ = layout.from_ours(weights_of(kind), kind)
     home = '' if kind in layout.bare else layout.home
-    back, _, unknown = layout.to_ours({f'module.{name}': tensor for name, tensor in theirs.items()},
-                                      f'module.{home}')
+    back, _, unknown = layout.to_ours({f'module.{name}': tensor for name, tensor in theirs.items()}, f'module.{home}')
     assert not unknown
     assert_equal(back, weights_of(kind))
 
@@ -68,10 +80,11 @@ def test_names_that_are_not_known_are_told():
 
 
 def test_q_k_and_v_are_thirds_in_this_order():
-    weights = {'backbone.blocks.0.attn.qkv.weight': torch.arange(6.).view(6, 1).expand(6, 2)}
+    weights = {'backbone.blocks.0.attn.qkv.weight': torch.arange(6.0).view(6, 1).expand(6, 2)}
     theirs, _, _ = LAYOUTS['transformers'].from_ours(weights, 'trunk')
     assert {name.split('.')[-2]: tensor[:, 0].tolist() for name, tensor in theirs.items()} == dict(
-        query=[0, 1], key=[2, 3], value=[4, 5])
+        query=[0, 1], key=[2, 3], value=[4, 5]
+    )
 
 
 def test_a_missing_key_projection_is_an_error():

@@ -1,3 +1,3 @@
-from resuming_data import data, in_data
+from support.resuming_data import data, in_data
 
 __all__ = ['data', 'in_data']

@@ -1,7 +1,8 @@
 """200 kills of every kind of training."""
+
 import pytest
-from killing import kill_and_resume
-from runs import KINDS
+from support.killing import kill_and_resume
+from support.runs import KINDS
 
 NUM_KILLS = 200
 

@@ -1,8 +1,9 @@
 """Every kind of training on two processes with two workers each: resumed equals never killed."""
+
 import shutil
 
 import pytest
-from runs import KINDS, STEPS, content, differences, losses, train_by_processes, workers, write_config
+from support.runs import content, differences, KINDS, losses, STEPS, train_by_processes, workers, write_config
 
 
 @pytest.mark.long

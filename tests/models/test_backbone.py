@@ -1,4 +1,5 @@
 """The trunk: any image size, every output, position biases, masks, initialisation and names."""
+
 import math
 
 import pytest
@@ -7,9 +8,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from beit_mm.models import BEiT
-from beit_mm.models.layers import Attention, Block, Mlp
-from beit_mm.models.relative_position import num_offsets, relative_position_index
-
+from beit_mm.models.backbones.layers import Attention, Block, Mlp
+from beit_mm.models.backbones.relative_position import num_offsets, relative_position_index
 
 TINY = dict(img_size=64, embed_dim=32, depth=2, num_heads=4)
 SHARED = dict(use_rel_pos_bias=False, use_shared_rel_pos_bias=True)
@@ -45,7 +45,7 @@ def test_any_multiple_of_the_patch_is_accepted(size, bias):
     outputs = {}
     for mode in (True, False):
         for given in (None, mask):
-            output, = trunk.train(mode)(x, given)
+            (output,) = trunk.train(mode)(x, given)
             assert output.shape == (2, 1 + grid[0] * grid[1], 32) and output.isfinite().all()
             outputs[mode, given is None] = output
     # Without dropout the modes agree; the mask changes the image that has a masked patch and only that one.
@@ -100,10 +100,11 @@ def test_an_image_that_the_patch_does_not_divide_is_refused_naming_both(size):
 # Outputs
 
 
-@pytest.mark.parametrize('out_indices, num_outputs', [(-1, 1), (1, 1), ([0], 1), ((-2, ), 1), ((0, 1), 2),
-                                                      ([0, -1], 2)])
-@pytest.mark.parametrize('out_type, shape', [('raw', (2, 13, 32)), ('cls_token', (2, 32)), ('avg_featmap', (2, 32)),
-                                             ('featmap', (2, 32, 3, 4))])
+@pytest.mark.parametrize('out_indices, num_outputs', [(-1, 1), (1, 1), ([0], 1), ((-2,), 1), ((0, 1), 2), ([0, -1], 2)])
+@pytest.mark.parametrize(
+    'out_type, shape',
+    [('raw', (2, 13, 32)), ('cls_token', (2, 32)), ('avg_featmap', (2, 32)), ('featmap', (2, 32, 3, 4))],
+)
 def test_out_type_and_out_indices_choose_the_outputs(out_type, shape, out_indices, num_outputs):
     outputs = build(out_type=out_type, out_indices=out_indices)(images(48, 64))
     assert isinstance(outputs, tuple)
@@ -115,14 +116,16 @@ def test_out_types_are_views_of_the_same_tokens_with_the_norm_on_the_last_only()
     featmap = build(out_type='featmap', out_indices=(0, 1))
     weights = featmap.state_dict()
     inner, last = featmap(x)
-    tokens = {out_type: BEiT(**TINY, out_type=out_type, out_indices=(0, 1)) for out_type in
-              ('raw', 'cls_token', 'avg_featmap')}
+    tokens = {
+        out_type: BEiT(**TINY, out_type=out_type, out_indices=(0, 1))
+        for out_type in ('raw', 'cls_token', 'avg_featmap')
+    }
     for trunk in tokens.values():
         trunk.load_state_dict(weights, strict=False)  # norms stay at one and zero
     raw, class_token, mean = (tokens[out_type](x) for out_type in ('raw', 'cls_token', 'avg_featmap'))
 
     def norm(values):
-        return F.layer_norm(values, (32, ), eps=1e-6)
+        return F.layer_norm(values, (32,), eps=1e-6)
 
     torch.testing.assert_close(raw[0][:, 1:].transpose(1, 2).reshape(2, 32, 3, 4), inner)
     torch.testing.assert_close(raw[1][:, 1:], norm(last.flatten(2).transpose(1, 2)))
@@ -136,7 +139,7 @@ def test_out_indices_count_back_from_the_last_block():
     x = images(64, 64)
     both = build(out_type='featmap', out_indices=(0, 1))(x)
     for index in (0, 1):
-        alone, = build(out_type='featmap', out_indices=index - 2)(x)
+        (alone,) = build(out_type='featmap', out_indices=index - 2)(x)
         assert torch.equal(alone, both[index])
 
 
@@ -159,7 +162,7 @@ def test_heads_that_do_not_divide_the_width_are_refused_naming_both():
 # Masks
 
 
-@pytest.mark.parametrize('shape', [(2, 5, 4), (3, 4, 4), (2, 15), (16, )])
+@pytest.mark.parametrize('shape', [(2, 5, 4), (3, 4, 4), (2, 15), (16,)])
 def test_a_mask_of_another_grid_is_refused_naming_both(shape):
     with pytest.raises(ValueError, match=r'mask must be \(2, 4, 4\) to fit images of .*, got \(' + str(shape[0])):
         build(**PRE_TRAINING)(images(64, 64), torch.zeros(shape, dtype=torch.bool))
@@ -209,7 +212,8 @@ def test_mask_tokens_are_put_before_absolute_positions_are_added():
 
 def brute_force_bias(table: torch.Tensor, height: int, width: int) -> torch.Tensor:
     """(heads, N, N) pair by pair: rows of the table run over row offsets, then column offsets, query minus key; the
-    last three are class-to-patch, patch-to-class and class-to-class (released code)."""
+    last three are class-to-patch, patch-to-class and class-to-class (released code).
+    """
     bias = torch.empty(table.shape[1], 1 + height * width, 1 + height * width)
     for query in range(-1, height * width):
         for key in range(-1, height * width):
@@ -290,8 +294,9 @@ def test_layer_scale_multiplies_each_branch_by_its_own_factors():
     assert not torch.equal(block.gamma_1, block.gamma_2)
     x = torch.randn(2, 17, 32)
     middle = x + block.gamma_1 * block.attn(block.norm1(x), block.attn.bias((4, 4), x.dtype))
-    torch.testing.assert_close(block(x, block.attn.bias((4, 4), x.dtype)),
-                               middle + block.gamma_2 * block.mlp(block.norm2(middle)))
+    torch.testing.assert_close(
+        block(x, block.attn.bias((4, 4), x.dtype)), middle + block.gamma_2 * block.mlp(block.norm2(middle))
+    )
 
 
 def test_drop_path_rises_linearly_over_the_blocks():
@@ -339,7 +344,7 @@ def test_dropout_after_projections_zeroes_elements_and_scales_the_rest():
     x = torch.randn(20, 5, 32)
     attention = Attention(32, 4, proj_drop_rate=0.25)
     mlp = Mlp(32, 64, drop_rate=0.25)
-    for module, args in ((attention, (x, )), (mlp, (x, ))):
+    for module, args in ((attention, (x,)), (mlp, (x,))):
         with torch.no_grad():
             whole, dropped = module.eval()(*args), module.train()(*args)
         kept = dropped != 0
@@ -367,9 +372,9 @@ def test_bfloat16_autocast_runs_and_stays_close_to_float32(size, bias):
     x = images(*size)
     mask = torch.zeros(2, size[0] // 16, size[1] // 16, dtype=torch.bool)
     mask[:, 0] = True
-    expected, = trunk(x, mask)
+    (expected,) = trunk(x, mask)
     with torch.autocast('cpu', torch.bfloat16):
-        output, = trunk(x, mask)
+        (output,) = trunk(x, mask)
         output.float().square().sum().backward()
     assert (output.float() - expected).abs().max() < 0.1 * expected.abs().max()
     for name, parameter in trunk.named_parameters():
@@ -389,8 +394,12 @@ def test_linear_layers_are_drawn_from_a_truncated_normal_scaled_with_depth(pre_t
     trunk = BEiT(**{**TINY, 'embed_dim': 64, 'depth': 3}, use_mask_token=pre_training)
     std, largest = (0.02 * CUT_AT_ONE, 0.02) if pre_training else (0.02, 0.2)
     for index, block in enumerate(trunk.blocks, start=1):
-        for layer, scale in ((block.attn.qkv, 1), (block.mlp.fc1, 1), (block.attn.proj, math.sqrt(2 * index)),
-                             (block.mlp.fc2, math.sqrt(2 * index))):
+        for layer, scale in (
+            (block.attn.qkv, 1),
+            (block.mlp.fc1, 1),
+            (block.attn.proj, math.sqrt(2 * index)),
+            (block.mlp.fc2, math.sqrt(2 * index)),
+        ):
             weight = layer.weight * scale
             assert weight.std().item() == pytest.approx(std, rel=0.06)
             assert abs(weight.mean()) < 0.05 * std
@@ -426,14 +435,24 @@ def test_tokens_and_positions_are_drawn_from_a_truncated_normal():
 # Sizes and names
 
 
-@pytest.mark.parametrize('size, img_size, millions', [
-    ('base', 224, 86.53), ('base', 384, 86.74), ('large', 224, 304.43), ('large', 384, 305.00), ('large', 512, 305.67)])
+@pytest.mark.parametrize(
+    'size, img_size, millions',
+    [
+        ('base', 224, 86.53),
+        ('base', 384, 86.74),
+        ('large', 224, 304.43),
+        ('large', 384, 305.00),
+        ('large', 512, 305.67),
+    ],
+)
 def test_number_of_parameters_with_a_head_of_1000_classes(size, img_size, millions):
-    width = dict(base=dict(embed_dim=768, depth=12, num_heads=12),
-                 large=dict(embed_dim=1024, depth=24, num_heads=16))[size]
+    width = dict(base=dict(embed_dim=768, depth=12, num_heads=12), large=dict(embed_dim=1024, depth=24, num_heads=16))[
+        size
+    ]
     with torch.device('meta'):
-        model = nn.Sequential(BEiT(img_size=img_size, out_type='avg_featmap', **width),
-                              nn.Linear(width['embed_dim'], 1000))
+        model = nn.Sequential(
+            BEiT(img_size=img_size, out_type='avg_featmap', **width), nn.Linear(width['embed_dim'], 1000)
+        )
     assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.005)
 
 
@@ -445,8 +464,12 @@ def test_layer_depth_counts_embeddings_blocks_and_the_rest(prefix):
         layer, num_layers = trunk.get_layer_depth(prefix + name, prefix)
         assert num_layers == 4
         depths.setdefault(layer, set()).add('.'.join(name.split('.')[:2]))
-    assert depths == {0: {'cls_token', 'mask_token', 'pos_embed', 'patch_embed.proj'}, 1: {'blocks.0'}, 2: {'blocks.1'},
-                      3: {'fc_norm.weight', 'fc_norm.bias', 'rel_pos_bias.relative_position_bias_table'}}
+    assert depths == {
+        0: {'cls_token', 'mask_token', 'pos_embed', 'patch_embed.proj'},
+        1: {'blocks.0'},
+        2: {'blocks.1'},
+        3: {'fc_norm.weight', 'fc_norm.bias', 'rel_pos_bias.relative_position_bias_table'},
+    }
 
 
 def test_parameters_outside_the_trunk_are_of_the_last_layer():

@@ -1,4 +1,5 @@
 """DiscreteVAE: codes and images, the training objective, and which checkpoints it takes."""
+
 import logging
 import math
 
@@ -6,12 +7,11 @@ import pytest
 import torch
 from mmengine.logging import MMLogger
 from mmengine.registry import MODELS
-from torch.distributions import Categorical, Laplace, SigmoidTransform, TransformedDistribution, kl_divergence
+from torch.distributions import Categorical, kl_divergence, Laplace, SigmoidTransform, TransformedDistribution
 from torch.nn import functional as F
 
 from beit_mm.models import DiscreteVAE
-from beit_mm.models.tokenizer import codebook_use, logit_laplace_nll, map_pixels, unmap_pixels
-
+from beit_mm.models.tokenizers.discrete_vae import codebook_use, logit_laplace_nll, map_pixels, unmap_pixels
 
 TINY = dict(vocab_size=16, n_hid=8, n_init=8, blocks_per_group=1)
 
@@ -78,7 +78,7 @@ def test_tensor_mode_gives_tokens_and_predict_mode_errors_of_every_image():
     assert len(samples) == 2
     for index, sample in enumerate(samples):
         assert torch.equal(sample['tokens'], model.encode(x)[index])
-        error = ((model.decode(model.encode(x))[index] - x[index])**2).mean()
+        error = ((model.decode(model.encode(x))[index] - x[index]) ** 2).mean()
         torch.testing.assert_close(sample['squared_error'], error)
 
 
@@ -94,8 +94,9 @@ def test_logit_laplace_is_the_density_of_a_sigmoid_of_a_laplace_variable():
     generator = torch.Generator().manual_seed(0)
     statistics = torch.randn(2, 6, 4, 5, generator=generator, dtype=torch.float64)
     pixels = torch.rand(2, 3, 4, 5, generator=generator, dtype=torch.float64) * 0.8 + 0.1
-    expected = -TransformedDistribution(Laplace(statistics[:, :3], statistics[:, 3:].exp()),
-                                        SigmoidTransform()).log_prob(pixels)
+    expected = -TransformedDistribution(
+        Laplace(statistics[:, :3], statistics[:, 3:].exp()), SigmoidTransform()
+    ).log_prob(pixels)
     torch.testing.assert_close(logit_laplace_nll(statistics, pixels).double(), expected, rtol=1e-5, atol=1e-5)
 
 
@@ -135,7 +136,8 @@ def test_temperature_sharpens_the_codes():
     for temperature in (0.01, 1.0, 100.0):
         model = build(temperature=temperature)
         model.decoder.register_forward_pre_hook(
-            lambda module, args: largest.__setitem__(temperature, args[0].amax(dim=1).mean().item()))
+            lambda module, args: largest.__setitem__(temperature, args[0].amax(dim=1).mean().item())
+        )
         model.loss(images(64, 64))
     assert largest[0.01] > 0.95 > largest[1.0] > largest[100.0] and largest[100.0] < 0.1
 
@@ -207,9 +209,15 @@ def test_a_whole_checkpoint_loads_strictly(log):
     assert not log
 
 
-@pytest.mark.parametrize('kwargs, name', [(dict(vocab_size=32), 'vocab_size=16'), (dict(n_hid=16), 'encoder.blocks.'),
-                                          (dict(n_init=4), 'decoder.blocks.input'),
-                                          (dict(blocks_per_group=2), 'vocab_size=16')])
+@pytest.mark.parametrize(
+    'kwargs, name',
+    [
+        (dict(vocab_size=32), 'vocab_size=16'),
+        (dict(n_hid=16), 'encoder.blocks.'),
+        (dict(n_init=4), 'decoder.blocks.input'),
+        (dict(blocks_per_group=2), 'vocab_size=16'),
+    ],
+)
 def test_a_checkpoint_of_another_size_is_refused_naming_the_vocabulary(kwargs, name):
     if 'blocks_per_group' in kwargs:  # the smaller file into the larger model: tensors are missing
         model, state = build(**kwargs), drawn()

@@ -1,11 +1,13 @@
 """DiscreteVAE.encode: the arg-max in slices, its arithmetic, and compilation."""
+
 import pytest
 import torch
 from torch.nn import functional as F
 
-from beit_mm.models import DiscreteVAE, tokenizer_layers
-from beit_mm.models.tokenizer import map_pixels
-from beit_mm.models.tokenizer_layers import split_columns, split_rows, unrounded_convolutions
+from beit_mm.models import DiscreteVAE
+from beit_mm.models.tokenizers import dalle_layers as tokenizer_layers
+from beit_mm.models.tokenizers.dalle_layers import split_columns, split_rows, unrounded_convolutions
+from beit_mm.models.tokenizers.discrete_vae import map_pixels
 
 TINY = dict(vocab_size=32, n_hid=16, n_init=8, blocks_per_group=1)
 

@@ -1,4 +1,5 @@
 """Linear probes: what they read of the trunk, that only they learn, each as if alone, and how they are scored."""
+
 import math
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from mmpretrain.structures import DataSample
 from torch import nn
 from torch.nn import functional as F
 
-from beit_mm.engine import LinearProbeAccuracy
+from beit_mm.evaluation import LinearProbeAccuracy
 from beit_mm.models import LinearProbe
 
 RECIPE = Path(__file__).parents[2] / 'configs' / 'classify' / 'linear_probe_base_224_1k.py'
@@ -22,8 +23,11 @@ SIZE = dict(img_size=32, embed_dim=16, depth=3, num_heads=2)
 def probe(blocks=(0, 1, 2), num_classes=4, out_type='raw', head=(), **trunk) -> LinearProbe:
     torch.manual_seed(0)
     backbone = dict(type='beit_mm.BEiT', **{**SIZE, **trunk}, out_type=out_type, out_indices=list(blocks))
-    model = LinearProbe(backbone, dict(type='beit_mm.LinearProbeHead', num_classes=num_classes, **dict(head)),
-                        data_preprocessor=dict(mean=[127.5] * 3, std=[127.5] * 3))
+    model = LinearProbe(
+        backbone,
+        dict(type='beit_mm.LinearProbeHead', num_classes=num_classes, **dict(head)),
+        data_preprocessor=dict(mean=[127.5] * 3, std=[127.5] * 3),
+    )
     with torch.no_grad():  # so that no block and no norm is near the identity
         for parameter in model.backbone.parameters():
             parameter.normal_(std=0.3)
@@ -50,13 +54,15 @@ def test_features_are_those_of_timms_blocks_without_a_norm():
     model = probe()
     model.backbone.load_state_dict(peer.state_dict(), strict=False)
     images = torch.randn(2, 3, 32, 32)
-    blocks = peer.forward_intermediates(images, return_prefix_tokens=True, norm=False, output_fmt='NLC',
-                                        intermediates_only=True)
+    blocks = peer.forward_intermediates(
+        images, return_prefix_tokens=True, norm=False, output_fmt='NLC', intermediates_only=True
+    )
     features = model.extract_feat(images, stage='pre_logits')
     assert len(features) == len(blocks) == 3
     for found, (patches, class_token) in zip(features, blocks):
-        torch.testing.assert_close(found, torch.cat([class_token[:, 0], patches.mean(dim=1)], dim=1), rtol=1e-4,
-                                   atol=1e-4)
+        torch.testing.assert_close(
+            found, torch.cat([class_token[:, 0], patches.mean(dim=1)], dim=1), rtol=1e-4, atol=1e-4
+        )
 
 
 def test_features_and_logits_are_float32_under_autocast():
@@ -73,9 +79,13 @@ def test_another_form_of_output_is_refused():
         probe(out_type='avg_featmap')
 
 
-@pytest.mark.parametrize('kwargs, message', [
-    (dict(blocks=(0, 2, 2)), r'probed once, got \(0, 2, 2\)'),
-    (dict(blocks=(0, 2), head=dict(predict_block=1)), r'one of the blocks probed, \(0, 2\), got 1')])
+@pytest.mark.parametrize(
+    'kwargs, message',
+    [
+        (dict(blocks=(0, 2, 2)), r'probed once, got \(0, 2, 2\)'),
+        (dict(blocks=(0, 2), head=dict(predict_block=1)), r'one of the blocks probed, \(0, 2\), got 1'),
+    ],
+)
 def test_blocks_that_do_not_fit_are_refused(kwargs, message):
     with pytest.raises(ValueError, match=message):
         probe(**kwargs)
@@ -120,8 +130,9 @@ def test_every_classifier_learns_as_if_alone():
         alone = probe(blocks=[block])
         alone.load_state_dict(probe().state_dict(), strict=False)
         train(alone, steps=3)
-        torch.testing.assert_close(alone.head.classifiers[str(block)].weight,
-                                   together.head.classifiers[str(block)].weight)
+        torch.testing.assert_close(
+            alone.head.classifiers[str(block)].weight, together.head.classifiers[str(block)].weight
+        )
 
 
 def test_the_loss_is_the_sum_over_blocks_of_the_mean_over_images():
@@ -137,14 +148,22 @@ def test_the_optimiser_has_one_group_that_decays_weights_and_biases():
     model = probe()
     wrapper = build_optim_wrapper(model, Config.fromfile(RECIPE).optim_wrapper)
     assert isinstance(wrapper.optimizer, torch.optim.AdamW)
-    group, = wrapper.optimizer.param_groups
+    (group,) = wrapper.optimizer.param_groups
     assert (group['lr'], group['weight_decay'], group['betas'], group['eps']) == (4e-3, 1e-4, (0.9, 0.999), 1e-8)
     assert {id(p) for p in group['params']} == {id(p) for p in model.head.parameters()}
 
 
-@pytest.mark.parametrize('model, options, message', [
-    (nn.Linear(1, 1), dict(paramwise_cfg=dict(layer_decay_rate=0.5)), 'takes no paramwise_cfg, got .*layer_decay_rate'),
-    (nn.Linear(1, 1).requires_grad_(False), dict(), 'Linear must have a parameter that requires a gradient')])
+@pytest.mark.parametrize(
+    'model, options, message',
+    [
+        (
+            nn.Linear(1, 1),
+            dict(paramwise_cfg=dict(layer_decay_rate=0.5)),
+            'takes no paramwise_cfg, got .*layer_decay_rate',
+        ),
+        (nn.Linear(1, 1).requires_grad_(False), dict(), 'Linear must have a parameter that requires a gradient'),
+    ],
+)
 def test_an_optimiser_that_cannot_be_is_refused(model, options, message):
     with pytest.raises(ValueError, match=message):
         build_optim_wrapper(model, dict(Config.fromfile(RECIPE).optim_wrapper, **options))
@@ -170,13 +189,14 @@ def test_predictions_of_all_blocks_reach_the_metric():
     found = evaluator.evaluate(5)
     assert found['linear_probe/block_0'] == pytest.approx(expected[0])
     assert found['linear_probe/block_2'] == pytest.approx(expected[1])
-    assert model.predict(torch.randn(1, 3, 32, 32))[0].pred_label.shape == (1, )
+    assert model.predict(torch.randn(1, 3, 32, 32))[0].pred_label.shape == (1,)
 
 
 def scored(correct: list) -> list:
     """Samples of class 1, each with the blocks that are right."""
-    return [dict(block_labels=torch.tensor(row), gt_label=torch.tensor([1]), probed_blocks=(3, 5, 8))
-            for row in correct]
+    return [
+        dict(block_labels=torch.tensor(row), gt_label=torch.tensor([1]), probed_blocks=(3, 5, 8)) for row in correct
+    ]
 
 
 def test_the_best_block_is_reported_by_its_index():
@@ -184,8 +204,12 @@ def test_the_best_block_is_reported_by_its_index():
     metric.process({}, scored([[1, 0, 1], [0, 0, 1]]))
     metric.process({}, scored([[0, 1, 0], [0, 1, 1]]))
     assert metric.evaluate(size=4) == {
-        'linear_probe/block_3': 25.0, 'linear_probe/block_5': 50.0, 'linear_probe/block_8': 75.0,
-        'linear_probe/best': 75.0, 'linear_probe/best_block': 8}
+        'linear_probe/block_3': 25.0,
+        'linear_probe/block_5': 50.0,
+        'linear_probe/block_8': 75.0,
+        'linear_probe/best': 75.0,
+        'linear_probe/best_block': 8,
+    }
 
 
 def test_samples_repeated_to_fill_the_last_batch_do_not_count():

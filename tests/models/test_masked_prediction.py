@@ -1,4 +1,5 @@
 """MaskedImageModel: what counts in the loss, what learns, what is refused."""
+
 import re
 
 import pytest
@@ -9,15 +10,23 @@ from torch.nn import functional as F
 
 from beit_mm.models import BEiT, DiscreteVAE, MaskedImageModel, VisualTokens
 
-
 VOCAB = 16
-BACKBONE = dict(img_size=64, embed_dim=32, depth=2, num_heads=4, use_rel_pos_bias=False, use_shared_rel_pos_bias=True,
-                use_mask_token=True, out_type='raw')
+BACKBONE = dict(
+    img_size=64,
+    embed_dim=32,
+    depth=2,
+    num_heads=4,
+    use_rel_pos_bias=False,
+    use_shared_rel_pos_bias=True,
+    use_mask_token=True,
+    out_type='raw',
+)
 TOKENIZER = dict(vocab_size=VOCAB, n_hid=8, n_init=8, blocks_per_group=1)
 
 
 class GivenTokens(nn.Module):
     """Takes the views for tokens."""
+
     vocab_size = VOCAB
 
     def encode(self, views):
@@ -36,7 +45,7 @@ def batch(seed=0, size=3):
     tokens = torch.randint(VOCAB, (size, 4, 4), generator=generator)
     mask = torch.zeros(size, 16, dtype=torch.bool)
     for index in range(size):
-        mask[index, torch.randperm(16, generator=generator)[:3 + index]] = True
+        mask[index, torch.randperm(16, generator=generator)[: 3 + index]] = True
     return images, tokens, mask.view(size, 4, 4)
 
 
@@ -46,7 +55,7 @@ def batch(seed=0, size=3):
 def test_the_loss_is_the_mean_cross_entropy_over_all_masked_patches():
     model = build()
     images, tokens, mask = batch()
-    features, = model.backbone(images, mask)
+    (features,) = model.backbone(images, mask)
     terms = []
     for image in range(3):
         for row in range(4):
@@ -83,7 +92,7 @@ def test_images_may_have_unequal_numbers_of_masked_patches(counts):
     model = build()
     images, tokens, _ = batch(size=2)
     mask = torch.stack([(torch.arange(16) < count).view(4, 4) for count in counts])
-    losses = [model.loss(images[i:i + 1], tokens[i:i + 1], mask[i:i + 1])['loss'] for i in range(2) if counts[i]]
+    losses = [model.loss(images[i : i + 1], tokens[i : i + 1], mask[i : i + 1])['loss'] for i in range(2) if counts[i]]
     weights = torch.tensor([float(count) for count in counts if count])
     together = model.loss(images, tokens, mask)['loss']
     torch.testing.assert_close(together, (torch.stack(losses) * weights).sum() / weights.sum())
@@ -222,22 +231,34 @@ def test_a_checkpoint_of_the_same_vocabulary_gives_the_same_loss():
 
 
 def test_a_config_builds_it_with_a_head_of_the_tokenizers_vocabulary():
-    model = MODELS.build(dict(
-        type='beit_mm.MaskedImageModel', backbone=dict(type='beit_mm.BEiT', **BACKBONE),
-        target=dict(type='beit_mm.VisualTokens', tokenizer=dict(type='beit_mm.DiscreteVAE', **TOKENIZER)),
-        data_preprocessor=dict(type='beit_mm.TwoViewPreprocessor', mean=[0.0] * 3, std=[255.0] * 3)))
+    model = MODELS.build(
+        dict(
+            type='beit_mm.MaskedImageModel',
+            backbone=dict(type='beit_mm.BEiT', **BACKBONE),
+            target=dict(type='beit_mm.VisualTokens', tokenizer=dict(type='beit_mm.DiscreteVAE', **TOKENIZER)),
+            data_preprocessor=dict(type='beit_mm.TwoViewPreprocessor', mean=[0.0] * 3, std=[255.0] * 3),
+        )
+    )
     assert model.lm_head.weight.shape == (VOCAB, 32)
     assert model.lm_head.weight.abs().max() <= 0.02 and not model.lm_head.bias.any()
-    data = dict(inputs=torch.zeros(2, 3, 64, 64, dtype=torch.uint8), mask=batch(size=2)[2],
-                views=torch.zeros(2, 3, 32, 32, dtype=torch.uint8))
+    data = dict(
+        inputs=torch.zeros(2, 3, 64, 64, dtype=torch.uint8),
+        mask=batch(size=2)[2],
+        views=torch.zeros(2, 3, 32, 32, dtype=torch.uint8),
+    )
     samples = model.val_step(data)
     assert [len(sample['target']) for sample in samples] == [3, 4]
 
 
 def test_layers_are_counted_from_the_trunk():
     model = build()
-    for name, layer in (('backbone.mask_token', 0), ('backbone.patch_embed.proj.weight', 0),
-                        ('backbone.blocks.1.norm1.weight', 2), ('backbone.norm.weight', 3), ('lm_head.weight', 3)):
+    for name, layer in (
+        ('backbone.mask_token', 0),
+        ('backbone.patch_embed.proj.weight', 0),
+        ('backbone.blocks.1.norm1.weight', 2),
+        ('backbone.norm.weight', 3),
+        ('lm_head.weight', 3),
+    ):
         assert name in dict(model.named_parameters()) and model.get_layer_depth(name) == (layer, 4)
 
 

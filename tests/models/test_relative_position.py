@@ -1,11 +1,12 @@
 """Bias tables moved from one grid to another, against SciPy's splines."""
+
 import numpy as np
 import pytest
 import torch
 from scipy.interpolate import CubicSpline, RectBivariateSpline
 from scipy.optimize import brentq
 
-from beit_mm.models.relative_position import RelativePositionBias, expand_bias, infer_grid, num_offsets
+from beit_mm.models.backbones.relative_position import expand_bias, infer_grid, num_offsets, RelativePositionBias
 
 
 def table_of(grid, heads=2, dtype=torch.float64):
@@ -25,23 +26,27 @@ def geometric(source, target):
         return sum(ratio**i for i in range(source - 1))
 
     ratio = 1.5 if last(1.5) < target - 1 else brentq(lambda q: last(q) - (target - 1), 1.01, 1.5, xtol=1e-12)
-    steps = np.cumsum(ratio**np.arange(source - 1))
+    steps = np.cumsum(ratio ** np.arange(source - 1))
     return np.concatenate([-steps[::-1], [0], steps])
 
 
-@pytest.mark.parametrize('source, target', [
-    ((5, 7), (7, 10)),
-    ((14, 14), (20, 24)),
-    ((3, 4), (8, 5)),  # more rows than ratio 1.5 reaches: constant beyond
-])
+@pytest.mark.parametrize(
+    'source, target',
+    [
+        ((5, 7), (7, 10)),
+        ((14, 14), (20, 24)),
+        ((3, 4), (8, 5)),  # more rows than ratio 1.5 reaches: constant beyond
+    ],
+)
 def test_growth_is_a_bicubic_spline_over_geometric_offsets(source, target):
     table = table_of(source)
     grown = as_map(expand_bias(table, source, target), target)
     offsets = as_map(table, source)
     y, x = (np.arange(-(side - 1), side) for side in target)
     for head in range(2):
-        spline = RectBivariateSpline(geometric(source[0], target[0]), geometric(source[1], target[1]),
-                                     offsets[..., head], kx=3, ky=3)
+        spline = RectBivariateSpline(
+            geometric(source[0], target[0]), geometric(source[1], target[1]), offsets[..., head], kx=3, ky=3
+        )
         # The release bisects the ratio to 1e-6 only, which moves the outermost offsets by up to 2e-4.
         assert np.abs(grown[..., head] - spline(y, x)).max() < 5e-4
 
@@ -57,7 +62,7 @@ def test_growth_beyond_the_reach_of_the_offsets_repeats_the_last():
 def test_shrinking_reads_the_centre_exactly(source, target):
     table = table_of(source, dtype=torch.float32)
     rows, columns = (s - t for s, t in zip(source, target))
-    centre = as_map(table, source)[rows:2 * source[0] - 1 - rows, columns:2 * source[1] - 1 - columns]
+    centre = as_map(table, source)[rows : 2 * source[0] - 1 - rows, columns : 2 * source[1] - 1 - columns]
     assert np.array_equal(as_map(expand_bias(table, source, target), target), centre)
 
 
@@ -134,16 +139,19 @@ def test_grids_of_one_and_two_patches_are_defined(source, target):
         np.testing.assert_allclose(rows[0], source_rows[0], atol=1e-12)
 
 
-@pytest.mark.parametrize('grid, target, found', [
-    ((14, 14), (14, 14), (14, 14)),
-    ((14, 14), (24, 24), (14, 14)),
-    ((14, 14), (8, 30), (14, 14)),  # a square before any other
-    ((4, 6), (4, 6), (4, 6)),
-    ((4, 6), (8, 12), (4, 6)),  # no square has 7 x 11 offsets: nearest in aspect
-    ((6, 4), (8, 12), (4, 6)),
-    ((6, 4), (12, 8), (6, 4)),
-    ((1, 1), (5, 5), (1, 1)),
-])
+@pytest.mark.parametrize(
+    'grid, target, found',
+    [
+        ((14, 14), (14, 14), (14, 14)),
+        ((14, 14), (24, 24), (14, 14)),
+        ((14, 14), (8, 30), (14, 14)),  # a square before any other
+        ((4, 6), (4, 6), (4, 6)),
+        ((4, 6), (8, 12), (4, 6)),  # no square has 7 x 11 offsets: nearest in aspect
+        ((6, 4), (8, 12), (4, 6)),
+        ((6, 4), (12, 8), (6, 4)),
+        ((1, 1), (5, 5), (1, 1)),
+    ],
+)
 def test_the_grid_of_a_table_is_the_targets_else_square_else_nearest_in_aspect(grid, target, found):
     assert infer_grid(num_offsets(grid) + 3, target) == found
 

@@ -1,18 +1,33 @@
 """Sliding windows in batches give MMSegmentation's logits."""
+
 import pytest
 import torch
 from mmengine.config import ConfigDict
 from mmengine.registry import DefaultScope
 from mmseg.models.segmentors import EncoderDecoder as HostEncoderDecoder
 
-from beit_mm.models.segmentor import EncoderDecoder, window_starts
+from beit_mm.models.segmentors.encoder_decoder import EncoderDecoder, window_starts
 
 PARTS = dict(
-    backbone=dict(type='beit_mm.BEiT', img_size=64, embed_dim=32, depth=4, num_heads=2, out_type='featmap',
-                  out_indices=[0, 1, 2, 3]),
+    backbone=dict(
+        type='beit_mm.BEiT',
+        img_size=64,
+        embed_dim=32,
+        depth=4,
+        num_heads=2,
+        out_type='featmap',
+        out_indices=[0, 1, 2, 3],
+    ),
     neck=dict(type='Feature2Pyramid', embed_dim=32, norm_cfg=dict(type='BN')),
-    decode_head=dict(type='beit_mm.UperNetHead', in_channels=[32] * 4, in_index=[0, 1, 2, 3], channels=16,
-                     num_classes=5, norm_cfg=dict(type='BN')))
+    decode_head=dict(
+        type='beit_mm.UperNetHead',
+        in_channels=[32] * 4,
+        in_index=[0, 1, 2, 3],
+        channels=16,
+        num_classes=5,
+        norm_cfg=dict(type='BN'),
+    ),
+)
 
 
 @DefaultScope.overwrite_default_scope('mmseg')
@@ -55,16 +70,23 @@ def test_class_maps_are_those_of_mmsegmentation_s_own_head(size):
 def test_an_image_smaller_than_the_window_is_padded_to_it(size):
     model, images = build(EncoderDecoder), torch.randn(1, 3, *size)
     padded = torch.zeros(1, 3, *(max(side, 64) for side in size))
-    padded[:, :, :size[0], :size[1]] = images
+    padded[:, :, : size[0], : size[1]] = images
     with torch.no_grad():
         logits, expected = (model.inference(x, [dict(ori_shape=x.shape[2:])]) for x in (images, padded))
     assert logits.shape == (1, 5, *size)
-    assert torch.equal(logits, expected[:, :, :size[0], :size[1]])
+    assert torch.equal(logits, expected[:, :, : size[0], : size[1]])
 
 
-@pytest.mark.parametrize('size, window, stride, starts', [
-    (64, 64, 43, [0]), (65, 64, 43, [0, 1]), (107, 64, 43, [0, 43]), (108, 64, 43, [0, 43, 44]),
-    (683, 512, 341, [0, 171])])
+@pytest.mark.parametrize(
+    'size, window, stride, starts',
+    [
+        (64, 64, 43, [0]),
+        (65, 64, 43, [0, 1]),
+        (107, 64, 43, [0, 43]),
+        (108, 64, 43, [0, 43, 44]),
+        (683, 512, 341, [0, 171]),
+    ],
+)
 def test_windows_begin_every_stride_and_the_last_ends_with_the_image(size, window, stride, starts):
     assert window_starts(size, window, stride) == starts
 

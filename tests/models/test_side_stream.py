@@ -1,17 +1,20 @@
 """A tokenizer on its own stream: what is launched and waited for, in which order, with a stand-in for the GPU's."""
+
 import copy
 from contextlib import contextmanager
 
 import pytest
 import torch
 
-from beit_mm.models import BEiT, DiscreteVAE, MaskedImageModel, VisualTokens, side_stream
+from beit_mm.models import BEiT, DiscreteVAE, MaskedImageModel, VisualTokens
+from beit_mm.models.selfsup import side_stream
 
 calls = []
 
 
 class OnDevice(torch.Tensor):
     """A tensor that says it is on a GPU and tells what is done to it."""
+
     is_cuda = True
 
     def record_stream(self, stream):
@@ -19,7 +22,6 @@ class OnDevice(torch.Tensor):
 
 
 class Stream:
-
     def __init__(self, name):
         self.name = name
 
@@ -57,8 +59,9 @@ def streams(monkeypatch):
 
 def model(tokenizer, **kwargs):
     torch.manual_seed(0)
-    trunk = BEiT(img_size=64, embed_dim=32, depth=1, num_heads=4, use_rel_pos_bias=False, use_mask_token=True,
-                 out_type='raw')
+    trunk = BEiT(
+        img_size=64, embed_dim=32, depth=1, num_heads=4, use_rel_pos_bias=False, use_mask_token=True, out_type='raw'
+    )
     model = MaskedImageModel(trunk, VisualTokens(tokenizer, **kwargs))
     model.backbone.register_forward_pre_hook(lambda module, args: calls.append('trunk'))
     model.lm_head.register_forward_hook(lambda module, args, output: calls.append('head'))
@@ -78,8 +81,17 @@ def test_the_tokenizer_starts_before_the_trunk_and_is_waited_for_after_it(mode, 
     for _ in range(2):  # the first batch is checked
         calls.clear()
         net(images, views.as_subclass(OnDevice), mask, mode=mode)
-        assert calls == ['side waits for main', 'side begins', 'encode', 'side ends', 'memory of views kept for side',
-                         'trunk', 'head', 'main waits for side', 'memory of tokens kept for main']
+        assert calls == [
+            'side waits for main',
+            'side begins',
+            'encode',
+            'side ends',
+            'memory of views kept for side',
+            'trunk',
+            'head',
+            'main waits for side',
+            'memory of tokens kept for main',
+        ]
 
 
 def test_the_first_batch_is_checked_on_the_tokenizers_stream(streams, monkeypatch):

@@ -1,16 +1,26 @@
 """What is predicted, and where: pixels instead of tokens, all patches instead of the masked ones."""
+
 import pytest
 import torch
 from torch import nn
 
 from beit_mm.models import BEiT, MaskedImageModel, NormalisedPixels
-from beit_mm.models.targets import AllPatches, MaskedPatches
+from beit_mm.models.selfsup.targets import AllPatches, MaskedPatches
 
 
 def model(**kwargs) -> MaskedImageModel:
     torch.manual_seed(0)
-    trunk = BEiT(img_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=2, use_rel_pos_bias=False,
-                 use_shared_rel_pos_bias=True, use_mask_token=True, out_type='raw')
+    trunk = BEiT(
+        img_size=32,
+        patch_size=8,
+        embed_dim=32,
+        depth=2,
+        num_heads=2,
+        use_rel_pos_bias=False,
+        use_shared_rel_pos_bias=True,
+        use_mask_token=True,
+        out_type='raw',
+    )
     return MaskedImageModel(trunk, dict(type='beit_mm.NormalisedPixels', patch_size=8), **kwargs)
 
 
@@ -27,7 +37,7 @@ def test_pixels_of_a_patch_lie_row_by_row_with_their_channels_together():
     patches = target(images, None)
     assert patches.shape == (2, 2, 3, 192) and target.num_outputs == 192
     for image, row, column in ((0, 0, 0), (1, 1, 2)):
-        block = images[image, :, 8 * row:8 * row + 8, 8 * column:8 * column + 8]
+        block = images[image, :, 8 * row : 8 * row + 8, 8 * column : 8 * column + 8]
         assert torch.equal(patches[image, row, column], block.permute(1, 2, 0).flatten())
 
 

@@ -1,4 +1,5 @@
 """UperNetHead against MMSegmentation's UPerHead."""
+
 import pytest
 import torch
 from mmengine.registry import DefaultScope
@@ -6,7 +7,6 @@ from mmseg.models.decode_heads import UPerHead
 from mmseg.registry import MODELS
 
 from beit_mm.models import UperNetHead
-
 
 WIDTHS = [8, 12, 16, 20]
 EVEN = [(16, 24), (8, 12), (4, 6), (2, 3)]
@@ -22,8 +22,18 @@ def host_scope():
 
 def pair(seed=0, **kwargs):
     """UperNetHead with UPerHead's weights, and that."""
-    kwargs = {**dict(in_channels=WIDTHS, in_index=[0, 1, 2, 3], channels=8, num_classes=5, dropout_ratio=0,
-                     norm_cfg=dict(type='BN'), align_corners=False), **kwargs}
+    kwargs = {
+        **dict(
+            in_channels=WIDTHS,
+            in_index=[0, 1, 2, 3],
+            channels=8,
+            num_classes=5,
+            dropout_ratio=0,
+            norm_cfg=dict(type='BN'),
+            align_corners=False,
+        ),
+        **kwargs,
+    }
     torch.manual_seed(seed)
     ours, theirs = UperNetHead(**kwargs), UPerHead(**kwargs)
     with torch.no_grad():
@@ -41,8 +51,9 @@ def levels(sizes):
 
 def test_parameters_are_named_and_shaped_as_upsamples_are():
     ours, theirs = pair()
-    assert {name: tensor.shape for name, tensor in ours.state_dict().items()} == \
-        {name: tensor.shape for name, tensor in theirs.state_dict().items()}
+    assert {name: tensor.shape for name, tensor in ours.state_dict().items()} == {
+        name: tensor.shape for name, tensor in theirs.state_dict().items()
+    }
     theirs.load_state_dict(ours.state_dict(), strict=True)
 
 
@@ -93,6 +104,14 @@ def test_other_pool_scales_and_levels_equal_too():
 
 
 def test_a_config_of_the_host_builds_it():
-    head = MODELS.build(dict(type='beit_mm.UperNetHead', in_channels=WIDTHS, in_index=[0, 1, 2, 3], channels=8,
-                             num_classes=5, norm_cfg=dict(type='BN')))
+    head = MODELS.build(
+        dict(
+            type='beit_mm.UperNetHead',
+            in_channels=WIDTHS,
+            in_index=[0, 1, 2, 3],
+            channels=8,
+            num_classes=5,
+            norm_cfg=dict(type='BN'),
+        )
+    )
     assert isinstance(head, UperNetHead) and head(levels(EVEN)).shape == (2, 5, 16, 24)

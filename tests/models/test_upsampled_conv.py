@@ -1,9 +1,10 @@
 """Convolutions of up-sampled maps, computed at their own resolution."""
+
 import pytest
 import torch
 from torch.nn import functional as F
 
-from beit_mm.models.upsampled_conv import conv_of_joined, conv_of_upsampled
+from beit_mm.models.decode_heads.upsampled_conv import conv_of_joined, conv_of_upsampled
 
 SIZES = [((8, 8), (16, 16)), ((4, 6), (16, 24)), ((1, 1), (5, 7)), ((3, 5), (7, 9)), ((6, 6), (4, 4)), ((2, 3), (2, 9))]
 
@@ -16,8 +17,11 @@ def test_it_equals_up_sampling_first(source, target, align_corners, kernel_size)
     weight = torch.randn(7, 5, kernel_size, kernel_size, dtype=torch.double, requires_grad=True)
     level = torch.randn(2, 5, *source, dtype=torch.double, requires_grad=True)
     actual = conv_of_upsampled(weight, level, target, align_corners)
-    expected = F.conv2d(F.interpolate(level, size=target, mode='bilinear', align_corners=align_corners), weight,
-                        padding=kernel_size // 2)
+    expected = F.conv2d(
+        F.interpolate(level, size=target, mode='bilinear', align_corners=align_corners),
+        weight,
+        padding=kernel_size // 2,
+    )
     assert torch.allclose(actual, expected, rtol=0, atol=1e-12)
     grad = torch.randn_like(expected)
     for ours, theirs in zip(*(torch.autograd.grad(result, (weight, level), grad) for result in (actual, expected))):

@@ -1,4 +1,5 @@
 """Weights from one task's model into another's: whoever loads them, the trunk fits them to itself and says so."""
+
 import copy
 import logging
 import math
@@ -14,7 +15,7 @@ from mmseg.models import build_segmentor
 from torch import nn
 
 from beit_mm.models import BEiT, MaskedImageModel, VisualTokens
-from beit_mm.models.relative_position import expand_bias
+from beit_mm.models.backbones.relative_position import expand_bias
 
 WIDTH = dict(embed_dim=32, depth=2, num_heads=4)
 SHARED_TABLE = 'backbone.rel_pos_bias.relative_position_bias_table'
@@ -29,8 +30,9 @@ class GivenTokens(nn.Module):
 
 
 def pre_training_model() -> MaskedImageModel:
-    backbone = BEiT(img_size=64, **WIDTH, use_rel_pos_bias=False, use_shared_rel_pos_bias=True, use_mask_token=True,
-                    out_type='raw')
+    backbone = BEiT(
+        img_size=64, **WIDTH, use_rel_pos_bias=False, use_shared_rel_pos_bias=True, use_mask_token=True, out_type='raw'
+    )
     return draw(MaskedImageModel(backbone, VisualTokens(GivenTokens())))
 
 
@@ -38,18 +40,34 @@ def pre_training_model() -> MaskedImageModel:
 def classifier(img_size=96, init_cfg=None, **kwargs) -> ImageClassifier:
     return ImageClassifier(
         dict(type='beit_mm.BEiT', img_size=img_size, **{**WIDTH, **kwargs}, init_cfg=init_cfg),
-        head=dict(type='LinearClsHead', num_classes=5, in_channels=32,
-                  init_cfg=dict(type='Constant', layer='Linear', val=0.25, bias=0.5)))
+        head=dict(
+            type='LinearClsHead',
+            num_classes=5,
+            in_channels=32,
+            init_cfg=dict(type='Constant', layer='Linear', val=0.25, bias=0.5),
+        ),
+    )
 
 
 @DefaultScope.overwrite_default_scope('mmseg')
 def segmentor(img_size=(64, 96)) -> nn.Module:
-    return build_segmentor(dict(
-        type='EncoderDecoder',
-        backbone=dict(type='beit_mm.BEiT', img_size=img_size, **WIDTH, out_type='featmap', out_indices=[0, 1]),
-        decode_head=dict(type='FCNHead', in_channels=32, in_index=1, channels=8, num_convs=1, concat_input=False,
-                         num_classes=3, norm_cfg=dict(type='BN')),
-        test_cfg=dict(mode='whole')))
+    return build_segmentor(
+        dict(
+            type='EncoderDecoder',
+            backbone=dict(type='beit_mm.BEiT', img_size=img_size, **WIDTH, out_type='featmap', out_indices=[0, 1]),
+            decode_head=dict(
+                type='FCNHead',
+                in_channels=32,
+                in_index=1,
+                channels=8,
+                num_convs=1,
+                concat_input=False,
+                num_classes=3,
+                norm_cfg=dict(type='BN'),
+            ),
+            test_cfg=dict(mode='whole'),
+        )
+    )
 
 
 def draw(model: nn.Module) -> nn.Module:
@@ -73,8 +91,13 @@ def save(path, model_or_state) -> str:
 
 def assert_trunk_equal(loaded: dict, given: dict) -> None:
     """All tensors of the loaded trunk but its tables and its own norms are the given ones."""
-    names = [name for name in loaded if name.startswith('backbone.') and 'table' not in name and
-             not name.startswith(('backbone.fc_norm', 'backbone.norm', 'backbone.grid_size'))]
+    names = [
+        name
+        for name in loaded
+        if name.startswith('backbone.')
+        and 'table' not in name
+        and not name.startswith(('backbone.fc_norm', 'backbone.norm', 'backbone.grid_size'))
+    ]
     assert len(names) >= 33
     for name in names:
         assert torch.equal(loaded[name], given[name]), name
@@ -125,7 +148,8 @@ def test_a_classifier_of_another_size_takes_pre_training_weights(way, tmp_path, 
     own = len(list(model.backbone.parameters()))
     assert trunk_lines(log) == [
         f'BEiT trunk: {own - 2} of {own} tensors loaded; adapted: shared bias table to 2 blocks; bias tables 4 x 4 to '
-        '6 x 6; missing: fc_norm (2); left out: mask_token (1), norm (2)']
+        '6 x 6; missing: fc_norm (2); left out: mask_token (1), norm (2)'
+    ]
 
 
 def test_a_segmentor_of_a_size_that_is_not_square_takes_pre_training_weights(tmp_path, pre_training, log):
@@ -142,15 +166,17 @@ def test_a_segmentor_of_a_size_that_is_not_square_takes_pre_training_weights(tmp
     own = len(list(model.backbone.parameters()))
     assert trunk_lines(log) == [
         f'BEiT trunk: {own} of {own} tensors loaded; adapted: shared bias table to 2 blocks; bias tables 4 x 4 to '
-        '4 x 6; missing: none; left out: mask_token (1), norm (2)']
+        '4 x 6; missing: none; left out: mask_token (1), norm (2)'
+    ]
 
 
 def test_an_unchanged_trunk_is_reported_as_such(tmp_path, log):
     model = draw(classifier())
     load_checkpoint(classifier(), save(tmp_path / 'epoch_1.pth', model))
     own = len(list(model.backbone.parameters()))
-    assert trunk_lines(log) == [f'BEiT trunk: {own} of {own} tensors loaded; adapted: none; missing: none; '
-                                'left out: none']
+    assert trunk_lines(log) == [
+        f'BEiT trunk: {own} of {own} tensors loaded; adapted: none; missing: none; left out: none'
+    ]
 
 
 def test_a_trunk_without_any_bias_drops_the_shared_table_and_says_so(tmp_path, pre_training, log):
@@ -189,8 +215,11 @@ def test_position_embeddings_are_resized_to_the_trunks_grid():
 
 def test_blocks_do_not_share_the_table_they_were_given(pre_training):
     trunk = BEiT(img_size=64, **WIDTH, out_type='featmap')
-    weights = {name.removeprefix('backbone.'): tensor for name, tensor in pre_training.state_dict().items()
-               if name.startswith('backbone.')}
+    weights = {
+        name.removeprefix('backbone.'): tensor
+        for name, tensor in pre_training.state_dict().items()
+        if name.startswith('backbone.')
+    }
     trunk.load_state_dict(weights, strict=False, assign=True)
     first, second = (block.attn.relative_position_bias_table for block in trunk.blocks)
     assert torch.equal(first, second) and first.data_ptr() != second.data_ptr()
@@ -259,7 +288,9 @@ def numbers(message: str) -> tuple:
     found = re.fullmatch(
         r'the checkpoint does not fit this BEiT trunk: (\d+) of its (\d+) tensors found a match under "backbone\." '
         r"\(at least 90% expected\), (\d+) of the checkpoint's found no place(; [\w.]+ (is missing|is unknown|"
-        r'must be \([\d, ]+\), got \([\d, ]+\)))?', message)
+        r'must be \([\d, ]+\), got \([\d, ]+\)))?',
+        message,
+    )
     assert found, message
     return tuple(int(number) for number in found.groups()[:3])
 
@@ -287,8 +318,11 @@ def test_a_trunk_of_another_depth_is_refused(given, own, tmp_path):
     model = classifier(depth=own)
     per_block = len(model.backbone.blocks[0].state_dict())
     embeddings_and_norm = 5
-    assert numbers(refusal(model, path)) == (2 * per_block + embeddings_and_norm,
-                                             own * per_block + embeddings_and_norm, max(given - own, 0) * per_block)
+    assert numbers(refusal(model, path)) == (
+        2 * per_block + embeddings_and_norm,
+        own * per_block + embeddings_and_norm,
+        max(given - own, 0) * per_block,
+    )
 
 
 def test_an_empty_state_dict_is_refused(tmp_path):
@@ -315,8 +349,10 @@ def test_nine_tenths_of_the_trunk_must_find_a_match(tmp_path, log):
     target = segmentor()
     load_checkpoint(target, save(tmp_path / 'many.pth', many))
     assert all(torch.equal(target.state_dict()[name], tensor) for name, tensor in many.items())
-    assert trunk_lines(log)[0].startswith(f'BEiT trunk: {enough} of {len(names)} tensors loaded; adapted: none; '
-                                          f'missing: blocks ({len(names) - enough}); left out: none')
+    assert trunk_lines(log)[0].startswith(
+        f'BEiT trunk: {enough} of {len(names)} tensors loaded; adapted: none; '
+        f'missing: blocks ({len(names) - enough}); left out: none'
+    )
 
 
 def test_nine_tenths_of_the_checkpoints_trunk_must_find_a_place(tmp_path):
@@ -374,8 +410,7 @@ def test_weights_know_the_grid_they_were_trained_on(given, own):
     source, target = draw(BEiT(img_size=given, **size)), BEiT(img_size=own, **size)
     target.load_state_dict(source.state_dict(), strict=True)
     table = source.blocks[0].attn.relative_position_bias_table
-    assert torch.equal(target.blocks[0].attn.relative_position_bias_table,
-                       expand_bias(table, source.grid, target.grid))
+    assert torch.equal(target.blocks[0].attn.relative_position_bias_table, expand_bias(table, source.grid, target.grid))
     assert tuple(target.grid_size.tolist()) == target.grid
 
 

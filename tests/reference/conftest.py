@@ -1,4 +1,5 @@
 """Reading the numbers that the released implementations printed."""
+
 import json
 from pathlib import Path
 
@@ -21,7 +22,7 @@ class Reference:
         return torch.from_numpy(np.asarray(self.arrays[name]))
 
     def names(self, prefix: str) -> list:
-        return [name[len(prefix):] for name in self.arrays.files if name.startswith(prefix)]
+        return [name[len(prefix) :] for name in self.arrays.files if name.startswith(prefix)]
 
     def weights(self, prefix: str = '') -> dict:
         prefix = f'weight/{prefix}'
@@ -57,13 +58,26 @@ def mim_model():
     def build():
         file = Reference('mim_forward.npz')
         config = file.config
-        backbone = BEiT(img_size=config['img_size'], patch_size=config['patch_size'], embed_dim=config['embed_dim'],
-                        depth=config['depth'], num_heads=config['num_heads'],
-                        layer_scale_init_value=config['init_values'], use_rel_pos_bias=False,
-                        use_shared_rel_pos_bias=True, use_mask_token=True, out_type='raw')
+        backbone = BEiT(
+            img_size=config['img_size'],
+            patch_size=config['patch_size'],
+            embed_dim=config['embed_dim'],
+            depth=config['depth'],
+            num_heads=config['num_heads'],
+            layer_scale_init_value=config['init_values'],
+            use_rel_pos_bias=False,
+            use_shared_rel_pos_bias=True,
+            use_mask_token=True,
+            out_type='raw',
+        )
         model = MaskedImageModel(backbone, VisualTokens(GivenTokens()))
-        model.load_state_dict({name if name.startswith('lm_head') else f'backbone.{name}': tensor
-                               for name, tensor in file.weights().items()}, strict=True)
+        model.load_state_dict(
+            {
+                name if name.startswith('lm_head') else f'backbone.{name}': tensor
+                for name, tensor in file.weights().items()
+            },
+            strict=True,
+        )
         return model, file
 
     return build

@@ -1,28 +1,36 @@
 """Classification, transfer and layer decay against the release."""
+
 import json
 from pathlib import Path
 
 import pytest
-
-from beit_mm.engine.layer_decay import LayerDecayOptimWrapperConstructor
-from beit_mm.models.relative_position import expand_bias
 from mmpretrain.models import ImageClassifier
+
+from beit_mm.engine.optimizers.constructors import LayerDecayOptimWrapperConstructor
+from beit_mm.models.backbones.relative_position import expand_bias
 
 DATA = Path(__file__).parent / 'data'
 
 
 def classifier(config: dict) -> ImageClassifier:
-    backbone = dict(type='beit_mm.BEiT', img_size=config['img_size'], embed_dim=config['embed_dim'],
-                    depth=config['depth'], num_heads=config['num_heads'],
-                    layer_scale_init_value=config['init_values'])
+    backbone = dict(
+        type='beit_mm.BEiT',
+        img_size=config['img_size'],
+        embed_dim=config['embed_dim'],
+        depth=config['depth'],
+        num_heads=config['num_heads'],
+        layer_scale_init_value=config['init_values'],
+    )
     head = dict(type='LinearClsHead', num_classes=config['num_classes'], in_channels=config['embed_dim'])
     return ImageClassifier(backbone, head=head).eval()
 
 
 def full_names(weights: dict) -> dict:
     """The release's names under our model's."""
-    return {name.replace('head.', 'head.fc.') if name.startswith('head.') else f'backbone.{name}': tensor
-            for name, tensor in weights.items()}
+    return {
+        name.replace('head.', 'head.fc.') if name.startswith('head.') else f'backbone.{name}': tensor
+        for name, tensor in weights.items()
+    }
 
 
 def test_finetune_forward(reference, relative_error):
@@ -38,8 +46,11 @@ def test_transfer_from_pretraining_to_a_larger_image(reference):
     model = classifier(file.config)
     model.load_state_dict(full_names(reference('mim_forward.npz').weights()), strict=False)
     given = file.weights()
-    model.load_state_dict(full_names({**model.backbone.state_dict(), **{
-        name: tensor for name, tensor in given.items() if 'table' not in name}}))
+    model.load_state_dict(
+        full_names(
+            {**model.backbone.state_dict(), **{name: tensor for name, tensor in given.items() if 'table' not in name}}
+        )
+    )
     tables = [name for name in given if name.endswith('relative_position_bias_table')]
     assert len(tables) == file.config['depth']
     for name in tables:
@@ -58,8 +69,8 @@ def test_layer_decay_groups(reference):
     expected = json.loads((DATA / 'layer_decay_groups.json').read_text())
     model = classifier(reference('finetune_forward.npz').config)
     wrapper = LayerDecayOptimWrapperConstructor(
-        dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=2.0, weight_decay=0.05)),
-        dict(layer_decay_rate=0.65))(model)
+        dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=2.0, weight_decay=0.05)), dict(layer_decay_rate=0.65)
+    )(model)
     groups = wrapper.optimizer.param_groups
     found = {id(p): group for group in groups for p in group['params']}
     seen = 0

@@ -1,4 +1,5 @@
 """Pre-training against the release: mim_forward.npz and mim_trajectory.npz."""
+
 import json
 
 import torch
@@ -37,11 +38,10 @@ def test_twenty_optimiser_steps(mim_model, reference):
     model, _ = mim_model()
     file = reference('mim_trajectory.npz')
     hyper = json.loads(str(file.arrays['hyper']))
-    optimizer = dict(type='AdamW', lr=1.0, betas=hyper['betas'], eps=hyper['eps'],
-                     weight_decay=hyper['weight_decay'])
+    optimizer = dict(type='AdamW', lr=1.0, betas=hyper['betas'], eps=hyper['eps'], weight_decay=hyper['weight_decay'])
     wrapper = LayerDecayOptimWrapperConstructor(
-        dict(type='beit_mm.AutocastOptimWrapper', optimizer=optimizer,
-             clip_grad=dict(max_norm=hyper['clip_grad_norm'])))(model)
+        dict(type='beit_mm.AutocastOptimWrapper', optimizer=optimizer, clip_grad=dict(max_norm=hyper['clip_grad_norm']))
+    )(model)
     for step in range(20):
         for group in wrapper.optimizer.param_groups:
             group['lr'] = float(file['lr'][step])

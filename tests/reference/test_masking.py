@@ -1,4 +1,5 @@
 """Blockwise masks against 40,000 of the release: block_mask_statistics.json."""
+
 import json
 import random
 from pathlib import Path
@@ -16,8 +17,9 @@ def over_flips(table: np.ndarray) -> np.ndarray:
 
 def test_block_mask_statistics():
     expected = json.loads((DATA / 'block_mask_statistics.json').read_text())
-    generator = BlockwiseMaskGenerator(grid=expected['grid'], num_masked=expected['num_masking_patches'],
-                                       min_block_size=expected['min_num_patches'])
+    generator = BlockwiseMaskGenerator(
+        grid=expected['grid'], num_masked=expected['num_masking_patches'], min_block_size=expected['min_num_patches']
+    )
     random.seed(0)
     masks = np.stack([generator.generate() for _ in range(100_000)])
     assert (masks.sum(axis=(1, 2)) == 75).all()

@@ -1,4 +1,5 @@
 """Trunk, pyramid, UperNet head and auxiliary head against the release: segmentation_forward.npz."""
+
 import torch
 from mmseg.models import build_segmentor
 
@@ -8,17 +9,41 @@ def test_segmentation_forward(reference, relative_error):
     config = file.config
     norm = dict(type='BN')
     width = config['embed_dim']
-    model = build_segmentor(dict(
-        type='EncoderDecoder',
-        backbone=dict(type='beit_mm.BEiT', img_size=config['img_size'], embed_dim=width, depth=config['depth'],
-                      num_heads=config['num_heads'], layer_scale_init_value=config['init_values'],
-                      out_type='featmap', out_indices=config['out_indices']),
-        neck=dict(type='Feature2Pyramid', embed_dim=width, norm_cfg=norm),
-        decode_head=dict(type='beit_mm.UperNetHead', in_channels=[width] * 4, in_index=[0, 1, 2, 3],
-                         channels=config['channels'], num_classes=config['num_classes'], norm_cfg=norm),
-        auxiliary_head=dict(type='FCNHead', in_channels=width, in_index=2, channels=config['aux_channels'],
-                            num_convs=1, concat_input=False, num_classes=config['num_classes'], norm_cfg=norm),
-        test_cfg=dict(mode='whole'))).eval()
+    model = build_segmentor(
+        dict(
+            type='EncoderDecoder',
+            backbone=dict(
+                type='beit_mm.BEiT',
+                img_size=config['img_size'],
+                embed_dim=width,
+                depth=config['depth'],
+                num_heads=config['num_heads'],
+                layer_scale_init_value=config['init_values'],
+                out_type='featmap',
+                out_indices=config['out_indices'],
+            ),
+            neck=dict(type='Feature2Pyramid', embed_dim=width, norm_cfg=norm),
+            decode_head=dict(
+                type='beit_mm.UperNetHead',
+                in_channels=[width] * 4,
+                in_index=[0, 1, 2, 3],
+                channels=config['channels'],
+                num_classes=config['num_classes'],
+                norm_cfg=norm,
+            ),
+            auxiliary_head=dict(
+                type='FCNHead',
+                in_channels=width,
+                in_index=2,
+                channels=config['aux_channels'],
+                num_convs=1,
+                concat_input=False,
+                num_classes=config['num_classes'],
+                norm_cfg=norm,
+            ),
+            test_cfg=dict(mode='whole'),
+        )
+    ).eval()
     names = {'backbone.fpn1': 'neck.upsample_4x', 'backbone.fpn2': 'neck.upsample_2x'}
     weights = {}
     for name, tensor in file.weights().items():

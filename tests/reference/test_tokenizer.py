@@ -1,4 +1,5 @@
 """The dVAE against OpenAI's, from its own pickled files: tokenizer_forward.npz."""
+
 import gzip
 import shutil
 from pathlib import Path
@@ -21,8 +22,13 @@ def pickles(tmp_path):
 
 
 def build(config: dict, **kwargs) -> DiscreteVAE:
-    return DiscreteVAE(vocab_size=config['vocab_size'], n_hid=config['n_hid'], n_init=config['n_init'],
-                       blocks_per_group=config['blocks_per_group'], **kwargs).eval()
+    return DiscreteVAE(
+        vocab_size=config['vocab_size'],
+        n_hid=config['n_hid'],
+        n_init=config['n_init'],
+        blocks_per_group=config['blocks_per_group'],
+        **kwargs,
+    ).eval()
 
 
 @torch.no_grad()

@@ -1,8 +1,9 @@
 """A run that is killed and resumed equals one that never was, bit for bit."""
+
 import shutil
 
 import pytest
-from runs import KINDS, STEPS, content, differences, losses, train, train_by_processes, workers, write_config
+from support.runs import content, differences, KINDS, losses, STEPS, train, train_by_processes, workers, write_config
 
 
 @pytest.fixture(scope='module')

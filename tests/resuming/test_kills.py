@@ -1,7 +1,8 @@
 """A training that is killed again and again resumes every time, and ends as if it had not been."""
+
 import pytest
-from killing import kill_and_resume
-from runs import KINDS
+from support.killing import kill_and_resume
+from support.runs import KINDS
 
 NUM_KILLS = 2
 

@@ -1,12 +1,13 @@
 """docs/reliability.md names tests that exist, and parts and options that recipes have."""
+
 import re
 from argparse import Namespace
 
 from mmengine.config import Config
-from running import ROOT
+from support.running import ROOT
 from test_configs import CONFIGS, load
 
-from beit_mm.engine import launch
+from beit_mm.engine.runners import launch
 
 PAGE = (ROOT / 'docs' / 'reliability.md').read_text()
 
@@ -21,19 +22,25 @@ def test_its_parts_are_those_of_the_recipes():
     recipe = load('beit_pretrain.py')
     assert named.train_cfg == dict(type=recipe.train_cfg.type, max_epochs=recipe.max_epochs)
     assert {key: recipe.optim_wrapper[key] for key in named.optim_wrapper if key != 'optimizer'} == {
-        'type': named.optim_wrapper.type}
+        'type': named.optim_wrapper.type
+    }
     assert dict(recipe.optim_wrapper.optimizer).items() >= dict(named.optim_wrapper.optimizer).items()
     runtime = Config.fromfile(CONFIGS / '_base_' / 'runtime.py').default_hooks
     assert {key: runtime[key] for key in named.default_hooks} == named.default_hooks
 
 
 def test_its_options_are_taken():
-    command, = re.findall(r'^    (tools/.*)$', PAGE, re.M)
+    (command,) = re.findall(r'^    (tools/.*)$', PAGE, re.M)
     assert command == 'tools/dist_train.sh configs/beit_pretrain.py 8 --resume'
-    options = {'train_cfg.allow_world_size_change': True, 'train_cfg.max_bad_share': 0.01,
-               'randomness.deterministic': True, 'default_hooks.stop.signals': ['SIGTERM', 'SIGUSR1'],
-               'default_hooks.runtime_info.max_skipped': 5}
+    options = {
+        'train_cfg.allow_world_size_change': True,
+        'train_cfg.max_bad_share': 0.01,
+        'randomness.deterministic': True,
+        'default_hooks.stop.signals': ['SIGTERM', 'SIGUSR1'],
+        'default_hooks.runtime_info.max_skipped': 5,
+    }
     assert all(key in PAGE for key in options)
-    cfg = launch._load_config(Namespace(config=str(CONFIGS / 'beit_pretrain.py'), cfg_options=options, work_dir=None,
-                                        launcher='none'))
+    cfg = launch._load_config(
+        Namespace(config=str(CONFIGS / 'beit_pretrain.py'), cfg_options=options, work_dir=None, launcher='none')
+    )
     assert cfg.default_hooks.stop.signals == ['SIGTERM', 'SIGUSR1'] and cfg.train_cfg.max_bad_share == 0.01

@@ -1,8 +1,9 @@
 """Other processes or images per step are refused unless asked for, and then go on at the same sample."""
+
 import shutil
 
 import pytest
-from runs import STEPS, content, losses, train, train_by_processes, workers, write_config
+from support.runs import content, losses, STEPS, train, train_by_processes, workers, write_config
 
 STILL = {'model.backbone.drop_rate': 0.0, 'model.backbone.attn_drop_rate': 0.0, 'model.backbone.drop_path_rate': 0.0}
 ALLOWED = {'train_cfg.allow_world_size_change': True}
@@ -24,13 +25,17 @@ def whole(data, tmp_path_factory):
 
 def test_it_is_refused(in_data, whole, tmp_path):
     shutil.copy(whole / 'iter_3.pth', tmp_path)
-    with pytest.raises(ValueError, match='of 1 processes with 2 images each and 4 steps an epoch, this run has 1 '
-                                         'processes with 4 images each and 2 steps .*allow_world_size_change=True'):
+    with pytest.raises(
+        ValueError,
+        match='of 1 processes with 2 images each and 4 steps an epoch, this run has 1 '
+        'processes with 4 images each and 2 steps .*allow_world_size_change=True',
+    ):
         train(write_config('pretrain', tmp_path / 'run.py', **batch(4)), tmp_path, resume='auto')
     config = write_config('tokenizer', tmp_path / 'run.py', **workers(0), **{'train_cfg.max_iters': 2})
     train(config, tmp_path / 'tokenizer')
-    config = write_config('tokenizer', tmp_path / 'run.py', **workers(0), **ALLOWED,
-                          **{'train_dataloader.batch_size': 4})
+    config = write_config(
+        'tokenizer', tmp_path / 'run.py', **workers(0), **ALLOWED, **{'train_dataloader.batch_size': 4}
+    )
     with pytest.raises(ValueError, match='needs the same 2 images per step'):
         train(config, tmp_path / 'tokenizer', resume='auto')
 

@@ -1,7 +1,7 @@
 from pathlib import Path
 
 import pytest
-from processes import train
+from support.processes import train
 
 from beit_mm.datasets.digits import write_classification
 

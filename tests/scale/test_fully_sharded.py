@@ -1,13 +1,14 @@
 """FullyShardedStrategy trains as DDP does, and its checkpoints are the plain Runner's."""
+
 from pathlib import Path
 
 import pytest
 import torch
 from mmengine.runner import CheckpointLoader
-from processes import train
-from runs import differences
+from support.processes import train
+from support.runs import differences
 
-from beit_mm.engine.checkpoint_files import find_damage
+from beit_mm.checkpoint.files import find_damage
 
 STATES = ('state_dict', 'optimizer', 'param_schedulers')
 ACCUMULATING = {'optim_wrapper.accumulative_counts': 3, 'train_cfg.max_epochs': 3}  # two updates of three steps
@@ -47,12 +48,18 @@ def test_a_resumed_run_equals_one_never_stopped(configs, pretrained, tmp_path):
 
 
 @pytest.mark.parametrize('start, kind', [('_sharded', ''), ('', '_sharded')])
-def test_either_resumes_the_others_checkpoint_on_another_number_of_processes(start, kind, configs, pretrained,
-                                                                            tmp_path):
+def test_either_resumes_the_others_checkpoint_on_another_number_of_processes(
+    start, kind, configs, pretrained, tmp_path
+):
     """One process with twice the batch instead of two."""
     folder, _ = pretrained[start]
-    train(configs / f'pretrain{kind}.py', tmp_path, 1, resume=str(folder / 'epoch_1.pth'), **{
-        'train_dataloader.batch_size': 8, 'train_cfg.allow_world_size_change': True})
+    train(
+        configs / f'pretrain{kind}.py',
+        tmp_path,
+        1,
+        resume=str(folder / 'epoch_1.pth'),
+        **{'train_dataloader.batch_size': 8, 'train_cfg.allow_world_size_change': True},
+    )
     assert_close(content(tmp_path / 'epoch_2.pth')['state_dict'], content(folder / 'epoch_2.pth')['state_dict'])
 
 
@@ -62,8 +69,16 @@ def fine_tuned(configs, pretrained, tmp_path_factory) -> dict:
     runs = {}
     for kind in ('', '_sharded'):
         folder = tmp_path_factory.mktemp(f'finetune{kind}')
-        runs[kind] = folder, train(configs / f'finetune{kind}.py', folder, 2, **ACCUMULATING,
-                                   load_from=str(pretrained['_sharded'][0] / 'epoch_2.pth'))
+        runs[kind] = (
+            folder,
+            train(
+                configs / f'finetune{kind}.py',
+                folder,
+                2,
+                **ACCUMULATING,
+                load_from=str(pretrained['_sharded'][0] / 'epoch_2.pth'),
+            ),
+        )
     return runs
 
 

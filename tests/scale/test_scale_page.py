@@ -1,12 +1,13 @@
 """docs/scale.md: its commands are ones that tests run or could run, its arithmetic is done again."""
+
 import re
 from argparse import Namespace
 
 import pytest
-from running import ROOT
+from support.running import ROOT
 from test_configs import CONFIGS, load, on_meta
 
-from beit_mm.engine import launch
+from beit_mm.engine.runners import launch
 
 PAGE = (ROOT / 'docs' / 'scale.md').read_text()
 COMMANDS = re.findall(r'^    (.*tools/.*)$', PAGE, re.M)
@@ -16,17 +17,20 @@ def test_every_command_names_a_script_a_config_and_options_that_exist():
     assert len(COMMANDS) == 6
     for command in COMMANDS:
         words = command.split()
-        script, = [word for word in words if word.startswith('tools/')]
-        config, = [word for word in words if word.startswith('configs/')]
+        (script,) = [word for word in words if word.startswith('tools/')]
+        (config,) = [word for word in words if word.startswith('configs/')]
         assert (ROOT / script).is_file() and (ROOT / config).is_file()
-        options = dict(word.split('=') for word in words[words.index('--cfg-options') + 1:]
-                       if '--cfg-options' in words) if '--cfg-options' in words else {}
+        options = (
+            dict(word.split('=') for word in words[words.index('--cfg-options') + 1 :] if '--cfg-options' in words)
+            if '--cfg-options' in words
+            else {}
+        )
         launch._load_config(Namespace(config=str(ROOT / config), cfg_options=options, work_dir=None, launcher='none'))
 
 
 def figures(row: str) -> list:
     """The numbers of a row of the page, for base and large."""
-    line, = [line for line in PAGE.splitlines() if line.startswith(f'| {row}')]
+    (line,) = [line for line in PAGE.splitlines() if line.startswith(f'| {row}')]
     return [[float(number) for number in re.findall(r'\d+\.?\d*', cell)] for cell in line.split('|')[2:4]]
 
 
@@ -39,15 +43,25 @@ def test_bytes_follow_from_the_numbers_of_parameters(column, name):
     blocks = block * len(model.backbone.blocks)
     # In the page's units: millions, GB, and ms at 450 and at 50 GB/s.
     expected = {
-        'trained': [trained / 1e6], 'frozen': [frozen / 1e6], 'of T in blocks': [blocks / 1e6, block / 1e6],
-        'checkpoint': [(12 * trained + 4 * frozen) / 1e9], 'DDP |': [(20 * trained + 4 * frozen) / 1e9]}
+        'trained': [trained / 1e6],
+        'frozen': [frozen / 1e6],
+        'of T in blocks': [blocks / 1e6, block / 1e6],
+        'checkpoint': [(12 * trained + 4 * frozen) / 1e9],
+        'DDP |': [(20 * trained + 4 * frozen) / 1e9],
+    }
     for shards in (8, 512):
         expected[f'{shards} shards |'] = [
-            (16 * trained / shards + 4 * frozen + 12 * block + 8 * (trained - blocks)) / 1e9]
-    sent = {'8 GPUs, DDP': (7 * trained, 450), '8 shards: ': (10.5 * trained, 450),
-            '8 shards, blocks': (7 / 8 * (12 * trained - 4 * blocks), 450),
-            '512 GPUs, DDP': (8 * 511 / 512 * trained, 50), '512 shards: ': (12 * 511 / 512 * trained, 50),
-            '`num_shards=8`': (10.5 * trained, 450), 'and between': (63 / 64 * trained, 50)}
+            (16 * trained / shards + 4 * frozen + 12 * block + 8 * (trained - blocks)) / 1e9
+        ]
+    sent = {
+        '8 GPUs, DDP': (7 * trained, 450),
+        '8 shards: ': (10.5 * trained, 450),
+        '8 shards, blocks': (7 / 8 * (12 * trained - 4 * blocks), 450),
+        '512 GPUs, DDP': (8 * 511 / 512 * trained, 50),
+        '512 shards: ': (12 * 511 / 512 * trained, 50),
+        '`num_shards=8`': (10.5 * trained, 450),
+        'and between': (63 / 64 * trained, 50),
+    }
     expected.update({row: [amount / 1e9, 1e3 * amount / 1e9 / speed] for row, (amount, speed) in sent.items()})
     for row, numbers in expected.items():
         assert figures(row)[column] == pytest.approx(numbers, rel=0.04, abs=0.05), row

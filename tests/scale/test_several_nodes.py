@@ -1,20 +1,34 @@
 """Two machines, played by two launchers on this one."""
+
 import os
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
-from processes import TIMEOUT
-from runs import content, differences
-from running import ROOT
+from support.processes import TIMEOUT
+from support.running import ROOT
+from support.runs import content, differences
 
 
 def start_node(rank: int, port: int, config: Path, work_dir: Path, log: Path) -> subprocess.Popen:
-    env = dict(os.environ, NNODES='2', NODE_RANK=str(rank), MASTER_ADDR='127.0.0.1', PORT=str(port),
-               PYTHON=sys.executable, OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='')
-    return subprocess.Popen(['tools/dist_train.sh', str(config), '1', '--work-dir', str(work_dir)], cwd=ROOT, env=env,
-                            stdout=log.open('w'), stderr=subprocess.STDOUT)
+    env = dict(
+        os.environ,
+        NNODES='2',
+        NODE_RANK=str(rank),
+        MASTER_ADDR='127.0.0.1',
+        PORT=str(port),
+        PYTHON=sys.executable,
+        OMP_NUM_THREADS='1',
+        CUDA_VISIBLE_DEVICES='',
+    )
+    return subprocess.Popen(
+        ['tools/dist_train.sh', str(config), '1', '--work-dir', str(work_dir)],
+        cwd=ROOT,
+        env=env,
+        stdout=log.open('w'),
+        stderr=subprocess.STDOUT,
+    )
 
 
 def test_two_nodes_train_as_two_processes_of_one(configs, pretrained, tmp_path):

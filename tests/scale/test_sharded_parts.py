@@ -1,38 +1,60 @@
 """What FullyShardedStrategy does with a model, without a training around it."""
+
 from pathlib import Path
 
 import pytest
 import torch
 from mmengine.model import ExponentialMovingAverage
 from mmengine.registry import DefaultScope
-from processes import together
+from support.processes import together
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from beit_mm.engine import FullyShardedStrategy
-from beit_mm.engine.fully_sharded import gather
+from beit_mm.engine.runners.fully_sharded import gather
 
-TRUNK = dict(type='beit_mm.BEiT', img_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=2, drop_path_rate=0.0,
-             layer_scale_init_value=20.0,  # so that blocks count for much
-             use_rel_pos_bias=True, out_type='avg_featmap')
-CLASSIFIER = dict(type='mmpretrain.ImageClassifier', backbone=TRUNK,
-                  head=dict(type='mmpretrain.LinearClsHead', num_classes=4, in_channels=32))
+TRUNK = dict(
+    type='beit_mm.BEiT',
+    img_size=32,
+    patch_size=8,
+    embed_dim=32,
+    depth=2,
+    num_heads=2,
+    drop_path_rate=0.0,
+    layer_scale_init_value=20.0,  # so that blocks count for much
+    use_rel_pos_bias=True,
+    out_type='avg_featmap',
+)
+CLASSIFIER = dict(
+    type='mmpretrain.ImageClassifier',
+    backbone=TRUNK,
+    head=dict(type='mmpretrain.LinearClsHead', num_classes=4, in_channels=32),
+)
 PRETRAINING = dict(
     type='beit_mm.MaskedImageModel',
     backbone=dict(TRUNK, out_type='raw', use_rel_pos_bias=False, use_shared_rel_pos_bias=True, use_mask_token=True),
-    target=dict(type='beit_mm.VisualTokens',
-                tokenizer=dict(type='beit_mm.DiscreteVAE', vocab_size=16, n_hid=8, n_init=8, blocks_per_group=1)))
+    target=dict(
+        type='beit_mm.VisualTokens',
+        tokenizer=dict(type='beit_mm.DiscreteVAE', vocab_size=16, n_hid=8, n_init=8, blocks_per_group=1),
+    ),
+)
 OPTIMISER = dict(
-    type='beit_mm.AutocastOptimWrapper', dtype='float32',
+    type='beit_mm.AutocastOptimWrapper',
+    dtype='float32',
     optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.05, fused=True),
-    constructor='beit_mm.LayerDecayOptimWrapperConstructor', paramwise_cfg=dict(layer_decay_rate=0.5))
+    constructor='beit_mm.LayerDecayOptimWrapperConstructor',
+    paramwise_cfg=dict(layer_decay_rate=0.5),
+)
 
 
 def prepare(folder: Path, processes: int, model: dict = CLASSIFIER, **options) -> FullyShardedStrategy:
     DefaultScope.get_instance('sharded', scope_name='mmpretrain')
     strategy = FullyShardedStrategy(
-        work_dir=str(folder), log_kwargs=dict(log_level='ERROR'),
-        env_kwargs=dict(launcher='pytorch' if processes > 1 else 'none', randomness=dict(seed=0)), **options)
+        work_dir=str(folder),
+        log_kwargs=dict(log_level='ERROR'),
+        env_kwargs=dict(launcher='pytorch' if processes > 1 else 'none', randomness=dict(seed=0)),
+        **options,
+    )
     strategy.prepare(model, optim_wrapper=dict(OPTIMISER, optimizer=dict(OPTIMISER['optimizer'])))
     return strategy
 
@@ -56,10 +78,14 @@ def measure_shares(rank: int, folder: Path) -> dict:
     tokenizer = {name for name, _ in strategy.model.named_parameters() if name.startswith('target')}
     parameters = dict(strategy.model.named_parameters())
     return dict(
-        names=sorted(parameters), layers=[group['layer'] for group in strategy.optim_wrapper.optimizer.param_groups],
-        trainable=(sum(share(value) for name, value in parameters.items() if name not in tokenizer),
-                   sum(value.numel() for name, value in parameters.items() if name not in tokenizer)),
-        frozen=[type(parameters[name]) is torch.nn.Parameter for name in tokenizer])
+        names=sorted(parameters),
+        layers=[group['layer'] for group in strategy.optim_wrapper.optimizer.param_groups],
+        trainable=(
+            sum(share(value) for name, value in parameters.items() if name not in tokenizer),
+            sum(value.numel() for name, value in parameters.items() if name not in tokenizer),
+        ),
+        frozen=[type(parameters[name]) is torch.nn.Parameter for name in tokenizer],
+    )
 
 
 def test_a_process_holds_its_share_of_what_is_trained_and_all_that_is_frozen(tmp_path):
@@ -77,7 +103,8 @@ def train_three_steps(rank: int, folder: Path, processes: int, model: dict, opti
     strategy = prepare(folder, processes, model, **options)
     dtypes = set()
     strategy.model.backbone.blocks[1].mlp.fc1.register_forward_pre_hook(
-        lambda module, inputs: dtypes.add((module.weight.dtype, type(module.weight) is torch.nn.Parameter)))
+        lambda module, inputs: dtypes.add((module.weight.dtype, type(module.weight) is torch.nn.Parameter))
+    )
     images = torch.randn(3, 4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     own = images[:, rank::processes]
     losses = [step(strategy, batch) for batch in own]
@@ -86,11 +113,21 @@ def train_three_steps(rank: int, folder: Path, processes: int, model: dict, opti
         logits = strategy.model(images[0], mode='tensor')
         features = strategy.model.backbone(images[0])[-1]
     stored = {(value.dtype, value.grad is None or value.grad.dtype) for value in strategy.model.parameters()}
-    shares = [sum(share(value) for value in strategy.model.parameters()),
-              sum(value.numel() for value in strategy.model.parameters())]
+    shares = [
+        sum(share(value) for value in strategy.model.parameters()),
+        sum(value.numel() for value in strategy.model.parameters()),
+    ]
     moments = gather({index: state['exp_avg'] for index, state in strategy.optim_state_dict()['state'].items()})
-    return dict(weights=gather(strategy.model.state_dict()), moments=moments, losses=losses, features=features,
-                logits=logits, dtypes=dtypes, stored=stored, shares=shares)
+    return dict(
+        weights=gather(strategy.model.state_dict()),
+        moments=moments,
+        losses=losses,
+        features=features,
+        logits=logits,
+        dtypes=dtypes,
+        stored=stored,
+        shares=shares,
+    )
 
 
 def trained(folder: Path, processes: int, with_cp: bool = False, **options) -> list:

@@ -1,8 +1,9 @@
 """tools/benchmark.py as docs/performance.md calls it."""
+
 import json
 
 import pytest
-from running import ROOT, tool
+from support.running import ROOT, tool
 
 
 @pytest.mark.parametrize('section, num_rows', [('limits', 4), pytest.param('loading', 7, marks=pytest.mark.long)])
@@ -17,8 +18,23 @@ def test_the_benchmark_prints_a_table_and_writes_json(tmp_path, section, num_row
 
 @pytest.mark.long
 def test_sizes_are_taken_by_every_section(tmp_path):
-    tool('benchmark', 'trunks', 'segmentation', '--rounds', '1', '--batch', '2', '--width', '64', '--depth', '6',
-         '--size', '48', '--json', tmp_path / 'figures.json')
+    tool(
+        'benchmark',
+        'trunks',
+        'segmentation',
+        '--rounds',
+        '1',
+        '--batch',
+        '2',
+        '--width',
+        '64',
+        '--depth',
+        '6',
+        '--size',
+        '48',
+        '--json',
+        tmp_path / 'figures.json',
+    )
     sections = {row['section'] for row in json.loads((tmp_path / 'figures.json').read_text())['rows']}
     what = 'width 64, depth 6'
     assert sections == {
@@ -28,5 +44,6 @@ def test_sizes_are_taken_by_every_section(tmp_path):
 
 def test_an_unknown_section_is_named():
     output = tool('benchmark', 'cooking', ok=False)
-    assert ('sections are limits, loading, pretraining, trunks, segmentation, scaling, got cooking'
-            in ' '.join(output.split()))
+    assert 'sections are limits, loading, pretraining, trunks, segmentation, scaling, got cooking' in ' '.join(
+        output.split()
+    )

@@ -1,22 +1,32 @@
 """Checking a config from the command line, and at the start of a training."""
+
 import re
 import sys
 from argparse import Namespace
 
 import pytest
-from running import ROOT, run, tool
+from support.running import ROOT, run, tool
 
-from beit_mm.engine import launch
-from beit_mm.engine.checks import check_command
+from beit_mm.checks import check_command
+from beit_mm.engine.runners import launch
 
 CONFIG = 'configs/demo/tokenizer.py'
 
 
 def data_options(digits) -> list:
-    return ['--cfg-options', *(f'{loader}.{key}={value}' for loader in ('train_dataloader', 'val_dataloader',
-                                                                        'test_dataloader')
-                               for key, value in {'dataset.data_root': digits / 'imagenet', 'num_workers': 0,
-                                                  'persistent_workers': False, 'batch_size': 8}.items())]
+    return [
+        '--cfg-options',
+        *(
+            f'{loader}.{key}={value}'
+            for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader')
+            for key, value in {
+                'dataset.data_root': digits / 'imagenet',
+                'num_workers': 0,
+                'persistent_workers': False,
+                'batch_size': 8,
+            }.items()
+        ),
+    ]
 
 
 def test_a_config_without_mistakes(digits):
@@ -30,8 +40,16 @@ def test_a_warning_is_no_mistake(digits):
 
 
 def test_all_mistakes_are_listed_each_with_its_mend(digits):
-    output = tool('check_config', CONFIG, *data_options(digits), 'model.vocab_siz=16', 'val_evaluator.vocab_size=64',
-                  'train_dataloader.dataset.data_root=nowhere', 'train_cfg.max_iters=20', ok=False)
+    output = tool(
+        'check_config',
+        CONFIG,
+        *data_options(digits),
+        'model.vocab_siz=16',
+        'val_evaluator.vocab_size=64',
+        'train_dataloader.dataset.data_root=nowhere',
+        'train_cfg.max_iters=20',
+        ok=False,
+    )
     lines = [line for line in output.splitlines() if line.startswith(('error: ', 'warning: '))]
     assert [line.split(': ')[0] for line in lines] == ['error'] * 3 + ['warning'] * 3
     assert lines[0] == 'error: model.vocab_siz: DiscreteVAE takes no such argument, did you mean vocab_size?'
@@ -49,12 +67,15 @@ def check(capsys, config, **options) -> str:
     return output.out + output.err
 
 
-@pytest.mark.parametrize('text, words', [
-    ("_base_ = 'nowhere.py'", 'nowhere.py'),
-    ('a = (1', 'SyntaxError'),
-    ("custom_imports = dict(imports=['no_such_module'])", 'no_such_module'),
-    ('a = undefined', 'undefined'),
-])
+@pytest.mark.parametrize(
+    'text, words',
+    [
+        ("_base_ = 'nowhere.py'", 'nowhere.py'),
+        ('a = (1', 'SyntaxError'),
+        ("custom_imports = dict(imports=['no_such_module'])", 'no_such_module'),
+        ('a = undefined', 'undefined'),
+    ],
+)
 def test_a_config_that_cannot_be_read_is_one_sentence(capsys, tmp_path, text, words):
     (tmp_path / 'config.py').write_text(text)
     output = check(capsys, tmp_path / 'config.py')
@@ -87,8 +108,17 @@ def test_a_base_that_is_named_by_package(capsys, tmp_path):
 
 
 def test_a_training_stops_at_the_first_mistake_and_lists_all(digits, tmp_path):
-    output = tool('train', CONFIG, '--work-dir', tmp_path, *data_options(digits), 'model.vocab_siz=16',
-                  'val_evaluator.vocab_size=64', 'test_dataloader.dataset.data_root=nowhere', ok=False)
+    output = tool(
+        'train',
+        CONFIG,
+        '--work-dir',
+        tmp_path,
+        *data_options(digits),
+        'model.vocab_siz=16',
+        'val_evaluator.vocab_size=64',
+        'test_dataloader.dataset.data_root=nowhere',
+        ok=False,
+    )
     errors = [line for line in output.splitlines() if line.startswith('error: ')]
     assert errors == ['error: model.vocab_siz: DiscreteVAE takes no such argument, did you mean vocab_size?']
     assert len(re.findall(r'^also: val_evaluator\.vocab_size: ', output, flags=re.M)) == 1
@@ -97,10 +127,20 @@ def test_a_training_stops_at_the_first_mistake_and_lists_all(digits, tmp_path):
 
 
 def test_a_training_logs_warnings_and_trains(digits, tmp_path):
-    output = tool('train', CONFIG, '--work-dir', tmp_path, *data_options(digits), 'model.vocab_size=16',
-                  'model.n_hid=8', 'model.n_init=8', 'val_evaluator.vocab_size=16', 'train_cfg.max_iters=1',
-                  'train_cfg.val_interval=1')
-    log, = tmp_path.glob('*/*.log')
+    output = tool(
+        'train',
+        CONFIG,
+        '--work-dir',
+        tmp_path,
+        *data_options(digits),
+        'model.vocab_size=16',
+        'model.n_hid=8',
+        'model.n_init=8',
+        'val_evaluator.vocab_size=16',
+        'train_cfg.max_iters=1',
+        'train_cfg.val_interval=1',
+    )
+    (log,) = tmp_path.glob('*/*.log')
     for text in (output, log.read_text()):
         assert 'WARNING - param_scheduler.1.begin: begins at 60, after the run of 1 iterations' in text
         assert 'WARNING - auto_scale_lr.base_batch_size: 1 x 8 images' in text
@@ -108,8 +148,17 @@ def test_a_training_logs_warnings_and_trains(digits, tmp_path):
 
 
 def test_two_processes_say_it_once(digits, tmp_path):
-    output = run('tools/dist_train.sh', CONFIG, '2', '--work-dir', tmp_path, *data_options(digits),
-                 'model.vocab_siz=16', 'val_evaluator.vocab_size=64', ok=False)
+    output = run(
+        'tools/dist_train.sh',
+        CONFIG,
+        '2',
+        '--work-dir',
+        tmp_path,
+        *data_options(digits),
+        'model.vocab_siz=16',
+        'val_evaluator.vocab_size=64',
+        ok=False,
+    )
     assert len(re.findall(r'^also: ', output, flags=re.M)) == 1
     assert 'error: model.vocab_siz: ' in output
 

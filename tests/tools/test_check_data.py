@@ -1,21 +1,21 @@
 """tools/check_data.py: the four layouts on small stand-ins, and mistakes sown into them."""
+
 import hashlib
 import runpy
 import shutil
 import sys
 from pathlib import Path
-from typing import List
 
 import numpy as np
 import pytest
 from mmpretrain.datasets import CIFAR100
 from PIL import Image
-from running import ROOT
-from stand_ins import write_ade20k, write_all, write_pixels
+from support.running import ROOT
+from support.stand_ins import write_ade20k, write_all, write_pixels
 
-from beit_mm.engine.checks import data_folders, data_layouts
-from beit_mm.engine.checks.data_folders import OK, WARNING, WRONG, Finding
-from beit_mm.engine.checks.data_layouts import LAYOUTS
+from beit_mm.checks import data_folders, data_layouts
+from beit_mm.checks.data_folders import Finding, OK, WARNING, WRONG
+from beit_mm.checks.data_layouts import LAYOUTS
 
 
 @pytest.fixture(scope='module')
@@ -37,19 +37,23 @@ def imagenet(tmp_path) -> Path:
     for split in ('train', 'val'):
         for name in ('n01', 'n02'):
             for index in range(2):
-                write_pixels(tmp_path / 'imagenet' / split / name / f'{name}_{index}.JPEG', np.random.default_rng(0),
-                             (8, 8, 3))
+                write_pixels(
+                    tmp_path / 'imagenet' / split / name / f'{name}_{index}.JPEG', np.random.default_rng(0), (8, 8, 3)
+                )
     return tmp_path / 'imagenet'
 
 
-def check(layout: str, root: Path, num_opened: int = 100) -> List[Finding]:
+def check(layout: str, root: Path, num_opened: int = 100) -> list[Finding]:
     return list(LAYOUTS[layout].check(root, num_opened))
 
 
 def wrong(layout: str, root: Path, num_opened: int = 100) -> Finding:
     """The only finding that is wrong, apart from the number of classes of ImageNet-1k."""
-    found, = [finding for finding in check(layout, root, num_opened)
-              if finding.verdict == WRONG and 'expected 1,000 class folders' not in finding.fact]
+    (found,) = [
+        finding
+        for finding in check(layout, root, num_opened)
+        if finding.verdict == WRONG and 'expected 1,000 class folders' not in finding.fact
+    ]
     return found
 
 
@@ -111,8 +115,7 @@ def test_validation_images_beside_each_other_as_in_the_archive(imagenet):
     fact = wrong('imagenet', imagenet).fact
     assert '2 images beside each other, the first ILSVRC2012_val_00000001.JPEG' in fact and 'meta/val.txt' in fact
     (imagenet / 'meta').mkdir()
-    (imagenet / 'meta' / 'val.txt').write_text(
-        'ILSVRC2012_val_00000001.JPEG 65\nILSVRC2012_val_00000002.JPEG 999\n')
+    (imagenet / 'meta' / 'val.txt').write_text('ILSVRC2012_val_00000001.JPEG 65\nILSVRC2012_val_00000002.JPEG 999\n')
     found = [finding for finding in check('imagenet', imagenet) if 'val' in finding.place.name]
     assert [finding.verdict for finding in found] == [WARNING, OK, OK]  # images listed, classes, opened
 
@@ -139,8 +142,10 @@ def test_other_class_folders_in_validation(imagenet):
 
 
 def test_another_number_of_classes_is_wrong_where_names_are_fixed(imagenet):
-    verdicts = {layout: [finding.verdict for finding in check(layout, imagenet) if 'class folders, got' in finding.fact]
-                for layout in ('imagenet', 'imagenet22k')}
+    verdicts = {
+        layout: [finding.verdict for finding in check(layout, imagenet) if 'class folders, got' in finding.fact]
+        for layout in ('imagenet', 'imagenet22k')
+    }
     assert verdicts == {'imagenet': [WRONG, WRONG], 'imagenet22k': [WARNING]}
 
 
@@ -148,8 +153,10 @@ def test_an_image_that_does_not_open(imagenet):
     bad = imagenet / 'train' / 'n02' / 'n02_1.JPEG'
     bad.write_bytes(bad.read_bytes()[:50])
     assert f'could not open 1: {bad} cannot be read' in wrong('imagenet', imagenet).fact
-    assert all(finding.verdict != WRONG or 'class folders' in finding.fact
-               for finding in check('imagenet', imagenet, num_opened=0))
+    assert all(
+        finding.verdict != WRONG or 'class folders' in finding.fact
+        for finding in check('imagenet', imagenet, num_opened=0)
+    )
 
 
 def test_the_opened_images_are_the_same_in_every_run(imagenet, monkeypatch):
@@ -163,8 +170,10 @@ def test_the_opened_images_are_the_same_in_every_run(imagenet, monkeypatch):
 def test_cifar100_by_its_checksums(data, monkeypatch, tmp_path):
     root = data / 'cifar100'
     assert [finding.verdict for finding in check('cifar100', root)] == [WRONG] * 3, 'a stand-in is not the real one'
-    sums = {name: hashlib.md5((root / 'cifar-100-python' / name).read_bytes()).hexdigest()
-            for name in ('train', 'test', 'meta')}
+    sums = {
+        name: hashlib.md5((root / 'cifar-100-python' / name).read_bytes()).hexdigest()
+        for name in ('train', 'test', 'meta')
+    }
     monkeypatch.setattr(CIFAR100, 'train_list', [['train', sums['train']]])
     monkeypatch.setattr(CIFAR100, 'test_list', [['test', sums['test']]])
     monkeypatch.setattr(CIFAR100, 'meta', dict(CIFAR100.meta, md5=sums['meta']))
@@ -185,10 +194,14 @@ def test_label_maps_that_are_missing_or_left_over(ade20k):
     assert any('expected an image for every label map' in fact for fact in facts)
 
 
-@pytest.mark.parametrize('size, value, told', [
-    ((100, 80), 151, 'expected labels 0 (unlabelled) to 150, got 151'),
-    ((100, 80), 255, 'expected labels 0 (unlabelled) to 150, got 255'),
-    ((90, 80), 1, 'must have the size of its image ADE_train_00000002.jpg, 80 x 100, got 80 x 90')])
+@pytest.mark.parametrize(
+    'size, value, told',
+    [
+        ((100, 80), 151, 'expected labels 0 (unlabelled) to 150, got 151'),
+        ((100, 80), 255, 'expected labels 0 (unlabelled) to 150, got 255'),
+        ((90, 80), 1, 'must have the size of its image ADE_train_00000002.jpg, 80 x 100, got 80 x 90'),
+    ],
+)
 def test_label_maps_that_do_not_fit(ade20k, size, value, told):
     path = ade20k / 'annotations' / 'training' / 'ADE_train_00000002.png'
     Image.new('L', size, value).save(path)

@@ -1,14 +1,17 @@
 """tools/convert_weights.py as a user runs it."""
+
 import torch
-from running import ROOT, tool
+from support.running import ROOT, tool
 from transformers import BeitForImageClassification
 
 from beit_mm.models import BEiT
 
 
 def test_weights_go_to_transformers_and_back_and_the_way_is_printed(tmp_path):
-    weights = {f'backbone.{name}': tensor for name, tensor in
-               BEiT(img_size=32, embed_dim=32, depth=2, num_heads=2).state_dict().items()}
+    weights = {
+        f'backbone.{name}': tensor
+        for name, tensor in BEiT(img_size=32, embed_dim=32, depth=2, num_heads=2).state_dict().items()
+    }
     weights.update({'head.fc.weight': torch.randn(5, 32), 'head.fc.bias': torch.randn(5)})
     torch.save(dict(state_dict=weights, meta={}), tmp_path / 'ours.pth')
     output = tool('convert_weights', tmp_path / 'ours.pth', tmp_path / 'folder', '--to', 'transformers')

@@ -1,4 +1,5 @@
 """dist_train.sh goes on after a lost process, and stops cleanly after SIGTERM."""
+
 import os
 import re
 import signal
@@ -6,14 +7,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import List
 
 import pytest
 import torch
-from running import ROOT
-from test_command_line import SMALL_TRUNK, data_options
+from support.running import ROOT
+from test_command_line import data_options, SMALL_TRUNK
 
-from beit_mm.engine.checkpoint_files import find_damage, find_newest
+from beit_mm.checkpoint.files import find_damage, find_newest
 
 SECONDS = 120
 
@@ -23,16 +23,39 @@ class Training:
 
     def __init__(self, digits: Path, folder: Path):
         self.log = folder / 'log.txt'
-        options = [*SMALL_TRUNK, 'model.head.in_channels=32', 'model.backbone.init_cfg=None', *data_options(digits),
-                   'train_dataloader.batch_size=4', 'train_dataloader.num_workers=1', 'train_cfg.max_epochs=100000',
-                   'train_cfg.val_interval=100000', 'param_scheduler.0.end=1', 'param_scheduler.1.end=100000',
-                   'default_hooks.checkpoint.interval=1', 'default_hooks.logger.interval=1']
-        env = dict(os.environ, PYTHON=sys.executable, OMP_NUM_THREADS='1', PYTHONWARNINGS='ignore',
-                   CUDA_VISIBLE_DEVICES='')
+        options = [
+            *SMALL_TRUNK,
+            'model.head.in_channels=32',
+            'model.backbone.init_cfg=None',
+            *data_options(digits),
+            'train_dataloader.batch_size=4',
+            'train_dataloader.num_workers=1',
+            'train_cfg.max_epochs=100000',
+            'train_cfg.val_interval=100000',
+            'param_scheduler.0.end=1',
+            'param_scheduler.1.end=100000',
+            'default_hooks.checkpoint.interval=1',
+            'default_hooks.logger.interval=1',
+        ]
+        env = dict(
+            os.environ, PYTHON=sys.executable, OMP_NUM_THREADS='1', PYTHONWARNINGS='ignore', CUDA_VISIBLE_DEVICES=''
+        )
         with self.log.open('w') as log:
             self.torchrun = subprocess.Popen(
-                ['tools/dist_train.sh', 'configs/demo/finetune.py', '2', '--work-dir', folder / 'run', '--cfg-options',
-                 *options], cwd=ROOT, env=env, stdout=log, stderr=subprocess.STDOUT)
+                [
+                    'tools/dist_train.sh',
+                    'configs/demo/finetune.py',
+                    '2',
+                    '--work-dir',
+                    folder / 'run',
+                    '--cfg-options',
+                    *options,
+                ],
+                cwd=ROOT,
+                env=env,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
 
     def wait_for(self, pattern: str) -> str:
         """The output once it has a pattern."""
@@ -42,11 +65,11 @@ class Training:
             time.sleep(0.05)
         return self.log.read_text()
 
-    def ranks(self) -> List[int]:
+    def ranks(self) -> list[int]:
         return children(self.torchrun.pid)
 
 
-def children(pid: int) -> List[int]:
+def children(pid: int) -> list[int]:
     lines = [Path(path).read_text() for path in Path(f'/proc/{pid}/task').glob('*/children')]
     return [int(child) for line in lines for child in line.split()]
 

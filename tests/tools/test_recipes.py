@@ -1,10 +1,11 @@
 """The README's commands for ImageNet and ADE20K, on small stand-ins in the same layouts and with shrunk models."""
+
 import re
 import shlex
 from pathlib import Path
 
 import pytest
-from running import ROOT, run, scores
+from support.running import ROOT, run, scores
 
 README = (ROOT / 'README.md').read_text()
 COMMANDS = re.findall(r'^    (tools/\S+\.sh .*)$', README, flags=re.M)
@@ -13,30 +14,65 @@ TOKENIZER = ['vocab_size=16', 'n_hid=8', 'n_init=8', 'blocks_per_group=1']
 
 
 def loaders(data: Path, *names: str, **more) -> list:
-    return [f'{name}.{key}={value}' for name in names for key, value in
-            {'dataset.data_root': data, 'num_workers': 0, 'persistent_workers': False, 'batch_size': 2,
-             **more}.items()]
+    return [
+        f'{name}.{key}={value}'
+        for name in names
+        for key, value in {
+            'dataset.data_root': data,
+            'num_workers': 0,
+            'persistent_workers': False,
+            'batch_size': 2,
+            **more,
+        }.items()
+    ]
 
 
 @pytest.fixture(scope='module')
 def options(digits):
     """What shrinks each recipe; nothing else of it is changed."""
     imagenet = loaders(digits / 'imagenet', 'train_dataloader', 'val_dataloader', 'test_dataloader')
-    epoch = ['train_cfg.max_epochs=1', 'param_scheduler.0.end=1', 'default_hooks.checkpoint.interval=1',
-             'train_dataloader.dataset.indices=8']
+    epoch = [
+        'train_cfg.max_epochs=1',
+        'param_scheduler.0.end=1',
+        'default_hooks.checkpoint.interval=1',
+        'train_dataloader.dataset.indices=8',
+    ]
     iters = ['train_cfg.max_iters=2', 'train_cfg.val_interval=2', 'default_hooks.checkpoint.interval=2']
     return {
-        'beit_tokenizer': [*(f'model.{option}' for option in TOKENIZER), 'val_evaluator.vocab_size=16', *iters,
-                           *imagenet, 'val_dataloader.dataset.indices=4'],
-        'beit_pretrain': [*TRUNK, *(f'model.target.tokenizer.{option}' for option in TOKENIZER), *epoch,
-                          *loaders(digits / 'imagenet', 'train_dataloader')],
-        'beit_finetune': [*TRUNK, 'model.head.in_channels=32', *epoch, *imagenet,
-                          'val_dataloader.dataset.indices=4', 'test_dataloader.dataset.indices=4'],
-        'beit_segment': [*TRUNK, 'model.neck.embed_dim=32', 'model.decode_head.in_channels=[32,32,32,32]',
-                         'model.decode_head.channels=16', 'model.auxiliary_head.in_channels=32', *iters,
-                         *loaders(digits / 'ade20k', 'train_dataloader', 'val_dataloader', 'test_dataloader'),
-                         'val_dataloader.batch_size=1', 'test_dataloader.batch_size=1',
-                         'val_dataloader.dataset.indices=2', 'test_dataloader.dataset.indices=2'],
+        'beit_tokenizer': [
+            *(f'model.{option}' for option in TOKENIZER),
+            'val_evaluator.vocab_size=16',
+            *iters,
+            *imagenet,
+            'val_dataloader.dataset.indices=4',
+        ],
+        'beit_pretrain': [
+            *TRUNK,
+            *(f'model.target.tokenizer.{option}' for option in TOKENIZER),
+            *epoch,
+            *loaders(digits / 'imagenet', 'train_dataloader'),
+        ],
+        'beit_finetune': [
+            *TRUNK,
+            'model.head.in_channels=32',
+            *epoch,
+            *imagenet,
+            'val_dataloader.dataset.indices=4',
+            'test_dataloader.dataset.indices=4',
+        ],
+        'beit_segment': [
+            *TRUNK,
+            'model.neck.embed_dim=32',
+            'model.decode_head.in_channels=[32,32,32,32]',
+            'model.decode_head.channels=16',
+            'model.auxiliary_head.in_channels=32',
+            *iters,
+            *loaders(digits / 'ade20k', 'train_dataloader', 'val_dataloader', 'test_dataloader'),
+            'val_dataloader.batch_size=1',
+            'test_dataloader.batch_size=1',
+            'val_dataloader.dataset.indices=2',
+            'test_dataloader.dataset.indices=2',
+        ],
     }
 
 
@@ -46,11 +82,21 @@ def test_the_road_of_the_readme_runs_on_two_processes(options, tmp_path, num_com
     (tmp_path / 'configs').symlink_to(ROOT / 'configs')
     (tmp_path / 'tools').symlink_to(ROOT / 'tools')
     # The names of checkpoints at the end of the full recipes.
-    written = {'beit_tokenizer': ('iter_2', 'iter_1200000'), 'beit_pretrain': ('epoch_1', 'epoch_800'),
-               'beit_finetune': ('epoch_1', 'epoch_100'), 'beit_segment': ('iter_2', 'iter_160000')}
+    written = {
+        'beit_tokenizer': ('iter_2', 'iter_1200000'),
+        'beit_pretrain': ('epoch_1', 'epoch_800'),
+        'beit_finetune': ('epoch_1', 'epoch_100'),
+        'beit_segment': ('iter_2', 'iter_160000'),
+    }
     road = [command for command in COMMANDS if 'PATH/' not in command]
     assert [Path(shlex.split(command)[1]).stem for command in road] == [
-        'beit_tokenizer', 'beit_pretrain', 'beit_finetune', 'beit_finetune', 'beit_segment', 'beit_segment']
+        'beit_tokenizer',
+        'beit_pretrain',
+        'beit_finetune',
+        'beit_finetune',
+        'beit_segment',
+        'beit_segment',
+    ]
     for command in road[:num_commands]:
         words = shlex.split(command)
         recipe = Path(words[1]).stem

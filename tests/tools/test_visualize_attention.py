@@ -1,4 +1,5 @@
 """tools/visualize_attention.py as a user runs it."""
+
 import importlib.util
 import sys
 
@@ -6,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from running import ROOT, tool
+from support.running import ROOT, tool
 
 from beit_mm.apis import load_model
-from beit_mm.engine.launch import run
+from beit_mm.engine.runners.launch import run
 
 DEMO = str(ROOT / 'configs/demo/finetune.py')
 
@@ -20,8 +21,15 @@ def arguments(tmp_path) -> list:
     Image.effect_noise((64, 40), 60).convert('RGB').save(tmp_path / 'image.png')
     model = load_model(DEMO, device='cpu', options={'model.backbone.init_cfg': None})
     torch.save(dict(state_dict=model.state_dict()), tmp_path / 'weights.pth')
-    return [str(tmp_path / 'image.png'), '--model', DEMO, '--weights', str(tmp_path / 'weights.pth'),
-            '--out', str(tmp_path / 'new/attention.png')]
+    return [
+        str(tmp_path / 'image.png'),
+        '--model',
+        DEMO,
+        '--weights',
+        str(tmp_path / 'weights.pth'),
+        '--out',
+        str(tmp_path / 'new/attention.png'),
+    ]
 
 
 @pytest.fixture
@@ -34,12 +42,25 @@ def in_process(monkeypatch):
     def call(*arguments: str) -> None:
         monkeypatch.setattr(sys, 'argv', ['visualize_attention.py', *arguments])
         run(module.main, module.parse_args())
+
     return call
 
 
 def test_a_figure_and_the_maps_are_written(arguments, tmp_path):
-    output = tool('visualize_attention', *arguments, '--points', '0,0', '63,39', '--block', '0', '-1', '--heads', '3',
-                  '--npz', str(tmp_path / 'new/maps.npz'))
+    output = tool(
+        'visualize_attention',
+        *arguments,
+        '--points',
+        '0,0',
+        '63,39',
+        '--block',
+        '0',
+        '-1',
+        '--heads',
+        '3',
+        '--npz',
+        str(tmp_path / 'new/maps.npz'),
+    )
     assert f'wrote {tmp_path}/new/attention.png\nwrote {tmp_path}/new/maps.npz' in output
     figure = Image.open(tmp_path / 'new/attention.png')
     assert figure.width > 5 * 2.2 * 150 and figure.height > 2 * 40 / 64 * 2.2 * 150  # point, and two maps of two blocks
@@ -57,14 +78,18 @@ def test_a_grid_of_points_and_all_heads_at_another_size(arguments, in_process, c
     assert Image.open(tmp_path / 'new/attention.png').width < 3 * 2.2 * 150
 
 
-@pytest.mark.parametrize('mistake, sentence', [
-    (['--points', '64,0'], 'error: a point must lie in the image, x from 0 to 63 and y from 0 to 39, got 64,0\n'),
-    (['--block', '4'], 'error: a block must be 0 to 3 (or -4 to -1), got 4\n'),
-    (['--heads', '0', '4'], 'error: a head must be 0 to 3, got 4\n'),
-    (['--size', '40', '96'], 'must be multiples of the patch size 16, got 40 x 96\n'),
-    (['--grid', '0', '2'], 'error: a grid of points must have at least one row and one column, got 0 x 2\n'),
-    (['--device', 'gpu'], 'GPUs, got gpu\n'),
-    (['--model', 'beit-giant'], 'error: a model must be a config file or one of ')])
+@pytest.mark.parametrize(
+    'mistake, sentence',
+    [
+        (['--points', '64,0'], 'error: a point must lie in the image, x from 0 to 63 and y from 0 to 39, got 64,0\n'),
+        (['--block', '4'], 'error: a block must be 0 to 3 (or -4 to -1), got 4\n'),
+        (['--heads', '0', '4'], 'error: a head must be 0 to 3, got 4\n'),
+        (['--size', '40', '96'], 'must be multiples of the patch size 16, got 40 x 96\n'),
+        (['--grid', '0', '2'], 'error: a grid of points must have at least one row and one column, got 0 x 2\n'),
+        (['--device', 'gpu'], 'GPUs, got gpu\n'),
+        (['--model', 'beit-giant'], 'error: a model must be a config file or one of '),
+    ],
+)
 def test_a_mistake_is_one_sentence(mistake, sentence, arguments, in_process, capsys, tmp_path):
     with pytest.raises(SystemExit) as ended:
         in_process(*arguments, *mistake)

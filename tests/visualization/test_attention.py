@@ -1,4 +1,5 @@
 """Attention maps: what the trunk's attention computes, for every kind of positions, size, layout and implementation."""
+
 import math
 
 import numpy as np
@@ -12,9 +13,9 @@ from beit_mm.apis import load_model
 from beit_mm.checkpoint.converting import convert
 from beit_mm.datasets.images import resize_image
 from beit_mm.models import BEiT
-from beit_mm.models.layers import Attention
-from beit_mm.models.loading import resize_position_embedding
-from beit_mm.models.relative_position import expand_bias, relative_position_index
+from beit_mm.models.backbones.layers import Attention
+from beit_mm.models.backbones.relative_position import expand_bias, relative_position_index
+from beit_mm.models.weights import resize_position_embedding
 from beit_mm.visualization import attention_maps, grid_points, point_attention_maps
 
 TINY = dict(img_size=48, embed_dim=32, depth=3, num_heads=4)
@@ -23,7 +24,8 @@ POSITIONS = dict(
     shared=dict(use_rel_pos_bias=False, use_shared_rel_pos_bias=True),
     both=dict(use_shared_rel_pos_bias=True),
     absolute=dict(use_rel_pos_bias=False, use_abs_pos_emb=True),
-    all=dict(use_shared_rel_pos_bias=True, use_abs_pos_emb=True))
+    all=dict(use_shared_rel_pos_bias=True, use_abs_pos_emb=True),
+)
 OPTIONS = {f'model.backbone.{key}': value for key, value in TINY.items()}
 
 
@@ -46,8 +48,13 @@ def pixels(height: int, width: int) -> torch.Tensor:
 
 @pytest.fixture
 def classifier():
-    return draw(load_model('configs/demo/finetune.py', device='cpu', options={
-        **OPTIONS, 'model.head.in_channels': 32, 'model.backbone.init_cfg': None}))
+    return draw(
+        load_model(
+            'configs/demo/finetune.py',
+            device='cpu',
+            options={**OPTIONS, 'model.head.in_channels': 32, 'model.backbone.init_cfg': None},
+        )
+    )
 
 
 @pytest.fixture
@@ -186,7 +193,7 @@ def test_the_trunk_is_left_as_it_was():
         attention_maps(trunk, pixels(40, 48), [2])
     assert [module.training for module in trunk.modules()] == modes
     assert not any(module._forward_pre_hooks for module in trunk.modules())
-    output, = trunk.eval()(images)
+    (output,) = trunk.eval()(images)
     assert torch.equal(output, expected) and output.requires_grad
 
 
@@ -236,8 +243,13 @@ def test_maps_of_points_are_the_attention_of_what_the_model_sees_without_the_cla
 def test_weights_of_another_layout_give_the_same_maps(classifier, image, tmp_path):
     torch.save(dict(state_dict=classifier.state_dict()), tmp_path / 'ours.pth')
     list(convert(str(tmp_path / 'ours.pth'), str(tmp_path / 'timm.pth'), 'timm'))
-    converted = load_model('configs/demo/finetune.py', tmp_path / 'timm.pth', 'cpu', trunk_only=True,
-                           options={**OPTIONS, 'model.head.in_channels': 32})
+    converted = load_model(
+        'configs/demo/finetune.py',
+        tmp_path / 'timm.pth',
+        'cpu',
+        trunk_only=True,
+        options={**OPTIONS, 'model.head.in_channels': 32},
+    )
     maps = [point_attention_maps(model, image, [(20, 20)], [0, 1, 2]) for model in (classifier, converted)]
     assert all(torch.equal(maps[0][block], maps[1][block]) for block in range(3))
 
@@ -255,8 +267,11 @@ def test_maps_are_those_of_transformers(tmp_path):
 
 @pytest.mark.parametrize('point', [(50, 3), (3, 30), (-1, 3), (3, -1)])
 def test_a_point_outside_of_the_image_is_refused(point, classifier, image):
-    with pytest.raises(ValueError, match=r'a point must lie in the image, x from 0 to 49 and y from 0 to 29, '
-                                         rf'got {point[0]},{point[1]}'):
+    with pytest.raises(
+        ValueError,
+        match=r'a point must lie in the image, x from 0 to 49 and y from 0 to 29, '
+        rf'got {point[0]},{point[1]}',
+    ):
         point_attention_maps(classifier, image, [(0, 0), point])
 
 

@@ -1,4 +1,5 @@
 """The figure of attention maps: pictures keep their shape, and points and maps lie where they belong."""
+
 from io import BytesIO
 
 import numpy as np
@@ -23,7 +24,7 @@ def pictures(figure) -> list:
     for axis in figure.axes:
         box = axis.get_window_extent()
         top, bottom = len(sheet) - box.y1, len(sheet) - box.y0
-        found.append(sheet[round(top):round(bottom), round(box.x0):round(box.x1)])
+        found.append(sheet[round(top) : round(bottom), round(box.x0) : round(box.x1)])
     return found
 
 
@@ -55,8 +56,10 @@ def test_columns_are_the_mean_and_the_chosen_heads_of_every_block():
     figure = attention_figure(GREY, [(1, 2), (3, 4), (89, 59)], maps, heads=[3, 1])
     axes = np.array(figure.axes).reshape(3, 7)
     names = ['mean of heads', 'head 3', 'head 1']
-    assert [axis.get_title() for axis in axes[0]] == ['point', *(f'block {block}\n{name}' for block in (2, 0)
-                                                                for name in names)]
+    assert [axis.get_title() for axis in axes[0]] == [
+        'point',
+        *(f'block {block}\n{name}' for block in (2, 0) for name in names),
+    ]
     for row, point in enumerate([(1, 2), (3, 4), (89, 59)]):
         assert axes[row, 0].get_xlabel() == f'x {point[0]}, y {point[1]}'
         for column, (block, head) in enumerate([(block, head) for block in (2, 0) for head in (None, 3, 1)], start=1):
@@ -82,8 +85,12 @@ def test_texts_do_not_overlap_below_narrow_pictures():
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     renderer = canvas.get_renderer()
-    boxes = [text.get_window_extent(renderer) for axis in figure.axes for text in (axis.title, axis.xaxis.label)
-             if text.get_text()]
+    boxes = [
+        text.get_window_extent(renderer)
+        for axis in figure.axes
+        for text in (axis.title, axis.xaxis.label)
+        if text.get_text()
+    ]
     assert len(boxes) == 4 + 8
     for number, box in enumerate(boxes):
         assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1

@@ -1,8 +1,9 @@
 """Pictures of label maps: colours over the image, and below a legend that can be read."""
+
 import numpy as np
 import pytest
 
-from beit_mm.visualization.overlay import MIN_WIDTH, describe_share, generate_palette, segmentation_overlay
+from beit_mm.visualization.overlay import describe_share, generate_palette, MIN_WIDTH, segmentation_overlay
 from beit_mm.visualization.panels import draw_legend
 
 PALETTE = [(200, 0, 0), (0, 200, 0), (0, 0, 200)]
@@ -23,7 +24,7 @@ def test_the_legend_names_classes_by_their_share_the_largest_first():
     labels[0, 0] = 0
     legend = np.asarray(draw_legend(['tree <0.1 %', 'sky 100.0 %'][::-1], [PALETTE[1], PALETTE[0]], 628))
     picture = np.asarray(segmentation_overlay(image, labels, ['tree', 'sky'], PALETTE))
-    assert np.array_equal(picture[16:16 + len(legend), 6:634], legend)
+    assert np.array_equal(picture[16 : 16 + len(legend), 6:634], legend)
 
 
 @pytest.mark.parametrize('width, expected', [(30, MIN_WIDTH), (500, 500), (2560, 2560)])

@@ -1,10 +1,21 @@
 """Sheets keep the pictures' ratio, their pixels and their captions."""
+
 import numpy as np
 import pytest
 from PIL import ImageChops
 
-from beit_mm.visualization.panels import (GAP, LINE, blend_labels, draw_grid, draw_legend, draw_sheet, draw_text, fit,
-                                          segmentation_panel, stack)
+from beit_mm.visualization.panels import (
+    blend_labels,
+    draw_grid,
+    draw_legend,
+    draw_sheet,
+    draw_text,
+    fit,
+    GAP,
+    LINE,
+    segmentation_panel,
+    stack,
+)
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 
@@ -13,9 +24,17 @@ def plain(height: int, width: int, colour=RED) -> np.ndarray:
     return np.full((height, width, 3), colour, dtype=np.uint8)
 
 
-@pytest.mark.parametrize('size, expected', [
-    ((48, 48), (192, 192)), ((48, 96), (96, 192)), ((224, 224), (224, 224)), ((150, 200), (150, 200)),
-    ((448, 896), (112, 224)), ((1000, 2), (224, 1))])
+@pytest.mark.parametrize(
+    'size, expected',
+    [
+        ((48, 48), (192, 192)),
+        ((48, 96), (96, 192)),
+        ((224, 224), (224, 224)),
+        ((150, 200), (150, 200)),
+        ((448, 896), (112, 224)),
+        ((1000, 2), (224, 1)),
+    ],
+)
 def test_a_picture_keeps_its_ratio_and_grows_by_whole_numbers(size, expected):
     assert fit(plain(*size), 224).size == expected[::-1]
 
@@ -26,17 +45,22 @@ def test_pixels_of_an_enlarged_picture_stay_pixels():
 
 
 def test_a_sheet_holds_every_picture_below_its_name_and_above_its_caption():
-    sheet = draw_sheet({'a': [plain(10, 20), plain(20, 10)], 'b': [plain(10, 20, BLUE), plain(20, 10, BLUE)]},
-                       ['first', 'second'], cell=20)
+    sheet = draw_sheet(
+        {'a': [plain(10, 20), plain(20, 10)], 'b': [plain(10, 20, BLUE), plain(20, 10, BLUE)]},
+        ['first', 'second'],
+        cell=20,
+    )
     assert sheet.height == 3 * LINE + 10 + 20 + 6 * GAP
     pixels = np.asarray(sheet)
     for colour in (RED, BLUE):
         rows, columns = np.nonzero((pixels == colour).all(axis=2))
         assert len(rows) == 2 * 10 * 20
-        assert set(rows) == {*range(2 * GAP + LINE, 2 * GAP + LINE + 10),
-                             *range(4 * GAP + 2 * LINE + 10, 4 * GAP + 2 * LINE + 30)}
+        assert set(rows) == {
+            *range(2 * GAP + LINE, 2 * GAP + LINE + 10),
+            *range(4 * GAP + 2 * LINE + 10, 4 * GAP + 2 * LINE + 30),
+        }
     for top in (GAP, 3 * GAP + LINE + 10, 5 * GAP + 2 * LINE + 30):  # names and captions
-        assert (pixels[top:top + LINE] < 128).all(axis=2).any()
+        assert (pixels[top : top + LINE] < 128).all(axis=2).any()
 
 
 def test_a_long_name_widens_its_column_and_overlaps_no_other():
@@ -74,7 +98,7 @@ def test_the_legend_names_the_classes_to_be_seen_only():
     labels = [np.array([[0, 2], [255, 2]])]
     palette, names = [RED, BLUE, (0, 255, 0)], ['sky', 'sea', 'sand']
     pixels = np.asarray(segmentation_panel([plain(2, 2, (0, 0, 0))], labels, labels, palette, names, cell=40))
-    legend = pixels[-LINE - GAP:]
+    legend = pixels[-LINE - GAP :]
     assert (legend == RED).all(axis=2).sum() == (legend == (0, 255, 0)).all(axis=2).sum() == 12 * 12
     assert not (legend == BLUE).all(axis=2).any()
 

@@ -1,8 +1,9 @@
 """Pictures and numbers of a masked image model, against computations one by one."""
+
 import numpy as np
 import pytest
 import torch
-from tiny_models import masked_image_model, pixel_model, raw_batch
+from support.tiny_models import masked_image_model, pixel_model, raw_batch
 
 from beit_mm.visualization import reconstruct_batch, reconstruction_panel
 from beit_mm.visualization.reconstruction import draw_reconstructions, split_images
@@ -23,10 +24,11 @@ def test_numbers_are_those_of_every_image_alone(model, batch):
     made = reconstruct_batch(model, **batch)
     model.eval()
     for index in range(3):
-        inputs, views, mask = (batch[key][index:index + 1] for key in ('inputs', 'views', 'mask'))
-        sample, = model.predict(inputs, views, mask)
+        inputs, views, mask = (batch[key][index : index + 1] for key in ('inputs', 'views', 'mask'))
+        (sample,) = model.predict(inputs, views, mask)
         loss = torch.nn.functional.cross_entropy(
-            model.lm_head(model.backbone(inputs, mask)[-1][0, 1:][mask.flatten()]), sample['target'])
+            model.lm_head(model.backbone(inputs, mask)[-1][0, 1:][mask.flatten()]), sample['target']
+        )
         assert made.perplexity[index] == pytest.approx(loss.exp().item(), rel=1e-4)
         assert made.token_accuracy[index] == (sample['predicted'] == sample['target']).float().mean()
         assert torch.equal(made.predicted[index][mask[0]], sample['predicted'])
@@ -70,8 +72,8 @@ def test_an_image_alone_is_a_dict_of_pictures_and_numbers(model, batch):
 
 def contains(sheet: np.ndarray, picture: np.ndarray) -> bool:
     height, width = picture.shape[:2]
-    places = zip(*np.nonzero((sheet[:1 - height, :1 - width] == picture[0, 0]).all(axis=2)))
-    return any(np.array_equal(sheet[top:top + height, left:left + width], picture) for top, left in places)
+    places = zip(*np.nonzero((sheet[: 1 - height, : 1 - width] == picture[0, 0]).all(axis=2)))
+    return any(np.array_equal(sheet[top : top + height, left : left + width], picture) for top, left in places)
 
 
 def test_the_sheet_has_four_columns_and_a_row_for_every_image(model, batch):
@@ -80,8 +82,7 @@ def test_the_sheet_has_four_columns_and_a_row_for_every_image(model, batch):
     for name in ('original', 'masked', 'tokens_decoded', 'completed'):
         for image in images:
             assert contains(pixels, image[name])
-    assert np.array_equal(np.asarray(reconstruction_panel(model, batch)),
-                          np.asarray(draw_reconstructions(images)))
+    assert np.array_equal(np.asarray(reconstruction_panel(model, batch)), np.asarray(draw_reconstructions(images)))
 
 
 def test_what_is_missing_is_one_sentence(model, batch):

@@ -1,17 +1,17 @@
 """The page of a work directory, from logs written by hand: numbers, pictures, and what it does not let through."""
+
 import json
 import math
 from argparse import Namespace
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Dict, List
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from beit_mm.engine import launch
+from beit_mm.engine.runners import launch
 from beit_mm.visualization.report import Record, report_command, write_report
 from beit_mm.visualization.report.charts import short
 from beit_mm.visualization.report.history import Curve
@@ -27,9 +27,9 @@ class Page(HTMLParser):
 
     def __init__(self, text: str):
         super().__init__()
-        self.tags: List[tuple] = []
+        self.tags: list[tuple] = []
         self.text = ''
-        self.open: List[str] = []
+        self.open: list[str] = []
         self.feed(text)
         assert self.open == []
 
@@ -48,10 +48,10 @@ class Page(HTMLParser):
         if not {'script', 'style'} & set(self.open):
             self.text += data
 
-    def attributes(self, tag: str, name: str) -> List[str]:
+    def attributes(self, tag: str, name: str) -> list[str]:
         return [found[name] for kind, found in self.tags if kind == tag and name in found]
 
-    def curve(self, label: str) -> Dict[float, float]:
+    def curve(self, label: str) -> dict[float, float]:
         """Steps and values of the first line of the chart of this title."""
         titles = self.attributes('svg', 'aria-label')
         place = next(place for place, title in enumerate(titles) if title.startswith(f'{label} over'))
@@ -72,9 +72,10 @@ def write_log(work_dir: Path, name: str, training=(), scores=(), record: Record 
     return folder
 
 
-def losses(steps, value=lambda step: 1 / step) -> List[dict]:
-    return [dict(loss=value(step), lr=1e-3, base_lr=1e-3, time=0.5, data_time=0.1, iter=step, step=step)
-            for step in steps]
+def losses(steps, value=lambda step: 1 / step) -> list[dict]:
+    return [
+        dict(loss=value(step), lr=1e-3, base_lr=1e-3, time=0.5, data_time=0.1, iter=step, step=step) for step in steps
+    ]
 
 
 def page_of(work_dir: Path) -> Page:
@@ -84,8 +85,12 @@ def page_of(work_dir: Path) -> Page:
 def test_a_resumed_training_is_one_curve_in_which_the_later_run_wins(tmp_path):
     scores = [{'mIoU': 1.0 * step, 'time': 1, 'step': step} for step in (50, 90)]
     write_log(tmp_path, '1', losses(range(10, 101, 10)), scores, Record('train', iteration=100))
-    write_log(tmp_path, '2', losses([70, 80], lambda step: 5.0),
-              record=Record('train', first_iteration=60, iteration=80, resumed=True, source='iter_60.pth'))
+    write_log(
+        tmp_path,
+        '2',
+        losses([70, 80], lambda step: 5.0),
+        record=Record('train', first_iteration=60, iteration=80, resumed=True, source='iter_60.pth'),
+    )
     page = page_of(tmp_path)
     expected = {step: float(f'{1 / step:.6g}') for step in range(10, 61, 10)}
     assert page.curve('Loss') == {**expected, 70: 5, 80: 5}  # the steps after 80 belong to what was given up
@@ -102,8 +107,13 @@ def test_a_new_training_in_the_same_folder_replaces_the_one_before(tmp_path):
 
 
 def test_a_new_training_that_fails_before_its_first_log_is_not_mixed_with_the_one_before(tmp_path):
-    write_log(tmp_path, '1', losses([10, 20]), [{'mIoU': 12.5, 'time': 1, 'step': 20}],
-              Record('train', started='before', iteration=20, seconds={'steps': 100.0}))
+    write_log(
+        tmp_path,
+        '1',
+        losses([10, 20]),
+        [{'mIoU': 12.5, 'time': 1, 'step': 20}],
+        Record('train', started='before', iteration=20, seconds={'steps': 100.0}),
+    )
     write_log(tmp_path, '2', record=Record('train', state='failed', message='no data', seconds={'set-up': 3.0}))
     page = page_of(tmp_path)
     assert 'no data' in page.text and 'Nothing was logged yet' in page.text
@@ -130,16 +140,21 @@ def test_logs_without_a_record_make_a_page_too(tmp_path):
 
 
 def test_scores_give_the_last_and_the_best_with_their_place(tmp_path):
-    scores = [{'accuracy/top1': value, 'val/loss': 3 - epoch, 'time': 0.1, 'step': epoch}
-              for epoch, value in enumerate([50.0, 70.25, 60.0], 1)]
+    scores = [
+        {'accuracy/top1': value, 'val/loss': 3 - epoch, 'time': 0.1, 'step': epoch}
+        for epoch, value in enumerate([50.0, 70.25, 60.0], 1)
+    ]
     scores += [{'knn/top1': 12.5, 'step': 300}]  # KNNHook's, over iterations
     scores += [{'codebook/used': 0.5, 'step': 100}]  # PicturesHook's, of a batch of the training
     write_log(tmp_path, '1', losses([100]), scores, Record('train', score_unit='epoch'))
     page = page_of(tmp_path)
-    rows = page.text[page.text.index('Validation scores'):page.text.index('The best is')]
+    rows = page.text[page.text.index('Validation scores') : page.text.index('The best is')]
     cells = [line.strip() for line in rows.split('\n') if line.strip()][2:]
-    assert cells == ['accuracy/top160 epoch 370.25 epoch 2', 'val/loss0 epoch 30 epoch 3',
-                     'knn/top112.5 iteration 30012.5 iteration 300']
+    assert cells == [
+        'accuracy/top160 epoch 370.25 epoch 2',
+        'val/loss0 epoch 30 epoch 3',
+        'knn/top112.5 iteration 30012.5 iteration 300',
+    ]
     assert page.curve('accuracy/top1') == {1: 50, 2: 70.25, 3: 60}
     assert page.curve('codebook/used') == {100: 0.5}
 
@@ -196,14 +211,22 @@ def test_a_picture_with_a_broken_chunk_is_told(tmp_path):
     Image.fromarray(noise).save(folder / 'broken_7.png')
     content = (folder / 'broken_7.png').read_bytes()
     place = content.index(b'IDAT', content.index(b'IDAT') + 4)
-    (folder / 'broken_7.png').write_bytes(content[:place] + bytes(4) + content[place + 4:])
+    (folder / 'broken_7.png').write_bytes(content[:place] + bytes(4) + content[place + 4 :])
     assert 'broken_7.png cannot be read: broken PNG file' in page_of(tmp_path).text
 
 
 def test_nothing_outside_is_referenced_and_no_text_becomes_markup(tmp_path):
-    record = Record('train', config=f'{HOSTILE}.py', command=[HOSTILE], message=HOSTILE, state='failed',
-                    source=HOSTILE, model={'model': HOSTILE, 'parameters': '1'}, versions={HOSTILE: HOSTILE},
-                    seconds={HOSTILE: 1.0})
+    record = Record(
+        'train',
+        config=f'{HOSTILE}.py',
+        command=[HOSTILE],
+        message=HOSTILE,
+        state='failed',
+        source=HOSTILE,
+        model={'model': HOSTILE, 'parameters': '1'},
+        versions={HOSTILE: HOSTILE},
+        seconds={HOSTILE: 1.0},
+    )
     training = [{**line, HOSTILE: 1.0} for line in losses([1, 2])]
     folder = write_log(tmp_path, '1', training, [{f'class {HOSTILE}': 1.0, 'time': 1, 'step': 1}], record)
     (folder / 'config.py').write_text(f"classes = ['{HOSTILE}']")
@@ -251,8 +274,10 @@ def test_bad_images_and_skipped_updates_are_counted(tmp_path):
     assert 'unreadable images25' in text and '5 more' in text and 'skipped updates2' in text
 
 
-@pytest.mark.parametrize('make', [lambda path: None, lambda path: (path / '1' / 'vis_data').mkdir(parents=True),
-                                  lambda path: write_log(path, '1')])
+@pytest.mark.parametrize(
+    'make',
+    [lambda path: None, lambda path: (path / '1' / 'vis_data').mkdir(parents=True), lambda path: write_log(path, '1')],
+)
 def test_a_folder_without_logs_is_told(make, tmp_path):
     make(tmp_path)
     with pytest.raises(ValueError, match='must be the work directory of a run, with logs in TIMESTAMP'):
@@ -275,22 +300,34 @@ def test_a_record_reads_back_as_it_was_written_and_outlives_new_fields(tmp_path)
     assert read_record(path) == record
 
 
-@pytest.mark.parametrize('seconds, text', [(0.1234, '123 ms'), (59.4, '59.4 s'), (80, '1 min 20 s'),
-                                           (7500, '2 h 05 min')])
+@pytest.mark.parametrize(
+    'seconds, text', [(0.1234, '123 ms'), (59.4, '59.4 s'), (80, '1 min 20 s'), (7500, '2 h 05 min')]
+)
 def test_durations_are_told_in_fitting_units(seconds, text):
     assert duration(seconds) == text
 
 
-@pytest.mark.parametrize('number, text', [(0.0015, '0.0015'), (1.5e-5, '1.5e-5'), (-0.00025, '-2.5e-4'), (0, '0'),
-                                          (math.nan, 'nan'), (123456, '1.235e5'), (41.0, '41')])
+@pytest.mark.parametrize(
+    'number, text',
+    [
+        (0.0015, '0.0015'),
+        (1.5e-5, '1.5e-5'),
+        (-0.00025, '-2.5e-4'),
+        (0, '0'),
+        (math.nan, 'nan'),
+        (123456, '1.235e5'),
+        (41.0, '41'),
+    ],
+)
 def test_numbers_are_short(number, text):
     assert short(number) == text
 
 
 def test_the_command_writes_the_page_and_tells_of_a_folder_without_logs_in_one_sentence(tmp_path, capsys):
     write_log(tmp_path / 'run', '1', losses([1, 2]))
-    launch.run(report_command, Namespace(run=str(tmp_path / 'run'), out=str(tmp_path / 'new' / 'page.html'),
-                                         work_dir=None))
+    launch.run(
+        report_command, Namespace(run=str(tmp_path / 'run'), out=str(tmp_path / 'new' / 'page.html'), work_dir=None)
+    )
     assert capsys.readouterr().out.strip() == str(tmp_path / 'new' / 'page.html')
     assert Page((tmp_path / 'new' / 'page.html').read_text()).curve('Loss') == {1: 1, 2: 0.5}
     with pytest.raises(SystemExit) as ended:

@@ -1,4 +1,5 @@
 """The page of a real training in headless Chromium: it asks the network for nothing, and all of it is seen."""
+
 import json
 import shutil
 from pathlib import Path
@@ -8,14 +9,22 @@ import pytest
 from mmengine.visualization import LocalVisBackend
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
-from stand_ins import write_all
+from support.stand_ins import write_all
 from test_recipe_runs import scores_of, train
 
 from beit_mm.visualization.report import write_report
 
 pytestmark = pytest.mark.browser
-QUIET = ['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
-         '--disable-background-networking', '--disable-component-update', '--disable-sync']
+QUIET = [
+    '--headless',
+    '--no-sandbox',
+    '--disable-gpu',
+    '--disable-quic',
+    '--no-first-run',
+    '--disable-background-networking',
+    '--disable-component-update',
+    '--disable-sync',
+]
 WIDTHS = dict(desktop=1280, phone=390, narrow=320)
 
 
@@ -26,9 +35,17 @@ def work_dir(tmp_path_factory) -> Path:
     write_all(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        train('beit_tokenizer.py', folder / 'run', **{
-            'train_cfg.max_iters': 12, 'train_cfg.val_interval': 6, 'default_hooks.checkpoint.interval': 6,
-            'default_hooks.logger.interval': 1, 'param_scheduler.0.end': 12})
+        train(
+            'beit_tokenizer.py',
+            folder / 'run',
+            **{
+                'train_cfg.max_iters': 12,
+                'train_cfg.val_interval': 6,
+                'default_hooks.checkpoint.interval': 6,
+                'default_hooks.logger.interval': 1,
+                'param_scheduler.0.end': 12,
+            },
+        )
     (logs,) = (folder / 'run').glob('*/vis_data')
     backend = LocalVisBackend(str(logs))
     for step in (1, 12):
@@ -41,8 +58,9 @@ def work_dir(tmp_path_factory) -> Path:
 def browser(tmp_path):
     """Chromium that notes its console and every request."""
     options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which(
-        'google-chrome')
+    options.binary_location = (
+        shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
+    )
     for argument in [*QUIET, f'--user-data-dir={tmp_path}']:
         options.add_argument(argument)
     options.set_capability('goog:loggingPrefs', dict(browser='ALL', performance='ALL'))
@@ -52,10 +70,13 @@ def browser(tmp_path):
 
 
 def load(browser, page: Path, width: int, **media) -> None:
-    browser.execute_cdp_cmd('Emulation.setDeviceMetricsOverride',
-                            dict(width=width, height=800, deviceScaleFactor=1, mobile=False))
-    browser.execute_cdp_cmd('Emulation.setEmulatedMedia', dict(
-        features=[dict(name=name.replace('_', '-'), value=value) for name, value in media.items()]))
+    browser.execute_cdp_cmd(
+        'Emulation.setDeviceMetricsOverride', dict(width=width, height=800, deviceScaleFactor=1, mobile=False)
+    )
+    browser.execute_cdp_cmd(
+        'Emulation.setEmulatedMedia',
+        dict(features=[dict(name=name.replace('_', '-'), value=value) for name, value in media.items()]),
+    )
     browser.get(page.as_uri())
 
 
@@ -80,22 +101,23 @@ def test_a_page_shows_scores_and_pictures_without_errors_requests_or_overflow(wi
     widths = browser.execute_script('return [...document.images].map((e) => [e.naturalWidth, e.width])')
     assert len(widths) >= 2 and all(natural > 0 and 0 < drawn <= width for natural, drawn in widths)
     content, window = browser.execute_script(
-        'return [document.documentElement.scrollWidth, document.documentElement.clientWidth]')
+        'return [document.documentElement.scrollWidth, document.documentElement.clientWidth]'
+    )
     assert content <= window, 'no scrolling sideways'
-    cut = browser.execute_script('''
+    cut = browser.execute_script("""
         return [...document.querySelectorAll('svg')].flatMap((svg) => {
           const outer = svg.getBoundingClientRect();
           return [...svg.querySelectorAll('text')].filter((text) => {
             const box = text.getBoundingClientRect();
             return box.left < outer.left - 1 || box.right > outer.right + 1 || box.bottom > outer.bottom + 1;
           }).map((text) => text.textContent);
-        });''')
+        });""")
     assert cut == [], 'labels of axes that are cut off'
 
 
 def test_the_pointer_reads_logged_values(work_dir, browser):
     load(browser, work_dir / 'report.html', 1280)
-    read = browser.execute_script('''
+    read = browser.execute_script("""
         const chart = [...document.querySelectorAll('.chart')].find((e) => e.textContent.includes('Loss'));
         const svg = chart.querySelector('svg'), box = svg.getBoundingClientRect(), seen = [];
         const scale = box.width / svg.viewBox.baseVal.width;
@@ -106,7 +128,7 @@ def test_the_pointer_reads_logged_values(work_dir, browser):
           seen.push([chart.querySelector('.at').textContent, Number(chart.querySelector('.legend b').textContent)]);
         }
         svg.dispatchEvent(new PointerEvent('pointerleave'));
-        return [seen, chart.querySelector('.at').textContent];''')
+        return [seen, chart.querySelector('.at').textContent];""")
     lines = [json.loads(line) for path in work_dir.glob('*/vis_data/scalars.json') for line in open(path)]
     expected = [[f'at iteration {line["step"]}', float(f'{line["loss"]:.6g}')] for line in lines if 'loss' in line]
     assert read == [expected, ''] and len(expected) == 12
@@ -114,8 +136,9 @@ def test_the_pointer_reads_logged_values(work_dir, browser):
 
 def test_both_themes_have_contrast(work_dir, browser):
     """At least 4.5 to 1 between text and its ground, as WCAG 2.1, 1.4.3 asks for."""
+
     def luminance(colour: str) -> float:
-        values = [int(part) / 255 for part in colour[colour.index('(') + 1:-1].split(',')[:3]]
+        values = [int(part) / 255 for part in colour[colour.index('(') + 1 : -1].split(',')[:3]]
         linear = [value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in values]
         return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
@@ -124,9 +147,9 @@ def test_both_themes_have_contrast(work_dir, browser):
         load(browser, work_dir / 'report.html', 1280, prefers_color_scheme=theme)
         ground = luminance(browser.execute_script('return getComputedStyle(document.body).backgroundColor'))
         grounds.add(round(ground, 2))
-        colours = browser.execute_script('''
+        colours = browser.execute_script("""
             return [...document.querySelectorAll('h1, .what, .note, .legend b, td, .state strong, .line')]
-              .map((e) => getComputedStyle(e).color);''')
+              .map((e) => getComputedStyle(e).color);""")
         for text in map(luminance, colours):
             assert (max(text, ground) + 0.05) / (min(text, ground) + 0.05) >= 4.5
     assert len(grounds) == 2

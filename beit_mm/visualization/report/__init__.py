@@ -1,4 +1,5 @@
 """A report of the runs of a work directory: one HTML page that holds everything it shows."""
+
 from .page import report_command, write_report
 from .record import Record, versions
 

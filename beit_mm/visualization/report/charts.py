@@ -1,7 +1,8 @@
 """Charts of curves as SVG: which curves share one, axes, and lines; page.html draws them."""
+
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Dict, List, Sequence, Tuple
 
 import numpy as np
 from matplotlib.ticker import EngFormatter, MaxNLocator
@@ -13,9 +14,17 @@ WIDTH, HEIGHT = 470, 232
 LEFT, RIGHT, TOP, BOTTOM = 66, 448, 10, 204  # the edges of what the axes enclose
 MAX_DOTS = 30  # of a curve whose points are shown
 GROUPS = {'loss': 'Loss', 'lr': 'Learning rate', 'time': 'Seconds per step', 'acc': 'Accuracy'}
-TITLES = {'grad_norm': 'Gradient norm', 'memory': 'Memory, MB', 'psnr': 'PSNR, dB', 'perplexity': 'Codebook perplexity',
-          'used_codes': 'Codebook in use', 'kl': 'KL divergence', 'temperature': 'Temperature',
-          'kl_weight': 'KL weight', 'skipped_updates': 'Skipped updates'}
+TITLES = {
+    'grad_norm': 'Gradient norm',
+    'memory': 'Memory, MB',
+    'psnr': 'PSNR, dB',
+    'perplexity': 'Codebook perplexity',
+    'used_codes': 'Codebook in use',
+    'kl': 'KL divergence',
+    'temperature': 'Temperature',
+    'kl_weight': 'KL weight',
+    'skipped_updates': 'Skipped updates',
+}
 LAST = ('Seconds per step', 'Memory, MB')
 
 
@@ -38,21 +47,21 @@ class Chart:
 
     title: str
     unit: str
-    lines: List[Line]
-    x_ticks: List[Tuple[float, str]]
-    y_ticks: List[Tuple[float, str]]
-    marks: List[Tuple[float, str]]
-    x_range: Tuple[float, float]
+    lines: list[Line]
+    x_ticks: list[tuple[float, str]]
+    y_ticks: list[tuple[float, str]]
+    marks: list[tuple[float, str]]
+    x_range: tuple[float, float]
 
 
-def training_charts(curves: Sequence[Curve], resumed_at: Sequence[int]) -> List[Chart]:
+def training_charts(curves: Sequence[Curve], resumed_at: Sequence[int]) -> list[Chart]:
     """Losses, rates, accuracies and times each on one chart, all other quantities on one of their own.
 
     Args:
         curves: of one training.
         resumed_at: iterations to mark.
     """
-    groups: Dict[str, List[Curve]] = {}
+    groups: dict[str, list[Curve]] = {}
     for curve in curves:
         if not _says_nothing(curve, curves):
             groups.setdefault(_title(curve.name), []).append(curve)
@@ -60,7 +69,7 @@ def training_charts(curves: Sequence[Curve], resumed_at: Sequence[int]) -> List[
     return [draw(title, 'iteration', groups[title], resumed_at) for title in order]
 
 
-def score_charts(curves: Sequence[Tuple[str, Curve]]) -> List[Chart]:
+def score_charts(curves: Sequence[tuple[str, Curve]]) -> list[Chart]:
     """A chart for every score that was taken more than once."""
     return [draw(curve.name, unit, [curve]) for unit, curve in curves if len(curve.x) > 1]
 
@@ -83,14 +92,26 @@ def draw(title: str, unit: str, curves: Sequence[Curve], marks: Sequence[int] = 
     for curve in curves:
         thin = curve.thinned()
         x, y = to_x(thin.x), to_y(thin.y)
-        lines.append(Line(curve.name, _path(x, y), _dots(x, y), _numbers(thin.x), _numbers(thin.y), float(curve.y[-1]),
-                          int((~np.isfinite(curve.y)).sum())))
+        lines.append(
+            Line(
+                curve.name,
+                _path(x, y),
+                _dots(x, y),
+                _numbers(thin.x),
+                _numbers(thin.y),
+                float(curve.y[-1]),
+                int((~np.isfinite(curve.y)).sum()),
+            )
+        )
     return Chart(
-        title, unit, lines,
+        title,
+        unit,
+        lines,
         x_ticks=[(round(to_x(tick), 1), EngFormatter(sep='')(tick)) for tick in _ticks(x_low, x_high, integer=True)],
         y_ticks=[(round(to_y(tick), 1), text) for tick, text in _labelled(_ticks(y_low, y_high))],
         marks=[(round(to_x(mark), 1), f'resumed after iteration {mark}') for mark in marks if x_low <= mark <= x_high],
-        x_range=(x_low, x_high))
+        x_range=(x_low, x_high),
+    )
 
 
 def short(number: float, digits: int = 4) -> str:
@@ -120,11 +141,10 @@ def _says_nothing(curve: Curve, curves: Sequence[Curve]) -> bool:
     """A count of skipped updates that is 0, and MMEngine's base_lr where it is lr."""
     if curve.name == 'skipped_updates':
         return not curve.y.any()
-    return curve.name == 'base_lr' and any(
-        other.name == 'lr' and np.array_equal(other.y, curve.y) for other in curves)
+    return curve.name == 'base_lr' and any(other.name == 'lr' and np.array_equal(other.y, curve.y) for other in curves)
 
 
-def _range(values: np.ndarray) -> Tuple[float, float]:
+def _range(values: np.ndarray) -> tuple[float, float]:
     """Lowest and highest of the finite values, a little apart if they are one."""
     values = values[np.isfinite(values)]
     low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 1.0)
@@ -133,12 +153,12 @@ def _range(values: np.ndarray) -> Tuple[float, float]:
     return low - (abs(low) or 1) / 2, high + (abs(high) or 1) / 2
 
 
-def _ticks(low: float, high: float, integer: bool = False) -> List[float]:
+def _ticks(low: float, high: float, integer: bool = False) -> list[float]:
     ticks = MaxNLocator(5, steps=[1, 2, 5, 10], integer=integer).tick_values(low, high)
     return [float(tick) for tick in ticks if low <= tick <= high]
 
 
-def _labelled(ticks: Sequence[float]) -> List[Tuple[float, str]]:
+def _labelled(ticks: Sequence[float]) -> list[tuple[float, str]]:
     """Ticks with their text, of as many digits as tell them apart."""
     for digits in range(4, 9):
         texts = [short(tick, digits) for tick in ticks]
@@ -167,5 +187,6 @@ def _dots(x: np.ndarray, y: np.ndarray) -> str:
 
 
 def _numbers(values: np.ndarray) -> str:
-    return ' '.join(f'{value:.6g}' if abs(value) < 1e6 or not float(value).is_integer() else f'{value:.0f}'
-                    for value in values)
+    return ' '.join(
+        f'{value:.6g}' if abs(value) < 1e6 or not float(value).is_integer() else f'{value:.0f}' for value in values
+    )

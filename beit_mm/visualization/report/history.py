@@ -1,11 +1,12 @@
 """One training over all its sessions: curves of what was logged, and scores."""
+
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Dict, Iterable, List, Tuple
 
 import numpy as np
 
-from .sessions import NO_SCORES, Line, Session
+from .sessions import Line, NO_SCORES, Session
 
 MAX_POINTS = 1000  # of a curve
 SCORES = ('knn/',)  # beginnings of what hooks measure on validation images
@@ -22,7 +23,8 @@ class Curve:
 
     def thinned(self, most: int = MAX_POINTS) -> 'Curve':
         """About `most` points at the most, with the ends, and the lowest, the highest and a value that is not finite of
-        every stretch, so that no spike is lost."""
+        every stretch, so that no spike is lost.
+        """
         if len(self.x) <= most:
             return self
         kept = {0, len(self.x) - 1}
@@ -49,22 +51,24 @@ class Score:
     count: int
 
 
-def training_curves(sessions: List[Session]) -> List[Curve]:
+def training_curves(sessions: list[Session]) -> list[Curve]:
     """Of every quantity that a training logged, in order of appearance; a later session wins where steps overlap."""
     parts = [(_start(session, 'iteration'), session.training + session.observed) for session in sessions]
     return [curve for curve in _curves(_merge(parts), {'step', 'iter', 'epoch'}) if not _is_score(curve.name)]
 
 
-def score_curves(sessions: List[Session]) -> List[Tuple[str, Curve]]:
+def score_curves(sessions: list[Session]) -> list[tuple[str, Curve]]:
     """Of every score, with the unit of its steps, 'epoch' or 'iteration'."""
     unit = sessions[-1].train_record.score_unit if sessions else 'iteration'
     validated = [(_start(session, unit), session.scores) for session in sessions]
     observed = [(_start(session, 'iteration'), session.observed) for session in sessions]
-    return [*((unit, curve) for curve in _curves(_merge(validated), NO_SCORES)),
-            *(('iteration', curve) for curve in _curves(_merge(observed), NO_SCORES) if _is_score(curve.name))]
+    return [
+        *((unit, curve) for curve in _curves(_merge(validated), NO_SCORES)),
+        *(('iteration', curve) for curve in _curves(_merge(observed), NO_SCORES) if _is_score(curve.name)),
+    ]
 
 
-def summarise(curves: Iterable[Tuple[str, Curve]]) -> List[Score]:
+def summarise(curves: Iterable[tuple[str, Curve]]) -> list[Score]:
     """Last and best of every score; the best is the highest, but the lowest of losses and errors."""
     scores = []
     for unit, curve in curves:
@@ -74,8 +78,17 @@ def summarise(curves: Iterable[Tuple[str, Curve]]) -> List[Score]:
             falls = any(word in curve.name.lower() for word in LOWER_IS_BETTER)
             values = curve.y[finite]
             best = finite[values.argmin() if falls else values.argmax()]
-        scores.append(Score(curve.name, float(curve.y[-1]), int(curve.x[-1]), float(curve.y[best]),
-                            int(curve.x[best]), unit, len(curve.x)))
+        scores.append(
+            Score(
+                curve.name,
+                float(curve.y[-1]),
+                int(curve.x[-1]),
+                float(curve.y[best]),
+                int(curve.x[best]),
+                unit,
+                len(curve.x),
+            )
+        )
     return scores
 
 
@@ -89,9 +102,9 @@ def _start(session: Session, unit: str) -> float:
     return getattr(session.train_record, f'first_{unit}') if session.training else math.inf
 
 
-def _merge(parts: List[Tuple[float, List[Line]]]) -> List[Line]:
+def _merge(parts: list[tuple[float, list[Line]]]) -> list[Line]:
     """Lines of all sessions by step; a session that goes on from a step replaces what earlier ones logged after it."""
-    merged: Dict[int, Line] = {}
+    merged: dict[int, Line] = {}
     for first, lines in parts:
         merged = {step: line for step, line in merged.items() if step <= first}
         for line in lines:
@@ -100,7 +113,7 @@ def _merge(parts: List[Tuple[float, List[Line]]]) -> List[Line]:
     return [merged[step] for step in sorted(merged)]
 
 
-def _curves(lines: List[Line], left_out: Iterable[str]) -> List[Curve]:
+def _curves(lines: list[Line], left_out: Iterable[str]) -> list[Curve]:
     names = [name for name in dict.fromkeys(name for line in lines for name in line) if name not in left_out]
     curves = []
     for name in names:

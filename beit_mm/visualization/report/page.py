@@ -1,29 +1,32 @@
 """The page: what page.html is filled with."""
+
 import base64
 import hashlib
 from argparse import Namespace
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Dict, List, Optional, Sequence, Tuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from ...datasets.bad_images import BadImages
-from ...whole_file import whole_file
+from beit_mm.checkpoint.atomic_write import whole_file
+from beit_mm.datasets.bad_images import BadImages
+
 from . import charts
 from .history import score_curves, summarise, training_curves
 from .pictures import read_pictures
 from .record import FOLDER, Record
-from .sessions import Session, current, read_sessions
+from .sessions import current, read_sessions, Session
 
 FILE = 'report.html'
 NUM_BAD_SHOWN = 20
-AREA = dict(width=charts.WIDTH, height=charts.HEIGHT, left=charts.LEFT, right=charts.RIGHT, top=charts.TOP,
-            bottom=charts.BOTTOM)
+AREA = dict(
+    width=charts.WIDTH, height=charts.HEIGHT, left=charts.LEFT, right=charts.RIGHT, top=charts.TOP, bottom=charts.BOTTOM
+)
 
 
-def write_report(work_dir: Path, path: Optional[Path] = None) -> Path:
+def write_report(work_dir: Path, path: Path | None = None) -> Path:
     """Write the page of a work directory; it needs no other file, no network and no script.
 
     Args:
@@ -60,18 +63,24 @@ def render(work_dir: Path) -> str:
     # With it no other script runs, whatever a name or a config holds.
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return environment.get_template('page.html').render(
-        style=Markup(style), script=Markup(script), digest=digest, area=AREA, **_content(work_dir))
+        style=Markup(style), script=Markup(script), digest=digest, area=AREA, **_content(work_dir)
+    )
 
 
 @lru_cache
 def _environment() -> Environment:
-    environment = Environment(loader=PackageLoader(__package__, ''), autoescape=True, undefined=StrictUndefined,
-                              trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        loader=PackageLoader(__package__, ''),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     environment.filters.update(short=charts.short, duration=duration)
     return environment
 
 
-def _content(work_dir: Path) -> Dict[str, object]:
+def _content(work_dir: Path) -> dict[str, object]:
     sessions = read_sessions(work_dir)
     training = current(sessions)
     latest = _latest_record(training or sessions)
@@ -92,12 +101,16 @@ def _content(work_dir: Path) -> Dict[str, object]:
         pictures=pictures,
         num_left_out=num_left_out,
         seconds=_shares(shown),
-        runs=[(session, record) for session in sessions
-              for record in session.records or ([session.train_record] if session.training else [])],
+        runs=[
+            (session, record)
+            for session in sessions
+            for record in session.records or ([session.train_record] if session.training else [])
+        ],
         is_current={session.name for session in shown},
         config=_config(shown, work_dir),
         bad_images=BadImages(1, work_dir / 'bad_images.txt').names(),
-        num_bad_shown=NUM_BAD_SHOWN)
+        num_bad_shown=NUM_BAD_SHOWN,
+    )
 
 
 def duration(seconds: float) -> str:
@@ -116,7 +129,7 @@ def _latest_record(sessions: Sequence[Session]) -> Record:
     return last.records[0] if last.records else last.train_record
 
 
-def _tests(sessions: Sequence[Session]) -> List[Tuple[Session, Record, Dict[str, float]]]:
+def _tests(sessions: Sequence[Session]) -> list[tuple[Session, Record, dict[str, float]]]:
     """Scores of all tests, and of validations without a training."""
     tests = []
     for session in sessions:
@@ -124,14 +137,15 @@ def _tests(sessions: Sequence[Session]) -> List[Tuple[Session, Record, Dict[str,
         if session.test:
             tests.append((session, records.get('test', Record('test')), session.test))
         if 'val' in records:
-            tests.append((session, records['val'], {score.name: score.last for score in summarise(
-                score_curves([session]))}))
+            tests.append(
+                (session, records['val'], {score.name: score.last for score in summarise(score_curves([session]))})
+            )
     return tests
 
 
-def _shares(sessions: Sequence[Session]) -> List[Tuple[str, float, float]]:
+def _shares(sessions: Sequence[Session]) -> list[tuple[str, float, float]]:
     """Of every part of the runs: seconds, and its share of all in percent; the longest first, the rest last."""
-    seconds: Dict[str, float] = {}
+    seconds: dict[str, float] = {}
     for session in sessions:
         for record in session.records:
             for part, spent in record.seconds.items():

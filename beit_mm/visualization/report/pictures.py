@@ -1,10 +1,11 @@
 """Pictures of a run as data URIs: the first and the latest of every name."""
+
 import base64
 import io
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, List, Sequence, Tuple
 
 from PIL import Image
 
@@ -29,13 +30,13 @@ class Picture:
     problem: str = ''
 
 
-def read_pictures(sessions: Sequence[Session]) -> Tuple[Dict[str, List[Picture]], int]:
+def read_pictures(sessions: Sequence[Session]) -> tuple[dict[str, list[Picture]], int]:
     """First and latest picture of every name that a visualizer wrote, and how many names were left out.
 
     Args:
         sessions: whose pictures count; of the same name and step the later session's.
     """
-    files: Dict[str, Dict[int, Path]] = {}
+    files: dict[str, dict[int, Path]] = {}
     for session in sessions:
         folder = session.folder / IMAGES
         for path in sorted(folder.rglob('*.png')):

@@ -1,17 +1,17 @@
 """What a run notes of itself for its report: `TIMESTAMP/vis_data/run_PURPOSE.json` in the work directory."""
+
 import importlib
 import json
 import platform
 import sys
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Dict, List, Optional
 
 import torch
 from mmengine.utils import get_git_hash
 
-from ...version import __version__
-from ...whole_file import whole_file
+from beit_mm.checkpoint.atomic_write import whole_file
+from beit_mm.version import __version__
 
 FOLDER = 'vis_data'
 LIBRARIES = ('torchvision', 'mmengine', 'mmcv', 'mmpretrain', 'mmseg', 'numpy')
@@ -43,7 +43,7 @@ class Record:
 
     purpose: str
     config: str = ''
-    command: List[str] = field(default_factory=list)
+    command: list[str] = field(default_factory=list)
     started: str = ''
     ended: str = ''
     state: str = 'running'
@@ -57,9 +57,9 @@ class Record:
     source: str = ''
     resumed: bool = False
     num_processes: int = 1
-    model: Dict[str, str] = field(default_factory=dict)
-    versions: Dict[str, str] = field(default_factory=dict)
-    seconds: Dict[str, float] = field(default_factory=dict)
+    model: dict[str, str] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
 
     def write(self, log_dir: Path) -> None:
         """Into the folder of the run's logs; a reader finds the old file or the new one, whole."""
@@ -68,7 +68,7 @@ class Record:
             beside.write_text(json.dumps(asdict(self), indent=1), encoding='utf-8')
 
 
-def read_record(path: Path) -> Optional[Record]:
+def read_record(path: Path) -> Record | None:
     """A record; None if the file holds none."""
     try:
         content = json.loads(path.read_text(encoding='utf-8'))
@@ -78,9 +78,10 @@ def read_record(path: Path) -> Optional[Record]:
         return None
 
 
-def versions() -> Dict[str, str]:
+def versions() -> dict[str, str]:
     """Versions of what computes here: libraries, Python, system, devices, and the git commit of the working directory
-    if it is a checkout. A fraction of MMEngine's collect_env, which starts compilers to ask for theirs."""
+    if it is a checkout. A fraction of MMEngine's collect_env, which starts compilers to ask for theirs.
+    """
     found = {'beit_mm': __version__, 'torch': torch.__version__}
     for name in LIBRARIES:
         found[name] = importlib.import_module(name).__version__

@@ -1,15 +1,15 @@
 """The runs of a work directory: what their logs, scores and records hold."""
+
 import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, List, Tuple
 
-from .record import FOLDER, Record, read_record
+from .record import FOLDER, read_record, Record
 
 SCALARS = f'{FOLDER}/scalars.json'
 NO_SCORES = {'step', 'time', 'data_time', 'memory', 'iter', 'epoch'}
-Line = Dict[str, float]
+Line = dict[str, float]
 
 
 @dataclass
@@ -26,11 +26,11 @@ class Session:
     """
 
     folder: Path
-    records: List[Record]
-    training: List[Line]
-    scores: List[Line]
-    observed: List[Line]
-    test: Dict[str, float]
+    records: list[Record]
+    training: list[Line]
+    scores: list[Line]
+    observed: list[Line]
+    test: dict[str, float]
 
     @property
     def name(self) -> str:
@@ -47,7 +47,7 @@ class Session:
         return Record('train', first_iteration=steps[0] - 1, iteration=steps[-1], resumed=True)
 
 
-def read_sessions(work_dir: Path) -> List[Session]:
+def read_sessions(work_dir: Path) -> list[Session]:
     """All folders of logs in a work directory, the oldest first.
 
     Raises:
@@ -55,20 +55,28 @@ def read_sessions(work_dir: Path) -> List[Session]:
     """
     folders = sorted(path.parent for path in work_dir.glob(f'*/{FOLDER}') if path.is_dir())
     sessions = [_read(folder) for folder in folders]
-    sessions = [session for session in sessions
-                if session.records or session.training or session.scores or session.observed or session.test]
+    sessions = [
+        session
+        for session in sessions
+        if session.records or session.training or session.scores or session.observed or session.test
+    ]
     if not sessions:
-        raise ValueError(f'{work_dir} must be the work directory of a run, with logs in TIMESTAMP/{SCALARS}; '
-                         f'{"it has none" if work_dir.is_dir() else "there is no such folder"}')
+        raise ValueError(
+            f'{work_dir} must be the work directory of a run, with logs in TIMESTAMP/{SCALARS}; '
+            f'{"it has none" if work_dir.is_dir() else "there is no such folder"}'
+        )
     return sessions
 
 
-def current(sessions: List[Session]) -> List[Session]:
+def current(sessions: list[Session]) -> list[Session]:
     """The sessions that one training consists of: the last that began anew, and those after it."""
-    trainings = [session for session in sessions
-                 if session.training or any(record.purpose == 'train' for record in session.records)]
+    trainings = [
+        session
+        for session in sessions
+        if session.training or any(record.purpose == 'train' for record in session.records)
+    ]
     begun = [place for place, session in enumerate(trainings) if not session.train_record.resumed]
-    return trainings[begun[-1]:] if begun else trainings
+    return trainings[begun[-1] :] if begun else trainings
 
 
 def _read(folder: Path) -> Session:
@@ -77,7 +85,7 @@ def _read(folder: Path) -> Session:
     return Session(folder, records, *_read_scalars(folder / SCALARS), _read_test(folder / f'{folder.name}.json'))
 
 
-def _read_scalars(path: Path) -> Tuple[List[Line], List[Line], List[Line]]:
+def _read_scalars(path: Path) -> tuple[list[Line], list[Line], list[Line]]:
     """Lines of training steps, which have a loss; of validations, which are timed too; and the others."""
     training, scores, observed = [], [], []
     if not path.is_file():
@@ -90,7 +98,7 @@ def _read_scalars(path: Path) -> Tuple[List[Line], List[Line], List[Line]]:
     return training, scores, observed
 
 
-def _read_test(path: Path) -> Dict[str, float]:
+def _read_test(path: Path) -> dict[str, float]:
     if not path.is_file():
         return {}
     scores = _numbers(path.read_text(encoding='utf-8', errors='replace'))
@@ -105,5 +113,8 @@ def _numbers(text: str) -> Line:
         return {}
     if not isinstance(content, dict):
         return {}
-    return {name: value for name, value in content.items()
-            if isinstance(value, (int, float)) and not isinstance(value, bool)}
+    return {
+        name: value
+        for name, value in content.items()
+        if isinstance(value, (int, float)) and not isinstance(value, bool)
+    }

@@ -1,4 +1,5 @@
 """MMPretrain's programming interfaces on our configs and weights: python use_mmpretrain.py REPORT"""
+
 import json
 import sys
 from pathlib import Path
@@ -7,7 +8,7 @@ import mmpretrain
 import torch
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
-from mmpretrain import ImageClassificationInferencer, get_model, inference_model
+from mmpretrain import get_model, ImageClassificationInferencer, inference_model
 from mmpretrain.apis import ModelHub
 
 import beit_mm
@@ -28,9 +29,12 @@ def by_config() -> dict:
         config=ImageClassificationInferencer(Config.fromfile(CONFIG), pretrained=WEIGHTS)(PICTURE)[0],
         model=ImageClassificationInferencer(model)(PICTURE)[0],
         weights_alone=ImageClassificationInferencer(
-            CONFIG, pretrained='weights_alone.pth', classes=model._dataset_meta['classes'])(PICTURE)[0])
-    return {way: dict(scores=result['pred_scores'].tolist(), name=result['pred_class'])
-            for way, result in found.items()}
+            CONFIG, pretrained='weights_alone.pth', classes=model._dataset_meta['classes']
+        )(PICTURE)[0],
+    )
+    return {
+        way: dict(scores=result['pred_scores'].tolist(), name=result['pred_class']) for way, result in found.items()
+    }
 
 
 def by_name() -> dict:
@@ -39,10 +43,14 @@ def by_name() -> dict:
     ModelHub.register_model_index(f'{mim}/model-index.yml', config_prefix=mim)
     model = get_model(NAME, **SMALL)
     torch.save(dict(state_dict=model.state_dict()), 'by_name.pth')
-    results = dict(inferencer=ImageClassificationInferencer(NAME, pretrained='by_name.pth', **SMALL)(PICTURE)[0],
-                   inference_model=inference_model(model, PICTURE))
-    return dict(listed=NAME in mmpretrain.list_models('beit-*'),
-                scores={way: result['pred_scores'].tolist() for way, result in results.items()})
+    results = dict(
+        inferencer=ImageClassificationInferencer(NAME, pretrained='by_name.pth', **SMALL)(PICTURE)[0],
+        inference_model=inference_model(model, PICTURE),
+    )
+    return dict(
+        listed=NAME in mmpretrain.list_models('beit-*'),
+        scores={way: result['pred_scores'].tolist() for way, result in results.items()},
+    )
 
 
 def in_host_config(name: str, out_type: str, **changes: dict) -> dict:
@@ -51,17 +59,26 @@ def in_host_config(name: str, out_type: str, **changes: dict) -> dict:
     cfg.merge_from_dict(dict(model=dict(backbone=dict(TRUNK, _delete_=True, out_type=out_type), **changes)))
     model = get_model(cfg)
     model.train()
-    wrapper = build_optim_wrapper(model, dict(
-        type='OptimWrapper', optimizer=dict(type='AdamW', lr=1.0, weight_decay=0.05),
-        constructor='mmpretrain.LearningRateDecayOptimWrapperConstructor', paramwise_cfg=dict(layer_decay_rate=0.5)))
+    wrapper = build_optim_wrapper(
+        model,
+        dict(
+            type='OptimWrapper',
+            optimizer=dict(type='AdamW', lr=1.0, weight_decay=0.05),
+            constructor='mmpretrain.LearningRateDecayOptimWrapperConstructor',
+            paramwise_cfg=dict(layer_decay_rate=0.5),
+        ),
+    )
     rates = {id(parameter): group['lr'] for group in wrapper.param_groups for parameter in group['params']}
     before = model.backbone.blocks[0].mlp.fc1.weight.clone()
     images = torch.randint(256, (2, 3, 64, 64), dtype=torch.uint8)
     samples = [mmpretrain.structures.DataSample().set_gt_label(label) for label in (0, 1)]
     logged = model.train_step(dict(inputs=images, data_samples=samples), wrapper)
     parts = ('cls_token', 'blocks.0.mlp.fc1.weight', 'blocks.3.mlp.fc1.weight')
-    return dict(loss=logged['loss'].item(), moved=not torch.equal(before, model.backbone.blocks[0].mlp.fc1.weight),
-                rates=[rates[id(model.backbone.get_parameter(part))] for part in parts])
+    return dict(
+        loss=logged['loss'].item(),
+        moved=not torch.equal(before, model.backbone.blocks[0].mlp.fc1.weight),
+        rates=[rates[id(model.backbone.get_parameter(part))] for part in parts],
+    )
 
 
 def main(report: str) -> None:
@@ -71,8 +88,13 @@ def main(report: str) -> None:
         by_name=by_name(),
         in_host_config=dict(
             resnet=in_host_config('resnet/resnet50_8xb32_in1k.py', 'avg_featmap', neck=None, head=dict(in_channels=32)),
-            vit=in_host_config('vision_transformer/vit-base-p16_64xb64_in1k.py', 'cls_token',
-                               head=dict(in_channels=32, hidden_dim=None))))
+            vit=in_host_config(
+                'vision_transformer/vit-base-p16_64xb64_in1k.py',
+                'cls_token',
+                head=dict(in_channels=32, hidden_dim=None),
+            ),
+        ),
+    )
     Path(report).write_text(json.dumps(found))
 
 

@@ -7,7 +7,8 @@ model = dict(
     backbone=dict(embed_dim=32, depth=2, num_heads=2, out_indices=[0, 0, 1, 1], init_cfg=None),
     neck=dict(embed_dim=32),
     decode_head=dict(in_channels=[32] * 4, channels=16),
-    auxiliary_head=dict(in_channels=32, channels=16))
+    auxiliary_head=dict(in_channels=32, channels=16),
+)
 loader = dict(batch_size=2, num_workers=0, persistent_workers=False)
 train_dataloader = loader
 val_dataloader = loader

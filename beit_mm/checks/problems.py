@@ -1,0 +1,34 @@
+"""What a check finds, and how names that were nearly right are told."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import NamedTuple
+
+
+class Problem(NamedTuple):
+    """A mistake in a config.
+
+    Attributes:
+        key: dotted key of the config, or an argument of the command line.
+        sentence: what is wrong and what mends it.
+        is_error: whether a training would fail or compute something else than was meant; else a warning.
+    """
+
+    key: str
+    sentence: str
+    is_error: bool = True
+
+    def __str__(self) -> str:
+        # `load_from names a checkpoint ...`: the key is the sentence's subject
+        return f'{self.key}{" " if self.sentence.startswith("names ") else ": "}{self.sentence}'
+
+
+def closest(name: str, pool: Iterable[str], cutoff: float = 0.7) -> str:
+    """The name of the pool that is most like another one; empty if none is."""
+    return next(iter(get_close_matches(name, sorted(pool), n=1, cutoff=cutoff)), '')
+
+
+def suggest(name: str, pool: Iterable[str], otherwise: str) -> str:
+    """`did you mean x?` for the closest name of a pool, or another mend where none is close."""
+    meant = closest(name, pool)
+    return f'did you mean {meant}?' if meant else otherwise

@@ -1,0 +1,113 @@
+"""A config as one text that stands alone, for projects that cannot inherit ours and tools that compare type names."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from mmengine import registry
+from mmengine.config import Config
+from mmengine.utils import get_object_from_string
+
+from beit_mm.checkpoint.atomic_write import whole_file
+from beit_mm.config.parts import walk
+from beit_mm.registry import SCOPE
+
+ROOTS = [value for value in vars(registry).values() if isinstance(value, registry.Registry)]
+
+
+def flatten(path: str | Path, options: dict | None = None) -> Config:
+    """A config of either style, text (`_base_`) or pure Python (`read_base`), as a text config without bases.
+
+    Types that were imported become the names that they are registered under in the config's default scope or in ours,
+    since inferencers compare them with such names; what is registered nowhere stays `module.Class`.
+
+    Args:
+        path: config file.
+        options: dotted keys and values that override the config's.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If an option names no top-level key of the config, or the config cannot be read.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f'no config file at {path}')
+    try:
+        cfg = Config.fromfile(path)
+    except RuntimeError as error:  # MMEngine's for a mixture of both styles
+        raise ValueError(f'{path} cannot be read: {error}') from error
+    unknown = [key for key in options or {} if key.split('.')[0] not in cfg]
+    if unknown:
+        raise ValueError(f'options must name keys of {path}, got {", ".join(unknown)}')
+    cfg.merge_from_dict(options or {})
+    flat = Config(cfg.to_dict())
+    drop_scope_stamps(flat)
+    for node in _dicts(flat):
+        if isinstance(node.get('type'), str) and node['type'].count('.') > 1:
+            node['type'] = registered_name(node['type'], flat.get('default_scope'))
+    _import_ours(flat)
+    return flat
+
+
+def drop_scope_stamps(cfg: Config) -> None:
+    """Take `_scope_='beit_mm'` out of a config, in place.
+
+    MMEngine stamps it on all that is inherited as `beit_mm::...`, and would then look up the hosts' types among ours;
+    ours carry their scope in the type anyway.
+    """
+    for node in _dicts(cfg):
+        if node.get('_scope_') == SCOPE:
+            del node['_scope_']
+
+
+def registered_name(path: str, scope: str | None) -> str:
+    """The short name of a class, such as 'EncoderDecoder' or 'beit_mm.BEiT'; its path if it has none.
+
+    Args:
+        path: `package.module.Class`.
+        scope: the default scope under which the name will be looked up.
+    """
+    kind = get_object_from_string(path)
+    name = getattr(kind, '__name__', None)
+    for root in ROOTS:
+        # As MMEngine searches: the scope's own registry, then the root.
+        places = [place for place in (root.children.get(scope), root) if place is not None]
+        found = next((place.module_dict[name] for place in places if name in place.module_dict), None)
+        if found is kind is not None:
+            return name
+        if SCOPE in root.children and root.children[SCOPE].module_dict.get(name) is kind is not None:
+            return f'{SCOPE}.{name}'
+    return path
+
+
+def write(cfg: Config, path: str | Path, header: str) -> None:
+    """Write a config to a new .py file under a comment, and read it back.
+
+    Raises:
+        ValueError: If the file is no .py, or the config holds what has no text.
+        FileExistsError: If there is such a file.
+    """
+    target = Path(path)
+    if target.suffix != '.py':
+        raise ValueError(f'a config is written to a .py file, got {path}')
+    if target.exists():
+        raise FileExistsError(f'{path} exists and is not overwritten')
+    try:
+        with whole_file(target) as beside:
+            beside.write_text(f'# {header}\n{cfg.pretty_text}')
+            if Config.fromfile(beside, import_custom_modules=False).to_dict() != cfg.to_dict():
+                raise ValueError('a config must be the same when it is read back from its text, got a difference')
+    except (NameError, SyntaxError) as error:  # such as a function, or a number that is not finite
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise ValueError(f'a config must hold numbers, texts, lists and dicts, got {reason}') from error
+
+
+def _import_ours(cfg: Config) -> None:
+    """Pure-Python configs import classes where they are used; a text config must name our package."""
+    if any(str(node.get('type')).startswith(f'{SCOPE}.') for node in _dicts(cfg)):
+        imports = dict(cfg.get('custom_imports') or dict(imports=[]))
+        names = [imports['imports']] if isinstance(imports['imports'], str) else list(imports['imports'])
+        cfg.custom_imports = dict(imports, imports=names if SCOPE in names else [*names, SCOPE])
+
+
+def _dicts(cfg: Config) -> Iterator[dict]:
+    for key in cfg:
+        yield from (node for _, node in walk(cfg[key], key))

@@ -1,7 +1,0 @@
-"""Checks of a config before anything is built, so that a mistake ends in one sentence at once."""
-from .config_check import ConfigMistakes, check_before_training, check_command, check_config
-from .files import check_checkpoint, check_checkpoints, check_data, starting_points
-from .problems import Problem, walk
-
-__all__ = ['ConfigMistakes', 'Problem', 'check_before_training', 'check_checkpoint', 'check_checkpoints',
-           'check_command', 'check_config', 'check_data', 'starting_points', 'walk']

@@ -1,0 +1,49 @@
+"""A hook that anneals an attribute of the model, such as the tokenizer's temperature."""
+
+import math
+
+from mmengine.hooks import Hook
+
+from beit_mm.engine.runners.unwrapping import unwrap
+from beit_mm.registry import HOOKS
+
+
+@HOOKS.register_module()
+class AnnealHook(Hook):
+    """Moves a number on the model from start to end along half a cosine, by the iteration count alone.
+
+    A resumed run therefore continues where it was. The value is logged under the attribute's name.
+
+    Args:
+        attribute: name of the attribute.
+        start, end: its first and last value.
+        num_iters: iterations until end is reached, at least 1; it stays there.
+
+    Raises:
+        ValueError: If num_iters is below 1, or the model has no such attribute (before the first step).
+    """
+
+    def __init__(self, attribute: str, start: float, end: float, num_iters: int):
+        if num_iters < 1:
+            raise ValueError(f'AnnealHook.num_iters must be at least 1, got {num_iters}')
+        self.attribute = attribute
+        self.start = start
+        self.end = end
+        self.num_iters = num_iters
+
+    def before_train(self, runner) -> None:
+        if not hasattr(unwrap(runner.model), self.attribute):
+            raise ValueError(
+                f'AnnealHook.attribute must name an attribute of the model, '
+                f'{type(unwrap(runner.model)).__name__} has no {self.attribute!r}'
+            )
+
+    def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
+        value = self.value_at(runner.iter)
+        setattr(unwrap(runner.model), self.attribute, value)
+        runner.message_hub.update_scalar(f'train/{self.attribute}', value)
+
+    def value_at(self, iteration: int) -> float:
+        """The attribute's value at an iteration."""
+        progress = min(iteration / self.num_iters, 1.0)
+        return self.end + (self.start - self.end) * (1 + math.cos(math.pi * progress)) / 2

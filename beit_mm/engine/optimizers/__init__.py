@@ -1,0 +1,1 @@
+"""The optimizer wrapper and the parameter groups."""

@@ -1,0 +1,106 @@
+"""Optimiser parameter groups: one per layer and decay (BEiT release; arXiv 2106.08254, appendix)."""
+
+from collections.abc import Callable
+
+from mmengine.optim import DefaultOptimWrapperConstructor
+from torch import nn
+
+from beit_mm.registry import OPTIM_WRAPPER_CONSTRUCTORS
+
+# Compared with the last part of a name, so under any prefix; the release misses `backbone.cls_token`.
+NO_DECAY_NAMES = ('pos_embed', 'cls_token')
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
+    """Scales the learning rate by `layer_decay_rate ** (layers above)` and spares some parameters weight decay.
+
+    1-d parameters, biases, `pos_embed` and `cls_token` are not decayed. The model owns `get_layer_depth(name)`; in a
+    model without one, its `backbone.get_layer_depth(name, prefix)` is asked.
+
+    Args:
+        optim_wrapper_cfg: MMEngine's.
+        paramwise_cfg: `layer_decay_rate` (default 1.0: the same rate everywhere), nothing else.
+
+    Raises:
+        ValueError: If paramwise_cfg holds another key, the optimiser has no lr or weight_decay, or a rate other than
+            1 meets a model without layers.
+    """
+
+    def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None):
+        paramwise_cfg = dict(paramwise_cfg or {})
+        paramwise_cfg.setdefault('layer_decay_rate', 1.0)
+        unknown = sorted(set(paramwise_cfg) - {'layer_decay_rate'})
+        if unknown:
+            raise ValueError(f'paramwise_cfg takes layer_decay_rate, got {", ".join(unknown)}')
+        super().__init__(optim_wrapper_cfg, paramwise_cfg)
+        if self.base_lr is None or self.base_wd is None:
+            raise ValueError(f'optim_wrapper.optimizer needs lr and weight_decay, got {self.optimizer_cfg}')
+
+    def add_params(self, params: list[dict], module: nn.Module, **kwargs) -> None:
+        """Append the groups of a whole model; `lr_scale` and `layer` stand in each group for the log."""
+        rate = self.paramwise_cfg['layer_decay_rate']
+        layer_of = find_layer_depth(module)
+        if layer_of is None and rate != 1.0:
+            raise ValueError(
+                f'layer_decay_rate={rate} needs a model or backbone with get_layer_depth, '
+                f'{type(module).__name__} has none'
+            )
+        groups: dict[tuple[int, float], dict] = {}
+        for name, parameter in module.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            layer, num_layers = layer_of(name) if layer_of and rate != 1.0 else (0, 1)
+            weight_decay = self.base_wd if is_decayed(name, parameter) else 0.0
+            scale = rate ** (num_layers - 1 - layer)
+            group = groups.setdefault(
+                (layer, weight_decay),
+                dict(params=[], lr=self.base_lr * scale, weight_decay=weight_decay, lr_scale=scale, layer=layer),
+            )
+            group['params'].append(parameter)
+        params.extend(groups[key] for key in sorted(groups))
+
+
+def is_decayed(name: str, parameter: nn.Parameter) -> bool:
+    """Whether a parameter gets weight decay."""
+    last = name.rpartition('.')[2]
+    return parameter.ndim > 1 and last != 'bias' and last not in NO_DECAY_NAMES
+
+
+def find_layer_depth(model: nn.Module) -> Callable[[str], tuple[int, int]] | None:
+    """`name -> (layer, number of layers)` of a model, its backbone's if it has none itself, else None."""
+    if hasattr(model, 'get_layer_depth'):
+        return model.get_layer_depth
+    backbone = getattr(model, 'backbone', None)
+    if hasattr(backbone, 'get_layer_depth'):
+        return lambda name: backbone.get_layer_depth(name, 'backbone.')
+    return None
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class TrainableOptimWrapperConstructor(DefaultOptimWrapperConstructor):
+    """One parameter group of all parameters that require a gradient, biases decayed like weights (BEiT release,
+    `run_linear_eval.py`).
+
+    MMEngine's puts frozen parameters into the optimiser too, or warns of every one that it leaves out.
+
+    Args:
+        optim_wrapper_cfg: MMEngine's.
+        paramwise_cfg: none.
+
+    Raises:
+        ValueError: If paramwise_cfg is given, or nothing requires a gradient.
+    """
+
+    def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None):
+        if paramwise_cfg:
+            raise ValueError(f'TrainableOptimWrapperConstructor takes no paramwise_cfg, got {paramwise_cfg}')
+        # MMEngine's asks add_params only where there are options.
+        super().__init__(optim_wrapper_cfg, dict(trainable=True))
+
+    def add_params(self, params: list[dict], module: nn.Module, **kwargs) -> None:
+        """Append the group of a whole model."""
+        trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        if not trainable:
+            raise ValueError(f'{type(module).__name__} must have a parameter that requires a gradient, got none')
+        params.append(dict(params=trainable))

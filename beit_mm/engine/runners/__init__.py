@@ -1,0 +1,1 @@
+"""Loops, launching, restarts and shards."""

@@ -1,0 +1,189 @@
+"""From a config and command-line arguments to a training or a test, on any number of processes, with or without GPU."""
+
+import os
+import sys
+import traceback
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from mmengine.config import Config, ConfigDict
+from mmengine.dist import is_main_process
+from mmengine.evaluator import DumpResults
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+from beit_mm.checkpoint.files import find_newest
+from beit_mm.checks import check_before_training, check_checkpoint, check_data
+from beit_mm.config.flatten import drop_scope_stamps
+from beit_mm.config.parts import drop_left_out, forget_starts, use_plain_batch_norm
+from beit_mm.engine.hooks.check_weights_hook import CheckWeightsHook
+from beit_mm.engine.hooks.stop_hook import TrainingStopped
+from beit_mm.models.weights import WeightsMismatch
+
+from . import restarts
+from .memory import advise_on_memory, OutOfMemory
+
+# What a config or its files cause. The last may pass, and torchrun may try again.
+MISTAKES = ValueError, KeyError, TypeError, AssertionError, ImportError, FileNotFoundError, OutOfMemory
+FAILURES = (OSError,)
+
+
+def train(args: Namespace) -> None:
+    """Train as the arguments of tools/train.py say."""
+    cfg = _load_config(args)
+    if args.no_validate:
+        cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+    _set_resume(cfg, args.resume)
+    if args.auto_scale_lr:
+        if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
+            raise ValueError('--auto-scale-lr needs auto_scale_lr.base_batch_size in the config, got none')
+        cfg.auto_scale_lr.enable = True
+    warnings = check_before_training(cfg)
+    runner = _build_runner(cfg, 'resume' if cfg.get('resume') else 'train')
+    for warning in warnings:
+        runner.logger.warning(str(warning))
+    _explain(cfg, runner, runner.train)
+
+
+def test(args: Namespace) -> None:
+    """Evaluate as the arguments of tools/test.py say."""
+    cfg = _load_config(args)
+    if cfg.get('test_dataloader') is None:
+        raise ValueError(f'{args.config} has no test_dataloader, so there is nothing to test on')
+    cfg.load_from, cfg.resume = args.checkpoint, False
+    if args.show_dir is not None:
+        if 'visualization' not in cfg.default_hooks:
+            raise ValueError('--show-dir needs default_hooks.visualization in the config, got none')
+        cfg.default_hooks.visualization.update(
+            {'draw': True} if cfg.default_scope == 'mmseg' else {'enable': True, 'out_dir': args.show_dir}
+        )
+        cfg.visualizer.save_dir = args.show_dir
+    if args.tta:
+        if 'tta_model' not in cfg or 'tta_pipeline' not in cfg:
+            raise ValueError('--tta needs tta_model and tta_pipeline in the config')
+        cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
+        cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
+    # As in the hosts' tools: a folder of label maps in MMSegmentation, a file of all predictions in MMPretrain.
+    draws_labels = cfg.default_scope == 'mmseg'
+    if args.out is not None and draws_labels:
+        cfg.test_evaluator.update(output_dir=args.out, keep_results=True)
+    check_data(cfg, ('test_dataloader',))
+    check_checkpoint('CHECKPOINT', args.checkpoint)
+    runner = _build_runner(cfg, 'test')
+    if args.out is not None and not draws_labels:
+        runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))
+    _explain(cfg, runner, runner.test)
+
+
+def _load_config(args: Namespace) -> Config:
+    """The config file with what all tools' arguments change in it, fit for this machine."""
+    if not Path(args.config).is_file():
+        raise FileNotFoundError(f'no config file at {args.config}')
+    cfg = Config.fromfile(args.config)
+    drop_scope_stamps(cfg)
+    for key in args.cfg_options or {}:
+        if key.split('.')[0] not in cfg:
+            raise ValueError(f'--cfg-options must name keys of {args.config}, got {key}')
+    cfg.merge_from_dict(args.cfg_options or {})
+    drop_left_out(cfg)
+    cfg.launcher = args.launcher
+    # As in the hosts' tools: argument, then config, then the config's name.
+    cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(args.config).stem)
+    args.work_dir = cfg.work_dir
+    if not torch.cuda.is_available():
+        _adapt_to_cpu(cfg)
+    return cfg
+
+
+def _set_resume(cfg: Config, resume: str | None) -> None:
+    """Resume from a checkpoint, or for 'auto' from the newest one that is whole, if there is any; after a restart by
+    torchrun from the newest that this launch has written.
+    """
+    if resume is None and cfg.get('resume') and not cfg.get('load_from'):
+        resume = 'auto'  # MMEngine's own way would not verify the checkpoint
+    if restarts.is_restart() and resume != 'auto':
+        resume = find_newest(Path(cfg.work_dir), restarts.launch_time()) or resume
+        resume = resume and str(resume)
+    if resume == 'auto':
+        newest = find_newest(Path(cfg.work_dir))
+        if newest is None:
+            print(f'nothing to resume in {cfg.work_dir}: a new training')
+        resume = newest and str(newest)
+    if resume is None:
+        return
+    check_checkpoint('--resume', resume)
+    cfg.resume, cfg.load_from = True, resume
+    forget_starts(cfg.model)  # all weights are in the checkpoint
+
+
+def _adapt_to_cpu(cfg: Config) -> None:
+    """Without a GPU: processes talk by gloo, DDP gets no device, and synchronised batch norm, which has no CPU code,
+    is the plain one, whose running statistics are then each process's own.
+    """
+    use_plain_batch_norm(cfg.model)
+    if cfg.launcher == 'pytorch':
+        cfg.model_wrapper_cfg = dict(type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False)
+        if not dist.is_initialized():  # before the Runner, which would ask for a GPU
+            dist.init_process_group('gloo')
+    elif cfg.launcher != 'none':
+        raise ValueError(f"--launcher must be 'none' or 'pytorch' on a machine without GPU, got {cfg.launcher!r}")
+
+
+def _build_runner(cfg: Config, purpose: str) -> Runner:
+    runner = Runner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg)
+    runner.register_hook(CheckWeightsHook(purpose))
+    return runner
+
+
+def _explain(cfg: Config, runner: Runner, job: Callable[[], object]) -> None:
+    """Run a job of a runner; weights that do not fit become an error that names the file they came from, and too little
+    memory one that says what to change.
+    """
+    try:
+        with advise_on_memory(cfg, runner):
+            job()
+    except WeightsMismatch as error:
+        raise ValueError(f'{cfg.load_from}: {error}') from error
+    except BaseException as error:
+        runner.call_hook('on_exception', error=error)
+        raise
+
+
+def run(job: Callable[[Namespace], None], args: Namespace) -> None:
+    """Run a job; what a config or its files cause ends in one sentence on standard error and exit code 1.
+
+    The traceback goes to a file beside the logs. A training that a signal stopped ends with exit code 0.
+    """
+    try:
+        job(args)
+    except TrainingStopped:
+        pass  # the log says where it goes on
+    except (*MISTAKES, *FAILURES) as error:
+        _report(error, args.work_dir)
+        if isinstance(error, MISTAKES):
+            restarts.end_restarts()
+        # The others may wait for this process in a collective: leaving the group in order would wait for them.
+        os._exit(1) if dist.is_initialized() and dist.get_world_size() > 1 else sys.exit(1)
+    if dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # All is written. Leaving through the interpreter's shutdown aborted 3 of 51 gloo runs in torch's own threads
+        # ("terminate called without an active exception"), which torchrun takes for a failure.
+        os._exit(0)
+
+
+def _report(error: Exception, work_dir: str | None) -> None:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    # A loader's worker sends its whole traceback as the message; the sentence comes last.
+    print(f'error: {lines[-1]}', file=sys.stderr)
+    if work_dir and is_main_process():
+        folder = Path(work_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / 'traceback.txt').write_text(traceback.format_exc())
+        print(f'(traceback in {folder / "traceback.txt"})', file=sys.stderr)
+    sys.stderr.flush()

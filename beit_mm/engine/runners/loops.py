@@ -1,0 +1,163 @@
+"""MMEngine's training loops, resumed exactly: in the middle of an epoch, with the same samples, masks and draws."""
+
+from pathlib import Path
+
+import torch
+from mmengine.dist import get_rank
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
+from torch.utils.data import DataLoader
+
+from beit_mm.datasets.samplers import derive_seed, seed_generators
+from beit_mm.registry import LOOPS
+
+from .resume_position import ResumePositionHook
+
+STEP = -1  # in the place of an epoch, so that no step shares a sample's seed
+
+
+class ExactResume:
+    """What both loops share; a mixin before a loop of MMEngine.
+
+    Every draw is a function of numbers that a checkpoint holds: in loading of (seed, epoch, sample), elsewhere, such as
+    dropout, drop path and Mixup, of (seed, iteration, rank). So no generator's state has to be saved.
+
+    Args:
+        runner: the runner.
+        dataloader: config of the loader, with any data set, and a sampler whose order follows from an epoch number, or
+            MMEngine's InfiniteSampler.
+        allow_world_size_change: whether to resume with another number of processes or images per step than the
+            checkpoint's.
+        max_bad_share: of the images that may be unreadable: they are listed in `bad_images.txt` of the work directory
+            and replaced. More are an error.
+        **kwargs: of MMEngine's loop.
+
+    Raises:
+        ValueError: If the loader is built already, or holds no batch.
+    """
+
+    def __init__(
+        self, runner, dataloader: dict, allow_world_size_change: bool = False, max_bad_share: float = 0.001, **kwargs
+    ):
+        if not isinstance(dataloader, dict):
+            raise ValueError(f'{type(self).__name__} needs the config of its loader, got a {type(dataloader).__name__}')
+        self._runner = runner  # for `seed`
+        dataloader = dict(
+            dataloader,
+            dataset=dict(
+                type='beit_mm.KeyedDataset',
+                dataset=dataloader['dataset'],
+                max_bad_share=max_bad_share,
+                bad_image_list=str(Path(runner.work_dir) / 'bad_images.txt'),
+            ),
+            sampler=dict(type='beit_mm.KeyedSampler', sampler=dataloader['sampler'], seed=self.seed),
+        )
+        super().__init__(runner, dataloader, **kwargs)
+        if not len(self.dataloader):
+            raise ValueError(
+                f'train_dataloader holds no batch: {len(self.dataloader.dataset)} images for batches of '
+                f'{self.dataloader.batch_sampler.batch_size}'
+            )
+        self.batch_size: int = self.dataloader.batch_sampler.batch_size
+        self.sampler = self.dataloader.batch_sampler.sampler
+        runner.register_hook(ResumePositionHook(self, allow_world_size_change))
+
+    @property
+    def seed(self) -> int:
+        """The run's seed, the same in all processes."""
+        differs = self.runner._randomness_cfg.get('diff_rank_seed', False)
+        return self.runner.seed - (get_rank() if differs else 0)
+
+    def run(self):
+        self.sampler.set_seed(self.seed)  # the loader is older than the seed that a checkpoint brings
+        try:
+            return super().run()
+        finally:
+            self.end_workers()
+
+    def end_workers(self) -> None:
+        """Let persistent workers end now: left to the garbage collector, each may take five seconds."""
+        self.dataloader._iterator = None
+
+    def seed_step(self) -> None:
+        """Before a step: seed what it draws from, on this process's device."""
+        seed = derive_seed(self.seed, STEP, self._iter, get_rank())
+        seed_generators(seed)
+        if torch.cuda.is_initialized():
+            torch.cuda.default_generators[torch.cuda.current_device()].manual_seed(seed)
+
+
+@LOOPS.register_module()
+class EpochTrainLoop(ExactResume, EpochBasedTrainLoop):
+    """EpochBasedTrainLoop with exact resume, in the middle of an epoch too. Arguments: ExactResume's."""
+
+    def run_epoch(self) -> None:
+        self.runner.call_hook('before_train_epoch')
+        self.runner.model.train()
+        start = self._iter - self._epoch * len(self.dataloader)
+        if not 0 <= start <= len(self.dataloader):
+            raise ValueError(
+                f'iteration {self._iter} of the checkpoint lies outside epoch {self._epoch + 1} of '
+                f'{len(self.dataloader)} steps: was it written with another number of images per step?'
+            )
+        self.sampler.set_epoch(self._epoch)
+        self.sampler.skip(start * self.batch_size)
+        for index, batch in enumerate(self.dataloader, start):
+            self.run_iter(index, batch)
+        self.runner.call_hook('after_train_epoch')
+        self._epoch += 1
+
+    def run_iter(self, idx: int, data_batch: dict) -> None:
+        self.seed_step()
+        super().run_iter(idx, data_batch)
+
+
+@LOOPS.register_module()
+class IterTrainLoop(ExactResume, IterBasedTrainLoop):
+    """IterBasedTrainLoop with exact resume. Arguments: ExactResume's."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.dataloader_iterator = EndlessBatches(self.dataloader)
+
+    def end_workers(self) -> None:
+        self.dataloader_iterator.reset()
+        super().end_workers()
+
+    def run_iter(self, data_batch: dict) -> None:
+        self.seed_step()
+        super().run_iter(data_batch)
+
+
+class EndlessBatches:
+    """Batch after batch; a sampler with an end begins its next epoch there.
+
+    Args:
+        dataloader: a loader whose sampler is a KeyedSampler.
+    """
+
+    def __init__(self, dataloader: DataLoader):
+        self.dataloader = dataloader
+        self.sampler = dataloader.batch_sampler.sampler
+        self._epoch = 0
+        self._batches = None
+
+    def skip_iter(self, num_iters: int) -> None:
+        """Go to a batch, counted from the first of all; before the first is taken."""
+        if not self.sampler.endless:
+            self._epoch, num_iters = divmod(num_iters, len(self.dataloader))
+        self.sampler.skip(num_iters * self.dataloader.batch_sampler.batch_size)
+
+    def reset(self) -> None:
+        """Drop the batches that are on their way."""
+        self._batches = None
+
+    def __next__(self):
+        if self._batches is None:
+            self.sampler.set_epoch(self._epoch)
+            self._batches = iter(self.dataloader)
+        try:
+            return next(self._batches)
+        except StopIteration:
+            self.reset()
+            self._epoch += 1
+            return next(self)

@@ -1,0 +1,69 @@
+"""Errors of too little memory, with advice that fits the config."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from mmengine.config import Config
+from mmengine.runner import Runner
+
+
+class OutOfMemory(RuntimeError):
+    """Too little memory on the device or for the loader's workers; says what to change."""
+
+
+def describe_shortage(error: RuntimeError) -> str | None:
+    """What torch says of too little memory, its first two sentences; None for other errors."""
+    text = str(error)
+    if not re.search("out of memory|can't allocate memory", text):
+        return None
+    return '. '.join(text.splitlines()[0].split('. ')[:2])
+
+
+@contextmanager
+def advise_on_memory(cfg: Config, runner: Runner) -> Iterator[None]:
+    """Turn errors of too little memory while a runner runs into an OutOfMemory."""
+    try:
+        yield
+    except RuntimeError as error:
+        stage = runner.message_hub.runtime_info.get('loop_stage', 'train')
+        text = str(error)
+        worker = re.search(r'DataLoader worker \(pid.*?(?:signal: .*?\.|unexpectedly)', text)
+        if worker:
+            loader = f'{stage}_dataloader'
+            raise OutOfMemory(
+                f'{worker[0].rstrip(".")}: the system ends processes when memory runs out; fewer workers need less: '
+                f'{loader}.num_workers is {cfg[loader].get("num_workers", 0)}'
+            ) from error
+        told = describe_shortage(error)
+        if told is None:
+            raise
+        options = _options(cfg, stage)
+        way = (
+            f'try --cfg-options {" or ".join(options)}'
+            if options
+            else ('the model needs more than one such device (docs/scale.md)')
+        )
+        raise OutOfMemory(
+            f'{told}; with {stage}_dataloader.batch_size={cfg[f"{stage}_dataloader"].batch_size}, {way}'
+        ) from error
+
+
+def _options(cfg: Config, stage: str) -> list[str]:
+    """Options that need less memory, the one that costs least first."""
+    batch_size = cfg[f'{stage}_dataloader'].batch_size
+    factor = next((number for number in range(2, batch_size + 1) if batch_size % number == 0), 1)
+    options = []
+    if factor > 1:
+        options.append(f'{stage}_dataloader.batch_size={batch_size // factor}')
+    if stage != 'train':
+        if cfg.model.get('test_cfg', {}).get('mode') == 'slide':
+            options.append('model.test_cfg.windows_per_batch=1')
+        return options
+    if factor > 1:
+        options[0] += f' optim_wrapper.accumulative_counts={cfg.optim_wrapper.get("accumulative_counts", 1) * factor}'
+        if 'max_iters' in cfg.train_cfg:
+            options[0] += f' (with max_iters, schedules and intervals {factor} times as long)'
+    if 'backbone' in cfg.model and not cfg.model.backbone.get('with_cp'):
+        options.append('model.backbone.with_cp=True')
+    return options

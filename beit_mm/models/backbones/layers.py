@@ -1,0 +1,179 @@
+"""The layers of the trunk: patch embedding, attention, MLP and the block that joins them.
+
+Parameter names are those of the released checkpoints.
+"""
+
+import math
+
+import torch
+from mmcv.cnn.bricks import DropPath
+from torch import nn, Tensor
+from torch.nn import functional as F
+
+from .relative_position import bias_of_grid, Grid, NUM_CLASS_ROWS, num_offsets
+
+
+class PatchEmbed(nn.Module):
+    """Patches to embeddings by one strided convolution.
+
+    Args:
+        patch_size: side of a patch in pixels.
+        in_channels, embed_dim: channels before and after.
+    """
+
+    def __init__(self, patch_size: int, in_channels: int, embed_dim: int):
+        super().__init__()
+        self.patch_size = patch_size
+        self.proj = nn.Conv2d(in_channels, embed_dim, patch_size, patch_size)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Grid]:
+        """Images (B, in_channels, H, W) to patches (B, h * w, embed_dim) and their grid (h, w).
+
+        Raises:
+            ValueError: If the patch size does not divide H and W.
+        """
+        grid = patch_grid(images.shape[-2:], self.patch_size)
+        return self.proj(images).flatten(2).transpose(1, 2), grid
+
+
+def patch_grid(image_size: tuple[int, int], patch_size: int) -> Grid:
+    """Grid (h, w) of an image size (H, W); ValueError if the patch size does not divide it."""
+    height, width = (int(side) for side in image_size)
+    if height % patch_size or width % patch_size or not height or not width:
+        raise ValueError(
+            f'image height and width (img_size of the trunk, scale or crop_size of the pipeline) must be '
+            f'multiples of the patch size {patch_size}, got {height} x {width}'
+        )
+    return height // patch_size, width // patch_size
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with biases on queries and values, none on keys (released code).
+
+    Args:
+        embed_dim, num_heads: width and number of heads; heads must divide the width.
+        qkv_bias: whether queries and values have a bias.
+        attn_drop_rate, proj_drop_rate: dropout on the attention weights and after the projection.
+        bias_grid: grid (h, w) of a relative position bias of the block's own; None for none.
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        qkv_bias: bool = True,
+        attn_drop_rate: float = 0.0,
+        proj_drop_rate: float = 0.0,
+        bias_grid: Grid | None = None,
+    ):
+        super().__init__()
+        self.num_heads = num_heads
+        self.bias_grid = bias_grid
+        self.attn_drop_rate = attn_drop_rate
+        self.qkv = nn.Linear(embed_dim, 3 * embed_dim, bias=False)
+        self.q_bias = nn.Parameter(torch.zeros(embed_dim)) if qkv_bias else None
+        self.v_bias = nn.Parameter(torch.zeros(embed_dim)) if qkv_bias else None
+        if bias_grid is not None:
+            # The released names have no module between `attn` and the table.
+            self.relative_position_bias_table = nn.Parameter(
+                torch.zeros(num_offsets(bias_grid) + NUM_CLASS_ROWS, num_heads)
+            )
+        self.proj = nn.Linear(embed_dim, embed_dim)
+        self.proj_drop = nn.Dropout(proj_drop_rate)
+
+    def bias(self, grid: Grid, dtype: torch.dtype) -> Tensor | None:
+        """The block's own bias (1, num_heads, N, N) for a grid (h, w), in the queries' dtype; None if it has none."""
+        if self.bias_grid is None:
+            return None
+        return bias_of_grid(self.relative_position_bias_table, self.bias_grid, grid, dtype)
+
+    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Tokens (B, N, C) to tokens (B, N, C); bias is (1, num_heads, N, N), added to the logits."""
+        q, k, v = self._project(x)
+        heads = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=bias, dropout_p=self.attn_drop_rate if self.training else 0.0
+        )
+        return self.proj_drop(self.proj(heads.transpose(1, 2).reshape(x.shape)))
+
+    def probabilities(self, x: Tensor, bias: Tensor | None = None, queries: Tensor | None = None) -> Tensor:
+        """The attention weights that `forward` sums the values with, without dropout.
+
+        Args:
+            x, bias: as in forward.
+            queries: int64 (Q,), the tokens whose rows are wanted, which alone are computed; None for all N.
+
+        Returns:
+            (B, num_heads, Q, N), float32 or wider: softmax(q k^T / sqrt(C / num_heads) + bias) over the last axis, the
+            keys.
+        """
+        q, k, _ = self._project(x)
+        if queries is not None:
+            q, bias = q[:, :, queries], None if bias is None else bias[:, :, queries]
+        dtype = torch.promote_types(q.dtype, torch.float32)
+        with torch.autocast(x.device.type, enabled=False):
+            logits = q.to(dtype) @ k.to(dtype).transpose(2, 3) / math.sqrt(q.shape[3])
+            return (logits if bias is None else logits + bias).softmax(dim=3)
+
+    def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of tokens (B, N, C), each (B, num_heads, N, C / num_heads)."""
+        batch, num_tokens, _ = x.shape
+        qkv_bias = None
+        if self.q_bias is not None:
+            qkv_bias = torch.cat([self.q_bias, torch.zeros_like(self.v_bias), self.v_bias])
+        qkv = F.linear(x, self.qkv.weight, qkv_bias).view(batch, num_tokens, 3, self.num_heads, -1)
+        return qkv.permute(2, 0, 3, 1, 4).unbind()
+
+
+class Mlp(nn.Module):
+    """Two linear layers with GELU between; dropout after the second only (released code)."""
+
+    def __init__(self, embed_dim: int, hidden_dim: int, drop_rate: float = 0.0):
+        super().__init__()
+        self.fc1 = nn.Linear(embed_dim, hidden_dim)
+        self.act = nn.GELU()
+        self.fc2 = nn.Linear(hidden_dim, embed_dim)
+        self.drop = nn.Dropout(drop_rate)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.drop(self.fc2(self.act(self.fc1(x))))
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block with LayerScale (gamma_1, gamma_2) and stochastic depth.
+
+    Args:
+        layer_scale_init_value: initial LayerScale; None or 0 leaves it out.
+        drop_path_rate: probability that a sample skips a branch.
+        Others as in Attention; mlp_ratio is the hidden width over the embedding's.
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        mlp_ratio: float,
+        qkv_bias: bool,
+        drop_rate: float,
+        attn_drop_rate: float,
+        drop_path_rate: float,
+        layer_scale_init_value: float | None,
+        norm_eps: float,
+        bias_grid: Grid | None,
+    ):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(embed_dim, eps=norm_eps)
+        self.attn = Attention(embed_dim, num_heads, qkv_bias, attn_drop_rate, drop_rate, bias_grid)
+        self.norm2 = nn.LayerNorm(embed_dim, eps=norm_eps)
+        self.mlp = Mlp(embed_dim, int(embed_dim * mlp_ratio), drop_rate)
+        self.drop_path = DropPath(drop_path_rate) if drop_path_rate else nn.Identity()
+        self.gamma_1 = self.gamma_2 = None
+        if layer_scale_init_value:
+            self.gamma_1 = nn.Parameter(torch.full((embed_dim,), float(layer_scale_init_value)))
+            self.gamma_2 = nn.Parameter(torch.full((embed_dim,), float(layer_scale_init_value)))
+
+    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Tokens (B, N, C) to tokens (B, N, C); bias as Attention's."""
+        branch = self.attn(self.norm1(x), bias)
+        x = x + self.drop_path(branch if self.gamma_1 is None else self.gamma_1 * branch)
+        branch = self.mlp(self.norm2(x))
+        return x + self.drop_path(branch if self.gamma_2 is None else self.gamma_2 * branch)

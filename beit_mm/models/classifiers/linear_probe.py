@@ -1,0 +1,118 @@
+"""Linear probes: one linear classifier per block on the features of a frozen trunk (arXiv 2106.08254, appendix D)."""
+
+from collections.abc import Sequence
+
+import torch
+from mmengine.model import BaseModule
+from mmpretrain.models import ImageClassifier
+from mmpretrain.structures import DataSample
+from torch import nn, Tensor
+from torch.nn import functional as F
+
+from beit_mm.registry import build_part, MODELS
+
+
+@MODELS.register_module()
+class LinearProbe(ImageClassifier):
+    """MMPretrain's ImageClassifier over a frozen trunk, with a head that classifies the output of every block.
+
+    The trunk stays in evaluation mode and its parameters require no gradient. Every block is read as it leaves the
+    residual stream, the last one too: the final norm is left out, as in the release (`get_intermediate_layers`).
+
+    Args:
+        backbone: a trunk with `out_type='raw'`; its `out_indices` are the blocks that are probed.
+        head: LinearProbeHead without `in_channels` and `blocks`, which the trunk decides.
+        **kwargs: of ImageClassifier.
+
+    Raises:
+        ValueError: If the trunk gives anything but all its tokens.
+    """
+
+    def __init__(self, backbone: dict, head: dict, **kwargs):
+        backbone = build_part(backbone)
+        if backbone.out_type != 'raw':
+            raise ValueError(f"LinearProbe needs a backbone with out_type='raw', got {backbone.out_type!r}")
+        backbone.norm = nn.Identity()
+        backbone.requires_grad_(False)
+        head = dict(head, in_channels=2 * backbone.embed_dim, blocks=backbone.out_indices)
+        super().__init__(backbone, head=head, **kwargs)
+
+    def train(self, mode: bool = True) -> 'LinearProbe':
+        """Keep the trunk in evaluation mode: no drop path, no dropout."""
+        super().train(mode)
+        self.backbone.eval()
+        return self
+
+    def extract_feat(self, inputs: Tensor, stage: str = 'neck'):
+        """Features without gradients; 'pre_logits' gives what the linear classifiers take, see LinearProbeHead."""
+        with torch.no_grad():
+            return super().extract_feat(inputs, stage)
+
+
+@MODELS.register_module()
+class LinearProbeHead(BaseModule):
+    """One linear classifier per block on [class token, mean of the patch tokens] of its output.
+
+    The losses are summed and the classifiers share nothing, so each learns as if alone. No batch norm comes before
+    them; weights are drawn with deviation 0.01, biases start at zero (BEiT release, `run_linear_eval.py`).
+
+    Args:
+        num_classes: number of classes.
+        in_channels: twice the trunk's width.
+        blocks: the blocks probed, counted from 0.
+        predict_block: the block whose prediction stands for the model's, as for one picture it must be known
+            beforehand; None for the last. LinearProbeAccuracy says which is best.
+
+    Raises:
+        ValueError: If predict_block is not probed, or a block is probed twice.
+    """
+
+    def __init__(self, num_classes: int, in_channels: int, blocks: Sequence[int], predict_block: int | None = None):
+        super().__init__()
+        self.num_classes = num_classes
+        self.blocks = tuple(blocks)
+        predict_block = self.blocks[-1] if predict_block is None else predict_block
+        if len(set(self.blocks)) < len(self.blocks):
+            raise ValueError(f'every block of out_indices must be probed once, got {self.blocks}')
+        if predict_block not in self.blocks:
+            raise ValueError(f'predict_block must be one of the blocks probed, {self.blocks}, got {predict_block}')
+        self.place = self.blocks.index(predict_block)
+        self.classifiers = nn.ModuleDict({str(block): nn.Linear(in_channels, num_classes) for block in self.blocks})
+        for classifier in self.classifiers.values():
+            nn.init.normal_(classifier.weight, std=0.01)
+            nn.init.zeros_(classifier.bias)
+
+    @staticmethod
+    def pre_logits(feats: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Tokens (B, 1 + h * w, C) of every block to [class token, mean of patch tokens], float32 (B, 2 C) each."""
+        feats = [tokens.float() for tokens in feats]
+        return tuple(torch.cat([tokens[:, 0], tokens[:, 1:].mean(dim=1)], dim=1) for tokens in feats)
+
+    def forward(self, feats: Sequence[Tensor]) -> Tensor:
+        """Tokens of every block to logits, float32 (num_blocks, B, num_classes)."""
+        # Outside of autocast, as in the release.
+        with torch.autocast(feats[0].device.type, enabled=False):
+            features = self.pre_logits(feats)
+            return torch.stack([classifier(x) for classifier, x in zip(self.classifiers.values(), features)])
+
+    def loss(self, feats: Sequence[Tensor], data_samples: list[DataSample]) -> dict:
+        """Sum over blocks of the mean cross-entropy over images."""
+        labels = torch.cat([sample.gt_label for sample in data_samples])
+        return dict(loss=sum(F.cross_entropy(logits, labels) for logits in self(feats)))
+
+    def predict(self, feats: Sequence[Tensor], data_samples: list[DataSample | None] | None = None) -> list[DataSample]:
+        """Per image: `pred_score` and `pred_label` of predict_block, and for the metric `block_labels`, int64
+        (num_blocks,), and `probed_blocks`, the blocks these belong to.
+        """
+        logits = self(feats)
+        labels = logits.argmax(dim=2).t()  # (B, num_blocks)
+        scores = logits[self.place].softmax(dim=1)
+        data_samples = data_samples or [None] * len(scores)
+        predictions = []
+        for sample, score, block_labels in zip(data_samples, scores, labels):
+            sample = DataSample() if sample is None else sample
+            sample.set_pred_score(score).set_pred_label(block_labels[self.place])
+            sample.set_field(block_labels, 'block_labels')
+            sample.set_metainfo(dict(probed_blocks=self.blocks))
+            predictions.append(sample)
+        return predictions

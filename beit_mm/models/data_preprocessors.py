@@ -1,0 +1,109 @@
+"""From the loader's bytes to what the models take, on the device."""
+
+from collections.abc import Sequence
+
+import torch
+from mmengine.model import BaseDataPreprocessor
+from mmpretrain.models import ClsDataPreprocessor as HostClsDataPreprocessor
+from mmseg.models import SegDataPreProcessor as HostSegDataPreProcessor
+from torch import Tensor
+
+from beit_mm.registry import MODELS
+
+# Of ITU-R BT.601, as in Pillow's conversion to grey values.
+RED, GREEN, BLUE = 0.299, 0.587, 0.114
+BRIGHTNESS, CONTRAST, SATURATION = range(3)
+
+
+@MODELS.register_module()
+class TwoViewPreprocessor(BaseDataPreprocessor):
+    """Normalises the trunk's view and brings the tokenizer's to [0, 1], both after the colour jitter that was drawn.
+
+    Args:
+        mean, std: of the trunk's view, per channel in RGB, for values 0 to 255.
+        to_rgb: whether the loader gives BGR, as MMCV's does.
+        non_blocking: copy pinned batches to the device without waiting.
+    """
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float], to_rgb: bool = True, non_blocking: bool = True):
+        super().__init__(non_blocking)
+        self.to_rgb = to_rgb
+        self.register_buffer('mean', torch.tensor(mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer('std', torch.tensor(std).view(-1, 1, 1), persistent=False)
+
+    def forward(self, data: dict, training: bool = False) -> dict[str, torch.Tensor]:
+        """A collated batch of PackTwoViews to `inputs` float (B, 3, H, W), `views` float (B, 3, 8h, 8w) in [0, 1]
+        and `mask` bool (B, h, w).
+        """
+        data = self.cast_data(data)
+        inputs, views = data['inputs'], data['views']
+        if self.to_rgb:
+            inputs, views = inputs.flip(1), views.flip(1)
+        inputs, views = inputs.float(), views.float()
+        if 'jitter' in data:
+            mean_color = data['mean_color'].flip(1) if self.to_rgb else data['mean_color']
+            inputs, views = (jitter_colors(images, data['jitter'], mean_color) for images in (inputs, views))
+        return dict(inputs=(inputs - self.mean) / self.std, views=views / 255, mask=data['mask'])
+
+
+@MODELS.register_module()
+class ClsDataPreprocessor(HostClsDataPreprocessor):
+    """MMPretrain's, but the copy of a pinned batch to the device does not wait for what the device is at.
+
+    Args:
+        non_blocking: whether copies return at once.
+        **kwargs: of MMPretrain's ClsDataPreprocessor.
+    """
+
+    def __init__(self, non_blocking: bool = True, **kwargs):
+        super().__init__(**kwargs)
+        self._non_blocking = non_blocking
+
+
+@MODELS.register_module()
+class SegDataPreProcessor(HostSegDataPreProcessor):
+    """MMSegmentation's, but the copy of a pinned batch to the device does not wait for what the device is at.
+
+    Args:
+        non_blocking: whether copies return at once.
+        **kwargs: of MMSegmentation's SegDataPreProcessor.
+    """
+
+    def __init__(self, non_blocking: bool = True, **kwargs):
+        super().__init__(**kwargs)
+        self._non_blocking = non_blocking
+
+
+def jitter_colors(images: Tensor, jitter: Tensor, mean_color: Tensor) -> Tensor:
+    """Change brightness, contrast and saturation of every image, in its own order.
+
+    Each step blends an image with black, with the mean grey value, or with its grey values, and cuts to [0, 255], as
+    torchvision's ColorJitter; without its rounding to whole numbers after each step. The mean is that of the image
+    from which this one was cut, made brighter with it; how the cutting to [0, 255] moves it is left out.
+
+    Args:
+        images: float RGB (B, 3, H, W) in [0, 255].
+        jitter: (B, 6): the factors of brightness, contrast and saturation, then the order in which they come.
+        mean_color: RGB (B, 3) in [0, 255], of the whole image before any change.
+
+    Returns:
+        The same shape.
+    """
+    factors, order = jitter[:, :3], jitter[:, 3:].long()
+    mean = _gray(mean_color.to(images.dtype)[:, :, None, None])  # (B, 1, 1, 1)
+    for step in range(3):
+        kind = order[:, step]
+        factor = factors.gather(1, kind[:, None]).to(images.dtype)[:, :, None, None]
+        kind = kind[:, None, None, None]
+        gray = _gray(images)  # (B, 1, H, W)
+        other = torch.where(kind == CONTRAST, mean, gray).masked_fill(kind == BRIGHTNESS, 0.0)
+        images = (factor * images + (1 - factor) * other).clamp(0, 255)
+        mean = torch.where(kind == BRIGHTNESS, factor * mean, mean)
+    return images
+
+
+def _gray(images: Tensor) -> Tensor:
+    """RGB (B, 3, H, W) to grey values (B, 1, H, W)."""
+    # By numbers: a tensor of them would be copied to the device at every step, and waited for.
+    red, green, blue = images.split(1, dim=1)
+    return RED * red + GREEN * green + BLUE * blue

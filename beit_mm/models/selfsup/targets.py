@@ -1,0 +1,184 @@
+"""What a masked image model predicts, and at which patches (arXiv 2106.08254, sections 2.3 and 3.3)."""
+
+from contextlib import nullcontext
+
+import torch
+from torch import nn, Tensor
+from torch.nn import functional as F
+
+from beit_mm.models.backbones.layers import patch_grid
+from beit_mm.registry import build_part, MODELS
+
+from .side_stream import beside, join
+
+
+@MODELS.register_module()
+class VisualTokens(nn.Module):
+    """Prediction target: the visual tokens of a frozen tokenizer.
+
+    Args:
+        tokenizer: config or module with `vocab_size` and `encode(images) -> (B, h, w) int64`.
+        own_stream: on a GPU, encode on a stream of its own, beside the trunk; changes nothing elsewhere.
+    """
+
+    def __init__(self, tokenizer: dict, own_stream: bool = False):
+        super().__init__()
+        self.tokenizer = build_part(tokenizer)
+        if not isinstance(getattr(self.tokenizer, 'vocab_size', None), int):
+            raise ValueError(
+                f'a tokenizer needs a whole number vocab_size, {type(self.tokenizer).__name__} has '
+                f'{getattr(self.tokenizer, "vocab_size", None)!r}'
+            )
+        self.num_outputs = self.tokenizer.vocab_size
+        self.own_stream = own_stream
+        self._tokens_checked = False
+        self.tokenizer.requires_grad_(False).eval()
+
+    def init_weights(self) -> None:
+        if hasattr(self.tokenizer, 'init_weights'):
+            self.tokenizer.init_weights()
+
+    def train(self, mode: bool = True) -> 'VisualTokens':
+        """Keep the tokenizer in evaluation mode whatever the model around it does."""
+        super().train(mode)
+        self.tokenizer.eval()
+        return self
+
+    @torch.no_grad()
+    def forward(self, images: Tensor, views: Tensor) -> Tensor:
+        """Targets of every patch.
+
+        Args:
+            images: what the trunk sees, normalised (B, 3, H, W); not used by this target.
+            views: the tokenizer's view of the same crops, (B, 3, 8h, 8w) in [0, 1].
+
+        Returns:
+            int64 (B, h, w), to be used after `wait`.
+
+        Raises:
+            ValueError: If the first batch holds a token beyond the vocabulary.
+        """
+        # Outside of autocast, as in the release: bfloat16 changes one token in twenty.
+        with self._place(views), torch.autocast(views.device.type, enabled=False):
+            tokens = self.tokenizer.encode(views)
+            if not self._tokens_checked:  # once: it waits for the device
+                self._tokens_checked = True
+                self._check(tokens)
+        return tokens
+
+    def _place(self, views: Tensor):
+        return beside(views) if self.own_stream and views.is_cuda else nullcontext()
+
+    def _check(self, tokens: Tensor) -> None:
+        low, high = int(tokens.min()), int(tokens.max())
+        if low < 0 or high >= self.num_outputs:
+            raise ValueError(
+                f'visual tokens must lie in 0 to {self.num_outputs - 1} to fit lm_head, '
+                f'the tokenizer gave {low} to {high}'
+            )
+
+    def wait(self, targets: Tensor) -> None:
+        """Before targets are used: let the GPU wait for a tokenizer on its own stream."""
+        if self.own_stream and targets.is_cuda:
+            join(targets)
+
+    @staticmethod
+    def loss(predictions: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """Cross-entropy and accuracy of logits (M, vocab_size) against tokens (M,)."""
+        accuracy = (predictions.detach().argmax(dim=1) == targets).float().mean()
+        return dict(loss=F.cross_entropy(predictions.float(), targets), masked_token_accuracy=accuracy)
+
+    @staticmethod
+    def decide(predictions: Tensor) -> Tensor:
+        """Logits (M, vocab_size) to the most likely tokens (M,)."""
+        return predictions.argmax(dim=1)
+
+
+@MODELS.register_module()
+class NormalisedPixels(nn.Module):
+    """Prediction target: the pixels of every patch, each colour normalised as the trunk sees it.
+
+    For the paper's ablation, which does not say how it compares them: mean squared error is our own choice.
+
+    Args:
+        patch_size: side of a patch in pixels, the trunk's.
+        in_channels: image channels.
+    """
+
+    def __init__(self, patch_size: int = 16, in_channels: int = 3):
+        super().__init__()
+        self.patch_size = patch_size
+        self.num_outputs = patch_size**2 * in_channels
+
+    def forward(self, images: Tensor, views: Tensor) -> Tensor:
+        """Targets of every patch.
+
+        Args:
+            images: what the trunk sees, normalised (B, C, H, W).
+            views: not used by this target.
+
+        Returns:
+            (B, h, w, patch_size * patch_size * C), pixels row by row, the channels of each together.
+
+        Raises:
+            ValueError: If the patch size does not divide the images.
+        """
+        rows, columns = patch_grid(images.shape[-2:], self.patch_size)
+        patches = images.unflatten(3, (columns, self.patch_size)).unflatten(2, (rows, self.patch_size))
+        return patches.permute(0, 2, 4, 3, 5, 1).flatten(3)  # (B, C, h, p, w, p) to (B, h, w, p * p * C)
+
+    def wait(self, targets: Tensor) -> None:
+        """Targets are ready as they come."""
+
+    @staticmethod
+    def loss(predictions: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """Mean squared error of (M, num_outputs)."""
+        return dict(loss=F.mse_loss(predictions.float(), targets.float()))
+
+    @staticmethod
+    def decide(predictions: Tensor) -> Tensor:
+        return predictions
+
+
+@MODELS.register_module()
+class MaskedPatches(nn.Module):
+    """Predict what the masked patches held.
+
+    Args:
+        num_masked: masked patches of every image, where their number is known: then nothing waits for the device to
+            count them. None if it may differ.
+    """
+
+    def __init__(self, num_masked: int | None = None):
+        super().__init__()
+        self.num_masked = num_masked
+        self._counts_checked = False
+
+    def forward(self, mask: Tensor) -> Tensor:
+        """Mask bool (B, h, w) to places (M,) among all patches of the batch, image after image.
+
+        Raises:
+            ValueError: If an image of the first batch has another number of masked patches than num_masked.
+        """
+        if self.num_masked is None:
+            return mask.flatten().nonzero().squeeze(1)
+        mask = mask.flatten(1)  # (B, h * w)
+        if not self._counts_checked:  # once: it waits for the device
+            self._counts_checked = True
+            counts = mask.sum(dim=1)
+            if (counts != self.num_masked).any():
+                raise ValueError(
+                    f'recovered.num_masked must be that of the mask generator, got {self.num_masked} and '
+                    f'{counts.tolist()} masked patches; give None where it differs'
+                )
+        places = mask.int().argsort(dim=1, descending=True, stable=True)[:, : self.num_masked]
+        return (places + mask.shape[1] * torch.arange(len(mask), device=mask.device)[:, None]).flatten()
+
+
+@MODELS.register_module()
+class AllPatches(nn.Module):
+    """Predict all patches, masked or not (the paper's ablation)."""
+
+    def forward(self, mask: Tensor) -> Tensor:
+        """Mask bool (B, h, w) to all places (B * h * w,)."""
+        return torch.arange(mask.numel(), device=mask.device)

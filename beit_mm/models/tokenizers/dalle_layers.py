@@ -1,0 +1,211 @@
+"""The convolutions of the visual tokenizer, as in OpenAI's released encoder and decoder (github.com/openai/DALL-E)."""
+
+import math
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+from torch import nn, Tensor
+from torch.nn import functional as F
+
+NUM_GROUPS = 4
+# So many logits of every position are in memory at once. Slices of 2048 of 8192 cost a CPU nothing, smaller ones do.
+VOCAB_SLICE = 2048
+
+
+class Conv2d(nn.Module):
+    """Convolution with the released names `w` and `b`; 'same' padding, normal initialisation of 1 / sqrt(fan in)."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int):
+        super().__init__()
+        self.w = nn.Parameter(torch.empty(out_channels, in_channels, kernel_size, kernel_size))
+        self.b = nn.Parameter(torch.zeros(out_channels))
+        nn.init.normal_(self.w, std=1 / math.sqrt(in_channels * kernel_size**2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) to (B, out_channels, H, W), computed in the input's dtype."""
+        return F.conv2d(x, self.w.to(x.dtype), self.b.to(x.dtype), padding=self.w.shape[-1] // 2)
+
+
+class ResidualBlock(nn.Module):
+    """Identity plus a gain times four convolutions; the encoder's last and the decoder's first are 1 x 1."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_sizes: list[int], num_layers: int):
+        super().__init__()
+        hidden_channels = out_channels // 4
+        self.post_gain = 1 / num_layers**2
+        self.id_path = Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
+        widths = [in_channels, hidden_channels, hidden_channels, hidden_channels, out_channels]
+        self.res_path = nn.Sequential()
+        for index, kernel_size in enumerate(kernel_sizes):
+            self.res_path.add_module(f'relu_{index + 1}', nn.ReLU())
+            self.res_path.add_module(f'conv_{index + 1}', Conv2d(widths[index], widths[index + 1], kernel_size))
+
+    def forward(self, x: Tensor, branch_dtype: torch.dtype | None = None) -> Tensor:
+        """(B, in_channels, H, W) to (B, out_channels, H, W).
+
+        Args:
+            branch_dtype: in which the four convolutions are computed; x, the identity and the sum then stay float32.
+                None: all is computed as x comes.
+        """
+        if branch_dtype is None:
+            return self.id_path(x) + self.post_gain * self.res_path(x)
+        identity = x if isinstance(self.id_path, nn.Identity) else SplitPointwise(x)(self.id_path.w, self.id_path.b)
+        return identity + self.post_gain * self.res_path(x.to(branch_dtype)).float()
+
+
+def _groups(
+    first: nn.Module,
+    widths: list[int],
+    kernel_sizes: list[int],
+    blocks_per_group: int,
+    resize: dict[str, nn.Module],
+    last: Conv2d,
+) -> nn.Sequential:
+    """Input convolution, four groups of residual blocks with a resize after the first three, output convolution."""
+    layers = nn.Sequential()
+    layers.add_module('input', first)
+    for index in range(NUM_GROUPS):
+        group = nn.Sequential()
+        for block in range(blocks_per_group):
+            in_channels = widths[index] if block == 0 else widths[index + 1]
+            group.add_module(
+                f'block_{block + 1}',
+                ResidualBlock(in_channels, widths[index + 1], kernel_sizes, NUM_GROUPS * blocks_per_group),
+            )
+        if index < NUM_GROUPS - 1:
+            for name, module in resize.items():
+                group.add_module(name, module)
+        layers.add_module(f'group_{index + 1}', group)
+    layers.add_module('output', nn.Sequential())
+    layers.output.add_module('relu', nn.ReLU())
+    layers.output.add_module('conv', last)
+    return layers
+
+
+class Encoder(nn.Module):
+    """Images to features; `logits` and `most_likely` are the last convolution."""
+
+    def __init__(self, n_hid: int, blocks_per_group: int, vocab_size: int):
+        super().__init__()
+        widths = [n_hid, n_hid, 2 * n_hid, 4 * n_hid, 8 * n_hid]
+        self.blocks = _groups(
+            Conv2d(3, n_hid, 7),
+            widths,
+            [3, 3, 3, 1],
+            blocks_per_group,
+            {'pool': nn.MaxPool2d(2)},
+            Conv2d(8 * n_hid, vocab_size, 1),
+        )
+
+    def forward(self, x: Tensor, branch_dtype: torch.dtype | None = None) -> Tensor:
+        """Images (B, 3, H, W), mapped to [0.1, 0.9], to features (B, 8 n_hid, H / 8, W / 8).
+
+        Args:
+            branch_dtype: of the residual branches, see ResidualBlock.
+        """
+        x = self.blocks.input(x)
+        for index in range(NUM_GROUPS):
+            for layer in self.blocks[1 + index]:
+                x = layer(x, branch_dtype) if isinstance(layer, ResidualBlock) else layer(x)
+        return self.blocks.output.relu(x)
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Features to logits (B, vocab_size, H / 8, W / 8)."""
+        return self.blocks.output.conv(features)
+
+    def most_likely(self, features: Tensor, split: bool = False) -> Tensor:
+        """`logits(features).argmax(dim=1)`, int64 (B, H / 8, W / 8), never with the logits of the whole vocabulary.
+
+        Args:
+            split: multiply as SplitPointwise does.
+        """
+        last = self.blocks.output.conv
+        convolve = SplitPointwise(features) if split else partial(F.conv2d, features)
+        best = tokens = None
+        for start in range(0, len(last.w), VOCAB_SLICE):
+            stop = start + VOCAB_SLICE
+            highest, index = convolve(last.w[start:stop], last.b[start:stop]).max(dim=1)
+            if best is None:
+                best, tokens = highest, index
+            else:
+                better = highest > best  # of equal ones the first, as argmax
+                best, tokens = torch.where(better, highest, best), torch.where(better, start + index, tokens)
+        return tokens
+
+
+class Decoder(nn.Module):
+    """Code weights (B, vocab_size, h, w) to six channels (B, 6, 8h, 8w): logit-Laplace means and log scales."""
+
+    def __init__(self, n_hid: int, n_init: int, blocks_per_group: int, vocab_size: int):
+        super().__init__()
+        widths = [n_init, 8 * n_hid, 4 * n_hid, 2 * n_hid, n_hid]
+        self.blocks = _groups(
+            Conv2d(vocab_size, n_init, 1),
+            widths,
+            [1, 3, 3, 3],
+            blocks_per_group,
+            {'upsample': nn.Upsample(scale_factor=2, mode='nearest')},
+            Conv2d(n_hid, 6, 1),
+        )
+
+    def forward(self, codes: Tensor) -> Tensor:
+        return self.blocks(codes)
+
+    def forward_tokens(self, tokens: Tensor) -> Tensor:
+        """The same from tokens (B, h, w): the input convolution of a one-hot map is a look-up."""
+        first = self.blocks.input
+        embedded = F.embedding(tokens, first.w.flatten(1).t()) + first.b
+        return self.blocks[1:](embedded.permute(0, 3, 1, 2))
+
+
+class SplitPointwise:
+    """1 x 1 convolutions of one input, to 16 bits at least: float32 on a CPU, split into bfloat16 terms on a GPU.
+
+    A GPU has no quick product of float32, but a quick one of bfloat16 with sums in float32; three of those make one.
+
+    Args:
+        x: float32 (B, C, H, W).
+    """
+
+    def __init__(self, x: Tensor):
+        self.x = x
+        self.rows = split_rows(x.permute(0, 2, 3, 1).flatten(0, 2)) if x.is_cuda else None  # (B * H * W, 3 C)
+
+    def __call__(self, weight: Tensor, bias: Tensor) -> Tensor:
+        """The convolution with float32 weight (O, C, 1, 1) and bias (O,): float32 (B, O, H, W)."""
+        if self.rows is None:
+            return F.conv2d(self.x, weight, bias)
+        y = torch.mm(self.rows, split_columns(weight.flatten(1)).t(), out_dtype=torch.float32) + bias
+        batch, _, height, width = self.x.shape
+        return y.view(batch, height, width, -1).permute(0, 3, 1, 2)
+
+
+def split_rows(rows: Tensor) -> Tensor:
+    """Float32 (N, C) to bfloat16 (N, 3 C), whose product with `split_columns(weight).t()` is that with weight.t().
+
+    Each number is the sum of two terms of 8 bits; the product of both low terms, 2^-16 of the whole, is left out.
+    """
+    high = rows.bfloat16()
+    return torch.cat([high, high, (rows - high.float()).bfloat16()], dim=1)
+
+
+def split_columns(weight: Tensor) -> Tensor:
+    """Float32 (O, C) to bfloat16 (O, 3 C), see split_rows."""
+    high = weight.bfloat16()
+    return torch.cat([high, (weight - high.float()).bfloat16(), high], dim=1)
+
+
+@contextmanager
+def unrounded_convolutions():
+    """Float32 convolutions of a GPU in float32; by PyTorch's default they round their inputs to 10 bits (TF32)."""
+    # Both kinds, since torch.backends.cudnn.allow_tf32 cannot be read while they differ.
+    kinds = torch.backends.cudnn.conv, torch.backends.cudnn.rnn
+    before = [kind.fp32_precision for kind in kinds]
+    for kind in kinds:
+        kind.fp32_precision = 'ieee'
+    try:
+        yield
+    finally:
+        for kind, precision in zip(kinds, before):
+            kind.fp32_precision = precision

@@ -1,0 +1,248 @@
+"""DiscreteVAE: images to visual tokens and back, and the training of that (DALL-E, arXiv 2102.12092, section 2.1).
+
+The layout and the parameter names are those of OpenAI's released encoder and decoder (github.com/openai/DALL-E).
+"""
+
+import math
+
+import torch
+from mmengine.logging import print_log
+from mmengine.model import BaseModel
+from torch import Tensor
+from torch.nn import functional as F
+
+from beit_mm.models.weights import WeightsMismatch
+from beit_mm.registry import MODELS
+
+from .dalle_layers import Decoder, Encoder, unrounded_convolutions
+
+STRIDE = 8  # three poolings by two
+LOGIT_LAPLACE_EPS = 0.1
+ENCODE_DTYPES = ('float32', 'float16', 'auto')
+TORCH_HAS_PRECISIONS = hasattr(torch.backends.cudnn, 'conv')  # per kind of operation, since 2.9
+
+
+def map_pixels(images: Tensor) -> Tensor:
+    """[0, 1] to [0.1, 0.9], away from where the logit diverges (DALL-E, appendix A.3)."""
+    return (1 - 2 * LOGIT_LAPLACE_EPS) * images + LOGIT_LAPLACE_EPS
+
+
+def unmap_pixels(pixels: Tensor) -> Tensor:
+    """Inverse of map_pixels, clamped to [0, 1]."""
+    return ((pixels - LOGIT_LAPLACE_EPS) / (1 - 2 * LOGIT_LAPLACE_EPS)).clamp(0, 1)
+
+
+def logit_laplace_nll(statistics: Tensor, pixels: Tensor) -> Tensor:
+    """Negative log-likelihood per sub-pixel of the logit-Laplace distribution (DALL-E, appendix A.3, equation 2).
+
+    Args:
+        statistics: (B, 6, H, W): three means, three log scales.
+        pixels: (B, 3, H, W) in (0, 1).
+
+    Returns:
+        (B, 3, H, W).
+    """
+    mean, log_scale = statistics.float().chunk(2, dim=1)
+    pixels = pixels.float()
+    return (
+        math.log(2)
+        + log_scale
+        + torch.log(pixels * (1 - pixels))
+        + (torch.logit(pixels) - mean).abs() * torch.exp(-log_scale)
+    )
+
+
+@MODELS.register_module()
+class DiscreteVAE(BaseModel):
+    """The visual tokenizer. Images are in [0, 1] everywhere; their sides are multiples of 8.
+
+    Args:
+        vocab_size: number of visual tokens.
+        n_hid: width of the encoder's first and the decoder's last group.
+        n_init: width of the decoder's token embedding.
+        blocks_per_group: residual blocks in each of the four groups.
+        temperature, kl_weight: of the training objective; AnnealHook changes them as training goes on. kl_weight
+            multiplies the KL of a position and belongs to a loss averaged over sub-pixels (6.6 / 192 in DALL-E).
+        encode_dtype: arithmetic of `encode`, not of training. 'float32': as PyTorch is set, on a GPU by default with
+            convolutions that round their inputs to 10 bits (TF32). 'float16': four fifths of the work, the residual
+            branches, in float16; the residual stream, its projections and the logits to 16 bits at least, which keeps
+            more tokens than TF32 does; it needs torch 2.9. 'auto': float16 on a GPU, float32 elsewhere.
+        compile_encoder: run the encoder but for its last convolution through torch.compile; names of weights stay.
+        data_preprocessor, init_cfg: MMEngine's.
+
+    Attributes:
+        has_encoder, has_decoder: whether the part is there to be used. Loading a checkpoint tells: one without a
+            decoder, or with one that was never trained, as pre-training saves it that began with an encoder alone,
+            leaves a tokenizer that cannot decode.
+
+    Raises:
+        ValueError: If encode_dtype is none of these, or torch is too old for it.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int = 8192,
+        n_hid: int = 256,
+        n_init: int = 128,
+        blocks_per_group: int = 2,
+        temperature: float = 1.0,
+        kl_weight: float = 0.0,
+        encode_dtype: str = 'float32',
+        compile_encoder: bool = False,
+        data_preprocessor: dict | None = None,
+        init_cfg: dict | None = None,
+    ):
+        super().__init__(data_preprocessor, init_cfg)
+        if encode_dtype not in ENCODE_DTYPES:
+            raise ValueError(f'encode_dtype must be one of {", ".join(ENCODE_DTYPES)}, got {encode_dtype!r}')
+        if encode_dtype != 'float32' and not TORCH_HAS_PRECISIONS:
+            raise ValueError(f'encode_dtype={encode_dtype!r} needs torch 2.9, got {torch.__version__}; leave it out')
+        self.encode_dtype = encode_dtype
+        self.vocab_size = vocab_size
+        self.temperature = temperature
+        self.kl_weight = kl_weight
+        self.encoder = Encoder(n_hid, blocks_per_group, vocab_size)
+        self.decoder = Decoder(n_hid, n_init, blocks_per_group, vocab_size)
+        self.has_encoder = self.has_decoder = True
+        # Channels-last convolutions are the faster ones, on GPUs as on CPUs.
+        self.to(memory_format=torch.channels_last)
+        if compile_encoder:
+            self.encoder.compile()
+        self.register_load_state_dict_pre_hook(_check_tokenizer_weights)
+
+    def init_weights(self) -> None:
+        """Load what init_cfg names; the rest was initialised when built.
+
+        Raises:
+            ValueError: If the checkpoint is not that of such a tokenizer; names the file.
+        """
+        try:
+            super().init_weights()
+        except WeightsMismatch as error:
+            raise ValueError(f'{self.init_cfg["checkpoint"]}: {error}') from error
+
+    def encode_logits(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in [0, 1] to logits (B, vocab_size, H / 8, W / 8).
+
+        Raises:
+            ValueError: If a side is no multiple of 8.
+        """
+        return self.encoder.logits(self.encoder(self._to_encoder(images)))
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in [0, 1] to visual tokens, int64 (B, H / 8, W / 8), in the arithmetic of encode_dtype.
+
+        Raises:
+            ValueError: If a side is no multiple of 8.
+        """
+        pixels = self._to_encoder(images)
+        if self.encode_dtype == 'float32' or self.encode_dtype == 'auto' and not images.is_cuda:
+            return self.encoder.most_likely(self.encoder(pixels))
+        with unrounded_convolutions():
+            features = self.encoder(pixels.float(), torch.float16)
+        return self.encoder.most_likely(features, split=True)
+
+    @staticmethod
+    def _to_encoder(images: Tensor) -> Tensor:
+        if images.shape[-2] % STRIDE or images.shape[-1] % STRIDE:
+            raise ValueError(
+                f'the tokenizer needs image sides that are multiples of {STRIDE}, '
+                f'got {images.shape[-2]} x {images.shape[-1]}'
+            )
+        return map_pixels(images).contiguous(memory_format=torch.channels_last)
+
+    def decode(self, tokens: Tensor) -> Tensor:
+        """Visual tokens (B, h, w) to images (B, 3, 8h, 8w) in [0, 1].
+
+        Raises:
+            ValueError: If the weights that were loaded have no decoder.
+        """
+        if not self.has_decoder:
+            raise ValueError(
+                'decoding needs a tokenizer with its decoder, got weights without one: give both files, '
+                "such as OpenAI's encoder.pkl and decoder.pkl"
+            )
+        return self._to_images(self.decoder.forward_tokens(tokens))
+
+    @staticmethod
+    def _to_images(statistics: Tensor) -> Tensor:
+        return unmap_pixels(torch.sigmoid(statistics[:, :3].float()))
+
+    def forward(self, inputs: Tensor, data_samples=None, mode: str = 'tensor'):
+        """'tensor': visual tokens; 'loss': the objective; 'predict': tokens and squared error of every image."""
+        if mode == 'loss':
+            return self.loss(inputs)
+        tokens = self.encode(inputs)
+        if mode == 'tensor':
+            return tokens
+        error = (self.decode(tokens) - inputs).square().flatten(1).mean(dim=1)
+        return [dict(tokens=t, squared_error=e) for t, e in zip(tokens, error)]
+
+    def loss(self, images: Tensor) -> dict[str, Tensor]:
+        """Reconstruction through a Gumbel-softmax relaxation, plus the KL of the codes to the uniform prior.
+
+        Args:
+            images: (B, 3, H, W) in [0, 1].
+
+        Returns:
+            `loss_reconstruction` (nats per sub-pixel), `loss_kl` (weighted), and for the log `kl` (nats per
+            position), `psnr` (dB), `perplexity` and `used_codes` (share of the vocabulary) of the batch's tokens.
+        """
+        self.has_decoder = True  # from now on, whatever it started from
+        logits = self.encode_logits(images).float()  # (B, V, h, w)
+        codes = F.gumbel_softmax(logits, tau=self.temperature, dim=1)
+        statistics = self.decoder(codes)
+        log_probs = logits.log_softmax(dim=1)
+        kl = (log_probs.exp() * (log_probs + math.log(self.vocab_size))).sum(dim=1).mean()
+        losses = dict(
+            loss_reconstruction=logit_laplace_nll(statistics, map_pixels(images)).mean(),
+            loss_kl=self.kl_weight * kl,
+            kl=kl.detach(),
+        )
+        with torch.no_grad():
+            error = (self._to_images(statistics) - images.float()).square().mean()
+            losses['psnr'] = -10 * torch.log10(error)
+            losses.update(codebook_use(torch.bincount(logits.argmax(dim=1).flatten(), minlength=self.vocab_size)))
+        return losses
+
+
+def codebook_use(counts: Tensor) -> dict[str, Tensor]:
+    """Perplexity (1 to V) and share of used codes (0 to 1) from the counts (V,) of every token."""
+    share = counts.float() / counts.sum().clamp(min=1)
+    perplexity = torch.exp(-torch.special.xlogy(share, share).sum())
+    return dict(perplexity=perplexity, used_codes=(counts > 0).float().mean())
+
+
+def _check_tokenizer_weights(module: DiscreteVAE, state_dict: dict[str, Tensor], prefix: str, *_) -> None:
+    """Pre-load hook: a tokenizer half loaded gives tokens without meaning, so anything but a full match is an error.
+
+    A checkpoint of the encoder alone (OpenAI's encoder.pkl) is enough to encode; the missing decoder is said. A
+    larger model's checkpoint without any tokenizer leaves this one as it is.
+
+    Raises:
+        ValueError: If a tensor is missing or has another shape.
+    """
+    if prefix and not any(key.startswith(prefix) for key in state_dict):
+        print_log('tokenizer: the checkpoint has none, its weights stay as they are', logger='current')
+        return
+    if f'{prefix}blocks.input.w' in state_dict:  # MMPretrain distributes the encoder without its prefix
+        for name in [name for name in state_dict if name.startswith(f'{prefix}blocks.')]:
+            state_dict[f'{prefix}encoder.{name[len(prefix) :]}'] = state_dict.pop(name)
+    own = module.state_dict()
+    parts = ['encoder.']
+    given_decoder = [name for name in state_dict if name.startswith(f'{prefix}decoder.')]
+    if given_decoder:
+        parts.append('decoder.')
+    else:
+        print_log('tokenizer: the checkpoint has no decoder, so tokens cannot be decoded', logger='current')
+    for name, tensor in own.items():
+        given = state_dict.get(prefix + name)
+        if name.startswith(tuple(parts)) and (given is None or given.shape != tensor.shape):
+            found = 'nothing' if given is None else tuple(given.shape)
+            raise WeightsMismatch(
+                f'the checkpoint does not fit this tokenizer: {name} must be {tuple(tensor.shape)} '
+                f'(vocab_size={module.vocab_size}), got {found}'
+            )
+    module.has_encoder = True
+    # Biases are zero until the first update: a decoder with no other was saved beside an encoder that alone was given.
+    module.has_decoder = any(bool(state_dict[name].any()) for name in given_decoder if name.endswith('.b'))

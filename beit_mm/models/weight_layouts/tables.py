@@ -1,0 +1,187 @@
+"""The layouts: names as they stand in the files and state dicts of each implementation.
+
+Sources: the release (github.com/microsoft/unilm, beit), timm, transformers (the names of saved files, then those of
+version 5 in memory), MMPretrain, MMSegmentation, PASSL (github.com/PaddlePaddle/PASSL).
+"""
+
+from dataclasses import replace
+
+from .layout import Layout
+
+_BLOCK = (
+    'gamma_',
+    'norm1.',
+    'norm2.',
+    'attn.q_bias',
+    'attn.v_bias',
+    'attn.qkv.weight',
+    'attn.relative_position_bias_table',
+    'attn.proj.',
+    'mlp.fc1.',
+    'mlp.fc2.',
+)
+_OUTSIDE_BLOCKS = (
+    'cls_token',
+    'mask_token',
+    'pos_embed',
+    'patch_embed.proj.',
+    'rel_pos_bias.relative_position_bias_table',
+    'norm.',
+    'fc_norm.',
+    'cls_pt_layers.',
+)
+_TRUNK = (*_OUTSIDE_BLOCKS, *(f'blocks.{{}}.{name}' for name in _BLOCK))
+_SAME = [(name, f'backbone.{name}') for name in _TRUNK]
+_PRE_TRAINING_ONLY = ('mask_token', 'rel_pos_bias.relative_position_bias_table', 'cls_pt_layers.')
+_PYRAMID = [('fpn1.', 'neck.upsample_4x.'), ('fpn2.', 'neck.upsample_2x.')]
+_SEGMENTOR = [(f'{name}.', f'{name}.') for name in ('neck', 'decode_head', 'auxiliary_head')]
+
+BEIT_MM = Layout(
+    'beit_mm',
+    [*_SAME, ('grid_size', 'backbone.grid_size')],
+    [*((name, name) for name in ('lm_head.', 'head.fc.', 'target.')), *_SEGMENTOR],
+    home='backbone.',
+    wrapper='state_dict',
+)
+# Read for our own files and timm's too: the names are the same, and what lies beside the trunk does not overlap.
+RELEASE = Layout(
+    'release',
+    [*_SAME, ('head.', 'head.fc.'), ('lm_head.', 'lm_head.'), *_PYRAMID],
+    _SEGMENTOR[1:],
+    home='backbone.',
+    bare=('trunk', 'pretrain', 'classify'),
+    trunk_aliases=[('grid_size', 'backbone.grid_size')],
+    beside_aliases=BEIT_MM.beside,
+    wrapper='model',
+    keeps_index=True,
+)
+TIMM = Layout('timm', [*(pair for pair in _SAME if pair[0] not in _PRE_TRAINING_ONLY), ('head.', 'head.fc.')])
+# Linear weights are (in, out) in Paddle.
+PASSL = Layout(
+    'passl',
+    [*_SAME, ('lm_head.', 'lm_head.')],
+    [('head.fc_cls.', 'head.fc.')],
+    home='backbone.',
+    kinds=('pretrain', 'classify', 'trunk'),
+    transposes=True,
+    keeps_index=True,
+    ignored=('d_vae.',),
+)
+
+_OPENMMLAB_TRUNK = [
+    ('layers.{}.ln1.', 'backbone.blocks.{}.norm1.'),
+    ('layers.{}.ln2.', 'backbone.blocks.{}.norm2.'),
+    ('layers.{}.ffn.layers.0.0.', 'backbone.blocks.{}.mlp.fc1.'),
+    ('layers.{}.ffn.layers.1.', 'backbone.blocks.{}.mlp.fc2.'),
+    *(
+        (f'layers.{{}}.{name}', f'backbone.blocks.{{}}.{name}')
+        for name in _BLOCK
+        if not name.startswith(('norm', 'mlp'))
+    ),
+    ('patch_embed.projection.', 'backbone.patch_embed.proj.'),
+    ('ln1.', 'backbone.norm.'),
+    ('ln2.', 'backbone.fc_norm.'),
+    *((name, f'backbone.{name}') for name in _OUTSIDE_BLOCKS[:3]),
+    ('rel_pos_bias.', 'backbone.rel_pos_bias.'),
+]
+_OPENMMLAB_BESIDE = [
+    ('head.cls_head.', 'lm_head.'),
+    ('head.fc.', 'head.fc.'),
+    ('target_generator.blocks.', 'target.tokenizer.encoder.blocks.'),
+    *_SEGMENTOR,
+]
+OPENMMLAB = Layout(
+    'openmmlab', _OPENMMLAB_TRUNK, _OPENMMLAB_BESIDE, home='backbone.', wrapper='state_dict', keeps_index=True
+)
+MMPRETRAIN = replace(OPENMMLAB, name='mmpretrain', kinds=('pretrain', 'classify', 'trunk'))
+MMSEGMENTATION = replace(OPENMMLAB, name='mmsegmentation', kinds=('segment', 'trunk'))
+
+
+def _block_pairs(theirs: str, names: dict) -> list:
+    return [(f'{theirs}.{{}}.{name}', f'backbone.blocks.{{}}.{ours}') for name, ours in names.items()]
+
+
+_SHARED_BY_BLOCKS = {'layernorm_before.': 'norm1.', 'layernorm_after.': 'norm2.', 'lambda_': 'gamma_'}
+_CONVOLUTIONS = (
+    'decode_head.lateral_convs.{}',
+    'decode_head.fpn_convs.{}',
+    'decode_head.fpn_bottleneck',
+    'auxiliary_head.convs.{}',
+)
+TRANSFORMERS = Layout(
+    'transformers',
+    trunk=[
+        ('embeddings.cls_token', 'backbone.cls_token'),
+        ('embeddings.mask_token', 'backbone.mask_token'),
+        ('embeddings.position_embeddings', 'backbone.pos_embed'),
+        ('embeddings.patch_embeddings.projection.', 'backbone.patch_embed.proj.'),
+        ('encoder.relative_position_bias.', 'backbone.rel_pos_bias.'),
+        *_block_pairs(
+            'encoder.layer',
+            {
+                'attention.attention.relative_position_bias.relative_position_': 'attn.relative_position_',
+                'attention.attention.query.': 'attn.q.',
+                'attention.attention.key.': 'attn.k.',
+                'attention.attention.value.': 'attn.v.',
+                'attention.output.dense.': 'attn.proj.',
+                'intermediate.dense.': 'mlp.fc1.',
+                'output.dense.': 'mlp.fc2.',
+                **_SHARED_BY_BLOCKS,
+            },
+        ),
+        ('layernorm.', 'backbone.norm.'),
+        ('pooler.layernorm.', 'backbone.fc_norm.'),
+    ],
+    beside=[
+        ('layernorm.', 'backbone.norm.'),
+        ('lm_head.', 'lm_head.'),
+        ('classifier.', 'head.fc.'),
+        *_PYRAMID,
+        ('decode_head.classifier.', 'decode_head.conv_seg.'),
+        ('auxiliary_head.classifier.', 'auxiliary_head.conv_seg.'),
+        *_SEGMENTOR[1:],
+    ],
+    # Names in memory since version 5, which saves under the old ones.
+    trunk_aliases=[
+        ('shared_position_bias.', 'backbone.rel_pos_bias.'),
+        *_block_pairs(
+            'layers',
+            {
+                'relative_position_bias.relative_position_': 'attn.relative_position_',
+                'attention.q_proj.': 'attn.q.',
+                'attention.k_proj.': 'attn.k.',
+                'attention.v_proj.': 'attn.v.',
+                'attention.o_proj.': 'attn.proj.',
+                'mlp.': 'mlp.',
+                **_SHARED_BY_BLOCKS,
+            },
+        ),
+    ],
+    beside_aliases=[
+        ('fpn.fpn1.conv_transpose1.', 'neck.upsample_4x.0.'),
+        ('fpn.fpn1.normalization.', 'neck.upsample_4x.1.'),
+        ('fpn.fpn1.conv_transpose2.', 'neck.upsample_4x.3.'),
+        ('fpn.fpn2.', 'neck.upsample_2x.0.'),
+        *(
+            (f'{theirs}.{old}.', f'{ours}.{new}.')
+            for old, new in (('convolution', 'conv'), ('normalization', 'bn'))
+            for theirs, ours in (
+                *((name, name) for name in _CONVOLUTIONS),
+                ('decode_head.psp_modules.blocks.{}.conv', 'decode_head.psp_modules.{}.1'),
+                ('decode_head.psp_bottleneck', 'decode_head.bottleneck'),
+            )
+        ),
+    ],
+    home='beit.',
+    splits_qkv=True,
+    absent=('attention.key.bias', 'k_proj.bias'),
+)
+
+LAYOUTS = {layout.name: layout for layout in (BEIT_MM, RELEASE, TIMM, TRANSFORMERS, MMPRETRAIN, MMSEGMENTATION, PASSL)}
+# A tensor of the first block whose name, less its prefix, tells the layout; PASSL differs from RELEASE by its shape.
+READABLE = {
+    'blocks.0.attn.qkv.weight': RELEASE,
+    'layers.0.attn.qkv.weight': OPENMMLAB,
+    'encoder.layer.0.attention.attention.query.weight': TRANSFORMERS,
+    'layers.0.attention.q_proj.weight': TRANSFORMERS,
+}

@@ -1,0 +1,68 @@
+"""Small stand-ins of ImageNet-1k, ImageNet-22k, CIFAR-100 and ADE20K, in the layouts of the real ones."""
+
+import hashlib
+import pickle
+from pathlib import Path
+
+import numpy as np
+from mmpretrain.datasets import CIFAR100
+from PIL import Image
+
+CLASSES_22K = 5
+CLASSES_ADE20K = 4  # labelled among its 150
+SIDES = (80, 100)  # of the pictures: height, width
+
+
+def write_pixels(path: Path, rng: np.random.Generator, shape: tuple[int, ...], top: int = 256) -> None:
+    """Random whole numbers below `top` as a picture."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(rng.integers(0, top, shape, dtype=np.uint8)).save(path)
+
+
+def write_folders(folder: Path, num_classes: int, num_images: int) -> None:
+    """A folder for every class, the first of them with an image each."""
+    rng = np.random.default_rng(0)
+    for label in range(num_classes):
+        (folder / f'n{label:08}').mkdir(parents=True)
+    for label in range(num_images):
+        write_pixels(folder / f'n{label % num_classes:08}' / f'n{label:08}_{label}.JPEG', rng, (*SIDES, 3))
+
+
+def write_cifar(folder: Path) -> dict[str, str]:
+    """The pickles of the Python archive; their checksums by name."""
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    files = {
+        name: dict(
+            data=rng.integers(0, 256, (16, 3 * 32 * 32), dtype=np.uint8),
+            batch_label=name,
+            fine_labels=rng.integers(0, 100, 16).tolist(),
+            coarse_labels=[0] * 16,
+            filenames=[f'{index}.png' for index in range(16)],
+        )
+        for name in ('train', 'test')
+    }
+    files['meta'] = dict(fine_label_names=list(CIFAR100.METAINFO['classes']), coarse_label_names=['all'])
+    for name, content in files.items():
+        (folder / name).write_bytes(pickle.dumps(content, protocol=2))
+    return {name: hashlib.md5((folder / name).read_bytes()).hexdigest() for name in files}
+
+
+def write_ade20k(folder: Path) -> None:
+    """Pictures and label maps: 0 is unlabelled, classes count from 1."""
+    rng = np.random.default_rng(0)
+    for split, count in (('training', 8), ('validation', 2)):
+        for index in range(count):
+            name = f'ADE_{split[:-3]}_{index:08}'
+            write_pixels(folder / 'images' / split / f'{name}.jpg', rng, (*SIDES, 3))
+            write_pixels(folder / 'annotations' / split / f'{name}.png', rng, SIDES, CLASSES_ADE20K + 1)
+
+
+def write_all(folder: Path) -> dict[str, str]:
+    """`data` with all four where the recipes look for them, and own images; CIFAR's checksums."""
+    for split in ('train', 'val'):
+        write_folders(folder / 'data' / 'imagenet' / split, 1000, 8)
+        write_folders(folder / 'data' / 'imagenet22k' / split, CLASSES_22K, 8)
+    write_folders(folder / 'data' / 'own' / 'images', 2, 8)
+    write_ade20k(folder / 'data' / 'ade' / 'ADEChallengeData2016')
+    return write_cifar(folder / 'data' / 'cifar100' / 'cifar-100-python')
