@@ -1,7 +1,6 @@
 """Features of images from the trunk of any model."""
 
 from collections.abc import Sequence
-from typing import Union
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ from .predicting import collect, evaluation_pipeline, Predictions, Prepare, read
 from .sources import Images
 
 KINDS = ('mean', 'cls_token', 'patches')
-Blocks = Union[int, Sequence[int]]
+Blocks = int | Sequence[int]
 
 
 def extract_features(

@@ -3,7 +3,6 @@
 import copy
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Union
 
 import torch
 import yaml
@@ -22,7 +21,7 @@ from beit_mm.models import DiscreteVAE
 from beit_mm.models.weights import WeightsMismatch
 
 MIM = Path(__file__).parents[1] / '.mim'
-Model = Union[str, Path, Config, BaseModel]
+Model = str | Path | Config | BaseModel
 
 
 def list_models() -> dict[str, Path]:

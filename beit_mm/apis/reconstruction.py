@@ -4,7 +4,6 @@ import math
 import random
 import zlib
 from collections.abc import Sequence
-from typing import Optional
 
 import mmcv
 import numpy as np
@@ -30,7 +29,7 @@ from .predicting import collect, Predictions, ready_model, Results
 from .sources import Images
 
 GENERATORS = dict(blockwise=BlockwiseMaskGenerator, random=RandomMaskGenerator)
-Size = Optional[tuple[int, int]]
+Size = tuple[int, int] | None
 
 
 def reconstruct(

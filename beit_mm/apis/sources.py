@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import chain, count
 from pathlib import Path
-from typing import NamedTuple, Union
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -16,7 +16,7 @@ from beit_mm.datasets.folders import walk_folders
 from beit_mm.datasets.images import Source
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.gif', '.webp', '.tif', '.tiff', '.ppm', '.pgm', '.jp2')
-Images = Union[Source, Sequence[Source]]
+Images = Source | Sequence[Source]
 
 
 class NamedImage(NamedTuple):

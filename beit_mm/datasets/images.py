@@ -1,7 +1,7 @@
 """Single images for inference: read from wherever they are, brought to a size, normalised as a model wants them."""
 
 from pathlib import Path
-from typing import NamedTuple, Union
+from typing import NamedTuple
 
 import mmcv
 import numpy as np
@@ -14,7 +14,7 @@ from beit_mm.datasets.transforms.loading import LoadImage, SIMPLEJPEG
 from .bad_images import BadImage
 
 MAX_RATIO = 4
-Source = Union[str, Path, np.ndarray, Image.Image]
+Source = str | Path | np.ndarray | Image.Image
 
 
 class InputFormat(NamedTuple):

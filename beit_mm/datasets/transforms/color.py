@@ -1,7 +1,6 @@
 """Colour jitter in two halves: a worker draws, the device computes (Pillow takes longer for it than for all else)."""
 
 from collections.abc import Sequence
-from typing import Union
 
 import cv2
 import numpy as np
@@ -9,7 +8,7 @@ from mmcv.transforms import BaseTransform
 
 from beit_mm.registry import TRANSFORMS
 
-Strength = Union[float, Sequence[float]]
+Strength = float | Sequence[float]
 
 
 @TRANSFORMS.register_module()
