@@ -1,13 +1,20 @@
 """BEiT for MMEngine: importing the package registers every component under the scope ``beit_mm``."""
 
+import io
 import sys
+import warnings
 from contextlib import redirect_stdout
 
 from mmengine.config.utils import MODULE2PACKAGE
 
-with redirect_stdout(sys.stderr):  # the hosts print while they are imported; standard output is for results
+# At every import the hosts tell of two extras that nothing here needs; what else they print goes to standard error,
+# as standard output is for results.
+warnings.filterwarnings('ignore', 'Fail to import ``MultiScaleDeformableAttention``', UserWarning)
+with redirect_stdout(io.StringIO()) as printed:
     from . import checkpoint, datasets, engine, evaluation, models
-from .version import __version__
+sys.stderr.write(printed.getvalue().replace('Could not import OneDL\n', ''))
+
+from .version import __version__  # noqa: E402
 
 # Lets a config of another project name ours in `_base_`: 'beit_mm::folder/file.py'.
 MODULE2PACKAGE['beit_mm'] = 'beit_mm'

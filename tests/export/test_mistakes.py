@@ -12,7 +12,7 @@ from torch import nn
 from beit_mm.export import export, exporting
 from beit_mm.models import DiscreteVAE
 
-TOOL = Path(CONFIGS).parent / 'tools' / 'export.py'
+TOOL = Path(CONFIGS).parent / 'tools' / 'model_converters' / 'export.py'
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""tools/visualize_attention.py as a user runs it."""
+"""tools/analysis_tools/visualize_attention.py as a user runs it."""
 
 import importlib.util
 import sys
@@ -35,7 +35,8 @@ def arguments(tmp_path) -> list:
 @pytest.fixture
 def in_process(monkeypatch):
     """The tool without a process of its own."""
-    spec = importlib.util.spec_from_file_location('visualize_attention', ROOT / 'tools/visualize_attention.py')
+    script = ROOT / 'tools/analysis_tools/visualize_attention.py'
+    spec = importlib.util.spec_from_file_location('visualize_attention', script)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
 
@@ -48,7 +49,7 @@ def in_process(monkeypatch):
 
 def test_a_figure_and_the_maps_are_written(arguments, tmp_path):
     output = tool(
-        'visualize_attention',
+        'analysis_tools/visualize_attention',
         *arguments,
         '--points',
         '0,0',
