@@ -12,9 +12,9 @@ from typing import IO
 import numpy as np
 from PIL import Image
 
-from beit_mm.checkpoint.atomic_write import whole_file
 from beit_mm.datasets.folders import identify
 from beit_mm.datasets.images import read_image
+from beit_mm.files import atomic_write
 from beit_mm.visualization import draw_reconstructions
 from beit_mm.visualization.overlay import segmentation_overlay
 from beit_mm.visualization.panels import Palette
@@ -76,7 +76,7 @@ def _write_csv(predictions: Iterable[dict], file: IO[str]) -> Iterator[dict]:
 @contextmanager
 def _whole_text(path: Path) -> Iterator[IO[str]]:
     """A text file that appears when it is complete."""
-    with whole_file(path) as beside, open(beside, 'w', encoding='utf-8', newline='') as file:
+    with atomic_write(path) as temporary, open(temporary, 'w', encoding='utf-8', newline='') as file:
         yield file
 
 
@@ -157,6 +157,6 @@ def write_features(predictions: Iterable[dict], path: Path) -> tuple[int, ...]:
             )
         names.append(prediction['image'])
         features.append(prediction['features'])
-    with whole_file(path) as beside:
-        np.savez(beside, images=np.array(names), features=np.stack(features))
+    with atomic_write(path) as temporary:
+        np.savez(temporary, images=np.array(names), features=np.stack(features))
     return (len(features), *features[0].shape)

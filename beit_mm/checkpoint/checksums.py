@@ -42,27 +42,15 @@ def split_checksum(address: str) -> tuple[str, str | None]:
     return (plain, _as_digest(digest, 'sha256= at the end of a checkpoint')) if mark else (address, None)
 
 
-def verify_sha256(path: Path, expected: str | None = None) -> None:
-    """Compare a file with the checksum that is expected and with the one in `NAME.sha256` beside it, if it is there.
-
-    Args:
-        path: the file.
-        expected: 64 hexadecimal digits in lower case; None if nothing is known.
+def verify_sha256(path: Path, expected: str) -> None:
+    """Compare a file with its checksum, 64 hexadecimal digits in lower case.
 
     Raises:
-        ChecksumMismatch: If the file has another checksum; gives both.
-        ValueError: If the file beside it does not start with a checksum, as sha256sum would write it.
+        ChecksumMismatch: If the file has another one; gives both.
     """
-    allowed = [{expected}] if expected else []
-    beside = checksum_path(path)
-    if beside.is_file():
-        allowed.append(_read_digests(beside))
-    if not allowed:
-        return
-    found = sha256_of(path)
-    for digests in allowed:
-        if found not in digests:
-            raise ChecksumMismatch(f'{path} must have the SHA-256 {" or ".join(sorted(digests))}, got {found}')
+    digest = sha256_of(path)
+    if digest != expected:
+        raise ChecksumMismatch(f'{path} must have the SHA-256 {expected}, got {digest}')
 
 
 def sha256_of(path: Path) -> str:
@@ -72,18 +60,6 @@ def sha256_of(path: Path) -> str:
         while chunk := file.read(_CHUNK):
             sha256.update(chunk)
     return sha256.hexdigest()
-
-
-def checksum_path(path: Path) -> Path:
-    """Where the SHA-256 of a file stands, `NAME.sha256` beside it, as sha256sum writes it."""
-    return path.with_name(f'{path.name}.sha256')
-
-
-def _read_digests(beside: Path) -> set[str]:
-    """Checksums of a file as sha256sum writes them: one line, or two while the file is about to be replaced."""
-    with beside.open('rb') as file:
-        lines = file.read(1000).decode('ascii', 'replace').splitlines() or ['']
-    return {_as_digest((line.split() or [''])[0].lstrip('\\'), str(beside)) for line in lines}
 
 
 def verify_parts(path: Path) -> None:

@@ -12,12 +12,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from beit_mm.files import atomic_write
 from beit_mm.models.backbones.relative_position import Grid, infer_grid, relative_position_index
 from beit_mm.models.weight_layouts import INDEX, kind_of, Layout, LAYOUTS
 from beit_mm.models.weights import expand_shared_table
 
 from . import transformers_config
-from .atomic_write import whole_file
 from .mapping import find_beit, to_our_names
 from .sources import read_from_anywhere
 
@@ -126,16 +126,16 @@ def _grid_of(weights: dict[str, Tensor], content: dict) -> Grid | None:
 
 
 def _write(path: Path, weights: dict[str, Tensor], layout: Layout, kind: str) -> None:
-    with whole_file(path) as beside:
+    with atomic_write(path) as temporary:
         if path.suffix == '.safetensors':
-            save_file(weights, beside, metadata=dict(format='pt', layout=layout.name, kind=kind))
+            save_file(weights, temporary, metadata=dict(format='pt', layout=layout.name, kind=kind))
         elif path.suffix == '.pdparams':
-            with beside.open('wb') as file:
+            with temporary.open('wb') as file:
                 pickle.dump({name: _to_paddle(tensor) for name, tensor in weights.items()}, file, protocol=4)
         else:
             wrapper = 'state_dict' if kind == 'segment' and layout.wrapper else layout.wrapper
             wrapped = {wrapper: weights, **({'meta': {}} if wrapper == 'state_dict' else {})} if wrapper else weights
-            torch.save(wrapped, beside)
+            torch.save(wrapped, temporary)
 
 
 def _to_paddle(tensor: Tensor) -> np.ndarray:

@@ -65,7 +65,8 @@ def _is_safetensors(path):
 def _read_file(path, map_location='cpu', sha256=None):
     if not path.is_file():
         raise FileNotFoundError(f'a checkpoint file was expected, got {path}, which is not a file')
-    verify_sha256(path, sha256)
+    if sha256:
+        verify_sha256(path, sha256)
     device = map_location if isinstance(map_location, (str, torch.device)) else 'cpu'
     try:
         if _is_safetensors(path):
@@ -134,7 +135,7 @@ def read_checkpoint(path: str, map_location='cpu', sha256: str | None = None) ->
     Hugging Face model folder.
 
     Args:
-        path: file or folder; a file's may end in `#sha256=HEX`. A file `NAME.sha256` beside it is compared, too.
+        path: file or folder; a file's may end in `#sha256=HEX`.
         map_location: torch.load's; None means the CPU, and so do dicts and functions with safetensors and Paddle.
         sha256: checksum that the file must have, 64 hexadecimal digits in lower case.
 

@@ -1,13 +1,14 @@
 """The folder that transformers opens: its configuration for weights of ours, and the file of weights beside it."""
 
 import json
-import os
 import re
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
+
+from beit_mm.files import atomic_write
 
 CLASSES = dict(
     pretrain='BeitForMaskedImageModeling',
@@ -121,15 +122,7 @@ def padding(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def write(folder: str, weights: dict[str, Tensor], config: dict) -> None:
     """Write config.json and model.safetensors to a folder that appears when both are complete."""
-    folder = Path(folder)
-    beside = folder.with_name(f'.{folder.name}.{os.getpid()}')
-    beside.mkdir(parents=True)
-    try:
-        (beside / 'config.json').write_text(json.dumps(config, indent=2) + '\n')
-        save_file(weights, beside / 'model.safetensors', metadata=dict(format='pt'))
-        os.replace(beside, folder)
-    finally:
-        for file in beside.iterdir() if beside.exists() else ():
-            file.unlink()
-        if beside.exists():
-            beside.rmdir()
+    with atomic_write(Path(folder)) as temporary:
+        temporary.mkdir()
+        (temporary / 'config.json').write_text(json.dumps(config, indent=2) + '\n')
+        save_file(weights, temporary / 'model.safetensors', metadata=dict(format='pt'))

@@ -7,8 +7,8 @@ from mmengine import registry
 from mmengine.config import Config
 from mmengine.utils import get_object_from_string
 
-from beit_mm.checkpoint.atomic_write import whole_file
 from beit_mm.config.parts import walk
+from beit_mm.files import atomic_write
 from beit_mm.registry import SCOPE
 
 ROOTS = [value for value in vars(registry).values() if isinstance(value, registry.Registry)]
@@ -91,9 +91,9 @@ def write(cfg: Config, path: str | Path, header: str) -> None:
     if target.exists():
         raise FileExistsError(f'{path} exists and is not overwritten')
     try:
-        with whole_file(target) as beside:
-            beside.write_text(f'# {header}\n{cfg.pretty_text}')
-            if Config.fromfile(beside, import_custom_modules=False).to_dict() != cfg.to_dict():
+        with atomic_write(target) as temporary:
+            temporary.write_text(f'# {header}\n{cfg.pretty_text}')
+            if Config.fromfile(temporary, import_custom_modules=False).to_dict() != cfg.to_dict():
                 raise ValueError('a config must be the same when it is read back from its text, got a difference')
     except (NameError, SyntaxError) as error:  # such as a function, or a number that is not finite
         reason = str(error).strip().splitlines()[-1].strip()

@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from beit_mm.files import atomic_write
+
 HEADER = 512  # bytes of the header before every member's data
 FORMAT = 1  # of the cached index; count up when its content changes
 MAX_LABEL_SIZE = 32  # bytes; a longer member is no number
@@ -111,12 +113,6 @@ def cache_path(path: str, cache_dir: str | None) -> Path | None:
 
 
 def _write(cache: Path, arrays: dict) -> None:
-    """Several processes may write the same index at once, so each writes its own file and renames it."""
-    own = cache.with_name(f'.{cache.stem}.{os.uname().nodename}.{os.getpid()}.npz')
-    try:
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(own, **arrays)
-        os.replace(own, cache)
-    except OSError:  # read-only or full
-        with suppress(OSError):
-            own.unlink()
+    """Write the index; a folder that is read-only or full is no error."""
+    with suppress(OSError), atomic_write(cache) as temporary:
+        np.savez(temporary, **arrays)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import nn, Tensor
 
-from beit_mm.checkpoint.atomic_write import whole_file
+from beit_mm.files import atomic_write
 from beit_mm.models.backbones.layers import patch_grid
 
 from .formats import as_tuple, Choices, Format, FORMATS
@@ -99,9 +99,9 @@ def export(
     with torch.no_grad():
         outputs = as_tuple(fitted(_random_images(batch or TRACED_BATCH, size)))
         metadata = describe(model, name, fitted, size, outputs[0].shape[1], weights)
-        with whole_file(path) as beside:
-            form.write(fitted, _random_images(batch or TRACED_BATCH, size), beside, metadata, choices)
-            checks = _compare(form, fitted, reference, beside, size, (batch,) if batch else CHECKED_BATCHES)
+        with atomic_write(path) as temporary:
+            form.write(fitted, _random_images(batch or TRACED_BATCH, size), temporary, metadata, choices)
+            checks = _compare(form, fitted, reference, temporary, size, (batch,) if batch else CHECKED_BATCHES)
     first = 'N' if batch is None else batch
     return Report(
         path,

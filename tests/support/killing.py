@@ -10,7 +10,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from beit_mm.checkpoint.files import find_damage, find_newest, PARTIAL
+from beit_mm.checkpoint.files import find_damage, find_newest
+from beit_mm.files import PARTIAL
 from support.runners import leave_text_as_it_is
 from support.runs import content, differences, KINDS, train, workers, write_config
 
@@ -45,14 +46,14 @@ def kill_and_resume(kind: str, num_kills: int, folder: Path) -> Kills:
         try:
             _wait_for_step(killed, last + 2, process)
             time.sleep(generator.uniform(0, 0.2))
-            while kill % 2 and not list(killed.glob(f'.*.pth{PARTIAL}')):
+            while kill % 2 and not list(killed.glob(f'.*{PARTIAL}.pth')):
                 assert process.is_alive()
             os.kill(process.pid, signal.SIGKILL)
         finally:
             process.kill()
             process.join()
-        while_saving += bool(list(killed.glob(f'.*.pth{PARTIAL}')))
-        damaged = [path for path in killed.glob('*.pth') if find_damage(path)]
+        while_saving += bool(list(killed.glob(f'.*{PARTIAL}.pth')))
+        damaged = [path for path in killed.glob('iter_*.pth') if find_damage(path)]
         assert not damaged
         last = _step(find_newest(killed))
     _compare(kind, folder, last)

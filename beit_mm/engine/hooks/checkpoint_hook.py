@@ -6,7 +6,6 @@ from pathlib import Path
 from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook
 
-from beit_mm.checkpoint.checksums import checksum_path
 from beit_mm.checkpoint.files import BACKEND, newest_first, remove_partial, write_pointer
 from beit_mm.engine.optimizers.finite_updates import check_finite, names_of_constants
 from beit_mm.engine.runners.resume_position import average_gradients
@@ -22,8 +21,8 @@ STOPS = 'stop_ckpts'  # in MMEngine's message hub, which a checkpoint holds
 class VerifiedCheckpointHook(CheckpointHook):
     """CheckpointHook that writes beside, verifies, renames, moves the pointer, and only then deletes the oldest.
 
-    MMEngine's deletes the oldest first and writes in place. Every file has its SHA-256 beside it in `NAME.sha256`. A
-    checkpoint that is not finite is not written. A best one is written alone, MMEngine's writes a regular one with it.
+    MMEngine's deletes the oldest first and writes in place. A checkpoint that is not finite
+    is not written. A best one is written alone, MMEngine's writes a regular one with it.
 
     Args:
         max_keep_ckpts: how many checkpoints stay, at least two, as the newest may turn out damaged; -1 for all.
@@ -63,11 +62,6 @@ class VerifiedCheckpointHook(CheckpointHook):
         self._write(runner, name, meta, self.by_epoch)
         self._saved_at = saved_at
         if is_main_process():
-            if not checksum_path(Path(self.last_ckpt)).exists():
-                runner.logger.warning(
-                    f'{self.last_ckpt} is not verified: the strategy of this '
-                    f'{type(runner).__name__} writes files by itself'
-                )
             write_pointer(Path(runner.work_dir), self.last_ckpt)
             for other in surplus:
                 self.file_backend.remove(self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(other)))

@@ -10,8 +10,8 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from beit_mm.checkpoint.atomic_write import whole_file
 from beit_mm.datasets.bad_images import BadImages
+from beit_mm.files import atomic_write
 
 from . import charts
 from .history import score_curves, summarise, training_curves
@@ -42,8 +42,8 @@ def write_report(work_dir: Path, path: Path | None = None) -> Path:
     """
     path = path or work_dir / FILE
     page = render(work_dir)
-    with whole_file(path) as beside:
-        beside.write_text(page, encoding='utf-8', errors='replace')
+    with atomic_write(path) as temporary:
+        temporary.write_text(page, encoding='utf-8', errors='replace')
     return path
 
 

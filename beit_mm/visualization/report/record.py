@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from mmengine.utils import get_git_hash
 
-from beit_mm.checkpoint.atomic_write import whole_file
+from beit_mm.files import atomic_write
 from beit_mm.version import __version__
 
 FOLDER = 'vis_data'
@@ -64,8 +64,8 @@ class Record:
     def write(self, log_dir: Path) -> None:
         """Into the folder of the run's logs; a reader finds the old file or the new one, whole."""
         path = log_dir / FOLDER / f'run_{self.purpose}.json'
-        with whole_file(path) as beside:
-            beside.write_text(json.dumps(asdict(self), indent=1), encoding='utf-8')
+        with atomic_write(path) as temporary:
+            temporary.write_text(json.dumps(asdict(self), indent=1), encoding='utf-8')
 
 
 def read_record(path: Path) -> Record | None:

@@ -16,8 +16,8 @@ from mmengine.model import BaseModel
 from mmengine.runner import FlexibleRunner, Runner
 from torch import nn
 
-import beit_mm.checkpoint.files as checkpoint_files
-from beit_mm.checkpoint.files import find_damage, find_newest, PARTIAL, POINTER
+from beit_mm.checkpoint.files import find_damage, find_newest, POINTER, VerifiedFiles
+from beit_mm.files import PARTIAL
 
 NUM_KILLS = 4
 
@@ -84,7 +84,7 @@ def build(
 
 
 def names(folder: Path) -> list:
-    return sorted(path.name for path in folder.glob('*.pth'))
+    return sorted(path.name for path in folder.glob('epoch_*.pth'))
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,6 @@ def test_so_many_checkpoints_stay_and_never_fewer_than_two(max_keep, expected, t
     build(tmp_path, max_keep_ckpts=max_keep).train()
     assert names(tmp_path) == expected
     assert all(find_damage(tmp_path / name) is None for name in expected)
-    assert sorted(path.name for path in tmp_path.glob('*.sha256')) == [f'{name}.sha256' for name in expected]
     assert (tmp_path / POINTER).read_text() == str(tmp_path / 'epoch_6.pth')
 
 
@@ -107,7 +106,7 @@ def test_the_best_checkpoint_is_replaced_by_a_better_one(tmp_path):
     scores = 0.1, 0.5, 0.2, 0.5, 0.7, 0.3
     build(tmp_path, scores=scores, max_keep_ckpts=2, save_best='accuracy', rule='greater').train()
     assert names(tmp_path) == ['best_accuracy_epoch_5.pth', 'epoch_5.pth', 'epoch_6.pth']
-    assert all(find_damage(path) is None for path in tmp_path.glob('*.pth'))
+    assert all(find_damage(path) is None for path in tmp_path.glob('epoch_*.pth'))
 
 
 def test_a_best_score_between_two_checkpoints_writes_the_best_one_alone(tmp_path):
@@ -165,14 +164,14 @@ def test_a_resumed_run_goes_on_with_what_was_kept(tmp_path):
 
 
 def test_a_save_that_fails_deletes_nothing(tmp_path, monkeypatch):
-    write = checkpoint_files._write
+    put = VerifiedFiles.put
 
-    def full(path, content):
-        if 'epoch_4' in path.name:
+    def full(files, content, path):
+        if 'epoch_4' in path:
             raise OSError(errno.ENOSPC, 'No space left on device')
-        write(path, content)
+        put(files, content, path)
 
-    monkeypatch.setattr(checkpoint_files, '_write', full)
+    monkeypatch.setattr(VerifiedFiles, 'put', full)
     with pytest.raises(OSError, match='No space left'):
         build(tmp_path, max_keep_ckpts=2).train()
     assert names(tmp_path) == ['epoch_2.pth', 'epoch_3.pth']
@@ -200,13 +199,13 @@ def test_a_training_that_is_killed_again_and_again_gets_on(tmp_path):
             assert process.is_alive()
             time.sleep(0.01)
         time.sleep(generator.uniform(0, 0.05))
-        while kill % 2 and not list(tmp_path.glob(f'.epoch_*.pth{PARTIAL}')):
+        while kill % 2 and not list(tmp_path.glob(f'.epoch_*{PARTIAL}.pth')):
             pass
         os.kill(process.pid, signal.SIGKILL)
         process.join()
         newest = find_newest(tmp_path)
         assert number_of(newest) >= last + 2
-        assert all(find_damage(path) is None for path in tmp_path.glob('*.pth'))
+        assert all(find_damage(path) is None for path in tmp_path.glob('epoch_*.pth'))
         last = number_of(newest)
     runner = build(tmp_path, epochs=last + 1, resume=True, size=500000, max_keep_ckpts=2)
     runner.train()

@@ -1,0 +1,61 @@
+"""A file appears complete, or what was there stays."""
+
+import socket
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+
+from beit_mm.files import atomic_write
+
+
+@pytest.mark.parametrize('name', ['weights.pt2', 'OUT'])
+def test_a_file_appears_when_it_is_complete_and_replaces_the_old_one(name, tmp_path):
+    path = tmp_path / 'new' / name
+    for content in (1, 2):
+        with atomic_write(path) as temporary:
+            torch.save(content, temporary)
+            assert temporary.suffix == (path.suffix or '.partial')
+            assert temporary.parent == path.parent and temporary.name.startswith('.')
+            assert not path.exists() or torch.load(path) == 1
+        assert torch.load(path) == content and list(path.parent.iterdir()) == [path]
+
+
+def test_a_folder_appears_when_it_is_complete(tmp_path):
+    for fails in (True, False):
+        with pytest.raises(OSError) if fails else pytest.MonkeyPatch.context():
+            with atomic_write(tmp_path / 'model') as temporary:
+                temporary.mkdir()
+                (temporary / 'config.json').write_text('{}')
+                if fails:
+                    raise OSError('disk full')
+        assert [path.name for path in tmp_path.rglob('*')] == ([] if fails else ['model', 'config.json'])
+
+
+def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / 'report.html'
+    path.write_text('before')
+    with pytest.raises(OSError, match='disk full'), atomic_write(path) as temporary:
+        temporary.write_text('half')
+        raise OSError('disk full')
+    assert path.read_text() == 'before' and list(tmp_path.iterdir()) == [path]
+
+
+def test_hosts_and_threads_never_share_a_temporary_file(tmp_path, monkeypatch):
+    """Two nodes may have processes of the same number."""
+
+    def temporary_name(host=None):
+        if host:
+            monkeypatch.setattr(socket, 'gethostname', lambda: host)
+        with atomic_write(tmp_path / 'run.json') as temporary:
+            temporary.touch()
+            return temporary
+
+    with ThreadPoolExecutor(1) as pool:
+        names = [
+            temporary_name(),
+            pool.submit(temporary_name).result(),
+            temporary_name('node1'),
+            temporary_name('node2'),
+        ]
+    assert len(set(names)) == 4
