@@ -1,6 +1,14 @@
+import os
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 import torch
-from support.runners import forget_instances
+from filelock import FileLock
+from support.data import write_all
+from support.tools import forget_instances, leave_text_as_it_is
+
+from beit_mm.datasets.digits import write_classification, write_segmentation
 
 # Small tensors: more threads only get in each other's way.
 torch.set_num_threads(1)
@@ -10,3 +18,46 @@ torch.set_num_threads(1)
 def no_instances_left_behind():
     yield
     forget_instances()
+
+
+@pytest.fixture(scope='session')
+def once(tmp_path_factory) -> Callable:
+    """A function of a name and a writer: a folder that the first process of a test run writes and all of them share."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if 'PYTEST_XDIST_WORKER' in os.environ else base
+
+    def get(name: str, write: Callable[[Path], object]) -> Path:
+        folder = shared / name
+        with FileLock(shared / f'{name}.lock'):
+            if not (folder / 'complete').exists():
+                folder.mkdir()
+                write(folder)
+                (folder / 'complete').touch()
+        return folder
+
+    return get
+
+
+@pytest.fixture(scope='session')
+def data(once) -> Path:
+    """A folder whose `data` holds small data sets in the layouts of the real ones."""
+    return once('small_data', write_all)
+
+
+@pytest.fixture
+def in_data(data, monkeypatch) -> Path:
+    """The folder of `data` as the working directory."""
+    monkeypatch.chdir(data)
+    leave_text_as_it_is(monkeypatch.setattr)
+    return data
+
+
+@pytest.fixture(scope='session')
+def digits(once) -> Path:
+    """Small embedded data sets in the layouts of ImageNet and ADE20K."""
+
+    def write(folder: Path) -> None:
+        write_classification(folder / 'imagenet', limit=6, renders=2)
+        write_segmentation(folder / 'ade20k', num_train=12, num_val=4, limit=6)
+
+    return once('digits', write)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from support.inference_models import CLASSIFIER, draw, make, SEGMENTOR, Tiny, TOKENIZER, TRUNK
+from support.tiny import CLASSIFIER, draw, make, SEGMENTOR, Tiny, TOKENIZER, TRUNK
 
 
 @pytest.fixture(scope='session')

@@ -6,7 +6,7 @@ import pytest
 from mmengine.registry import DefaultScope
 from mmpretrain import ImageClassificationInferencer
 from PIL import Image
-from support.inference_models import draw
+from support.tiny import draw
 
 from beit_mm.apis import classify, classify_each
 

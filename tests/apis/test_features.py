@@ -6,7 +6,7 @@ import torch
 from mmengine.registry import DefaultScope
 from mmpretrain import FeatureExtractor
 from PIL import Image
-from support.inference_models import draw
+from support.tiny import draw
 from torch.nn import functional as F
 
 from beit_mm.apis import extract_features, load_model

@@ -10,7 +10,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS
 from PIL import Image
-from support.running import ROOT
+from support import ROOT
 
 from beit_mm.apis import load_model, reconstruct, writing
 from beit_mm.engine.runners import launch

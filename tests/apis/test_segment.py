@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from mmengine.registry import DefaultScope
 from mmseg.apis import inference_model
-from support.inference_models import draw
+from support.tiny import draw
 
 from beit_mm.apis import segment
 

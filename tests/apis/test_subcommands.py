@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
-from support.inference_models import draw, Tiny
+from support.tiny import draw, Tiny
 
 from beit_mm.apis import classify, extract_features, list_models, reconstruct, segment
 from beit_mm.apis.command_line import main

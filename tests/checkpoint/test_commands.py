@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 from support.payloads import ANYWHERE, OTHER_OPCODES, write
-from support.running import tool
+from support.tools import tool
 
 from beit_mm.engine.runners import launch
 

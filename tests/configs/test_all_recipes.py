@@ -3,9 +3,10 @@
 import re
 
 import pytest
+from support import CONFIGS
 from support.recipe_table import NAMES
 from support.recipe_table import RECIPES as TABLE
-from test_configs import CONFIGS, load, millions, on_meta, RECIPES
+from support.recipes import load, millions, on_meta, RECIPES
 
 # Width, blocks, heads, initial LayerScale.
 SIZES = dict(tiny=(192, 12, 3, 0.1), small=(384, 12, 6, 0.1), base=(768, 12, 12, 0.1), large=(1024, 24, 16, 1e-5))

@@ -1,52 +1,13 @@
 """Every config builds its model, pipelines, optimiser and schedules, and follows the release's schedule."""
 
 import math
-from pathlib import Path
 
 import pytest
 import torch
 from mmcv.transforms import Compose
-from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import DATASETS, HOOKS, init_default_scope, METRICS, MODELS, PARAM_SCHEDULERS
-
-CONFIGS = Path(__file__).parents[2] / 'configs'
-RECIPES = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob('*.py') if '_base_' not in path.parts)
-EPOCH_LENGTH = 10
-
-
-def load(name: str) -> Config:
-    cfg = Config.fromfile(CONFIGS / name)
-    init_default_scope(cfg.default_scope)
-    return cfg
-
-
-def on_meta(cfg: Config) -> torch.nn.Module:
-    with torch.device('meta'):
-        return MODELS.build(cfg.model)
-
-
-def build(name: str, cfg: Config) -> torch.nn.Module:
-    """Large models without memory; the small ones for real, as fused optimisers want it."""
-    return MODELS.build(cfg.model) if name.startswith('demo/') else on_meta(cfg)
-
-
-def find(registry, name: str):
-    """What a name means in the default scope."""
-    with registry.switch_scope_and_registry(None) as scoped:
-        return scoped.get(name)
-
-
-def build_schedules(cfg: Config, optimizer, epoch_length: int = EPOCH_LENGTH) -> list:
-    schedules = []
-    for schedule in cfg.param_scheduler:
-        schedule = schedule.copy()
-        kind = PARAM_SCHEDULERS.get(schedule.pop('type'))
-        if schedule.pop('convert_to_iter_based', False):
-            schedules.append(kind.build_iter_from_epoch(optimizer=optimizer, epoch_length=epoch_length, **schedule))
-        else:
-            schedules.append(kind(optimizer=optimizer, **schedule))
-    return schedules
+from mmengine.registry import DATASETS, HOOKS, METRICS
+from support.recipes import build, build_schedules, EPOCH_LENGTH, find, load, millions, on_meta, rates, RECIPES
 
 
 def test_all_recipes_are_found():
@@ -86,31 +47,12 @@ def test_config_builds(name):
     assert {'LocalVisBackend', 'TensorboardVisBackend'} == {backend.type for backend in cfg.visualizer.vis_backends}
 
 
-def millions(module: torch.nn.Module) -> float:
-    return sum(p.numel() for p in module.parameters()) / 1e6
-
-
 def test_sizes_are_the_published_ones():
     assert millions(on_meta(load('beit_finetune.py'))) == pytest.approx(86.53, abs=0.005)
     pretrain = on_meta(load('beit_pretrain.py'))
     assert pretrain.lm_head.out_features == 8192
     # 53.8 M in OpenAI's encoder, as computed from its layout.
     assert millions(pretrain.target.tokenizer.encoder) == pytest.approx(53.8, abs=0.1)
-
-
-def rates(name: str, steps: int) -> torch.Tensor:
-    """Learning rate of the topmost group at every step, (steps,)."""
-    cfg = load(name)
-    parameter = torch.nn.Parameter(torch.zeros(1))
-    optimizer = torch.optim.AdamW([parameter], lr=cfg.optim_wrapper.optimizer.lr)
-    schedules = build_schedules(cfg, optimizer)
-    found = []
-    for _ in range(steps):
-        found.append(optimizer.param_groups[0]['lr'])
-        optimizer.step()
-        for schedule in schedules:
-            schedule.step()
-    return torch.tensor(found)
 
 
 @pytest.mark.parametrize(

@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 from mmengine.config import Config
 from PIL import Image
-from support.runners import leave_text_as_it_is, run_here
+from support import ROOT
+from support.pages import commands
+from support.tools import leave_text_as_it_is, run_here
 
-ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / 'docs' / 'own_data.md').read_text()
-COMMANDS = re.findall(r'^    ((?:python|tools/|tar) ?\S.*)$', PAGE, flags=re.M)
+COMMANDS = commands('docs/own_data.md')
 FILES = re.findall(r'^```python\n# (\S+)\n(.*?)^```$', PAGE, flags=re.M | re.S)
 # The last checkpoint of a shrunk run, and its name at the end of the whole one.
 WRITTEN = {

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 from mmcv.transforms import Compose
+from support.data import CLASSES_ADE20K, SIDES, write_pixels
 from support.recipe_table import NAMES
-from support.stand_ins import CLASSES_ADE20K, SIDES, write_pixels
-from test_configs import load
+from support.recipes import load
 
 HEIGHT, WIDTH = SIDES
 

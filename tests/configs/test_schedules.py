@@ -14,7 +14,7 @@ import torch
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from support.recipe_table import Recipe, RECIPES
-from test_configs import build_schedules, load, on_meta
+from support.recipes import build_schedules, load, on_meta
 
 each = pytest.mark.parametrize('name', RECIPES)
 

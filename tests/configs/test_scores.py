@@ -17,7 +17,8 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS
 from mmpretrain.apis import ModelHub
 from PIL import Image
-from test_configs import CONFIGS, EPOCH_LENGTH, load, on_meta, rates
+from support import CONFIGS
+from support.recipes import EPOCH_LENGTH, load, on_meta, rates
 from torchvision.transforms import CenterCrop, InterpolationMode, Resize
 
 ROOT = CONFIGS.parent

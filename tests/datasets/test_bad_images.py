@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from mmpretrain.datasets import BaseDataset
-from support.encoded_samples import build_shards, jpeg, write_shards
+from support.data import build_shards, jpeg, write_shards
 from torch.utils.data import DataLoader, Dataset
 
 from beit_mm.datasets import BadImage, BadImages, LoadImage

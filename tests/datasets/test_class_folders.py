@@ -2,7 +2,7 @@
 
 import pytest
 from mmpretrain.registry import DATASETS
-from support.encoded_samples import jpeg
+from support.data import jpeg
 
 from beit_mm.datasets import ClassFolders
 

@@ -8,7 +8,7 @@ import pytest
 from mmpretrain.datasets import ImageNet
 from mmseg.registry import DATASETS as MMSEG_DATASETS
 from PIL import Image
-from support.running import tool
+from support.tools import tool
 
 from beit_mm.datasets import digit_pictures, digits
 from beit_mm.datasets.digits import (

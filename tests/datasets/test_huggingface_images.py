@@ -9,8 +9,8 @@ import pytest
 from mmengine.dataset import DefaultSampler
 from mmengine.registry import init_default_scope
 from mmpretrain.registry import DATASETS
-from support.encoded_samples import CLASSES, jpeg
-from support.encoded_samples import samples as found
+from support.data import CLASSES, jpeg
+from support.data import samples as found
 from torch.utils.data import DataLoader
 
 from beit_mm.datasets import HuggingFaceImages

@@ -8,7 +8,7 @@ from mmcv.transforms import LoadImageFromFile
 from mmpretrain.datasets import BaseDataset
 from mmpretrain.registry import TRANSFORMS
 from PIL import Image
-from support.encoded_samples import HEIGHT, jpeg, WIDTH
+from support.data import HEIGHT, jpeg, WIDTH
 
 from beit_mm.datasets import BadImage, LoadImage
 

@@ -4,8 +4,8 @@ import shutil
 
 import pytest
 import webdataset
-from support.encoded_samples import build_shards as build
-from support.encoded_samples import jpeg, write_shards
+from support.data import build_shards as build
+from support.data import jpeg, write_shards
 
 from beit_mm.datasets import WebDatasetShards
 from beit_mm.datasets.tar_index import cached_index

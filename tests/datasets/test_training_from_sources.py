@@ -6,7 +6,7 @@ from pathlib import Path
 import datasets
 import pytest
 from mmengine.config import Config
-from support.encoded_samples import jpeg, write_shards
+from support.data import jpeg, write_shards
 
 from beit_mm.engine.runners.launch import train
 

@@ -10,9 +10,9 @@ import webdataset
 from mmengine.dataset import DefaultSampler, InfiniteSampler
 from mmengine.registry import init_default_scope
 from mmpretrain.registry import DATASETS
-from support.encoded_samples import build_shards as build
-from support.encoded_samples import CLASSES, jpeg, PATTERN, write_shards
-from support.encoded_samples import samples as found
+from support.data import build_shards as build
+from support.data import CLASSES, jpeg, PATTERN, write_shards
+from support.data import samples as found
 from torch.utils.data import DataLoader
 
 from beit_mm.datasets import webdataset as webdataset_shards

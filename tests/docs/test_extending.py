@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.blocks import blocks, PYTHON, SHELL
 from support.clone import run_command
+from support.pages import blocks, commands, PYTHON
 
 PAGE = blocks('docs/extending.md')
-COMMANDS = [command for block in PAGE if block.kind == SHELL for command in block.commands]
+COMMANDS = commands('docs/extending.md')
 
 
 @pytest.fixture

@@ -11,19 +11,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import test_extending
-import test_own_data
 from mmengine.config import DictAction
-from support.blocks import Block, blocks, DATA_SETS, OUTSIDE, PAGES, PYTHON, ROOT, SHELL
+from support import ROOT
 from support.clone import run_command
-from support.stand_ins import write_ade20k, write_pixels
+from support.data import write_ade20k, write_pixels
+from support.pages import Block, blocks, DATA_SETS, OUTSIDE, PAGES, PYTHON, SHELL
 
 from beit_mm.checks.data_folders import WRONG
 from beit_mm.checks.data_layouts import LAYOUTS
 from beit_mm.engine.runners import launch
 
 # Pages whose own tests run every command of them.
-OWN_TESTS = {'docs/own_data.md': test_own_data.COMMANDS, 'docs/extending.md': test_extending.COMMANDS}
+OWN_TESTS = ('docs/own_data.md', 'docs/extending.md')
 
 
 def shell_blocks(page: str) -> list[Block]:
@@ -73,12 +72,6 @@ def test_slow_commands_run(clone):
     ]
     assert len(slow) == 1
     run_command(slow[0])
-
-
-@pytest.mark.parametrize('page', OWN_TESTS)
-def test_pages_with_tests_of_their_own_have_no_other_commands(page):
-    commands = [command for block in shell_blocks(page) for command in block.commands]
-    assert commands == [command.split('  #')[0].strip() for command in OWN_TESTS[page]]
 
 
 @pytest.mark.parametrize('page', PAGES)

@@ -4,7 +4,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell
-from support.blocks import ROOT
+from support import ROOT
 
 PATH = ROOT / 'docs' / 'tutorial.ipynb'
 # MMEngine lays out the text of a config several times a run, which would take most of the time.

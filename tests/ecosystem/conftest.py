@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.outside import last_score, Project, ROOT, Trained
+from support import ROOT
+from support.project import last_score, Project, Trained
 
 from beit_mm.datasets.digits import write_classification, write_segmentation
 

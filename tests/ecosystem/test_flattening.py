@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 from mmengine.config import Config
-from support.outside import CONFIGS, ROOT
+from support import ROOT
+from support.project import CONFIGS
 
 from beit_mm.config.flatten import flatten, registered_name, write
 

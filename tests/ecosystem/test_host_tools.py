@@ -2,7 +2,7 @@
 
 import pickle
 
-from support.outside import last_score
+from support.project import last_score
 
 LOADERS = [
     f'{name}.{key}={value}'

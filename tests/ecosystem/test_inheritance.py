@@ -4,7 +4,7 @@ from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.hub import get_config
-from support.outside import CONFIGS
+from support.project import CONFIGS
 
 from beit_mm.config.flatten import flatten
 

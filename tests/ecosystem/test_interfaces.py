@@ -2,7 +2,7 @@
 
 import pytest
 from mmengine.config import Config
-from support.outside import CONFIGS
+from support.project import CONFIGS
 
 SEGMENTING = [
     path

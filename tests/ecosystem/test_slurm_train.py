@@ -5,7 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from support.outside import ROOT
+from support import ROOT
 
 SCRIPT = ROOT / 'tools' / 'slurm_train.sh'
 

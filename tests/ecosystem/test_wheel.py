@@ -6,7 +6,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from support.outside import ROOT
+from support import ROOT
 
 MIM = 'beit_mm/.mim/'
 

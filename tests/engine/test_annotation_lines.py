@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from test_config_check_data import check, check_maps, finetune, only, write_folders, write_maps
+from support.config_check import check, check_maps, finetune, only, write_folders, write_maps
 
 GOOD = ['a/a.jpg 0', 'b/with space.jpg 2', 'c/ö.jpg 1']
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from support.resuming_data import data, in_data
-from support.runs import content, differences, losses, STEPS, train, workers, write_config
+from support.checkpoints import content, differences
+from support.resuming import losses, STEPS, train, workers, write_config
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
@@ -19,7 +19,6 @@ from beit_mm.engine.hooks import pictures_hook
 from beit_mm.models import DiscreteVAE
 from beit_mm.visualization.pictures import Pictures
 
-__all__ = ['data', 'in_data']
 EXPECTED = dict(
     tokenizer=['codebook', 'reconstruction'],
     pretrain=['codebook', 'reconstruction'],

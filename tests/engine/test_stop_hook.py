@@ -1,102 +1,19 @@
 """A signal ends a training with one checkpoint, from which it goes on as if nothing had happened."""
 
-import os
 import signal
 import time
-from pathlib import Path
 
 import pytest
 import torch
 from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper, OptimWrapperDict
-from mmengine.runner import Runner
-from support.line_model import EightNumbers, Half, Line
+from support.line_model import build, EightNumbers, Line, names, Signal
 from torch.utils.data import DataLoader
 
 from beit_mm.checkpoint.files import find_damage, find_newest, POINTER
 from beit_mm.engine.hooks.stop_hook import StopOnSignalHook, TrainingStopped
 from beit_mm.engine.runners.resume_position import is_between_updates
 from beit_mm.registry import DATASETS
-
-
-class Signal(Hook):
-    """Sends signals to this process at one of the run's stages."""
-
-    priority = 'LOWEST'
-
-    def __init__(self, stage: str, at: int, number=signal.SIGTERM):
-        self.stage, self.at, self.number = stage, at, number
-
-    def _send(self, stage, runner):
-        if stage == self.stage and runner.iter == self.at:
-            os.kill(os.getpid(), self.number)
-
-    def before_train_iter(self, runner, *args, **kwargs):
-        self._send('train', runner)
-
-    def after_train_iter(self, runner, *args, **kwargs):
-        self._send('after', runner)
-
-    def before_val_iter(self, runner, *args, **kwargs):
-        self._send('val', runner)
-
-    def before_save_checkpoint(self, runner, checkpoint):
-        self._send('save', runner)
-
-
-def build(
-    folder,
-    *hooks,
-    epochs=4,
-    resume=False,
-    by_epoch=True,
-    accumulative_counts=1,
-    interval=1,
-    signals=('SIGTERM',),
-    **kwargs,
-) -> Runner:
-    """Four steps an epoch, and a validation of four."""
-    loader = dict(
-        dataset=dict(type='EightNumbers'), batch_size=2, num_workers=0, collate_fn=dict(type='default_collate')
-    )
-    newest = find_newest(Path(folder)) if resume else None
-    length = (
-        dict(type='EpochTrainLoop', max_epochs=epochs)
-        if by_epoch
-        else dict(type='IterTrainLoop', max_iters=4 * epochs, val_interval=4)
-    )
-    return Runner(
-        Line(),
-        str(folder),
-        train_cfg=length,
-        val_cfg=dict(),
-        val_evaluator=[Half()],
-        train_dataloader=dict(loader, sampler=dict(type='DefaultSampler', shuffle=True)),
-        val_dataloader=dict(loader, sampler=dict(type='DefaultSampler', shuffle=False)),
-        optim_wrapper=dict(
-            type='AutocastOptimWrapper',
-            dtype='float32',
-            accumulative_counts=accumulative_counts,
-            optimizer=dict(type='AdamW', lr=1e-2, fused=True),
-        ),
-        default_hooks=dict(
-            runtime_info=dict(type='DeferredRuntimeInfoHook'),
-            checkpoint=dict(type='VerifiedCheckpointHook', by_epoch=by_epoch, interval=interval, max_keep_ckpts=3),
-            stop=dict(type='StopOnSignalHook', signals=signals),
-        ),
-        custom_hooks=[dict(type='EMAHook', momentum=0.5), *hooks],
-        randomness=dict(seed=0),
-        default_scope='beit_mm',
-        load_from=newest and str(newest),
-        resume=bool(newest),
-        log_level='ERROR',
-        experiment_name=f'{folder}_{time.time()}'.replace('/', '_'),
-        **kwargs,
-    )
-
-
-def names(folder: Path) -> list:
-    return sorted(path.name for path in folder.glob('*.pth'))
 
 
 def final(runner) -> list:

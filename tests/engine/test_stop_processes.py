@@ -10,8 +10,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from mmengine.hooks import Hook
-from support.line_model import EightNumbers
-from test_stop_hook import build, names, Signal
+from support.line_model import build, EightNumbers, names, Signal
 
 import beit_mm.engine.hooks.stop_hook as stop_hook
 from beit_mm.checkpoint.files import find_newest

@@ -4,7 +4,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from support.comparing import COMPARISONS
+from support.fidelity import COMPARISONS
 
 
 @pytest.fixture

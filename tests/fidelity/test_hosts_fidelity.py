@@ -6,7 +6,7 @@ from mmengine.registry import DefaultScope
 from mmpretrain.models.utils import TwoNormDataPreprocessor
 from mmpretrain.registry import MODELS
 from mmseg.models import build_segmentor
-from support.comparing import (
+from support.fidelity import (
     assert_same,
     classifier,
     coloured_squares,

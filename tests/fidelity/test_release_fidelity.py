@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from support.comparing import (
+from support.fidelity import (
     assert_same,
     classifier,
     compare,

@@ -4,7 +4,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import load_file, save_file
-from support.comparing import assert_same, classifier, compare, convert_to, draw, images, load, pre_training_model, save
+from support.fidelity import assert_same, classifier, compare, convert_to, draw, images, load, pre_training_model, save
 
 from beit_mm.models import BEiT
 

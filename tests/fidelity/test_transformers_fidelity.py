@@ -10,7 +10,7 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file
-from support.comparing import (
+from support.fidelity import (
     assert_same,
     classifier,
     compare,

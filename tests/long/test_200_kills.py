@@ -1,8 +1,7 @@
 """200 kills of every kind of training."""
 
 import pytest
-from support.killing import kill_and_resume
-from support.runs import KINDS
+from support.resuming import kill_and_resume, KINDS
 
 NUM_KILLS = 200
 

@@ -1,7 +1,7 @@
 """Ten thousand damaged and hostile files."""
 
 import pytest
-from test_hostile_files import check_cases, NUM_CASES
+from support.reading_hostile_files import check_cases, NUM_CASES
 
 NUM_LONG_CASES = 10_000
 

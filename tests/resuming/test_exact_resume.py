@@ -3,7 +3,8 @@
 import shutil
 
 import pytest
-from support.runs import content, differences, KINDS, losses, STEPS, train, train_by_processes, workers, write_config
+from support.checkpoints import content, differences
+from support.resuming import KINDS, losses, STEPS, train, train_by_processes, workers, write_config
 
 
 @pytest.fixture(scope='module')

@@ -1,8 +1,7 @@
 """A training that is killed again and again resumes every time, and ends as if it had not been."""
 
 import pytest
-from support.killing import kill_and_resume
-from support.runs import KINDS
+from support.resuming import kill_and_resume, KINDS
 
 NUM_KILLS = 2
 

@@ -4,8 +4,8 @@ import re
 from argparse import Namespace
 
 from mmengine.config import Config
-from support.running import ROOT
-from test_configs import CONFIGS, load
+from support import CONFIGS, ROOT
+from support.recipes import load
 
 from beit_mm.engine.runners import launch
 

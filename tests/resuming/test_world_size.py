@@ -3,7 +3,8 @@
 import shutil
 
 import pytest
-from support.runs import content, losses, STEPS, train, train_by_processes, workers, write_config
+from support.checkpoints import content
+from support.resuming import losses, STEPS, train, train_by_processes, workers, write_config
 
 STILL = {'model.backbone.drop_rate': 0.0, 'model.backbone.attn_drop_rate': 0.0, 'model.backbone.drop_path_rate': 0.0}
 ALLOWED = {'train_cfg.allow_world_size_change': True}

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.runner import CheckpointLoader
+from support.checkpoints import differences
 from support.processes import train
-from support.runs import differences
 
 from beit_mm.checkpoint.files import find_damage
 

@@ -4,8 +4,8 @@ import re
 from argparse import Namespace
 
 import pytest
-from support.running import ROOT
-from test_configs import CONFIGS, load, on_meta
+from support import CONFIGS, ROOT
+from support.recipes import load, on_meta
 
 from beit_mm.engine.runners import launch
 
@@ -34,7 +34,7 @@ def figures(row: str) -> list:
     return [[float(number) for number in re.findall(r'\d+\.?\d*', cell)] for cell in line.split('|')[2:4]]
 
 
-@pytest.mark.parametrize('column, name', enumerate(['beit_pretrain.py', 'pretrain/beit_large_1k_800e.py']))
+@pytest.mark.parametrize('column, name', [*enumerate(['beit_pretrain.py', 'pretrain/beit_large_1k_800e.py'])])
 def test_bytes_follow_from_the_numbers_of_parameters(column, name):
     model = on_meta(load(name))
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)

@@ -6,9 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from support import ROOT
+from support.checkpoints import content, differences
 from support.processes import TIMEOUT
-from support.running import ROOT
-from support.runs import content, differences
 
 
 def start_node(rank: int, port: int, config: Path, work_dir: Path, log: Path) -> subprocess.Popen:

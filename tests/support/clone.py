@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 from mmpretrain.datasets import CIFAR100
-from test_recipe_runs import shrink
 
 from beit_mm.datasets.digits import write_classification, write_segmentation
-from support.runners import leave_text_as_it_is, run_here
-from support.running import ROOT
-from support.stand_ins import write_all
+from support import ROOT
+from support.data import write_all
+from support.recipes import shrink
+from support.tools import leave_text_as_it_is, run_here
 
 # Written for a path of the reader's own.
 PLACEHOLDERS = dict(IN='work_dirs/demo/finetune/epoch_24.pth', OUT='work_dirs/converted', LAYOUT='timm')

@@ -60,7 +60,7 @@ def train(config: Path, work_dir: Path, processes: int = 1, resume: str | None =
 
 def _train(rank: int, config: Path, work_dir: Path, processes: int, resume: str | None, options: dict) -> dict:
     from beit_mm.engine.runners import launch
-    from support.runners import leave_text_as_it_is
+    from support.tools import leave_text_as_it_is
 
     leave_text_as_it_is()
     build, runners = launch._build_runner, []

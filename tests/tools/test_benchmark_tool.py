@@ -3,7 +3,8 @@
 import json
 
 import pytest
-from support.running import ROOT, tool
+from support import ROOT
+from support.tools import tool
 
 
 @pytest.mark.parametrize('section, num_rows', [('limits', 4), pytest.param('loading', 7, marks=pytest.mark.long)])

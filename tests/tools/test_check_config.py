@@ -5,7 +5,8 @@ import sys
 from argparse import Namespace
 
 import pytest
-from support.running import ROOT, run, tool
+from support import ROOT
+from support.tools import run, tool
 
 from beit_mm.checks import check_command
 from beit_mm.engine.runners import launch

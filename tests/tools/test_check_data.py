@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from mmpretrain.datasets import CIFAR100
 from PIL import Image
-from support.running import ROOT
-from support.stand_ins import write_ade20k, write_all, write_pixels
+from support import ROOT
+from support.data import write_ade20k, write_all, write_pixels
 
 from beit_mm.checks import data_folders, data_layouts
 from beit_mm.checks.data_folders import Finding, OK, WARNING, WRONG

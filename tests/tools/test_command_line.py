@@ -5,24 +5,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-from support.running import ROOT, run, scores, tool
+from support import ROOT
+from support.tools import data_options, run, scores, SMALL_TRUNK, tool
 
-SMALL_TRUNK = ['model.backbone.embed_dim=32', 'model.backbone.depth=2', 'model.backbone.num_heads=2']
 SMALL_TOKENIZER = ['vocab_size=16', 'n_hid=8', 'n_init=8']
-
-
-def data_options(digits: Path, kind: str = 'imagenet', **more) -> list:
-    return [
-        f'{loader}.{key}={value}'
-        for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader')
-        for key, value in {
-            'dataset.data_root': digits / kind,
-            'num_workers': 0,
-            'persistent_workers': False,
-            'batch_size': 8,
-            **more,
-        }.items()
-    ]
 
 
 @pytest.fixture(scope='session')

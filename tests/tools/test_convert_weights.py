@@ -1,7 +1,8 @@
 """tools/convert_weights.py as a user runs it."""
 
 import torch
-from support.running import ROOT, tool
+from support import ROOT
+from support.tools import tool
 from transformers import BeitForImageClassification
 
 from beit_mm.models import BEiT

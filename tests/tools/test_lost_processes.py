@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.running import ROOT
-from test_command_line import data_options, SMALL_TRUNK
+from support import ROOT
+from support.tools import data_options, SMALL_TRUNK
 
 from beit_mm.checkpoint.files import find_damage, find_newest
 

@@ -5,7 +5,8 @@ import shlex
 from pathlib import Path
 
 import pytest
-from support.running import ROOT, run, scores
+from support import ROOT
+from support.tools import run, scores
 
 README = (ROOT / 'README.md').read_text()
 COMMANDS = re.findall(r'^    (tools/\S+\.sh .*)$', README, flags=re.M)

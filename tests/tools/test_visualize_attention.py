@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from support.running import ROOT, tool
+from support import ROOT
+from support.tools import tool
 
 from beit_mm.apis import load_model
 from beit_mm.engine.runners.launch import run

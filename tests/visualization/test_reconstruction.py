@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from support.tiny_models import masked_image_model, pixel_model, raw_batch
+from support.tiny import masked_image_model, pixel_model, raw_batch
 
 from beit_mm.visualization import reconstruct_batch, reconstruction_panel
 from beit_mm.visualization.reconstruction import draw_reconstructions, split_images

@@ -9,8 +9,8 @@ import pytest
 from mmengine.visualization import LocalVisBackend
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
-from support.stand_ins import write_all
-from test_recipe_runs import scores_of, train
+from support.data import write_all
+from support.recipes import scores_of, train
 
 from beit_mm.visualization.report import write_report
 

@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-ROOT = Path(__file__).parents[2]
+from support import ROOT
+
 CONFIGS = ROOT / 'beit_mm' / '.mim' / 'configs'
 
 

@@ -4,10 +4,10 @@ import ast
 import re
 import shlex
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
-ROOT = Path(__file__).parents[2]
+from support import ROOT
+
 PAGES = ['README.md', *sorted(f'docs/{path.name}' for path in (ROOT / 'docs').glob('*.md'))]
 
 # Data sets: the tests put small ones of the same layout in their place.
@@ -63,6 +63,11 @@ def blocks(page: str) -> list[Block]:
         ValueError: If one is neither commands nor Python nor a listing, or needs something unheard of.
     """
     return [_block(page, *found) for found in _find(_content(page).splitlines())]
+
+
+def commands(page: str) -> list[str]:
+    """All commands of a page."""
+    return [command for block in blocks(page) if block.kind == SHELL for command in block.commands]
 
 
 def _content(page: str) -> str:

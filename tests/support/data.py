@@ -1,12 +1,15 @@
-"""Small stand-ins of ImageNet-1k, ImageNet-22k, CIFAR-100 and ADE20K, in the layouts of the real ones."""
+"""Small data: in the layouts of ImageNet-1k, ImageNet-22k, CIFAR-100 and ADE20K, and encoded images and shards."""
 
 import hashlib
+import io
 import pickle
 from pathlib import Path
 
 import numpy as np
 from mmpretrain.datasets import CIFAR100
 from PIL import Image
+
+from beit_mm.datasets import WebDatasetShards
 
 CLASSES_22K = 5
 CLASSES_ADE20K = 4  # labelled among its 150
@@ -66,3 +69,39 @@ def write_all(folder: Path) -> dict[str, str]:
     write_folders(folder / 'data' / 'own' / 'images', 2, 8)
     write_ade20k(folder / 'data' / 'ade' / 'ADEChallengeData2016')
     return write_cifar(folder / 'data' / 'cifar100' / 'cifar-100-python')
+
+
+# Encoded images and shards
+
+HEIGHT, WIDTH = 40, 56
+CLASSES = ['cat', 'dog', 'owl']
+PATTERN = 'train-{000000..000002}.tar'  # what write_shards writes
+
+
+def jpeg(seed: int, **kwargs) -> bytes:
+    """A smooth picture, so that images differ after decoding too."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    target = io.BytesIO()
+    Image.fromarray(pixels).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC).save(target, 'JPEG', **kwargs)
+    return target.getvalue()
+
+
+def write_shards(folder: Path, count: int = 10, per_shard: int = 4, labels: bool = True) -> list[Path]:
+    """Sample i is jpeg(i) of class i % 3, written by webdataset itself."""
+    import webdataset
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with webdataset.ShardWriter(f'{folder}/train-%06d.tar', maxcount=per_shard, verbose=0) as writer:
+        for index in range(count):
+            label = dict(cls=index % 3) if labels else {}
+            writer.write({'__key__': f'{index:06d}', 'jpg': jpeg(index), **label})
+    return sorted(folder.glob('*.tar'))
+
+
+def build_shards(shards: list[Path], **kwargs) -> WebDatasetShards:
+    return WebDatasetShards(PATTERN, data_root=str(shards[0].parent), **dict(dict(classes=CLASSES), **kwargs))
+
+
+def samples(dataset) -> list[tuple]:
+    """Encoded image and label of every sample, in order."""
+    return [(info['img_bytes'], info.get('gt_label')) for info in map(dataset.get_data_info, range(len(dataset)))]

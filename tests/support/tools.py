@@ -1,4 +1,4 @@
-"""Running the tools as a user does."""
+"""Run the tools as a user does: as a command, as a copy of a process with all modules loaded, or in this process."""
 
 import json
 import multiprocessing
@@ -8,9 +8,14 @@ import subprocess
 import sys
 import tempfile
 import warnings
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from mmengine.utils import ManagerMixin
+from yapf.yapflib import yapf_api
+
+from support import ROOT
+
 TIMEOUT = 300  # seconds
 VARIABLES = dict(PYTHON=sys.executable, OMP_NUM_THREADS='1', PYTHONWARNINGS='ignore', CUDA_VISIBLE_DEVICES='')
 
@@ -52,8 +57,6 @@ def tool(name: str, *arguments: str, ok: bool = True) -> str:
 def _run_tool(name: str, arguments: list[str], output: str) -> None:
     import torch
 
-    from support.runners import leave_text_as_it_is
-
     leave_text_as_it_is()
     stream = os.open(output, os.O_WRONLY | os.O_APPEND)
     os.dup2(stream, 1)
@@ -68,3 +71,60 @@ def _run_tool(name: str, arguments: list[str], output: str) -> None:
 
 def scores(folder: Path) -> dict:
     return json.loads(max(folder.glob('*/*.json'), key=lambda path: path.stat().st_mtime).read_text())
+
+
+def run_here(words: Sequence[object], by: Callable = runpy.run_path) -> None:
+    """A script, or by runpy.run_module a module, and its arguments in this process, which has all modules loaded.
+
+    Raises:
+        SystemExit: If it ends badly.
+    """
+    forget_instances()
+    before, sys.argv = sys.argv, [str(word) for word in words]
+    try:
+        by(sys.argv[0], run_name='__main__')
+    except SystemExit as end:
+        if end.code:
+            raise
+    finally:
+        sys.argv = before
+
+
+def forget_instances() -> None:
+    """Take away all that MMEngine's Runners have made known by name.
+
+    A second Runner of the same second and config would go on with the histories of the first, log to its files and into
+    its visualizer's folder, and whatever logs without one would write to its output, which may be closed.
+    """
+    for manager in _subclasses(ManagerMixin):
+        manager._instance_dict.clear()
+
+
+def leave_text_as_it_is(patch: Callable = setattr) -> None:
+    """MMEngine lays out the text of a config several times a run, which would take most of the time."""
+    patch(yapf_api, 'FormatCode', lambda text, **_: (text, True))
+
+
+def _subclasses(kind: type) -> Iterator[type]:
+    for subclass in kind.__subclasses__():
+        yield subclass
+        yield from _subclasses(subclass)
+
+
+# Options that shrink a demonstration
+
+SMALL_TRUNK = ['model.backbone.embed_dim=32', 'model.backbone.depth=2', 'model.backbone.num_heads=2']
+
+
+def data_options(digits: Path, kind: str = 'imagenet', **more) -> list:
+    return [
+        f'{loader}.{key}={value}'
+        for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader')
+        for key, value in {
+            'dataset.data_root': digits / kind,
+            'num_workers': 0,
+            'persistent_workers': False,
+            'batch_size': 8,
+            **more,
+        }.items()
+    ]

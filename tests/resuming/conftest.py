@@ -1,3 +1,0 @@
-from support.resuming_data import data, in_data
-
-__all__ = ['data', 'in_data']
