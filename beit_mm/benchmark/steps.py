@@ -14,7 +14,6 @@ from mmengine.optim import AmpOptimWrapper, build_optim_wrapper, OptimWrapper
 from mmengine.registry import DefaultScope
 from torch import nn, Tensor
 
-from beit_mm.engine.hooks.runtime_info_hook import PendingScalars
 from beit_mm.engine.optimizers.autocast_wrapper import AutocastOptimWrapper, computes_in_bfloat16
 
 LEARNING_RATE = 1e-5  # a recipe's would spoil the weights on random images
@@ -76,9 +75,7 @@ def recipe(package: ModuleType, name: str) -> Config:
 
 def build_wrapper(model: nn.Module, config: Config, dtype: str = 'auto') -> OptimWrapper:
     """The optimiser wrapper of one of our recipes."""
-    wrapper = _build(model, dict(config.optim_wrapper.to_dict(), dtype=dtype), config.default_scope)
-    wrapper.scalars = PendingScalars()  # as the recipes' DeferredRuntimeInfoHook does
-    return wrapper
+    return _build(model, dict(config.optim_wrapper.to_dict(), dtype=dtype), config.default_scope)
 
 
 def build_hosts_wrapper(model: nn.Module, config: Config) -> OptimWrapper:

@@ -1,4 +1,4 @@
-"""Optimiser parameter groups: one per layer and decay (BEiT release; arXiv 2106.08254, appendix)."""
+"""Parameter groups of the optimizer: one per layer and weight decay (BEiT release; arXiv 2106.08254, appendix)."""
 
 from collections.abc import Callable
 
@@ -7,24 +7,24 @@ from torch import nn
 
 from beit_mm.registry import OPTIM_WRAPPER_CONSTRUCTORS
 
-# Compared with the last part of a name, so under any prefix; the release misses `backbone.cls_token`.
+# Compared with the last part of a name, so the prefix does not matter; the release decays `backbone.cls_token`.
 NO_DECAY_NAMES = ('pos_embed', 'cls_token')
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
-    """Scales the learning rate by `layer_decay_rate ** (layers above)` and spares some parameters weight decay.
+    """Scales the learning rate by `layer_decay_rate ** (layers above)`.
 
-    1-d parameters, biases, `pos_embed` and `cls_token` are not decayed. The model owns `get_layer_depth(name)`; in a
-    model without one, its `backbone.get_layer_depth(name, prefix)` is asked.
+    1-d parameters, biases, `pos_embed` and `cls_token` get no weight decay, frozen parameters no group. Layers come
+    from `get_layer_depth(name)` of the model, or else from `get_layer_depth(name, prefix)` of its backbone.
 
     Args:
-        optim_wrapper_cfg: MMEngine's.
-        paramwise_cfg: `layer_decay_rate` (default 1.0: the same rate everywhere), nothing else.
+        optim_wrapper_cfg: as for MMEngine's constructor.
+        paramwise_cfg: `layer_decay_rate`, over 0 and at most 1 (default 1.0: the same rate everywhere), nothing else.
 
     Raises:
-        ValueError: If paramwise_cfg holds another key, the optimiser has no lr or weight_decay, or a rate other than
-            1 meets a model without layers.
+        ValueError: If paramwise_cfg has another key, the rate is out of range, the optimizer has no lr or
+            weight_decay, or the rate is below 1 for a model without layers.
     """
 
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None):
@@ -33,12 +33,14 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         unknown = sorted(set(paramwise_cfg) - {'layer_decay_rate'})
         if unknown:
             raise ValueError(f'paramwise_cfg takes layer_decay_rate, got {", ".join(unknown)}')
+        if not 0 < paramwise_cfg['layer_decay_rate'] <= 1:
+            raise ValueError(f'layer_decay_rate must be over 0 and at most 1, got {paramwise_cfg["layer_decay_rate"]}')
         super().__init__(optim_wrapper_cfg, paramwise_cfg)
         if self.base_lr is None or self.base_wd is None:
             raise ValueError(f'optim_wrapper.optimizer needs lr and weight_decay, got {self.optimizer_cfg}')
 
     def add_params(self, params: list[dict], module: nn.Module, **kwargs) -> None:
-        """Append the groups of a whole model; `lr_scale` and `layer` stand in each group for the log."""
+        """Append the groups of a whole model; each has `lr_scale` and `layer` for the log."""
         rate = self.paramwise_cfg['layer_decay_rate']
         layer_of = find_layer_depth(module)
         if layer_of is None and rate != 1.0:
@@ -68,7 +70,7 @@ def is_decayed(name: str, parameter: nn.Parameter) -> bool:
 
 
 def find_layer_depth(model: nn.Module) -> Callable[[str], tuple[int, int]] | None:
-    """`name -> (layer, number of layers)` of a model, its backbone's if it has none itself, else None."""
+    """The function `name -> (layer, number of layers)` of a model or of its backbone; None if neither has one."""
     if hasattr(model, 'get_layer_depth'):
         return model.get_layer_depth
     backbone = getattr(model, 'backbone', None)
@@ -79,14 +81,14 @@ def find_layer_depth(model: nn.Module) -> Callable[[str], tuple[int, int]] | Non
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class TrainableOptimWrapperConstructor(DefaultOptimWrapperConstructor):
-    """One parameter group of all parameters that require a gradient, biases decayed like weights (BEiT release,
+    """One group of all parameters that require a gradient, with weight decay for biases too (BEiT release,
     `run_linear_eval.py`).
 
-    MMEngine's puts frozen parameters into the optimiser too, or warns of every one that it leaves out.
+    MMEngine's constructor gives frozen parameters to the optimizer too, or warns of each that it leaves out.
 
     Args:
-        optim_wrapper_cfg: MMEngine's.
-        paramwise_cfg: none.
+        optim_wrapper_cfg: as for MMEngine's constructor.
+        paramwise_cfg: None.
 
     Raises:
         ValueError: If paramwise_cfg is given, or nothing requires a gradient.
@@ -95,7 +97,7 @@ class TrainableOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None):
         if paramwise_cfg:
             raise ValueError(f'TrainableOptimWrapperConstructor takes no paramwise_cfg, got {paramwise_cfg}')
-        # MMEngine's asks add_params only where there are options.
+        # MMEngine calls add_params only if there are options.
         super().__init__(optim_wrapper_cfg, dict(trainable=True))
 
     def add_params(self, params: list[dict], module: nn.Module, **kwargs) -> None:

@@ -1,117 +1,149 @@
-"""Updates and checkpoints that are finite: what skips an update on the device, and what tells of it later."""
+"""Updates and checkpoints without infinite or NaN values, found without waiting for the device."""
 
 import math
+from collections import defaultdict
 from collections.abc import Iterator
 
 import torch
-from mmengine.logging import MMLogger
+from mmengine.logging import MessageHub, MMLogger
 from torch import nn, Tensor
-from torch.nn.modules.batchnorm import _NormBase
 
-SKIPPED = 'train/skipped'  # of a step: 1 if its update was skipped, else 0
-TOTAL = 'train/skipped_updates'  # so far, as it is logged
-MAX_SKIPPED = 3  # in a row
+SKIPPED = 'train/skipped'  # 1 if the update of a step was skipped, else 0
+TOTAL_SKIPPED = 'train/skipped_updates'
+MAX_SKIPPED = 3
 
 
 class NotFinite(ValueError):
-    """A run or a checkpoint has infinite or NaN values; says where."""
+    """A run or a checkpoint has infinite or NaN values; the message says where."""
+
+
+class DeferredScalars:
+    """Losses and gradient norms of past steps, which stay on their device until one transfer fetches all of them.
+
+    Args:
+        max_skipped: that many skipped updates in a row are an error.
+    """
+
+    def __init__(self, max_skipped: int = MAX_SKIPPED):
+        self.max_skipped = max_skipped
+        self._current: dict[str, float | Tensor] = {}
+        self._steps: list[tuple[int, dict[str, float | Tensor]]] = []
+        self._skipped_in_row = 0
+        self._not_finite: list[str] = []  # names, since the last update
+
+    def add(self, name: str, value: float | Tensor) -> None:
+        """Keep a number, or a tensor of one element, of the current step."""
+        self._current[name] = value.detach() if isinstance(value, Tensor) else value
+
+    def end_step(self, iteration: int) -> None:
+        """Close the current step; iterations count from 1."""
+        self._steps.append((iteration, self._current))
+        self._current = {}
+
+    def __len__(self) -> int:
+        """Number of steps that wait."""
+        return len(self._steps)
+
+    def flush(self, message_hub: MessageHub) -> None:
+        """Move all closed steps into the histories of MMEngine, and count skipped updates there.
+
+        Raises:
+            NotFinite: If too many updates in a row were skipped; names the iteration and what was not finite.
+        """
+        steps, self._steps = self._steps, []
+        for (iteration, _), scalars in zip(steps, _fetch([scalars for _, scalars in steps])):
+            skipped = scalars.pop(SKIPPED, None)
+            self._not_finite += [name.rpartition('/')[2] for name, value in scalars.items() if not math.isfinite(value)]
+            if skipped is not None:  # this step completes an update
+                history = message_hub.log_scalars.get(TOTAL_SKIPPED)
+                scalars[TOTAL_SKIPPED] = int(skipped) + (history.current() if history else 0)
+                self._judge(iteration, bool(skipped))
+            for name, value in scalars.items():
+                message_hub.update_scalar(name, value)
+
+    def _judge(self, iteration: int, skipped: bool) -> None:
+        names, self._not_finite = dict.fromkeys(self._not_finite), []
+        self._skipped_in_row = self._skipped_in_row + 1 if skipped else 0
+        if not skipped:
+            return
+        reason = f'{" and ".join(names)} not finite at iteration {iteration}'
+        if self._skipped_in_row >= self.max_skipped:
+            raise NotFinite(f'{self._skipped_in_row} updates in a row were skipped, the last for {reason}')
+        MMLogger.get_current_instance().warning(f'update skipped: {reason}')
+
+
+def _fetch(steps: list[dict[str, float | Tensor]]) -> list[dict[str, float]]:
+    """The same steps as numbers, by one transfer from each device."""
+    tensors = defaultdict(list)
+    for scalars in steps:
+        for value in scalars.values():
+            if isinstance(value, Tensor):
+                tensors[value.device].append(value.float().reshape(()))
+    numbers = {device: iter(torch.stack(values).tolist()) for device, values in tensors.items()}
+    return [
+        {name: next(numbers[value.device]) if isinstance(value, Tensor) else value for name, value in scalars.items()}
+        for scalars in steps
+    ]
 
 
 class RunningStatistics:
-    """Buffers of a model's batch norms, as they were after its last update that was not skipped.
+    """Running statistics of the norms of a model as they were after its last update that was not skipped.
 
-    The forward pass changes them before anything is known of the gradients.
+    The forward pass changes them before the gradients are known.
 
     Args:
-        model: its buffers must be those before the first step.
+        model: before its first step.
     """
 
     def __init__(self, model: nn.Module):
-        norms = [module for module in model.modules() if isinstance(module, _NormBase)]
-        self._pairs: list[tuple[Tensor, Tensor]] = [
-            (buffer, buffer.detach().clone()) for norm in norms for buffer in norm.buffers(recurse=False)
-        ]
+        norms = filter(_has_running_statistics, model.modules())
+        self._pairs = [(buffer, buffer.detach().clone()) for norm in norms for buffer in norm.buffers(recurse=False)]
 
-    def settle(self, skip: Tensor) -> None:
-        """Put them back where `skip`, a tensor of one element on the device, is not 0; else keep what they are now."""
+    def restore_if_skipped(self, skip: Tensor) -> None:
+        """Put them back where `skip`, a tensor of one element on the device, is not 0; else keep the new ones."""
         for buffer, kept in self._pairs:
             buffer.copy_(torch.where(skip.bool(), kept, buffer))
             kept.copy_(buffer)
 
 
-class SkippedUpdates:
-    """Counts skipped updates from the scalars of steps past.
-
-    Args:
-        most: so many in a row are an error.
-        total: skipped so far.
-    """
-
-    def __init__(self, most: int, total: int = 0):
-        self.most = most
-        self.total = total
-        self.in_row = 0
-        self._not_finite: dict[str, None] = {}  # of the steps of the update that is being accumulated
-
-    def judge(self, iteration: int, scalars: dict[str, float]) -> None:
-        """Take in one step.
-
-        Args:
-            iteration: counted from 1.
-            scalars: losses, gradient norm and SKIPPED, the last only of a step that completes an update.
-
-        Raises:
-            NotFinite: If too many in a row were skipped; gives the iteration and what was not finite.
-        """
-        self._not_finite.update(
-            {key.rpartition('/')[2]: None for key, value in scalars.items() if not math.isfinite(value)}
-        )
-        if SKIPPED not in scalars:
-            return
-        names, self._not_finite = list(self._not_finite), {}
-        self.in_row = self.in_row + 1 if scalars[SKIPPED] else 0
-        if not self.in_row:
-            return
-        self.total += 1
-        told = f'{" and ".join(names)} not finite at iteration {iteration}'
-        if self.in_row >= self.most:
-            raise NotFinite(f'{self.in_row} updates in a row were skipped, the last for {told}')
-        MMLogger.get_current_instance().warning(f'update skipped: {told}')
+def _has_running_statistics(module: nn.Module) -> bool:
+    return getattr(module, 'track_running_stats', False)
 
 
 def names_of_constants(model: nn.Module) -> frozenset[str]:
-    """Names of a model's buffers but batch norm's; they may hold infinities on purpose, as a causal mask does."""
+    """Names of all buffers except running statistics; they may be infinite on purpose, as a causal mask is."""
     return frozenset(
         f'{prefix}.{name}' if prefix else name
         for prefix, module in model.named_modules()
-        if not isinstance(module, _NormBase)
+        if not _has_running_statistics(module)
         for name, _ in module.named_buffers(recurse=False)
     )
 
 
 def check_finite(checkpoint: dict, constants: frozenset[str] = frozenset()) -> None:
-    """Whether weights, averaged weights and optimiser state of a checkpoint are finite.
+    """Check that weights, averaged weights and optimizer state of a checkpoint are finite.
 
     Args:
         checkpoint: as MMEngine's Runner writes it.
-        constants: names that may be infinite but not NaN.
+        constants: names of tensors that may be infinite, but not NaN.
 
     Raises:
-        NotFinite: If one is not; names the first.
+        NotFinite: If a tensor is not finite; names the first.
     """
     for part in ('state_dict', 'ema_state_dict', 'optimizer'):
-        for name, value in _tensors(checkpoint.get(part), ''):
-            if not value.is_floating_point() or value.sum().isfinite():  # a sixth of the time, but it may overflow
+        for name, value in _walk_tensors(checkpoint.get(part), ''):
+            # The sum takes a sixth of the time of the exact test below, but it may overflow.
+            if not value.is_floating_point() or value.sum().isfinite():
                 continue
-            is_constant = name.removeprefix('module.') in constants
-            if value.isnan().any() or not is_constant and value.isinf().any():
+            may_be_infinite = name.removeprefix('module.') in constants
+            if value.isnan().any() or (value.isinf().any() and not may_be_infinite):
                 raise NotFinite(f'{part}.{name} is not finite')
 
 
-def _tensors(value: object, name: str) -> Iterator[tuple[str, Tensor]]:
-    """All tensors of a tree of dicts and lists, with their dotted names."""
+def _walk_tensors(value: object, name: str) -> Iterator[tuple[str, Tensor]]:
+    """Dotted names and tensors of a tree of dicts and lists."""
     if isinstance(value, Tensor):
         yield name, value
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, (list, tuple)) else ()
     for key, item in items:
-        yield from _tensors(item, f'{name}.{key}' if name else str(key))
+        yield from _walk_tensors(item, f'{name}.{key}' if name else str(key))

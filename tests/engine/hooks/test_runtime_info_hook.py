@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from mmengine.hooks import RuntimeInfoHook
+from mmengine.logging import MessageHub
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from torch import nn
 
-from beit_mm.engine.hooks.runtime_info_hook import DeferredRuntimeInfoHook, PendingScalars
+from beit_mm.engine.optimizers.finite_updates import DeferredScalars
 
 
 class Line(BaseModel):
@@ -55,9 +55,8 @@ def run(folder, hook: str, optim_wrapper: str, log_interval: int, **kwargs) -> R
     return runner
 
 
-@pytest.mark.parametrize('interval', [1, 2, 3, 7, 50])
-@pytest.mark.parametrize('given', [True, False], ids=['interval', 'logger'])
-def test_histories_are_mmengine_s(interval, given, tmp_path):
+@pytest.mark.parametrize('interval, given', [(1, False), (2, True), (3, False), (7, True), (50, False)])
+def test_histories_equal_those_of_mmengine(interval, given, tmp_path):
     ours = run(
         tmp_path / 'ours',
         'DeferredRuntimeInfoHook',
@@ -74,8 +73,8 @@ def test_histories_are_mmengine_s(interval, given, tmp_path):
 
 @pytest.mark.parametrize('interval', [1, 3, 50])
 def test_scalars_are_fetched_when_they_are_logged(interval, tmp_path, monkeypatch):
-    fetches, fetch = [], PendingScalars.fetch
-    monkeypatch.setattr(PendingScalars, 'fetch', lambda self: fetches.append(0) or fetch(self))
+    fetches, flush = [], DeferredScalars.flush
+    monkeypatch.setattr(DeferredScalars, 'flush', lambda self, hub: fetches.append(0) or flush(self, hub))
     run(tmp_path, 'DeferredRuntimeInfoHook', 'AutocastOptimWrapper', interval)
     # Logs, ends of both epochs, and the three checkpoints.
     assert len(fetches) == {1: 14, 3: 6, 50: 2}[interval] + 3
@@ -87,35 +86,42 @@ def test_a_checkpoint_holds_all_scalars_so_far(tmp_path):
     assert len(saved['train/loss'].data[0]) == 5 and len(saved['train/grad_norm'].data[0]) == 5
 
 
-def test_our_wrapper_without_the_hook_logs_as_mmengine_s(tmp_path):
+def test_the_wrapper_logs_every_ten_updates_without_the_hook(tmp_path):
     runner = run(tmp_path, 'mmengine.RuntimeInfoHook', 'AutocastOptimWrapper', 50)
-    assert len(runner.message_hub.get_scalar('train/grad_norm').data[0]) == 14
-    assert runner.optim_wrapper.scalars is None
+    assert len(runner.message_hub.get_scalar('train/loss').data[0]) == 14
+    assert len(runner.message_hub.get_scalar('train/grad_norm').data[0]) == 10
 
 
-def test_one_transfer_fetches_tensors_and_numbers_in_their_order():
-    scalars = PendingScalars()
-    for key, value in (
-        ('a', torch.tensor([1.5], requires_grad=True)),
-        ('b', 2),
-        ('a', torch.tensor(3, dtype=torch.int64)),
-    ):
-        scalars.add(key, value)
-    assert scalars.fetch() == [('a', 1.5), ('b', 2), ('a', 3.0)]
-    assert scalars.fetch() == []
-    assert issubclass(DeferredRuntimeInfoHook, RuntimeInfoHook)
+def flush(*steps: dict) -> MessageHub:
+    """The histories of steps that are fetched together."""
+    scalars, hub = DeferredScalars(), MessageHub('scalars')
+    for iteration, step in enumerate(steps, 1):
+        for name, value in step.items():
+            scalars.add(name, value)
+        scalars.end_step(iteration)
+    assert len(scalars) == len(steps)
+    scalars.flush(hub)
+    assert len(scalars) == 0
+    return hub
+
+
+def test_tensors_and_numbers_are_fetched_in_their_order():
+    hub = flush(
+        dict(a=torch.tensor([1.5], requires_grad=True), b=2), dict(b=3, a=torch.tensor(3, dtype=torch.int64)), dict()
+    )
+    assert hub.get_scalar('a').data[0].tolist() == [1.5, 3]
+    assert hub.get_scalar('b').data[0].tolist() == [2, 3]
 
 
 def test_scalars_of_several_devices_take_one_transfer_each(monkeypatch):
     stack, devices = torch.stack, []
 
-    def give(tensors):
+    def stack_and_note(tensors):
         devices.append({tensor.device.type for tensor in tensors})
         return stack(tensors) if devices[-1] == {'cpu'} else torch.arange(len(tensors)) + 7.0
 
-    monkeypatch.setattr(torch, 'stack', give)
-    scalars = PendingScalars()
-    for number, device in enumerate(('cpu', 'meta', 'cpu', 'meta')):
-        scalars.add('value', torch.full((), float(number), device=device))
-    assert [value for _, value in scalars.fetch()] == [0.0, 7.0, 2.0, 8.0]
+    monkeypatch.setattr(torch, 'stack', stack_and_note)
+    names = ('cpu', 'meta', 'cpu', 'meta')
+    hub = flush(*(dict(value=torch.full((), float(step), device=device)) for step, device in enumerate(names)))
+    assert hub.get_scalar('value').data[0].tolist() == [0.0, 7.0, 2.0, 8.0]
     assert devices == [{'cpu'}, {'meta'}]

@@ -180,6 +180,12 @@ def test_an_unknown_paramwise_key_is_refused_naming_it():
         )
 
 
+@pytest.mark.parametrize('rate', [0, -0.5, 1.5, 65])
+def test_a_rate_out_of_range_is_refused(rate):
+    with pytest.raises(ValueError, match=f'layer_decay_rate must be over 0 and at most 1, got {rate}'):
+        groups_of(classifier(), rate)
+
+
 def test_layer_decay_without_layers_is_refused_naming_the_model():
     with pytest.raises(ValueError, match='layer_decay_rate=0.5 .*get_layer_depth, Linear has none'):
         groups_of(nn.Linear(3, 4))

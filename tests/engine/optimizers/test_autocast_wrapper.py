@@ -1,0 +1,108 @@
+"""AutocastOptimWrapper: dtypes, accumulation, clipping, and logs without a DeferredRuntimeInfoHook."""
+
+import pytest
+import torch
+from mmengine.registry import OPTIM_WRAPPERS
+from torch import nn
+
+from beit_mm.engine import AutocastOptimWrapper
+from beit_mm.engine.optimizers.finite_updates import NotFinite
+
+
+def wrapper_of(model, lr=0.1, **kwargs) -> AutocastOptimWrapper:
+    return AutocastOptimWrapper(optimizer=torch.optim.SGD(model.parameters(), lr=lr), **kwargs)
+
+
+@pytest.mark.parametrize(
+    'dtype, native, computed',
+    [
+        (None, True, torch.bfloat16),
+        (None, False, torch.float32),
+        ('auto', True, torch.bfloat16),
+        ('auto', False, torch.float32),
+        ('float32', True, torch.float32),
+        ('bfloat16', False, torch.bfloat16),
+    ],
+)
+def test_matrix_products_run_in_the_dtype_chosen(dtype, native, computed, monkeypatch):
+    monkeypatch.setattr(torch.cpu, '_is_avx512_bf16_supported', lambda: native, raising=False)
+    monkeypatch.setattr(torch.cpu, '_is_amx_tile_supported', lambda: False, raising=False)
+    model = nn.Linear(4, 4)
+    wrapper = wrapper_of(model, **({} if dtype is None else dict(dtype=dtype)))
+    with wrapper.optim_context(model):
+        output = model(torch.ones(2, 4))
+        assert output.dtype == (torch.ones(2, 4) @ torch.ones(4, 4)).dtype == computed
+    assert model(torch.ones(2, 4)).dtype == torch.float32
+
+
+def test_bfloat16_needs_no_gradient_scaler():
+    model = nn.Linear(4, 4)
+    wrapper = wrapper_of(model, dtype='bfloat16')
+    before = model.bias.clone()
+    with wrapper.optim_context(model):
+        loss = model(torch.ones(1, 4)).float().sum()
+    wrapper.update_params(loss)
+    torch.testing.assert_close(before - model.bias, torch.full((4,), 0.1))
+    assert not hasattr(wrapper, 'loss_scaler')
+
+
+@pytest.mark.parametrize('dtype', ['float16', 'half', None, ''])
+def test_another_dtype_is_refused_naming_it(dtype):
+    with pytest.raises(ValueError, match=f'float32.*, got {dtype!r}'):
+        wrapper_of(nn.Linear(1, 1), dtype=dtype)
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+def test_accumulated_small_batches_equal_the_large_one(dtype):
+    torch.manual_seed(0)
+    large, small = nn.Linear(4, 3), nn.Linear(4, 3)
+    small.load_state_dict(large.state_dict())
+    inputs, targets = torch.randn(12, 4), torch.randn(12, 3)
+
+    def step(wrapper, model, rows):
+        with wrapper.optim_context(model):
+            loss = (model(inputs[rows]).float() - targets[rows]).square().mean()
+        wrapper.update_params(loss)
+
+    wrapper = wrapper_of(large, dtype=dtype)
+    step(wrapper, large, slice(None))
+    step(wrapper, large, slice(None))
+    wrapper = wrapper_of(small, dtype=dtype, accumulative_counts=3)
+    wrapper.initialize_count_status(small, 0, 6)
+    weights = []
+    for update in range(6):
+        step(wrapper, small, slice(update % 3 * 4, update % 3 * 4 + 4))
+        weights.append(small.weight.clone())
+    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[1], weights[2])
+    tolerance = dict(float32=1e-6, bfloat16=1e-2)[dtype]
+    torch.testing.assert_close(small.weight, large.weight, rtol=tolerance, atol=tolerance)
+
+
+def test_gradients_are_clipped_to_the_norm_given():
+    model = nn.Linear(4, 1, bias=False)
+    before = model.weight.clone()
+    wrapper = wrapper_of(model, lr=1.0, clip_grad=dict(max_norm=0.5))
+    wrapper.update_params(model(torch.full((1, 4), 100.0)).sum())
+    assert (before - model.weight).norm().item() == pytest.approx(0.5, rel=1e-4)
+
+
+def test_a_wrapper_without_a_hook_neither_waits_at_updates_nor_goes_on_for_ever_skipping(monkeypatch):
+    model = nn.Linear(2, 1)
+    wrapper = AutocastOptimWrapper('float32', optimizer=torch.optim.AdamW(model.parameters(), fused=True))
+    monkeypatch.setattr(torch.Tensor, '__float__', lambda tensor: pytest.fail('waits for the device'))
+    monkeypatch.setattr(torch.Tensor, '__bool__', lambda tensor: pytest.fail('waits for the device'))
+
+    def update(factor: float) -> None:
+        with wrapper.optim_context(model):
+            wrapper.update_params(model(torch.ones(1, 2)).square().mean() * factor)
+
+    for factor in (float('nan'), float('inf'), 1.0, 1.0, 1.0, 1.0, float('nan'), float('nan'), float('nan')):
+        update(factor)
+    with pytest.raises(NotFinite, match='3 updates in a row were skipped, the last for grad_norm .* at iteration 9'):
+        update(1.0)
+    monkeypatch.undo()
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+
+
+def test_a_config_names_it_under_its_scope():
+    assert OPTIM_WRAPPERS.get('beit_mm.AutocastOptimWrapper') is AutocastOptimWrapper
