@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 .PHONY: demo lint test test-long test-browser
 
 demo: $(STAMP)
-	$(VENV)/bin/python tools/demo.py
+	$(VENV)/bin/python tools/demo
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check beit_mm tools tests configs

@@ -6,9 +6,8 @@ import pytest
 import torch
 from filelock import FileLock
 from support.data import write_all
+from support.digits import write_classification, write_segmentation
 from support.tools import forget_instances, leave_text_as_it_is
-
-from beit_mm.datasets.digits import write_classification, write_segmentation
 
 # Small tensors: more threads only get in each other's way.
 torch.set_num_threads(1)

@@ -9,10 +9,9 @@
 
 from .bad_images import BadImage, BadImages
 from .class_folders import ClassFolders
-from .digits import DigitScenes
 from .huggingface import HuggingFaceImages
-from .samplers import KeyedSampler
-from .seeded_dataset import KeyedDataset
+from .samplers import SeededSampler
+from .seeded_dataset import SeededDataset
 from .transforms.augmentation import RandAugment, RandomErasing
 from .transforms.color import DrawColorJitter
 from .transforms.crops import RandomFlip, RandomResizedCrop, TwoViewRandomResizedCrop
@@ -28,11 +27,8 @@ __all__ = [
     'BadImages',
     'BlockwiseMaskGenerator',
     'ClassFolders',
-    'DigitScenes',
     'DrawColorJitter',
     'HuggingFaceImages',
-    'KeyedDataset',
-    'KeyedSampler',
     'LoadAnnotations',
     'LoadImage',
     'PackInputs',
@@ -45,6 +41,8 @@ __all__ = [
     'RandomFlip',
     'RandomMaskGenerator',
     'RandomResizedCrop',
+    'SeededDataset',
+    'SeededSampler',
     'TwoViewRandomResizedCrop',
     'WebDatasetShards',
 ]

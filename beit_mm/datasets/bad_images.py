@@ -9,7 +9,7 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
-from .samplers import derive_seed, seed_generators
+from .seeds import derive_seed, seed_generators
 
 MAX_ATTEMPTS = 100  # for one sample; only a training that allows nearly all images to be bad comes so far
 NUM_SHOWN = 3

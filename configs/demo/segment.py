@@ -20,7 +20,16 @@ model = dict(
     test_cfg=dict(crop_size=crop_size, stride=(64, 64)))
 
 test_pipeline = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations'), dict(type='PackSegInputs')]
-dataset = dict(type='beit_mm.DigitScenes', data_root='data/digits/ade20k')
+# The background is grey; the digits' hues are spread over the circle.
+palette = [[60, 60, 60], [255, 51, 51], [255, 173, 51], [214, 255, 51], [92, 255, 51], [51, 255, 133],
+           [51, 255, 255], [51, 133, 255], [92, 51, 255], [214, 51, 255], [255, 51, 173]]
+dataset = dict(
+    type='BaseSegDataset',
+    data_root='data/digits/ade20k',
+    img_suffix='.jpg',
+    seg_map_suffix='.png',
+    reduce_zero_label=True,
+    metainfo=dict(classes=['background', *(f'digit {digit}' for digit in range(10))], palette=palette))
 train_dataloader = dict(
     batch_size=16,
     num_workers=1,

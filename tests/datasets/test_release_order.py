@@ -9,11 +9,12 @@ from mmengine.config import Config
 from mmengine.dataset import Compose, default_collate
 from mmengine.registry import DefaultScope
 from PIL import Image
+from support.tools import import_tool
 from torchvision.transforms import functional as TF
 
-from beit_mm.benchmark.photographs import write_photographs
 from beit_mm.models import TwoViewPreprocessor
 
+write_photographs = import_tool('benchmark', 'photographs').write_photographs
 CONFIGS = Path(__file__).parents[2] / 'configs'
 STEPS = TF.adjust_brightness, TF.adjust_contrast, TF.adjust_saturation
 

@@ -13,8 +13,9 @@ from mmpretrain.engine.hooks import SwitchRecipeHook
 from torch.utils.data import DataLoader
 
 from beit_mm.datasets import samplers as sampling
-from beit_mm.datasets.samplers import derive_seed, KeyedSampler
-from beit_mm.datasets.seeded_dataset import KeyedDataset
+from beit_mm.datasets.samplers import SeededSampler
+from beit_mm.datasets.seeded_dataset import SeededDataset
+from beit_mm.datasets.seeds import derive_seed
 
 SIZE = 10
 
@@ -36,7 +37,7 @@ def keys(monkeypatch, kind='DefaultSampler', rank=0, world_size=1, epoch=0, skip
     monkeypatch.setattr(sampling, 'get_dist_info', lambda: (rank, world_size))
     for module in ('mmengine.dataset.sampler', 'mmpretrain.datasets.samplers.repeat_aug'):
         monkeypatch.setattr(f'{module}.get_dist_info', lambda: (rank, world_size))
-    sampler = KeyedSampler(dict(type=kind, shuffle=True), Draws(), seed)
+    sampler = SeededSampler(dict(type=kind, shuffle=True), Draws(), seed)
     sampler.set_epoch(epoch)
     sampler.skip(skip)
     return [tuple(key) for key in islice(sampler, count)]
@@ -79,8 +80,8 @@ def test_repeated_augmentation_draws_anew_for_every_repeat(monkeypatch):
 
 
 def draws(num_workers: int, epoch: int) -> list:
-    data = KeyedDataset(dict(type='Draws'), 'none', 0.0)
-    sampler = KeyedSampler(dict(type='DefaultSampler'), data, 7)
+    data = SeededDataset(dict(type='Draws'), 'none', 0.0)
+    sampler = SeededSampler(dict(type='DefaultSampler'), data, 7)
     sampler.set_epoch(epoch)
     loader = DataLoader(data, sampler=sampler, num_workers=num_workers, batch_size=3, collate_fn=list)
     return [sample for batch in loader for sample in batch]
@@ -95,15 +96,19 @@ def test_draws_do_not_depend_on_workers_and_differ_in_every_epoch():
 
 
 def test_wrapped_data_set_is_the_one_inside():
-    data = pickle.loads(pickle.dumps(KeyedDataset(dict(type='Draws'), 'none', 0.0)))
+    data = pickle.loads(pickle.dumps(SeededDataset(dict(type='Draws'), 'none', 0.0)))
     assert len(data) == SIZE and data.metainfo == Draws.metainfo
-    with pytest.raises(AttributeError, match='nothing_such'):
-        data.nothing_such
+
+
+def test_an_attribute_that_is_set_stays_on_the_wrapper():
+    data = SeededDataset(dict(type='Draws'), 'none', 0.0)
+    data.transform = 'new'
+    assert not hasattr(data.dataset, 'transform') and not hasattr(data, 'nothing_such')
 
 
 def test_a_pipeline_that_is_changed_while_training_reaches_the_data_set_inside():
-    data = KeyedDataset(dict(type='Draws'), 'none', 0.0)
+    data = SeededDataset(dict(type='Draws'), 'none', 0.0)
     data.dataset.pipeline = ['first']
     loop = SimpleNamespace(dataloader=SimpleNamespace(dataset=data, num_workers=0))
     SwitchRecipeHook._switch_train_pipeline(SimpleNamespace(train_loop=loop), ['second'])
-    assert data.dataset.pipeline == data.pipeline == ['second']
+    assert data.dataset.pipeline == ['second']

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 from support import ROOT
+from support.digits import write_classification, write_segmentation
 from support.project import last_score, Project, Trained
-
-from beit_mm.datasets.digits import write_classification, write_segmentation
 
 # What a wheel is made of; a copy of these, so that building leaves nothing in the checkout.
 PARTS = ('beit_mm', 'configs', 'tools', 'model-index.yml', 'pyproject.toml', 'setup.cfg', 'README.md')

@@ -9,9 +9,9 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope, MODELS, PARAM_SCHEDULERS
+from support.digits import write_classification
 
 from beit_mm.checkpoint import read_checkpoint
-from beit_mm.datasets.digits import write_classification
 from beit_mm.engine.runners import launch
 from beit_mm.models import BEiT, LinearProbe, MaskedImageModel, NormalisedPixels
 

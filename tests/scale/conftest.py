@@ -1,9 +1,8 @@
 from pathlib import Path
 
 import pytest
+from support.digits import write_classification
 from support.processes import train
-
-from beit_mm.datasets.digits import write_classification
 
 SMALL = """
 model = dict(backbone=dict(embed_dim=32, depth=2, num_heads=2, drop_path_rate=0.0))

@@ -10,9 +10,9 @@ import pytest
 from mmengine.config import Config
 from mmpretrain.datasets import CIFAR100
 
-from beit_mm.datasets.digits import write_classification, write_segmentation
 from support import ROOT
 from support.data import write_all
+from support.digits import write_classification, write_segmentation
 from support.recipes import shrink
 from support.tools import leave_text_as_it_is, run_here
 

@@ -9,7 +9,9 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 from mmengine.utils import ManagerMixin
 from yapf.yapflib import yapf_api
@@ -36,7 +38,7 @@ def run(*command: str, cwd: Path = ROOT, ok: bool = True, **variables: str) -> s
 
 
 def tool(name: str, *arguments: str, ok: bool = True) -> str:
-    """Output of a tool, which must end well or badly as expected.
+    """Output of a tool, a file or a folder with a `__main__.py`, which must end well or badly as expected.
 
     Its process begins as a copy of one that has imported beit_mm and nothing else, and configs are printed as they
     come: the import and the layout of printed configs take most of the time of most tools.
@@ -65,8 +67,18 @@ def _run_tool(name: str, arguments: list[str], output: str) -> None:
     torch.set_num_threads(1)
     warnings.simplefilter('ignore')
     os.chdir(ROOT)
-    sys.argv = [f'tools/{name}.py', *arguments]
+    script = ROOT / 'tools' / name if (ROOT / 'tools' / name).is_dir() else ROOT / 'tools' / f'{name}.py'
+    sys.path.insert(0, str(script.parent))
+    sys.argv = [str(script), *arguments]
     runpy.run_path(sys.argv[0], run_name='__main__')
+
+
+def import_tool(folder: str, name: str) -> ModuleType:
+    """A module beside the `__main__.py` of a folder of tools, found as by `python tools/FOLDER`."""
+    path = str(ROOT / 'tools' / folder)
+    if path not in sys.path:
+        sys.path.append(path)
+    return import_module(name)
 
 
 def scores(folder: Path) -> dict:

@@ -7,7 +7,7 @@ from mmengine.dist import get_rank
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 from torch.utils.data import DataLoader
 
-from beit_mm.datasets.samplers import derive_seed, seed_generators
+from beit_mm.datasets.seeds import derive_seed, seed_generators
 from beit_mm.registry import LOOPS
 
 from .resume_position import ResumePositionHook
@@ -44,12 +44,12 @@ class ExactResume:
         dataloader = dict(
             dataloader,
             dataset=dict(
-                type='beit_mm.KeyedDataset',
+                type='beit_mm.SeededDataset',
                 dataset=dataloader['dataset'],
                 max_bad_share=max_bad_share,
                 bad_image_list=str(Path(runner.work_dir) / 'bad_images.txt'),
             ),
-            sampler=dict(type='beit_mm.KeyedSampler', sampler=dataloader['sampler'], seed=self.seed),
+            sampler=dict(type='beit_mm.SeededSampler', sampler=dataloader['sampler'], seed=self.seed),
         )
         super().__init__(runner, dataloader, **kwargs)
         if not len(self.dataloader):
@@ -132,7 +132,7 @@ class EndlessBatches:
     """Batch after batch; a sampler with an end begins its next epoch there.
 
     Args:
-        dataloader: a loader whose sampler is a KeyedSampler.
+        dataloader: a loader whose sampler is a SeededSampler.
     """
 
     def __init__(self, dataloader: DataLoader):

@@ -12,9 +12,9 @@ import torch.multiprocessing as multiprocessing
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from mmpretrain.models import ImageClassifier
+from support.digits import CLASSES, write_classification
 from torch import nn
 
-from beit_mm.datasets.digits import CLASSES, write_classification
 from beit_mm.engine import KNNHook
 from beit_mm.models import BEiT, MaskedImageModel, NormalisedPixels, TwoViewPreprocessor
 

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from support.tools import import_tool
 
-from beit_mm.benchmark.loading import classification, compare_loading, masks, segmentation
-from beit_mm.benchmark.photographs import write_photographs, write_scenes
+loading = import_tool('benchmark', 'loading')
+photographs = import_tool('benchmark', 'photographs')
 
 
 def outcomes(candidates: dict, sample: dict, seed: int) -> list:
@@ -20,7 +21,7 @@ def outcomes(candidates: dict, sample: dict, seed: int) -> list:
 
 
 def test_all_read_the_same_photographs(tmp_path):
-    rows = compare_loading(tmp_path, rounds=1, count=1)
+    rows = loading.compare_loading(tmp_path, rounds=1, count=1)
     found = {}
     for row in rows:
         found.setdefault(row.section, []).append(row.name)
@@ -36,15 +37,15 @@ def test_all_read_the_same_photographs(tmp_path):
 
 
 def test_scenes_have_large_regions_of_many_classes(tmp_path):
-    maps = [np.asarray(Image.open(path.with_suffix('.png'))) for path in write_scenes(tmp_path, 4)]
+    maps = [np.asarray(Image.open(path.with_suffix('.png'))) for path in photographs.write_scenes(tmp_path, 4)]
     assert {labels.shape for labels in maps} == {(512, 683)} and max(labels.max() for labels in maps) <= 150
     assert all(8 < len(np.unique(labels)) <= 20 for labels in maps)
     assert all((labels[:, 1:] != labels[:, :-1]).mean() < 0.03 for labels in maps)
 
 
 def test_classification_draws_and_pixels(tmp_path):
-    sample = dict(img_path=str(write_photographs(tmp_path, 1)[0]), gt_label=4)
-    candidates = classification()
+    sample = dict(img_path=str(photographs.write_photographs(tmp_path, 1)[0]), gt_label=4)
+    candidates = loading.classification()
     for seed in range(12):
         ours, hosts = outcomes(candidates, sample, seed)
         assert ours['inputs'].shape == hosts['inputs'].shape == (3, 224, 224)
@@ -55,11 +56,11 @@ def test_classification_draws_and_pixels(tmp_path):
 
 
 def test_segmentation_draws_and_pixels(tmp_path):
-    path = write_scenes(tmp_path, 1)[0]
+    path = photographs.write_scenes(tmp_path, 1)[0]
     sample = dict(
         img_path=str(path), seg_map_path=str(path.with_suffix('.png')), label_map=None, reduce_zero_label=True
     )
-    candidates = segmentation()
+    candidates = loading.segmentation()
     differences = []
     for seed in range(12):
         ours, hosts = outcomes(candidates, sample, seed)
@@ -72,5 +73,5 @@ def test_segmentation_draws_and_pixels(tmp_path):
 @pytest.mark.parametrize('name', ['ours', 'MMPretrain'])
 def test_masks_have_75_patches(name):
     random.seed(0)
-    mask = masks()[name]({})['mask']
+    mask = loading.masks()[name]({})['mask']
     assert mask.shape == (14, 14) and mask.sum() == 75

@@ -5,22 +5,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mmengine.config import Config
 from mmpretrain.datasets import ImageNet
-from mmseg.registry import DATASETS as MMSEG_DATASETS
+from mmseg.registry import DATASETS
 from PIL import Image
-from support.tools import tool
+from support import ROOT
+from support.tools import import_tool, tool
 
-from beit_mm.datasets import digit_pictures, digits
-from beit_mm.datasets.digits import (
-    CLASSES,
-    DigitScenes,
-    load_sources,
-    render,
-    SCENE_CLASSES,
-    split_digits,
-    write_classification,
-    write_segmentation,
-)
+digits = import_tool('demo', 'make_digits')
+digit_pictures = import_tool('demo', 'digit_pictures')
+write_classification, write_segmentation = digits.write_classification, digits.write_segmentation
+CONFIG = Config.fromfile(ROOT / 'configs/demo/segment.py')
 
 TINY = dict(size=64, limit=5)  # per class four digits to training, one to validation
 SCENES = dict(TINY, num_train=30, num_val=10)
@@ -52,12 +47,14 @@ def ade20k(tmp_path_factory):
     return root
 
 
-def scenes(root, split, **kwargs):
-    return DigitScenes(
-        data_root=str(root),
-        data_prefix=dict(img_path=f'images/{split}', seg_map_path=f'annotations/{split}'),
-        pipeline=[dict(type='LoadImageFromFile'), dict(type='mmseg.LoadAnnotations')],
-        **kwargs,
+def scenes(root, split):
+    return DATASETS.build(
+        dict(
+            CONFIG.dataset,
+            data_root=str(root),
+            data_prefix=dict(img_path=f'images/{split}', seg_map_path=f'annotations/{split}'),
+            pipeline=[dict(type='LoadImageFromFile'), dict(type='mmseg.LoadAnnotations')],
+        )
     )
 
 
@@ -66,8 +63,8 @@ def annotations(root):
 
 
 def test_every_digit_is_in_one_split():
-    labels = load_sources().labels
-    splits = split_digits(labels)
+    labels = digits.load_sources().labels
+    splits = digits.split_digits(labels)
     train, val = (sum(splits[name], []) for name in ('train', 'val'))
     assert sorted(train + val) == list(range(1797)) and (len(train), len(val)) == (1438, 359)
     for pools in splits.values():
@@ -92,7 +89,7 @@ def test_backgrounds_of_the_splits_share_no_pixel(split, columns):
 
 
 def test_the_largest_digit_fits_the_picture():
-    for ink in load_sources().digits:
+    for ink in digits.load_sources().digits:
         assert max(digit_pictures._enlarge(ink, 96 * digits.DIGIT_SHARE[1]).shape) <= 96
 
 
@@ -118,10 +115,10 @@ def test_a_picture_does_not_depend_on_how_many_are_made(tmp_path, imagenet, ade2
 def test_imagenet_reads_the_folder(imagenet):
     for split, count in (('train', 80), ('val', 10)):
         for how in (dict(split=split), dict(split='', data_prefix=split)):  # with and without the list in meta
-            dataset = ImageNet(data_root=str(imagenet), metainfo=dict(classes=CLASSES), **how)
-            assert len(dataset) == count and dataset.CLASSES == CLASSES
+            dataset = ImageNet(data_root=str(imagenet), metainfo=dict(classes=digits.CLASSES), **how)
+            assert len(dataset) == count and dataset.CLASSES == digits.CLASSES
             for entry in map(dataset.get_data_info, range(count)):
-                assert Path(entry['img_path']).parent.name == CLASSES[entry['gt_label']]
+                assert Path(entry['img_path']).parent.name == digits.CLASSES[entry['gt_label']]
         assert Image.open(entry['img_path']).size == (64, 64)
 
 
@@ -129,37 +126,32 @@ def test_train_10_lists_ten_first_renders_per_class(tmp_path):
     counts = write_classification(tmp_path / 'digits', size=32, limit=15)
     assert counts == dict(train=240, val=30, train_10=100, classes=10)
     dataset = ImageNet(
-        data_root=str(tmp_path / 'digits'), split='train', ann_file='meta/train_10.txt', metainfo=dict(classes=CLASSES)
+        data_root=str(tmp_path / 'digits'),
+        split='train',
+        ann_file='meta/train_10.txt',
+        metainfo=dict(classes=digits.CLASSES),
     )
     assert np.bincount(dataset.get_gt_labels()).tolist() == [10] * 10
     assert all(Path(entry['img_path']).stem.endswith('_0') for entry in map(dataset.get_data_info, range(100)))
-    train = split_digits(load_sources().labels)['train']
+    train = digits.split_digits(digits.load_sources().labels)['train']
     assert {int(Path(dataset.get_data_info(i)['img_path']).stem[:5]) for i in range(100)} == {
         index for pool in train for index in pool[:10]
     }
 
 
-def test_digit_scenes_reads_the_folder(ade20k):
+def test_the_config_s_data_set_reads_the_folder(ade20k):
     for split, count in (('training', 30), ('validation', 10)):
         dataset = scenes(ade20k, split)
-        assert len(dataset) == count and dataset.metainfo['classes'] == SCENE_CLASSES and dataset.reduce_zero_label
-        assert len(dataset.metainfo['palette']) == len(SCENE_CLASSES)
+        assert (
+            len(dataset) == count
+            and tuple(dataset.metainfo['classes']) == digits.SCENE_CLASSES
+            and dataset.reduce_zero_label
+        )
+        assert len(dataset.metainfo['palette']) == len(digits.SCENE_CLASSES)
         item = dataset[0]
         assert item['img'].shape == (64, 64, 3) and item['gt_seg_map'].shape == (64, 64)
         found = np.unique(np.stack([dataset[i]['gt_seg_map'] for i in range(count)]))
         assert found.tolist() == [*range(11), 255]
-
-
-def test_mmsegmentation_builds_digit_scenes_by_name(ade20k):
-    dataset = MMSEG_DATASETS.build(
-        dict(
-            type='beit_mm.DigitScenes',
-            data_root=str(ade20k),
-            data_prefix=dict(img_path='images/training', seg_map_path='annotations/training'),
-            pipeline=[],
-        )
-    )
-    assert isinstance(dataset, DigitScenes)
 
 
 def test_labels_are_single_channel_with_every_class(ade20k):
@@ -172,10 +164,10 @@ def test_labels_are_single_channel_with_every_class(ade20k):
 
 def test_labels_lie_on_the_bright_digits():
     for index in range(30):
-        image, labels = render(np.random.default_rng(index), 'train', [index], 96, digits.SCENE_DIGIT_SHARE)
-        inside = labels == 2 + load_sources().labels[index]
+        image, labels = digits.render(np.random.default_rng(index), 'train', [index], 96, digits.SCENE_DIGIT_SHARE)
+        inside = labels == 2 + digits.load_sources().labels[index]
         brightness = image.mean(axis=-1)
-        assert set(np.unique(labels)) == {0, 1, 2 + load_sources().labels[index]}
+        assert set(np.unique(labels)) == {0, 1, 2 + digits.load_sources().labels[index]}
         assert brightness[inside].mean() > brightness[labels == 1].mean() + 30
         # Inside a digit the colour is nearly even: an opacity of 0.85 or more leaves little of the photograph.
         assert image[inside].std(axis=0).max() < 30
@@ -237,6 +229,6 @@ def test_arguments_out_of_range_are_named(tmp_path, arguments, message):
 def test_the_tool_ends_with_one_sentence(tmp_path):
     (tmp_path / 'imagenet').mkdir()
     (tmp_path / 'imagenet' / 'mine.txt').write_text('mine')
-    output = tool('make_digits', '--out', str(tmp_path), ok=False)
+    output = tool('demo/make_digits', '--out', str(tmp_path), ok=False)
     assert 'Traceback' not in output
-    assert output.splitlines()[-1].startswith(f'{tmp_path}/imagenet must be new, empty')
+    assert output.splitlines()[-1].startswith(f'error: {tmp_path}/imagenet must be new, empty')

@@ -4,19 +4,18 @@ from collections.abc import Sequence
 
 import mmseg
 import torch
+from limits import compare_steps
+from measuring import Row
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmengine.structures import PixelData
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
+from steps import build_hosts_wrapper, build_wrapper, device, inference, per_dtype, recipe, Step, training_step
 from torch import nn, Tensor
 
 import beit_mm
 from beit_mm.models.weight_layouts import INDEX, LAYOUTS
-
-from .limits import compare_steps
-from .measuring import Row
-from .steps import build_hosts_wrapper, build_wrapper, device, inference, per_dtype, recipe, Step, training_step
 
 HOSTS_RECIPE = 'beit/beit-base_upernet_8xb2-160k_ade20k-640x640.py'
 MARGIN = 1e-4

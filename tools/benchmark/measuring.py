@@ -24,7 +24,7 @@ class Row:
             inputs): of the device where it is a GPU, else of the process; None where neither can be told.
         dtype: what matrix products are computed in.
         share_of_limit: of this machine's matrix products per second in that dtype, by the work that the section's
-            first row needs, see `beit_mm.benchmark.limits`.
+            first row needs, see limits.py.
         figures: what else was found.
     """
 

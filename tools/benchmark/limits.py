@@ -8,11 +8,10 @@ from pathlib import Path
 
 import simplejpeg
 import torch
+from measuring import compare, Row
+from photographs import write_photographs
+from steps import computing_dtype, device, dtype_name, Step
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
-
-from .measuring import compare, Row
-from .photographs import write_photographs
-from .steps import computing_dtype, device, dtype_name, Step
 
 
 def _attention(query, key, value, *args, **kwargs) -> int:

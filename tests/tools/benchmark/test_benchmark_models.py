@@ -3,16 +3,18 @@
 import pytest
 import torch
 from mmengine.optim import OptimWrapper
+from support.tools import import_tool
 
-from beit_mm.benchmark import compare_pretraining, compare_scaling, compare_segmentation, compare_trunks
-from beit_mm.benchmark.peers import ReleasesModel
-from beit_mm.benchmark.pretraining import hosts_model, our_model
-from beit_mm.benchmark.segmentation import differences, draw_images, segmentors
-from beit_mm.benchmark.steps import build_hosts_wrapper, build_wrapper, computing_dtype, training_step
-from beit_mm.benchmark.trunks import hosts_classifier, our_classifier
+pretraining = import_tool('benchmark', 'pretraining')
+scaling = import_tool('benchmark', 'scaling')
+segmentation = import_tool('benchmark', 'segmentation')
+trunks = import_tool('benchmark', 'trunks')
+peers = import_tool('benchmark', 'peers')
+steps = import_tool('benchmark', 'steps')
+
 
 TINY = dict(rounds=1, depth=2, width=64)
-HALF = computing_dtype() != torch.float32  # then ours stands in float32 as well
+HALF = steps.computing_dtype() != torch.float32  # then ours stands in float32 as well
 
 
 def check(rows, names) -> None:
@@ -21,7 +23,7 @@ def check(rows, names) -> None:
 
 
 def test_pretraining():
-    rows = compare_pretraining(batch=2, n_hid=8, **TINY)
+    rows = pretraining.compare_pretraining(batch=2, n_hid=8, **TINY)
     check(rows, ['ours', *['ours, float32'] * HALF, "the release's steps", 'MMPretrain'])
     assert {row.dtype for row in rows[1:]} == {'float32'}
 
@@ -34,27 +36,27 @@ def test_pretraining_models_have_the_same_sizes():
             for name, parameter in build(64, 2, 8)[0].named_parameters()
             if not name.startswith(tokenizers)
         )
-        for build in (our_model, hosts_model)
+        for build in (pretraining.our_model, pretraining.hosts_model)
     }
     assert len(counts) == 1
 
 
 def test_the_hosts_optimiser_is_that_of_its_recipe():
-    model, config = hosts_model(64, 2, 8)
-    wrapper = build_hosts_wrapper(model, config)
+    model, config = pretraining.hosts_model(64, 2, 8)
+    wrapper = steps.build_hosts_wrapper(model, config)
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     groups = wrapper.optimizer.param_groups
     assert type(wrapper) is OptimWrapper and len(groups) == len(trained)
     assert {group['weight_decay'] for group in groups} == {0.0, 0.05} and not any(g['fused'] for g in groups)
-    model, config = our_model(64, 2, 8)
-    groups = build_wrapper(model, config).optimizer.param_groups
+    model, config = pretraining.our_model(64, 2, 8)
+    groups = steps.build_wrapper(model, config).optimizer.param_groups
     assert len(groups) == 2 and all(group['fused'] for group in groups)
 
 
 def test_a_training_step_changes_weights():
     model = torch.nn.Linear(2, 1)
     before = model.weight.clone()
-    step = training_step(
+    step = steps.training_step(
         model, lambda: model(torch.ones(1, 2)).sum(), OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1))
     )
     step()
@@ -62,7 +64,7 @@ def test_a_training_step_changes_weights():
 
 
 def test_trunks():
-    rows = compare_trunks(batch=2, size=32, **TINY)
+    rows = trunks.compare_trunks(batch=2, size=32, **TINY)
     names = [
         'ours',
         *['ours, float32'] * HALF,
@@ -81,9 +83,9 @@ def test_classifiers_have_the_same_sizes():
     ours, host, bare = (
         model
         for model, _ in (
-            our_classifier(64, 2, 32),
-            hosts_classifier(64, 2, 32),
-            our_classifier(64, 2, 32, use_rel_pos_bias=False),
+            trunks.our_classifier(64, 2, 32),
+            trunks.hosts_classifier(64, 2, 32),
+            trunks.our_classifier(64, 2, 32, use_rel_pos_bias=False),
         )
     )
     counts = [sum(p.numel() for p in model.parameters()) for model in (ours, host, bare)]
@@ -91,26 +93,26 @@ def test_classifiers_have_the_same_sizes():
 
 
 def test_segmentation():
-    rows = compare_segmentation(size=48, rounds=1, depth=6, width=64)
+    rows = segmentation.compare_segmentation(size=48, rounds=1, depth=6, width=64)
     check(rows, ['ours', 'MMSegmentation', 'ours', *['ours, float32'] * HALF, 'MMSegmentation'])
     assert rows[0].figures['differing pixels'] == 0
     assert 0 < rows[0].figures['largest difference of logits'] < 1e-4
 
 
 def test_segmentors_with_different_results_are_not_compared():
-    models = [model.eval() for model, _ in segmentors(size=48, depth=6, width=64).values()]
-    images = draw_images(48)
+    models = [model.eval() for model, _ in segmentation.segmentors(size=48, depth=6, width=64).values()]
+    images = segmentation.draw_images(48)
     assert [tuple(pixels.shape[2:]) for pixels, _ in images] == [(48, 64), (48, 48)]
-    assert differences(*models, images)['differing pixels'] == 0
+    assert segmentation.differences(*models, images)['differing pixels'] == 0
     with torch.no_grad():
         models[1].decode_head.conv_seg.bias[7] += 10
     with pytest.raises(ValueError, match=r'the class maps .* must agree .* more than 0.0001 apart, \d+ pixels differ'):
-        differences(*models, images)
+        segmentation.differences(*models, images)
 
 
 @pytest.mark.parametrize('processes', [(1,), pytest.param((1, 2), marks=pytest.mark.long)])
 def test_scaling(processes):
-    rows = compare_scaling(batch=1, sizes=(32, 48), processes=processes, **TINY)
+    rows = scaling.compare_scaling(batch=1, sizes=(32, 48), processes=processes, **TINY)
     parallel = rows[9:]
     assert [row.name for row in rows] == [
         '32 x 32',
@@ -132,7 +134,7 @@ def test_scaling(processes):
 
 
 def test_the_releases_model_trains_on_masked_tokens():
-    model = ReleasesModel(width=64, depth=2, heads=1, n_hid=8)
+    model = peers.ReleasesModel(width=64, depth=2, heads=1, n_hid=8)
     mask = torch.zeros(2, 14, 14, dtype=torch.bool)
     mask[:, :5] = True
     loss = model(torch.randn(2, 3, 224, 224), torch.rand(2, 3, 112, 112), mask)

@@ -4,19 +4,18 @@ from types import SimpleNamespace
 
 import mmpretrain
 import torch
+from limits import compare_steps
+from measuring import Row
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmpretrain.registry import MODELS
+from peers import ReleasesModel
+from steps import build_hosts_wrapper, build_wrapper, device, LEARNING_RATE, per_dtype, recipe, Step, training_step
 from torch import nn, Tensor
 
 import beit_mm
 from beit_mm.models import MaskedImageModel
 from beit_mm.registry import MODELS as OUR_MODELS
-
-from .limits import compare_steps
-from .measuring import Row
-from .peers import ReleasesModel
-from .steps import build_hosts_wrapper, build_wrapper, device, LEARNING_RATE, per_dtype, recipe, Step, training_step
 
 HOSTS_RECIPE = 'beit/beit_beit-base-p16_8xb256-amp-coslr-300e_in1k.py'
 # The release: torch's AdamW over two groups, those with decay and those without; float16 with a scaler on a GPU.

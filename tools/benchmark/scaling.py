@@ -10,13 +10,12 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from limits import compare_steps
+from measuring import as_rows, Row, wait_for_device
 from mmengine.model import MMDistributedDataParallel
+from steps import build_wrapper, computing_dtype, device, dtype_name, Step
 from torch import multiprocessing
-
-from .limits import compare_steps
-from .measuring import as_rows, Row, wait_for_device
-from .steps import build_wrapper, computing_dtype, device, dtype_name, Step
-from .trunks import classifier_step, our_classifier
+from trunks import classifier_step, our_classifier
 
 SIZES = (224, 288, 384, 512, 640)
 
@@ -144,7 +143,7 @@ def _train(
     if rank == 0:
         (Path(folder) / 'seconds.json').write_text(json.dumps(times))
     dist.destroy_process_group()
-    os._exit(0)  # the interpreter's shutdown can abort in torch's threads, see engine/launch.py
+    os._exit(0)  # the interpreter's shutdown can abort in torch's threads, see beit_mm/engine/runners/launch.py
 
 
 def _seconds(step: Step, rounds: int, group: dist.ProcessGroup) -> list[float]:

@@ -3,20 +3,14 @@
 import mmpretrain
 import timm
 import torch
+from limits import compare_steps
+from measuring import Row
 from mmengine.config import Config
 from mmengine.optim import OptimWrapper
 from mmengine.registry import DefaultScope
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
-from timm.optim import create_optimizer_v2
-from torch import nn, Tensor
-
-import beit_mm
-from beit_mm.engine.optimizers.autocast_wrapper import AutocastOptimWrapper
-
-from .limits import compare_steps
-from .measuring import Row
-from .steps import (
+from steps import (
     build_hosts_wrapper,
     build_wrapper,
     device,
@@ -27,6 +21,11 @@ from .steps import (
     Step,
     training_step,
 )
+from timm.optim import create_optimizer_v2
+from torch import nn, Tensor
+
+import beit_mm
+from beit_mm.engine.optimizers.autocast_wrapper import AutocastOptimWrapper
 
 HOSTS_RECIPE = 'beit/benchmarks/beit-base-p16_8xb128-coslr-100e_in1k.py'
 

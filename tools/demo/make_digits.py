@@ -1,39 +1,25 @@
-"""The embedded demonstration data: digits over photographs, written as ImageNet and ADE20K are laid out.
+"""Make the demonstration's data: handwritten digits over photographs, in the layouts of ImageNet and ADE20K.
 
 One folder is for pre-training and classification, one for segmentation. Training and validation share no digit and no
 photograph region.
 """
 
-import colorsys
+import argparse
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import digit_pictures
 import numpy as np
-from mmseg.datasets import ADE20KDataset
+from digit_pictures import DIGIT_SHARE, FOLD, load_sources, MAX_SHIFT, render, SCENE_DIGIT_SHARE, SECOND_DIGIT_CHANCE
 from PIL import Image
-
-from beit_mm.registry import DATASETS
-
-from . import digit_pictures
-from .digit_pictures import DIGIT_SHARE, FOLD, load_sources, MAX_SHIFT, render, SCENE_DIGIT_SHARE, SECOND_DIGIT_CHANCE
 
 CLASSES = tuple(f'digit_{digit}' for digit in range(10))
 SCENE_CLASSES = ('background', *(f'digit {digit}' for digit in range(10)))
 STAMP = '.digits.json'
-
-
-@DATASETS.register_module()
-class DigitScenes(ADE20KDataset):
-    """What ``write_segmentation`` writes, read as ADE20K is: ``.jpg``, ``.png``, label 0 unlabelled, 11 classes."""
-
-    METAINFO = dict(
-        classes=SCENE_CLASSES,
-        palette=[[60, 60, 60]]
-        + [[round(255 * part) for part in colorsys.hsv_to_rgb(digit / 10, 0.8, 1.0)] for digit in range(10)],
-    )
 
 
 def split_digits(labels: np.ndarray, limit: int | None = None) -> dict[str, list[list[int]]]:
@@ -108,7 +94,7 @@ def write_classification(
 def write_segmentation(
     root: str | Path, seed: int = 0, size: int = 96, num_train: int = 1200, num_val: int = 200, limit: int | None = None
 ) -> dict[str, int]:
-    """Write scenes of one or two digits in ADE20K's layout, for ``DigitScenes``.
+    """Write scenes of one or two digits in ADE20K's layout.
 
     ``annotations/training/00012.png`` labels ``images/training/00012.jpg``: 0 unlabelled (a thin border around digits),
     1 background, 2 to 11 the digits 0 to 9. Scene i holds a digit i % 10, so that classes are about equally frequent.
@@ -198,3 +184,21 @@ def _write_once(root: str | Path, arguments: dict, write: Callable[[Path], dict[
         (folder / STAMP).write_text(json.dumps(dict(recipe, summary=summary), indent=1) + '\n')
         os.replace(folder, root)
     return summary
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--out', type=Path, default=Path('data/digits'), help='folder to fill (default: %(default)s)')
+    parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--size', type=int, default=96, help='side of the pictures in pixels (default: %(default)s)')
+    args = parser.parse_args()
+    try:
+        for name, write in (('imagenet', write_classification), ('ade20k', write_segmentation)):
+            counts = write(args.out / name, seed=args.seed, size=args.size)
+            print(f'{args.out / name}: ' + ', '.join(f'{count} {key}' for key, count in counts.items()))
+    except ValueError as error:
+        sys.exit(f'error: {error}')
+
+
+if __name__ == '__main__':
+    main()

@@ -1,4 +1,4 @@
-"""tools/benchmark.py as docs/performance.md calls it."""
+"""tools/benchmark as docs/performance.md calls it."""
 
 import json
 
@@ -9,7 +9,7 @@ from support.tools import tool
 
 @pytest.mark.parametrize('section, num_rows', [('limits', 4), pytest.param('loading', 7, marks=pytest.mark.long)])
 def test_the_benchmark_prints_a_table_and_writes_json(tmp_path, section, num_rows):
-    assert 'tools/benchmark.py loading --rounds 5 --json figures.json' in (ROOT / 'docs/performance.md').read_text()
+    assert 'tools/benchmark loading --rounds 5 --json figures.json' in (ROOT / 'docs/performance.md').read_text()
     output = tool('benchmark', section, '--rounds', '1', '--json', tmp_path / 'figures.json')
     figures = json.loads((tmp_path / 'figures.json').read_text())
     assert {'machine', 'threads', 'torch', 'rounds', 'batch', 'width', 'depth', 'size', 'window'} < set(figures)

@@ -6,18 +6,19 @@ import time
 
 import pytest
 import torch
+from support.tools import import_tool
 
-from beit_mm.benchmark import as_table, compare, compare_limits, Row
-from beit_mm.benchmark.limits import compare_steps, matrix_peak, operations
-from beit_mm.benchmark.measuring import working_memory
-from beit_mm.benchmark.steps import Step
+measuring = import_tool('benchmark', 'measuring')
+limits = import_tool('benchmark', 'limits')
+steps = import_tool('benchmark', 'steps')
+
 
 MIB = 2**20
 
 
 def test_candidates_are_warmed_up_and_then_timed_in_turn():
     calls = []
-    rows = compare('section', dict(ours=lambda: calls.append('a'), peer=lambda: calls.append('b')), rounds=3)
+    rows = measuring.compare('section', dict(ours=lambda: calls.append('a'), peer=lambda: calls.append('b')), rounds=3)
     assert ''.join(calls) == 'aabb' + 'ababab'  # once to warm up, once for its memory
     assert [row.name for row in rows] == ['ours', 'peer'] and rows[0].ratio == 1.0
 
@@ -25,24 +26,26 @@ def test_candidates_are_warmed_up_and_then_timed_in_turn():
 def test_times_are_per_item_and_ratios_to_the_first(monkeypatch):
     clock = iter([0, 2, 10, 14, 20, 23, 30, 36, 40, 47, 50, 58])  # ours 2, 3, 7 seconds, the peer 4, 6, 8
     monkeypatch.setattr(time, 'perf_counter', clock.__next__)
-    rows = compare('section', dict(ours=int, peer=int), rounds=3, items=2)
+    rows = measuring.compare('section', dict(ours=int, peer=int), rounds=3, items=2)
     assert [(row.fastest, row.seconds, row.slowest) for row in rows] == [(1, 1.5, 3.5), (2, 3, 4)]
     assert [row.ratio for row in rows] == [1, 2]
-    table = as_table(rows).splitlines()
+    table = measuring.as_table(rows).splitlines()
     assert len(table) == 4 and '| section | peer |' in table[3]
     assert json.loads(json.dumps([row.as_dict() for row in rows]))[1]['name'] == 'peer'
 
 
 def test_candidates_may_work_on_different_numbers_of_items(monkeypatch):
     monkeypatch.setattr(time, 'perf_counter', itertools.count().__next__)  # a second between two calls
-    rows = compare('section', dict(one=int, ten=int), 1, dict(one=1, ten=10))
+    rows = measuring.compare('section', dict(one=int, ten=int), 1, dict(one=1, ten=10))
     assert [row.seconds for row in rows] == [1, 0.1] and [row.ratio for row in rows] == [1, 0.1]
 
 
 def test_the_table_shows_what_is_known_and_leaves_the_rest_empty():
-    full = Row('section', 'ours', 0.5, 0.4, 0.6, 1.0, 3 * MIB, 'bfloat16', 0.251, {'share of 2 times the first': 0.9})
-    bare = Row('section', 'peer', 1.0, 1.0, 1.0, 2.0)
-    first, second = as_table([full, bare]).splitlines()[2:]
+    full = measuring.Row(
+        'section', 'ours', 0.5, 0.4, 0.6, 1.0, 3 * MIB, 'bfloat16', 0.251, {'share of 2 times the first': 0.9}
+    )
+    bare = measuring.Row('section', 'peer', 1.0, 1.0, 1.0, 2.0)
+    first, second = measuring.as_table([full, bare]).splitlines()[2:]
     assert first.endswith('| bfloat16 | 2 | 500 (400 to 600) | 1.00 | 25% | 3 MiB | share of 2 times the first 0.9 |')
     assert second == '| section | peer |  | 1 | 1000 (1000 to 1000) | 2.00 |  |  |  |'
 
@@ -55,22 +58,25 @@ def test_memory_is_the_highest_point_over_what_was_held(pieces):
         temporary = [torch.ones(16 * MIB // pieces) for _ in range(pieces)]  # 64 MiB
         return sum(part[0] for part in temporary) + held[0]
 
-    assert [round(working_memory(run) / MIB / 8) for _ in range(2)] == [8, 8]
+    assert [round(measuring.working_memory(run) / MIB / 8) for _ in range(2)] == [8, 8]
 
 
 def test_memory_stays_empty_where_the_system_does_not_tell(monkeypatch):
-    monkeypatch.setattr('beit_mm.benchmark.measuring._reset_peak', lambda: False)
+    monkeypatch.setattr(measuring, '_reset_peak', lambda: False)
     calls = []
-    assert working_memory(lambda: calls.append('run')) is None and calls == ['run']
+    assert measuring.working_memory(lambda: calls.append('run')) is None and calls == ['run']
 
 
 def test_operations_of_products_and_convolutions():
     linear, convolution = torch.nn.Linear(8, 16), torch.nn.Conv2d(3, 5, 3)
     q = torch.randn(1, 2, 10, 4)
-    assert operations(lambda: linear(torch.randn(4, 8))) == 2 * 4 * 8 * 16
-    assert operations(lambda: convolution(torch.randn(1, 3, 8, 8))) == 2 * 6 * 6 * 5 * 3 * 9
+    assert limits.operations(lambda: linear(torch.randn(4, 8))) == 2 * 4 * 8 * 16
+    assert limits.operations(lambda: convolution(torch.randn(1, 3, 8, 8))) == 2 * 6 * 6 * 5 * 3 * 9
     with torch.inference_mode():
-        assert operations(lambda: torch.nn.functional.scaled_dot_product_attention(q, q, q)) == 2 * 2 * 2 * 10 * 10 * 4
+        assert (
+            limits.operations(lambda: torch.nn.functional.scaled_dot_product_attention(q, q, q))
+            == 2 * 2 * 2 * 10 * 10 * 4
+        )
 
 
 def test_the_share_of_the_limit_is_of_the_work_that_the_first_needs():
@@ -79,16 +85,16 @@ def test_the_share_of_the_limit_is_of_the_work_that_the_first_needs():
     def twice():
         return first @ second, first @ second
 
-    steps = dict(ours=Step(lambda: first @ second, torch.float32), peer=Step(twice, torch.float32))
+    candidates = dict(ours=steps.Step(lambda: first @ second, torch.float32), peer=steps.Step(twice, torch.float32))
     for same_work, factor in ((True, 1), (False, 2)):
-        ours, peer = compare_steps('section', steps, 1, 2, same_work)
+        ours, peer = limits.compare_steps('section', candidates, 1, 2, same_work)
         work = 2 * 64**3 / 2  # of one image
         assert ours.dtype == 'float32'
-        assert ours.share_of_limit == pytest.approx(work / ours.seconds / matrix_peak(torch.float32))
-        assert peer.share_of_limit == pytest.approx(factor * work / peer.seconds / matrix_peak(torch.float32))
+        assert ours.share_of_limit == pytest.approx(work / ours.seconds / limits.matrix_peak(torch.float32))
+        assert peer.share_of_limit == pytest.approx(factor * work / peer.seconds / limits.matrix_peak(torch.float32))
 
 
 def test_the_limits_of_this_machine():
-    rows = compare_limits(rounds=1, megabytes=4)
+    rows = limits.compare_limits(rounds=1, megabytes=4)
     assert rows[0].dtype == 'float32' and rows[-2].name == 'copy' and rows[-1].name == 'simplejpeg'
     assert all(row.seconds > 0 for row in rows)

@@ -5,14 +5,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from .limits import compare_limits
-from .loading import compare_loading
-from .measuring import Row
-from .pretraining import compare_pretraining
-from .scaling import compare_scaling
-from .segmentation import compare_segmentation
-from .steps import device
-from .trunks import compare_trunks
+from limits import compare_limits
+from loading import compare_loading
+from measuring import Row
+from pretraining import compare_pretraining
+from scaling import compare_scaling
+from segmentation import compare_segmentation
+from steps import device
+from trunks import compare_trunks
 
 
 @dataclass

@@ -7,18 +7,17 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from measuring import compare, Row
 from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.registry import DefaultScope
+from photographs import write_photographs, write_scenes
 from PIL import Image
+from steps import config_file
 from torchvision import transforms
 from torchvision.transforms import functional, InterpolationMode
 
 import beit_mm
-
-from .measuring import compare, Row
-from .photographs import write_photographs, write_scenes
-from .steps import config_file
 
 MASKS = 200  # in a round, for each image of the other sections
 HOSTS_MASK = dict(

@@ -10,16 +10,15 @@ from pathlib import Path
 
 import mmengine
 import numpy as np
+from make_digits import write_classification, write_segmentation
 from mmengine.config import Config
 from mmengine.dataset import default_collate
 from mmengine.runner import load_checkpoint
 from PIL import Image
 
-from beit_mm.datasets.digits import DigitScenes, write_classification, write_segmentation
-
-from .checks import starting_points
-from .registry import MODELS
-from .visualization import reconstruction_panel, segmentation_panel
+from beit_mm.checks import starting_points
+from beit_mm.registry import MODELS
+from beit_mm.visualization import reconstruction_panel, segmentation_panel
 
 ROOT = Path('work_dirs/demo')
 DATA = Path('data/digits')
@@ -195,7 +194,9 @@ def _draw_reconstructions(path: Path, num_images: int = 8) -> None:
 
 def _draw_scenes(path: Path, num_images: int = 8) -> None:
     images, truths, predictions = zip(*map(_scene, _scene_names()[:num_images]))
-    segmentation_panel(images, truths, predictions, DigitScenes.METAINFO['palette']).save(path)
+    segmentation_panel(
+        images, truths, predictions, Config.fromfile('configs/demo/segment.py').dataset.metainfo.palette
+    ).save(path)
 
 
 def _format(rows: list[Row]) -> str:
@@ -203,3 +204,10 @@ def _format(rows: list[Row]) -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     lines = ['| ' + ' | '.join(cell.ljust(width) for cell, width in zip(row, widths)) + ' |' for row in rows]
     return '\n'.join([lines[0], '|' + '|'.join('-' * (width + 2) for width in widths) + '|', *lines[1:]]) + '\n'
+
+
+if __name__ == '__main__':
+    try:
+        main()
+    except ValueError as error:  # such as a data folder that holds other files
+        sys.exit(f'error: {error}')

@@ -5,8 +5,9 @@ import json
 from pathlib import Path
 
 import torch
+from measuring import as_table
+from sections import SECTIONS, Sizes
 
-from beit_mm.benchmark import as_table, SECTIONS, Sizes
 from beit_mm.engine.runners.launch import run
 
 
