@@ -23,7 +23,7 @@ from .arguments import (
     shows_bar,
 )
 from .classification import classify_each
-from .features import extract_features_each, KINDS
+from .features import extract_features_each, POOLINGS
 from .models import list_models
 from .predicting import Predictions
 from .segmentation import segment_each
@@ -51,7 +51,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     one.add_argument('--opacity', type=float, default=0.5, help='of the colours in overlays, 0 to 1; default: 0.5')
     one = _add(commands, 'features', _features, 'features of the trunk, of any model', batch_size=32)
     one.add_argument('--out', metavar='FILE', required=True, help='an .npz file with `images` and `features`')
-    one.add_argument('--kind', choices=KINDS, default='mean', help='of the features; default: mean')
+    one.add_argument('--kind', choices=POOLINGS, default='mean', help='of the features; default: mean')
     one.add_argument(
         '--blocks',
         type=int,

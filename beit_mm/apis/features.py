@@ -11,12 +11,12 @@ from torch import Tensor
 
 from beit_mm.datasets.images import input_format, normalise
 from beit_mm.models import BEiT
+from beit_mm.models.backbones.beit import POOLINGS, resolve_blocks
 
 from .models import Model
 from .predicting import collect, evaluation_pipeline, Predictions, Prepare, ready_model, Results
 from .sources import Images
 
-KINDS = ('mean', 'cls_token', 'patches')
 Blocks = int | Sequence[int]
 
 
@@ -73,9 +73,9 @@ def extract_features_each(
     trunk = getattr(model, 'backbone', None)
     if not isinstance(trunk, BEiT):
         raise ValueError(f'extract_features needs a model whose trunk is BEiT, got {type(model).__name__}')
-    if kind not in KINDS:
-        raise ValueError(f'kind must be one of {", ".join(KINDS)}, got {kind!r}')
-    wanted = _resolve(blocks, len(trunk.blocks))
+    if kind not in POOLINGS:
+        raise ValueError(f'kind must be one of {", ".join(POOLINGS)}, got {kind!r}')
+    wanted = resolve_blocks(blocks, len(trunk.blocks))
 
     @torch.no_grad()
     def compute(samples: list[dict]) -> list[dict]:
@@ -86,13 +86,6 @@ def extract_features_each(
 
     prepare = evaluation_pipeline(model) if isinstance(model, BaseClassifier) else _evaluation_of_imagenet(model)
     return Predictions(images, prepare, compute, batch_size, progress)
-
-
-def _resolve(blocks: Blocks, depth: int) -> tuple[int, ...]:
-    given = [blocks] if isinstance(blocks, int) else list(blocks)
-    if not given or any(not isinstance(block, int) or not -depth <= block < depth for block in given):
-        raise ValueError(f'blocks must name blocks of a trunk of depth {depth}, got {blocks}')
-    return tuple(block % depth for block in given)
 
 
 def _evaluation_of_imagenet(model: BaseModel) -> Prepare:
@@ -118,28 +111,17 @@ def _inputs(model: BaseModel, samples: list[dict]) -> Tensor:
 
 
 def _features(trunk: BEiT, inputs: Tensor, kind: str, blocks: Sequence[int]) -> Tensor:
-    """Features of blocks (B, num_blocks, ...), read as the trunk computes, whatever its out_type."""
-    found: dict[int, Tensor] = {}
-    grid = tuple(side // trunk.patch_embed.patch_size for side in inputs.shape[2:])
-    last = len(trunk.blocks) - 1
-
-    def keep(index: int, tokens: Tensor) -> None:
-        tokens = trunk.norm(tokens) if index == last and hasattr(trunk, 'norm') else tokens
-        if kind == 'cls_token':
-            found[index] = tokens[:, 0]
-        elif kind == 'patches':
-            found[index] = tokens[:, 1:].unflatten(1, grid)
-        else:
-            mean = tokens[:, 1:].mean(dim=1)
-            found[index] = trunk.fc_norm(mean) if index == last and hasattr(trunk, 'fc_norm') else mean
-
-    hooks = [
-        trunk.blocks[index].register_forward_hook(lambda _, __, tokens, index=index: keep(index, tokens))
-        for index in set(blocks)
-    ]
-    try:
-        trunk(inputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return torch.stack([found[index] for index in blocks], dim=1)
+    """Features of blocks (B, num_blocks, ...), the last with the trunk's norm, whatever its out_type."""
+    outputs, grid = trunk.read_blocks(inputs, blocks)
+    features = []
+    for index, tokens in zip(blocks, outputs):
+        is_last = index == len(trunk.blocks) - 1
+        if is_last and hasattr(trunk, 'norm'):
+            tokens = trunk.norm(tokens)
+        pooled = trunk.pool(tokens, kind)
+        if kind == 'patches':
+            pooled = pooled.unflatten(1, grid)
+        elif kind == 'mean' and is_last and hasattr(trunk, 'fc_norm'):
+            pooled = trunk.fc_norm(pooled)
+        features.append(pooled)
+    return torch.stack(features, dim=1)

@@ -96,7 +96,7 @@ def to_layout(
         weights = {**{f'backbone.{name}': tensor for name, tensor in trunk.items()}, **weights}
     theirs, moves, unknown = layout.from_ours(weights, kind)
     if layout.keeps_index:
-        index = torch.from_numpy(relative_position_index(grid))
+        index = relative_position_index(grid)
         for name in [name for name in theirs if name.endswith(TABLE)]:
             theirs[name.replace(TABLE, INDEX)] = index.clone()
     if layout.name == 'transformers' and kind == 'segment':

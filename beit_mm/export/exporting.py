@@ -13,7 +13,7 @@ from beit_mm.models.backbones.layers import patch_grid
 
 from .formats import as_tuple, Choices, Format, FORMATS
 from .metadata import describe
-from .parts import fit_to_grid, name_part, Part, take_part
+from .parts import name_part, Part, take_part
 
 ONNX_PACKAGES = ('onnx', 'onnxruntime', 'onnxscript')
 OPSETS = range(18, 24)  # those that torch's exporter writes; runtimes of all ages take the first
@@ -95,7 +95,7 @@ def export(
     reference, fitted = take_part(model, name), take_part(model, name)
     patch_size = fitted.trunk.patch_embed.patch_size
     size = tuple(size or (side * patch_size for side in fitted.trunk.grid))
-    fit_to_grid(fitted.trunk, patch_grid(size, patch_size))
+    fitted.trunk.set_grid(patch_grid(size, patch_size))
     with torch.no_grad():
         outputs = as_tuple(fitted(_random_images(batch or TRACED_BATCH, size)))
         metadata = describe(model, name, fitted, size, outputs[0].shape[1], weights)

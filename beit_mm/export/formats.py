@@ -102,8 +102,6 @@ def trace(part: Part, images: Tensor, batch: int | None) -> ExportedProgram:
     """A part as a program of torch.export, for as many images as given or, if batch is None, for any number."""
     if isinstance(part, Segmentor):
         part.module.auxiliary_head = None  # serves training alone
-    # Matrices that are kept for a grid must be there before: tracing would leave fake tensors in their caches.
-    part(images)
     shapes = dict(images={0: Dim('batch')}) if batch is None else None
     return torch.export.export(part, (images,), dynamic_shapes=shapes, strict=False)
 

@@ -2,15 +2,12 @@
 
 import copy
 
-import torch
 from mmpretrain.models import ImageClassifier
 from mmseg.models.segmentors import EncoderDecoder
 from torch import nn, Tensor
 
 from beit_mm.models.backbones.beit import BEiT
-from beit_mm.models.backbones.relative_position import expand_bias, Grid
 from beit_mm.models.classifiers.linear_probe import LinearProbeHead
-from beit_mm.models.weights import resize_position_embedding
 
 Outputs = Tensor | tuple[Tensor, ...]
 
@@ -106,25 +103,3 @@ def take_part(model: nn.Module, name: str) -> Part:
     if name == 'trunk' and not isinstance(model, BEiT):
         model = model.backbone  # all else, such as a tokenizer, need not be copied
     return PARTS[name](copy.deepcopy(model).cpu().float()).eval().requires_grad_(False)
-
-
-@torch.no_grad()
-def fit_to_grid(trunk: BEiT, grid: Grid) -> None:
-    """Resize a trunk's bias tables and position embeddings to a patch grid (h, w), in place.
-
-    What `forward` does at every call is then done once, and a graph of it holds the tables of its own grid.
-    """
-    if grid == trunk.grid:
-        return
-    holders = [(block.attn, 'bias_grid') for block in trunk.blocks if block.attn.bias_grid is not None]
-    holders += [(trunk.rel_pos_bias, 'grid')] if trunk.rel_pos_bias is not None else []
-    for holder, attribute in holders:
-        table = expand_bias(holder.relative_position_bias_table, trunk.grid, grid)
-        holder.relative_position_bias_table = nn.Parameter(table, requires_grad=False)
-        setattr(holder, attribute, grid)
-    if trunk.pos_embed is not None:
-        trunk.pos_embed = nn.Parameter(
-            resize_position_embedding(trunk.pos_embed, grid, trunk.grid), requires_grad=False
-        )
-    trunk.grid = grid
-    trunk.grid_size.copy_(torch.tensor(grid))

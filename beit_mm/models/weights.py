@@ -1,13 +1,15 @@
 """Fitting a state dict to the trunk that is about to load it, whoever loads it, and saying what was done."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 from mmengine.logging import print_log
 from torch import nn, Tensor
 from torch.nn import functional as F
 
+from beit_mm.errors import UserError
 from beit_mm.models.backbones.relative_position import expand_bias, Grid, grid_of_index, infer_grid, nearest_grid
 
 from .weight_layouts import INDEX, OPENMMLAB
@@ -23,6 +25,24 @@ MIN_MATCHED_SHARE = 0.9
 
 class WeightsMismatch(ValueError):
     """A checkpoint does not fit the model; who knows its path adds it."""
+
+
+@contextmanager
+def naming_checkpoint(init_cfg: dict | list[dict] | None) -> Iterator[None]:
+    """Name the file of init_cfg's Pretrained entry where its weights do not fit.
+
+    Raises:
+        UserError: Instead of WeightsMismatch, and of MMEngine's AssertionError for a prefix that the file lacks.
+    """
+    try:
+        yield
+    except (AssertionError, WeightsMismatch) as error:
+        entries = init_cfg if isinstance(init_cfg, list) else [init_cfg or {}]
+        files = [entry['checkpoint'] for entry in entries if entry.get('type') == 'Pretrained']
+        is_prefix = str(error).endswith('is not in the pretrained model')
+        if not files or not (is_prefix or isinstance(error, WeightsMismatch)):
+            raise
+        raise UserError(f'{files[0]}: {error}') from error
 
 
 def expand_shared_table(weights: dict[str, Tensor], depth: int) -> bool:

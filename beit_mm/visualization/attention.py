@@ -9,6 +9,7 @@ from torch import nn, Tensor
 
 from beit_mm.datasets.images import input_format, normalise, read_image, resize_image, sides_for, Source
 from beit_mm.models import BEiT
+from beit_mm.models.backbones.beit import resolve_blocks
 from beit_mm.models.backbones.layers import patch_grid
 from beit_mm.models.evaluating import evaluating
 
@@ -40,7 +41,7 @@ def attention_maps(
     def keep(index: int, attention: nn.Module, args: tuple, kwargs: dict) -> None:
         maps[index] = attention.probabilities(*args, **kwargs, queries=queries)
 
-    chosen = _count_from_zero(blocks, len(trunk.blocks))
+    chosen = list(dict.fromkeys(resolve_blocks(blocks, len(trunk.blocks))))
     with ExitStack() as stack:
         stack.enter_context(evaluating(trunk))
         # A compiled block may not see hooks that came after its compilation.
@@ -108,14 +109,6 @@ def grid_points(size: tuple[int, int], rows: int, columns: int) -> list[Point]:
         for row in range(rows)
         for column in range(columns)
     ]
-
-
-def _count_from_zero(blocks: Sequence[int], depth: int) -> list[int]:
-    """Blocks counted from 0, each once, in the order given."""
-    for block in blocks:
-        if not -depth <= block < depth:
-            raise ValueError(f'a block must be 0 to {depth - 1} (or -{depth} to -1), got {block}')
-    return list(dict.fromkeys(block % depth for block in blocks))
 
 
 def _token_of(point: Point, size: tuple[int, int], grid: tuple[int, int]) -> int:

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from beit_mm.apis import extract_features, load_model
 from beit_mm.datasets.images import input_format, normalise
+from beit_mm.models.backbones.relative_position import locate
 
 IMAGE = draw(60, 80)
 
@@ -30,10 +31,10 @@ def tokens(model, image: np.ndarray, block: int, norm) -> torch.Tensor:
     with torch.no_grad():
         x, grid = trunk.patch_embed(normalise(image, input_format(model)))
         x = torch.cat([trunk.cls_token, x], dim=1)
-        shared = None if trunk.rel_pos_bias is None else trunk.rel_pos_bias(grid, x.dtype)
+        positions = locate(trunk.grid, grid, x.dtype, x.device)
+        shared = None if trunk.rel_pos_bias is None else trunk.rel_pos_bias(positions)
         for one in trunk.blocks[: block + 1]:
-            own = one.attn.bias(grid, x.dtype)
-            x = one(x, shared if own is None else own)
+            x = one(x, positions, shared)
         return norm(x)[0]
 
 
@@ -106,7 +107,7 @@ def test_mistakes_are_one_sentence(classifier):
     with pytest.raises(ValueError, match="kind must be one of mean, cls_token, patches, got 'max'"):
         features(model, kind='max')
     for blocks in (2, [0, -3], [], [0.5]):
-        with pytest.raises(ValueError, match='blocks must name blocks of a trunk of depth 2, got'):
+        with pytest.raises(ValueError, match=r'blocks must be 0 to 1 \(or -2 to -1\) for depth 2, got'):
             features(model, blocks=blocks)
     with pytest.raises(ValueError, match='extract_features needs a model whose trunk is BEiT, got Linear'):
         features(torch.nn.Linear(1, 1))

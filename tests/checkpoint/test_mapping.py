@@ -170,7 +170,7 @@ def test_data2vec_and_other_names_of_the_trunk_s_module_are_read():
 
 @pytest.mark.parametrize('grid', [(2, 2), (3, 5), (5, 3), (14, 14), (1, 4)])
 def test_the_grid_is_read_off_the_index(grid):
-    index = torch.from_numpy(relative_position_index(grid))
+    index = relative_position_index(grid)
     weights = {**RELEASE, 'blocks.0.attn.relative_position_index': index}
     assert adopt(weights, 'file')['state_dict']['backbone.grid_size'].tolist() == list(grid)
     assert grid_of_index(index.float()).tolist() == list(grid), 'PASSL keeps a float one'
@@ -184,7 +184,7 @@ def test_the_grid_is_read_off_the_index(grid):
         torch.zeros(5, 5),
         torch.zeros(1, 1),
         torch.arange(25).view(5, 5),
-        torch.from_numpy(relative_position_index((2, 3)))[:6, :6],
+        relative_position_index((2, 3))[:6, :6],
     ],
 )
 def test_an_index_that_is_none_tells_no_grid(index):

@@ -14,7 +14,7 @@ from beit_mm.apis import load_model
 from beit_mm.checkpoint import read_checkpoint
 from beit_mm.datasets.images import input_format, normalise
 from beit_mm.export import export, FORMATS
-from beit_mm.export.parts import fit_to_grid, take_part
+from beit_mm.export.parts import take_part
 
 ABSOLUTE = dict(use_rel_pos_bias=False, use_abs_pos_emb=True)
 SHARED = dict(use_rel_pos_bias=False, use_shared_rel_pos_bias=True)
@@ -43,7 +43,7 @@ def test_a_part_at_its_size_gives_what_the_trunk_that_takes_any_size_gives(confi
     model = build(config, **trunk)
     images = torch.randn(2, 3, *size)
     part = take_part(model, 'trunk')
-    fit_to_grid(part.trunk, (size[0] // 16, size[1] // 16))
+    part.trunk.set_grid((size[0] // 16, size[1] // 16))
     with torch.no_grad():
         given, wanted = part.trunk(images), model.backbone(images)
     assert all(torch.allclose(left, right, atol=1e-5) for left, right in zip(given, wanted))

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from beit_mm.models import BEiT
 from beit_mm.models.backbones.layers import Attention, Block, Mlp
-from beit_mm.models.backbones.relative_position import num_offsets, relative_position_index
+from beit_mm.models.backbones.relative_position import locate, num_offsets, Positions, relative_position_index
 
 TINY = dict(img_size=64, embed_dim=32, depth=2, num_heads=4)
 SHARED = dict(use_rel_pos_bias=False, use_shared_rel_pos_bias=True)
@@ -29,6 +29,11 @@ def build(**kwargs) -> BEiT:
 
 def images(height: int, width: int, batch: int = 2) -> torch.Tensor:
     return torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(height * 1000 + width))
+
+
+def positions(height: int, width: int) -> Positions:
+    """Of a grid that the tables were made for."""
+    return locate((height, width), (height, width), torch.float32, torch.device('cpu'))
 
 
 # Image sizes
@@ -230,7 +235,7 @@ def brute_force_bias(table: torch.Tensor, height: int, width: int) -> torch.Tens
 @pytest.mark.parametrize('grid', [(2, 3), (3, 2), (1, 4)])
 def test_every_pair_of_tokens_reads_its_row_of_the_table(grid):
     table = torch.arange(num_offsets(grid) + 3).float()[:, None]
-    assert torch.equal(torch.from_numpy(relative_position_index(grid)).float(), brute_force_bias(table, *grid)[0])
+    assert torch.equal(relative_position_index(grid).float(), brute_force_bias(table, *grid)[0])
 
 
 @pytest.mark.parametrize('kind', ['own', 'shared', 'both'])
@@ -245,32 +250,30 @@ def test_attention_adds_the_bias_of_a_grid_that_is_not_square_to_the_logits(kind
     if kind != 'shared':
         bias = bias + brute_force_bias(attention.relative_position_bias_table, height, width)
     if kind != 'own':
-        shared = torch.randn(1, heads, 7, 7)
-        bias = bias + shared[0]
+        shared = torch.randn(1, heads, 7, 8)  # rows of a multiple of 8
+        bias = bias + shared[0, :, :, :7]
     x = torch.randn(2, 7, 32)
     q, k, v = (x @ attention.qkv.weight.t()).chunk(3, dim=2)
     q, v = q + attention.q_bias, v + attention.v_bias
     q, k, v = (t.unflatten(2, (heads, 8)).transpose(1, 2) for t in (q, k, v))
     weights = (q @ k.transpose(2, 3) / math.sqrt(8) + bias).softmax(dim=3)
     expected = attention.proj((weights @ v).transpose(1, 2).flatten(2))
-    own = attention.bias((height, width), x.dtype)
-    given = own if shared is None else shared if own is None else own + shared
-    torch.testing.assert_close(attention(x, given), expected)
+    torch.testing.assert_close(attention(x, positions(height, width), shared), expected)
 
 
 def test_every_block_takes_the_shared_bias():
     trunk = build(**SHARED)
     seen = []
     for block in trunk.blocks:
-        block.attn.register_forward_pre_hook(lambda module, args: seen.append(args[1]))
+        block.attn.register_forward_pre_hook(lambda module, args: seen.append(args[2]))
     trunk(images(32, 48))
     table = trunk.rel_pos_bias.relative_position_bias_table
     assert table.shape == (7 * 7 + 3, 4) and len(seen) == 2
     for bias in seen:
-        assert bias.shape == (1, 4, 7, 7)
+        assert bias.shape == (1, 4, 7, 8)  # rows of a multiple of 8
         # A smaller grid reads the centre of the table: here 2 x 3 patches of a table for 4 x 4.
         centre = table[:-3].unflatten(0, (7, 7))[2:5, 1:6].flatten(0, 1)
-        torch.testing.assert_close(bias[0], brute_force_bias(torch.cat([centre, table[-3:]]), 2, 3))
+        torch.testing.assert_close(bias[0, :, :, :7], brute_force_bias(torch.cat([centre, table[-3:]]), 2, 3))
 
 
 # Regularisation
@@ -281,9 +284,9 @@ def test_layer_scale_of_nothing_leaves_it_out_and_keeps_the_branches(value):
     block = build(layer_scale_init_value=value).blocks[0]
     assert not [name for name, _ in block.named_parameters() if 'gamma' in name]
     x = torch.randn(2, 17, 32)
-    middle = x + block.attn(block.norm1(x), block.attn.bias((4, 4), x.dtype))
+    middle = x + block.attn(block.norm1(x), positions(4, 4))
     expected = middle + block.mlp(block.norm2(middle))
-    torch.testing.assert_close(block(x, block.attn.bias((4, 4), x.dtype)), expected)
+    torch.testing.assert_close(block(x, positions(4, 4)), expected)
     assert (expected - x).abs().mean() > 0.1 and (expected - middle).abs().mean() > 0.1
 
 
@@ -293,10 +296,8 @@ def test_layer_scale_multiplies_each_branch_by_its_own_factors():
     block = build(layer_scale_init_value=0.25).blocks[0]
     assert not torch.equal(block.gamma_1, block.gamma_2)
     x = torch.randn(2, 17, 32)
-    middle = x + block.gamma_1 * block.attn(block.norm1(x), block.attn.bias((4, 4), x.dtype))
-    torch.testing.assert_close(
-        block(x, block.attn.bias((4, 4), x.dtype)), middle + block.gamma_2 * block.mlp(block.norm2(middle))
-    )
+    middle = x + block.gamma_1 * block.attn(block.norm1(x), positions(4, 4))
+    torch.testing.assert_close(block(x, positions(4, 4)), middle + block.gamma_2 * block.mlp(block.norm2(middle)))
 
 
 def test_drop_path_rises_linearly_over_the_blocks():
@@ -323,8 +324,8 @@ def test_drop_path_is_applied_once_to_each_branch():
         with torch.no_grad():
             getattr(block, dead).zero_()
             getattr(block, alive).fill_(1)
-            branch = block.eval()(x) - x
-            dropped_branch = block.train()(x) - x
+            branch = block.eval()(x, positions(1, 1)) - x
+            dropped_branch = block.train()(x, positions(1, 1)) - x
         kept = dropped_branch.abs().amax(dim=(1, 2)) > 0
         assert abs(kept.float().mean() - 0.5) < 0.03  # twice would keep a quarter
         torch.testing.assert_close(dropped_branch[kept], branch[kept] / 0.5, rtol=1e-3, atol=1e-4)

@@ -6,7 +6,13 @@ import torch
 from scipy.interpolate import CubicSpline, RectBivariateSpline
 from scipy.optimize import brentq
 
-from beit_mm.models.backbones.relative_position import expand_bias, infer_grid, num_offsets, RelativePositionBias
+from beit_mm.models.backbones.relative_position import (
+    expand_bias,
+    infer_grid,
+    locate,
+    num_offsets,
+    RelativePositionBias,
+)
 
 
 def table_of(grid, heads=2, dtype=torch.float64):
@@ -164,13 +170,13 @@ def test_a_number_of_rows_that_no_grid_has_is_refused(num_rows):
 
 @pytest.mark.parametrize('grid', [(2, 3), (4, 4), (5, 3)])
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
-def test_the_bias_has_the_queries_dtype_and_rows_aligned_to_eight(grid, dtype):
-    bias = RelativePositionBias((4, 4), 4)
+def test_the_bias_is_float32_and_its_rows_are_aligned_to_eight(grid, dtype):
+    bias = RelativePositionBias((4, 4), 4).to(dtype)
     torch.nn.init.normal_(bias.relative_position_bias_table)
     num_tokens = 1 + grid[0] * grid[1]
-    value = bias(grid, dtype)
-    assert value.shape == (1, 4, num_tokens, num_tokens) and value.dtype == dtype
-    assert value.stride(3) == 1 and value.stride(2) % 8 == 0
-    value.sum().backward()
+    value = bias(locate((4, 4), grid, dtype, torch.device('cpu')))
+    assert value.dtype == torch.float32 and value.shape[:3] == (1, 4, num_tokens)
+    assert value.is_contiguous() and value.shape[3] % 8 == 0
+    value[..., :num_tokens].sum().backward()
     assert bias.relative_position_bias_table.grad[-1].tolist() == [1.0] * 4
     assert bias.relative_position_bias_table.grad[-3].tolist() == [float(num_tokens - 1)] * 4

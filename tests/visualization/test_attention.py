@@ -14,7 +14,7 @@ from beit_mm.checkpoint.converting import convert
 from beit_mm.datasets.images import resize_image
 from beit_mm.models import BEiT
 from beit_mm.models.backbones.layers import Attention
-from beit_mm.models.backbones.relative_position import expand_bias, relative_position_index
+from beit_mm.models.backbones.relative_position import expand_bias, locate, relative_position_index
 from beit_mm.models.weights import resize_position_embedding
 from beit_mm.visualization import attention_maps, grid_points, point_attention_maps
 
@@ -72,22 +72,23 @@ def test_probabilities_times_values_are_what_the_forward_projects(grid, qkv_bias
     attention = draw(Attention(32, 4, qkv_bias, bias_grid=grid))
     attention.proj = torch.nn.Identity()
     x = torch.randn(2, 7, 32, generator=torch.Generator().manual_seed(1))
-    bias = attention.bias((2, 3), x.dtype)
-    probabilities = attention.probabilities(x, bias)
+    positions = locate((2, 3), (2, 3), x.dtype, x.device)
+    probabilities = attention.probabilities(x, positions)
     assert probabilities.shape == (2, 4, 7, 7)
     torch.testing.assert_close(probabilities.sum(dim=3), torch.ones(2, 4, 7))
     values = F.linear(x, attention.qkv.weight[64:], attention.v_bias).unflatten(2, (4, 8)).transpose(1, 2)
     expected = (probabilities @ values).transpose(1, 2).flatten(2)
-    torch.testing.assert_close(attention(x, bias), expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(attention(x, positions), expected, rtol=0, atol=1e-6)
 
 
 @torch.no_grad()
 def test_probabilities_are_float32_under_autocast():
     attention = draw(Attention(32, 4, bias_grid=(2, 3)))
     x = torch.randn(2, 7, 32, generator=torch.Generator().manual_seed(1))
-    expected = attention.probabilities(x, attention.bias((2, 3), x.dtype))
+    positions = locate((2, 3), (2, 3), x.dtype, x.device)
+    expected = attention.probabilities(x, positions)
     with torch.autocast('cpu', torch.bfloat16):
-        found = attention.probabilities(x, attention.bias((2, 3), torch.bfloat16))
+        found = attention.probabilities(x, positions)
     assert found.dtype == torch.float32 and not torch.equal(found, expected)
     torch.testing.assert_close(found, expected, rtol=0, atol=0.02)
     torch.testing.assert_close(found.sum(dim=3), torch.ones(2, 4, 7))  # bfloat16 rows would be off by more
@@ -112,10 +113,10 @@ class Sizes(TorchDispatchMode):
 def test_probabilities_of_few_queries_are_rows_of_the_whole_which_is_never_made(grid):
     attention = draw(Attention(32, 4, bias_grid=grid))
     x, queries = torch.randn(8, 100, 32, generator=torch.Generator().manual_seed(1)), torch.tensor([0, 7, 7])
-    bias = attention.bias(grid, x.dtype)
+    positions = locate((9, 11), (9, 11), x.dtype, x.device)
     with Sizes() as sizes:
-        rows = attention.probabilities(x, bias, queries)
-    torch.testing.assert_close(rows, attention.probabilities(x, bias)[:, :, queries], rtol=1e-5, atol=1e-7)
+        rows = attention.probabilities(x, positions, queries=queries)
+    torch.testing.assert_close(rows, attention.probabilities(x, positions)[:, :, queries], rtol=1e-5, atol=1e-7)
     assert sizes.largest <= 8 * 100 * 3 * 32 < 8 * 4 * 100 * 100  # queries, keys and values; the whole matrix
 
 
@@ -125,7 +126,7 @@ def test_probabilities_of_few_queries_are_rows_of_the_whole_which_is_never_made(
 def by_hand(trunk: BEiT, images: torch.Tensor, mask: torch.Tensor) -> list:
     """Every block's softmax(q k^T / sqrt(d) + bias), with biases read one by one from the resized tables."""
     grid = images.shape[2] // 16, images.shape[3] // 16
-    index = torch.from_numpy(relative_position_index(grid))
+    index = relative_position_index(grid)
     x = trunk.patch_embed.proj(images).flatten(2).transpose(1, 2)
     x[mask.flatten(1)] = trunk.mask_token[0, 0]
     x = torch.cat([trunk.cls_token.expand(len(x), 1, 32), x], dim=1)
@@ -208,7 +209,7 @@ def test_blocks_that_were_compiled_before_give_the_same_maps():
 
 @pytest.mark.parametrize('block', [3, -4])
 def test_a_block_that_does_not_exist_is_refused(block):
-    with pytest.raises(ValueError, match=rf'a block must be 0 to 2 \(or -3 to -1\), got {block}'):
+    with pytest.raises(ValueError, match=rf'blocks must be 0 to 2 \(or -3 to -1\) for depth 3, got \[0, {block}\]'):
         attention_maps(build(), pixels(48, 48), [0, block])
 
 

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from beit_mm.engine.runners.random_states import untouched_random_states
 from beit_mm.engine.runners.stopwatch import timed
 from beit_mm.engine.runners.unwrapping import unwrap
+from beit_mm.models.backbones.beit import BEiT
 from beit_mm.models.evaluating import evaluating
 from beit_mm.registry import DATASETS, HOOKS
 
@@ -209,7 +210,7 @@ def pool(output: Tensor, features: str) -> Tensor:
     if output.ndim == 4:
         return output.flatten(2).mean(dim=2)
     if output.ndim == 3:
-        return output[:, 0] if features == 'cls_token' else output[:, 1:].mean(dim=1)
+        return BEiT.pool(output, features)
     return output
 
 

@@ -8,13 +8,27 @@ from mmengine.model import BaseModule
 from torch import nn, Tensor
 from torch.utils.checkpoint import checkpoint
 
-from beit_mm.models.weights import fit_trunk_weights, resize_position_embedding, WeightsMismatch
+from beit_mm.errors import UserError
+from beit_mm.models.weights import fit_trunk_weights, naming_checkpoint, resize_position_embedding
 from beit_mm.registry import MODELS
 
 from .layers import Block, patch_grid, PatchEmbed
-from .relative_position import Grid, RelativePositionBias
+from .relative_position import expand_bias, Grid, locate, Positions, RelativePositionBias
 
 OUT_TYPES = ('raw', 'cls_token', 'avg_featmap', 'featmap')
+POOLINGS = ('mean', 'cls_token', 'patches')
+
+
+def resolve_blocks(blocks: int | Sequence[int], depth: int) -> tuple[int, ...]:
+    """Blocks of a trunk counted from 0, from one or several counted from 0 or back from -1.
+
+    Raises:
+        UserError: If there are none, or one is not in the trunk.
+    """
+    indices = [blocks] if isinstance(blocks, int) else list(blocks)
+    if not indices or any(not isinstance(index, int) or not -depth <= index < depth for index in indices):
+        raise UserError(f'blocks must be 0 to {depth - 1} (or -{depth} to -1) for depth {depth}, got {blocks}')
+    return tuple(index % depth for index in indices)
 
 
 @MODELS.register_module()
@@ -22,7 +36,7 @@ class BEiT(BaseModule):
     """Vision transformer with relative position bias and LayerScale.
 
     Any image size that the patch size divides is accepted, square or not, whatever size the trunk was built or its
-    weights were trained for.
+    weights were trained for. A trunk built for the size that it trains at need not resize its tables at every step.
 
     Args:
         img_size: training size in pixels, one number or (height, width); sets the grid of the position tables.
@@ -37,18 +51,25 @@ class BEiT(BaseModule):
         layer_scale_init_value: initial LayerScale; 0 or None leaves it out.
         drop_rate, attn_drop_rate: dropout after projections and on attention weights.
         drop_path_rate: stochastic depth of the last block, rising linearly from 0 at the first.
-        out_type: 'raw': all tokens after `norm`, (B, 1 + h * w, C), the class token first; 'cls_token': that one,
-            (B, C); 'avg_featmap': mean of the patch tokens after `fc_norm`, (B, C); 'featmap': patch tokens without a
-            norm, (B, C, h, w).
-        out_indices: blocks, counted from 0 or back from -1, whose outputs are returned; the norm goes with the last.
+        out_type: 'raw': all tokens after `norm`, (B, 1 + h * w, C), the class token first; 'cls_token': the class
+            token after `norm`, (B, C); 'avg_featmap': mean of the patch tokens, then `fc_norm`, (B, C); 'featmap':
+            patch tokens without a norm, (B, C, h, w).
+        out_indices: blocks, counted from 0 or back from -1, whose outputs are returned. Only the last block's are
+            normalised.
         norm_eps: epsilon of the layer norms.
-        with_cp: compute the inside of blocks again in the backward pass instead of keeping it: less memory, a third
-            more work.
-        compile_blocks: run every block through torch.compile; names of weights stay.
+        frozen_stages: what does not learn and stays in evaluation mode: -1 nothing; 0 the patch embedding, the class
+            token and the position embeddings; n > 0 the first n blocks and a shared bias table too; with all blocks
+            the last norm as well.
+        with_cp: activation checkpointing: the inside of blocks is computed again in the backward pass instead of
+            being kept, which takes less memory and a third more work.
+        compile_blocks: run every block through torch.compile. Names of weights stay.
         init_cfg: MMEngine's, for example `dict(type='Pretrained', checkpoint=PATH, prefix='backbone.')`.
 
+    Attributes:
+        grid: patches (h, w) of the position tables. `set_grid` changes it.
+
     Raises:
-        ValueError: If sizes do not fit each other or out_type is unknown.
+        UserError: If sizes do not fit each other, out_type is unknown, or there is no such block.
     """
 
     def __init__(
@@ -72,21 +93,24 @@ class BEiT(BaseModule):
         out_type: str = 'avg_featmap',
         out_indices: int | Sequence[int] = -1,
         norm_eps: float = 1e-6,
+        frozen_stages: int = -1,
         with_cp: bool = False,
         compile_blocks: bool = False,
-        init_cfg: dict | None = None,
+        init_cfg: dict | list[dict] | None = None,
     ):
         super().__init__(init_cfg)
         if embed_dim % num_heads:
-            raise ValueError(f'num_heads must divide embed_dim, got {num_heads} and {embed_dim}')
+            raise UserError(f'num_heads must divide embed_dim, got {num_heads} and {embed_dim}')
         if out_type not in OUT_TYPES:
-            raise ValueError(f'out_type must be one of {", ".join(OUT_TYPES)}, got {out_type!r}')
+            raise UserError(f'out_type must be one of {", ".join(OUT_TYPES)}, got {out_type!r}')
+        if not -1 <= frozen_stages <= depth:
+            raise UserError(f'frozen_stages must be -1 to {depth}, the depth of the trunk, got {frozen_stages}')
         self.embed_dim = embed_dim
         self.out_type = out_type
-        self.out_indices = self._resolve_indices(out_indices, depth)
+        self.out_indices = resolve_blocks(out_indices, depth)
         self.grid = patch_grid((img_size, img_size) if isinstance(img_size, int) else tuple(img_size), patch_size)
         self.has_block_bias = use_rel_pos_bias
-        # Travels with the weights: the rows of a bias table alone do not tell 14 x 10 patches from 10 x 14.
+        # Saved with the weights: the rows of a bias table alone do not tell 14 x 10 patches from 10 x 14.
         self.register_buffer('grid_size', torch.tensor(self.grid))
 
         self.patch_embed = PatchEmbed(patch_size, in_channels, embed_dim)
@@ -111,29 +135,46 @@ class BEiT(BaseModule):
             )
             for rate in torch.linspace(0, drop_path_rate, depth, device='cpu').tolist()
         )
-        # The release names the norm after the mean `fc_norm`, the one before any pooling `norm`.
+        # As in the release: `fc_norm` comes after the mean, `norm` before any pooling.
         if out_type == 'avg_featmap':
             self.fc_norm = nn.LayerNorm(embed_dim, eps=norm_eps)
         elif out_type != 'featmap':
             self.norm = nn.LayerNorm(embed_dim, eps=norm_eps)
         self._initialise()
+        self.frozen_stages = frozen_stages
+        for frozen in self._frozen():
+            frozen.requires_grad_(False)
         self.with_cp = with_cp
         if compile_blocks:  # equal blocks share one graph
             for block in self.blocks:
                 block.compile()
         self.register_load_state_dict_pre_hook(fit_trunk_weights)
 
-    @staticmethod
-    def _resolve_indices(out_indices: int | Sequence[int], depth: int) -> tuple[int, ...]:
-        indices = [out_indices] if isinstance(out_indices, int) else list(out_indices)
-        if not indices or any(not -depth <= index < depth for index in indices):
-            raise ValueError(f'out_indices must name blocks of a trunk of depth {depth}, got {out_indices}')
-        return tuple(index % depth for index in indices)
+    def _frozen(self) -> list[nn.Module | nn.Parameter]:
+        """What frozen_stages names."""
+        if self.frozen_stages < 0:
+            return []
+        frozen = [self.patch_embed, self.pos_drop, self.cls_token]
+        frozen += [self.pos_embed] if self.pos_embed is not None else []
+        frozen += self.blocks[: self.frozen_stages]
+        if self.frozen_stages and self.rel_pos_bias is not None:
+            frozen.append(self.rel_pos_bias)
+        if self.frozen_stages == len(self.blocks):
+            frozen += [getattr(self, name) for name in ('norm', 'fc_norm') if hasattr(self, name)]
+        return frozen
+
+    def train(self, mode: bool = True) -> 'BEiT':
+        """Keep frozen modules in evaluation mode: no dropout, no drop path."""
+        super().train(mode)
+        for frozen in self._frozen():
+            if isinstance(frozen, nn.Module):
+                frozen.eval()
+        return self
 
     @torch.no_grad()
     def _initialise(self, std: float = 0.02) -> None:
         """Truncated normal as in the release: pre-training cuts at one deviation and includes the patch convolution,
-        fine-tuning cuts at +-2 and leaves that convolution at PyTorch's default.
+        fine-tuning cuts at +-2 and leaves the patch convolution at PyTorch's default.
         """
         pre_training = self.mask_token is not None
         cut = std if pre_training else 2.0
@@ -150,28 +191,42 @@ class BEiT(BaseModule):
             block.mlp.fc2.weight.div_(math.sqrt(2.0 * index))
 
     def init_weights(self) -> None:
-        """Load what init_cfg names; the rest was initialised when built.
+        """Load what init_cfg names; the rest was initialised when the trunk was built.
 
         Raises:
-            ValueError: If the checkpoint does not fit, or holds nothing under the prefix asked for; names the file.
+            UserError: If the checkpoint does not fit, or holds nothing under the prefix; the message names the file.
         """
-        try:
+        with naming_checkpoint(self.init_cfg):
             super().init_weights()
-        except (AssertionError, WeightsMismatch) as error:  # MMEngine's and ours, neither knows the file
-            raise ValueError(f'{self.init_cfg["checkpoint"]}: {error}') from error
 
     def forward(self, images: Tensor, mask: Tensor | None = None) -> tuple[Tensor, ...]:
         """Features of the blocks in out_indices.
 
         Args:
             images: normalised, (B, in_channels, H, W); H and W multiples of the patch size.
-            mask: bool (B, h, w) or (B, h * w), True where the mask token stands for the patch; None for no mask.
+            mask: bool (B, h, w) or (B, h * w), True where the mask token replaces the patch; None for no mask.
 
         Returns:
             One tensor per out_index, in the form of out_type.
 
         Raises:
-            ValueError: If the patch size does not divide the image, or the mask does not fit its grid.
+            UserError: If the patch size does not divide the image, or the mask does not fit its grid.
+        """
+        tokens, grid = self.read_blocks(images, self.out_indices, mask)
+        last = len(self.blocks) - 1
+        return tuple(self._output(x, grid, index == last) for index, x in zip(self.out_indices, tokens))
+
+    def read_blocks(
+        self, images: Tensor, blocks: Sequence[int], mask: Tensor | None = None
+    ) -> tuple[list[Tensor], Grid]:
+        """Tokens as they leave blocks, without a norm.
+
+        Args:
+            images, mask: as in forward.
+            blocks: counted from 0.
+
+        Returns:
+            For every block (B, 1 + h * w, C), the class token first; the grid (h, w) of the images.
         """
         x, grid = self.patch_embed(images)  # (B, h * w, C)
         if mask is not None:
@@ -180,55 +235,86 @@ class BEiT(BaseModule):
         if self.pos_embed is not None:
             x = x + resize_position_embedding(self.pos_embed, grid, self.grid)
         x = self.pos_drop(x)
-        dtype = self._query_dtype(x)
-        shared_bias = None if self.rel_pos_bias is None else self.rel_pos_bias(grid, dtype)
+        positions = shared_bias = None
+        if self.has_block_bias or self.rel_pos_bias is not None:
+            positions = locate(self.grid, grid, self.cls_token.dtype, x.device)  # once for all blocks
+        if self.rel_pos_bias is not None:
+            shared_bias = self.rel_pos_bias(positions)
         outputs = {}
         for index, block in enumerate(self.blocks):
-            bias = block.attn.bias(grid, dtype)  # outside of the block, which may be compiled
-            if shared_bias is not None:
-                bias = shared_bias if bias is None else bias + shared_bias
-            x = self._run(block, x, bias)
-            if index in self.out_indices:
-                outputs[index] = self._output(x, grid, is_last=index == len(self.blocks) - 1)
-        return tuple(outputs[index] for index in self.out_indices)
+            x = self._run(block, x, positions, shared_bias)
+            if index in blocks:
+                outputs[index] = x
+        return [outputs[index] for index in blocks], grid
 
-    def _run(self, block: Block, x: Tensor, bias: Tensor | None) -> Tensor:
+    def _run(self, block: Block, x: Tensor, positions: Positions | None, shared_bias: Tensor | None) -> Tensor:
         if self.with_cp and self.training and torch.is_grad_enabled():
-            return checkpoint(block, x, bias, use_reentrant=False)
-        return block(x, bias)
+            return checkpoint(block, x, positions, shared_bias, use_reentrant=False)
+        return block(x, positions, shared_bias)
 
     def _put_mask_tokens(self, patches: Tensor, mask: Tensor, grid: Grid) -> Tensor:
         if self.mask_token is None:
-            raise ValueError('a mask needs a trunk with use_mask_token=True, got use_mask_token=False')
+            raise UserError('a mask needs a trunk with use_mask_token=True, got use_mask_token=False')
         batch, num_patches, _ = patches.shape
         if mask.shape not in ((batch, *grid), (batch, num_patches)):
-            raise ValueError(
+            raise UserError(
                 f'mask must be {(batch, *grid)} to fit images of {grid[0]} x {grid[1]} patches, got {tuple(mask.shape)}'
             )
         return torch.where(mask.reshape(batch, num_patches, 1).bool(), self.mask_token.to(patches.dtype), patches)
 
     @staticmethod
-    def _query_dtype(x: Tensor) -> torch.dtype:
-        device = x.device.type
-        if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
-            return torch.get_autocast_dtype(device)
-        return x.dtype
+    def pool(tokens: Tensor, kind: str) -> Tensor:
+        """Features from tokens (B, 1 + N, C), the class token first.
+
+        Args:
+            tokens: of any trunk.
+            kind: 'mean' of the patch tokens, (B, C); 'cls_token', (B, C); or 'patches', all patch tokens, (B, N, C).
+
+        Raises:
+            UserError: If kind is another.
+        """
+        if kind not in POOLINGS:
+            raise UserError(f'kind of pooling must be one of {", ".join(POOLINGS)}, got {kind!r}')
+        if kind == 'cls_token':
+            return tokens[:, 0]
+        return tokens[:, 1:] if kind == 'patches' else tokens[:, 1:].mean(dim=1)
 
     def _output(self, x: Tensor, grid: Grid, is_last: bool) -> Tensor:
         if self.out_type == 'featmap':
-            return x[:, 1:].transpose(1, 2).unflatten(2, grid)  # (B, C, h, w)
+            return self.pool(x, 'patches').transpose(1, 2).unflatten(2, grid)  # (B, C, h, w)
         if self.out_type == 'avg_featmap':
-            x = x[:, 1:].mean(dim=1)
+            x = self.pool(x, 'mean')
             return self.fc_norm(x) if is_last else x
         x = self.norm(x) if is_last else x
-        return x if self.out_type == 'raw' else x[:, 0]
+        return x if self.out_type == 'raw' else self.pool(x, 'cls_token')
+
+    @torch.no_grad()
+    def set_grid(self, grid: Grid) -> None:
+        """Resize the bias tables and position embeddings to a patch grid (h, w), in place.
+
+        What `forward` does at every call for images of another size is then done once. The parameters are new ones, so
+        call it before an optimizer is built.
+        """
+        grid = tuple(grid)
+        if grid == self.grid:
+            return
+        for module in (*(block.attn for block in self.blocks if self.has_block_bias), self.rel_pos_bias):
+            if module is not None:
+                table = module.relative_position_bias_table
+                resized = expand_bias(table, self.grid, grid)
+                module.relative_position_bias_table = nn.Parameter(resized, table.requires_grad)
+        if self.pos_embed is not None:
+            resized = resize_position_embedding(self.pos_embed, grid, self.grid)
+            self.pos_embed = nn.Parameter(resized, self.pos_embed.requires_grad)
+        self.grid = grid
+        self.grid_size.copy_(torch.tensor(grid))
 
     def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
         """Layer of a parameter for layer-wise learning rate decay (released code; MMPretrain's contract).
 
         Args:
             param_name: its name in the whole model.
-            prefix: where the trunk stands in that model, such as 'backbone.'.
+            prefix: of the trunk's parameters in that model, such as 'backbone.'.
 
         Returns:
             (layer, number of layers): 0 for embeddings, i + 1 for block i, the last for all else.

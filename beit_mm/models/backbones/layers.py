@@ -10,7 +10,7 @@ from mmcv.cnn.bricks import DropPath
 from torch import nn, Tensor
 from torch.nn import functional as F
 
-from .relative_position import bias_of_grid, Grid, NUM_CLASS_ROWS, num_offsets
+from .relative_position import Grid, NUM_CLASS_ROWS, num_offsets, Positions, read_bias
 
 
 class PatchEmbed(nn.Module):
@@ -50,11 +50,14 @@ def patch_grid(image_size: tuple[int, int], patch_size: int) -> Grid:
 class Attention(nn.Module):
     """Multi-head self-attention with biases on queries and values, none on keys (released code).
 
+    `qkv` has no bias of its own: `q_bias` and `v_bias` are added to its output, so that `qkv` is a plain linear layer
+    that can be hooked, wrapped or replaced.
+
     Args:
         embed_dim, num_heads: width and number of heads; heads must divide the width.
         qkv_bias: whether queries and values have a bias.
         attn_drop_rate, proj_drop_rate: dropout on the attention weights and after the projection.
-        bias_grid: grid (h, w) of a relative position bias of the block's own; None for none.
+        bias_grid: grid (h, w) of the block's relative position bias table; None for no table.
     """
 
     def __init__(
@@ -68,38 +71,45 @@ class Attention(nn.Module):
     ):
         super().__init__()
         self.num_heads = num_heads
-        self.bias_grid = bias_grid
         self.attn_drop_rate = attn_drop_rate
         self.qkv = nn.Linear(embed_dim, 3 * embed_dim, bias=False)
         self.q_bias = nn.Parameter(torch.zeros(embed_dim)) if qkv_bias else None
         self.v_bias = nn.Parameter(torch.zeros(embed_dim)) if qkv_bias else None
+        # The released names have no module between `attn` and the table.
+        self.relative_position_bias_table = None
         if bias_grid is not None:
-            # The released names have no module between `attn` and the table.
             self.relative_position_bias_table = nn.Parameter(
                 torch.zeros(num_offsets(bias_grid) + NUM_CLASS_ROWS, num_heads)
             )
         self.proj = nn.Linear(embed_dim, embed_dim)
         self.proj_drop = nn.Dropout(proj_drop_rate)
 
-    def bias(self, grid: Grid, dtype: torch.dtype) -> Tensor | None:
-        """The block's own bias (1, num_heads, N, N) for a grid (h, w), in the queries' dtype; None if it has none."""
-        if self.bias_grid is None:
-            return None
-        return bias_of_grid(self.relative_position_bias_table, self.bias_grid, grid, dtype)
+    def forward(self, x: Tensor, positions: Positions | None = None, shared_bias: Tensor | None = None) -> Tensor:
+        """Tokens (B, N, C) to tokens (B, N, C).
 
-    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        """Tokens (B, N, C) to tokens (B, N, C); bias is (1, num_heads, N, N), added to the logits."""
+        Args:
+            x: tokens.
+            positions: of the tokens, for the block's own table; None if it has none.
+            shared_bias: added to the logits too, (1, num_heads, N, N'), see `read_bias`.
+        """
         q, k, v = self._project(x)
+        bias = self._bias(positions, shared_bias, q)
         heads = F.scaled_dot_product_attention(
             q, k, v, attn_mask=bias, dropout_p=self.attn_drop_rate if self.training else 0.0
         )
         return self.proj_drop(self.proj(heads.transpose(1, 2).reshape(x.shape)))
 
-    def probabilities(self, x: Tensor, bias: Tensor | None = None, queries: Tensor | None = None) -> Tensor:
+    def probabilities(
+        self,
+        x: Tensor,
+        positions: Positions | None = None,
+        shared_bias: Tensor | None = None,
+        queries: Tensor | None = None,
+    ) -> Tensor:
         """The attention weights that `forward` sums the values with, without dropout.
 
         Args:
-            x, bias: as in forward.
+            x, positions, shared_bias: as in forward.
             queries: int64 (Q,), the tokens whose rows are wanted, which alone are computed; None for all N.
 
         Returns:
@@ -107,6 +117,7 @@ class Attention(nn.Module):
             keys.
         """
         q, k, _ = self._project(x)
+        bias = self._bias(positions, shared_bias, q)
         if queries is not None:
             q, bias = q[:, :, queries], None if bias is None else bias[:, :, queries]
         dtype = torch.promote_types(q.dtype, torch.float32)
@@ -117,11 +128,24 @@ class Attention(nn.Module):
     def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values of tokens (B, N, C), each (B, num_heads, N, C / num_heads)."""
         batch, num_tokens, _ = x.shape
-        qkv_bias = None
+        qkv = self.qkv(x).view(batch, num_tokens, 3, self.num_heads, -1)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind()
         if self.q_bias is not None:
-            qkv_bias = torch.cat([self.q_bias, torch.zeros_like(self.v_bias), self.v_bias])
-        qkv = F.linear(x, self.qkv.weight, qkv_bias).view(batch, num_tokens, 3, self.num_heads, -1)
-        return qkv.permute(2, 0, 3, 1, 4).unbind()
+            q_bias, v_bias = (bias.to(q.dtype).view(self.num_heads, 1, -1) for bias in (self.q_bias, self.v_bias))
+            q, v = q + q_bias, v + v_bias
+        return q, k, v
+
+    def _bias(self, positions: Positions | None, shared_bias: Tensor | None, queries: Tensor) -> Tensor | None:
+        """Sum of the block's own bias and the shared one, (1, num_heads, N, N); None if there is neither.
+
+        It has the queries' dtype: a float32 bias with bfloat16 queries is silently wrong in cuDNN's kernel.
+        """
+        bias = shared_bias
+        if self.relative_position_bias_table is not None:
+            own = read_bias(self.relative_position_bias_table, positions)
+            bias = own if bias is None else own + bias
+        # Cast before cutting, which keeps the rows aligned.
+        return None if bias is None else bias.to(queries.dtype)[..., : queries.shape[2]]
 
 
 class Mlp(nn.Module):
@@ -171,9 +195,9 @@ class Block(nn.Module):
             self.gamma_1 = nn.Parameter(torch.full((embed_dim,), float(layer_scale_init_value)))
             self.gamma_2 = nn.Parameter(torch.full((embed_dim,), float(layer_scale_init_value)))
 
-    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        """Tokens (B, N, C) to tokens (B, N, C); bias as Attention's."""
-        branch = self.attn(self.norm1(x), bias)
+    def forward(self, x: Tensor, positions: Positions | None = None, shared_bias: Tensor | None = None) -> Tensor:
+        """Tokens (B, N, C) to tokens (B, N, C); positions and shared_bias as in Attention."""
+        branch = self.attn(self.norm1(x), positions, shared_bias)
         x = x + self.drop_path(branch if self.gamma_1 is None else self.gamma_1 * branch)
         branch = self.mlp(self.norm2(x))
         return x + self.drop_path(branch if self.gamma_2 is None else self.gamma_2 * branch)

@@ -6,11 +6,13 @@ patch-to-class and class-to-class (arXiv 2106.08254, section 2.2, and the releas
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from scipy.interpolate import make_interp_spline
 from torch import nn, Tensor
+from torch.nn import functional as F
 
 Grid = tuple[int, int]
 NUM_CLASS_ROWS = 3
@@ -21,24 +23,26 @@ def num_offsets(grid: Grid) -> int:
     return (2 * grid[0] - 1) * (2 * grid[1] - 1)
 
 
-def relative_position_index(grid: Grid) -> np.ndarray:
+def relative_position_index(grid: Grid, device: torch.device | str = 'cpu') -> Tensor:
     """Table row of every (query, key) pair.
 
     Args:
         grid: patches (h, w).
+        device: where the index is computed; nothing is copied to it.
 
     Returns:
         int64 (1 + h * w, 1 + h * w); index 0 is the class token.
     """
     height, width = grid
-    rows, columns = (axis.ravel() for axis in np.indices(grid))
-    offset_rows = rows[:, None] - rows[None] + height - 1
-    offset_columns = columns[:, None] - columns[None] + width - 1
+    rows = torch.arange(height, device=device).repeat_interleave(width)
+    columns = torch.arange(width, device=device).repeat(height)
+    offset_rows = rows[:, None] - rows + height - 1
+    offset_columns = columns[:, None] - columns + width - 1
     class_row = num_offsets(grid)
-    index = np.full((1 + height * width,) * 2, class_row + 2)
-    index[0, 1:] = class_row
-    index[1:, 0] = class_row + 1
-    index[1:, 1:] = offset_rows * (2 * width - 1) + offset_columns
+    index = offset_rows * (2 * width - 1) + offset_columns
+    index = F.pad(index, (0, 0, 1, 0), value=class_row)
+    index = F.pad(index, (1, 0, 0, 0), value=class_row + 1)
+    index[0, 0] = class_row + 2
     return index
 
 
@@ -50,7 +54,7 @@ def grid_of_index(index: Tensor) -> Tensor | None:
     breaks = (offsets.diff() != -1).nonzero().flatten()
     columns = int(breaks[0]) + 1 if len(breaks) else len(offsets)
     grid = (len(offsets) // columns, columns)
-    if grid[0] * grid[1] != len(offsets) or not np.array_equal(relative_position_index(grid), index.long().cpu()):
+    if grid[0] * grid[1] != len(offsets) or not torch.equal(relative_position_index(grid), index.long().cpu()):
         return None
     return torch.tensor(grid)
 
@@ -93,11 +97,62 @@ def axis_matrix(source: int, target: int) -> np.ndarray:
     return make_interp_spline(positions, np.eye(num_source), k=min(3, num_source - 1))(wanted)
 
 
-@lru_cache(maxsize=64)
-def _axis_tensors(source: Grid, target: Grid, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    # Whoever fills the cache, in whatever mode, training must be able to use what is in it.
-    with torch.inference_mode(False):
-        return tuple(torch.as_tensor(axis_matrix(s, t), dtype=dtype, device=device) for s, t in zip(source, target))
+@torch.compiler.assume_constant_result  # SciPy cannot be traced
+def _axis_tensor(source: int, target: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """`axis_matrix` as a tensor. A GPU gets it without waiting for the work that it has to do."""
+    return torch.from_numpy(axis_matrix(source, target)).to(dtype).to(device, non_blocking=True)
+
+
+class Positions(NamedTuple):
+    """What it takes to read any bias table for one grid of h x w patches.
+
+    Attributes:
+        index: table row of every pair of tokens, int64 (N, N') with N = 1 + h * w; N' is the next multiple of 8, since
+            the memory-efficient attention kernel wants aligned rows.
+        resize: matrices that bring the rows and the columns of a table to this grid; None for a table of this grid.
+    """
+
+    index: Tensor
+    resize: tuple[Tensor, Tensor] | None
+
+
+def locate(source: Grid, target: Grid, dtype: torch.dtype, device: torch.device) -> Positions:
+    """Positions of the tokens of a target grid, for bias tables of a source grid.
+
+    Nothing of it is kept: a tensor in a cache would have the mode and the device of the first caller.
+
+    Args:
+        source, target: patch grids (rows, columns).
+        dtype: of the tables.
+        device: of the tables.
+    """
+    index = relative_position_index(target, device)
+    index = F.pad(index, (0, -index.shape[1] % 8))
+    if source == target:
+        return Positions(index, None)
+    dtype = torch.promote_types(dtype, torch.float32)
+    rows, columns = (_axis_tensor(s, t, dtype, device) for s, t in zip(source, target))
+    return Positions(index, (rows, columns))
+
+
+def read_bias(table: Tensor, positions: Positions) -> Tensor:
+    """Attention bias (1, num_heads, N, N') of a table; the columns beyond N only align the rows.
+
+    It is float32 or wider, since the backward pass sums many entries into one row of the table.
+    """
+    if positions.resize is not None:
+        table = _resize(table, *positions.resize)
+    rows = table.t().to(torch.promote_types(table.dtype, torch.float32)).contiguous()  # (num_heads, offsets + 3)
+    # index_select is several times as fast as indexing, above all backward.
+    return rows.index_select(1, positions.index.flatten()).view(1, -1, *positions.index.shape)
+
+
+def _resize(table: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    offsets, class_rows = table[:-NUM_CLASS_ROWS], table[-NUM_CLASS_ROWS:]
+    offsets = offsets.to(rows.dtype).reshape(rows.shape[1], columns.shape[1], -1)
+    with torch.autocast(table.device.type, enabled=False):  # the same at run time as at load time
+        offsets = torch.einsum('yr,rch,xc->yxh', rows, offsets, columns).flatten(0, 1)
+    return torch.cat([offsets.to(table.dtype), class_rows])
 
 
 def expand_bias(table: Tensor, source: Grid, target: Grid) -> Tensor:
@@ -124,12 +179,7 @@ def expand_bias(table: Tensor, source: Grid, target: Grid) -> Tensor:
     if tuple(source) == tuple(target):
         return table
     dtype = torch.promote_types(table.dtype, torch.float32)
-    rows, columns = _axis_tensors(tuple(source), tuple(target), dtype, table.device)
-    offsets, class_rows = table[:-NUM_CLASS_ROWS], table[-NUM_CLASS_ROWS:]
-    offsets = offsets.to(dtype).reshape(2 * source[0] - 1, 2 * source[1] - 1, -1)
-    with torch.autocast(table.device.type, enabled=False):  # the same at run time as at load time
-        offsets = torch.einsum('yr,rch,xc->yxh', rows, offsets, columns).flatten(0, 1)
-    return torch.cat([offsets.to(table.dtype), class_rows])
+    return _resize(table, *(_axis_tensor(s, t, dtype, table.device) for s, t in zip(source, target)))
 
 
 def infer_grid(num_rows: int, target: Grid) -> Grid:
@@ -159,7 +209,7 @@ def nearest_grid(grids: Sequence[Grid], target: Grid) -> Grid:
 
 
 class RelativePositionBias(nn.Module):
-    """A learned bias table, read for any grid.
+    """A bias table that all blocks share (pre-training).
 
     Args:
         grid: patches (h, w) that the table is made for.
@@ -168,33 +218,8 @@ class RelativePositionBias(nn.Module):
 
     def __init__(self, grid: Grid, num_heads: int):
         super().__init__()
-        self.grid = tuple(grid)
         self.relative_position_bias_table = nn.Parameter(torch.zeros(num_offsets(grid) + NUM_CLASS_ROWS, num_heads))
 
-    def forward(self, grid: Grid, dtype: torch.dtype) -> Tensor:
-        """Bias (1, num_heads, N, N) with N = 1 + h * w for a grid (h, w), in the dtype of the queries."""
-        return bias_of_grid(self.relative_position_bias_table, self.grid, grid, dtype)
-
-
-@lru_cache(maxsize=16)
-def _padded_index(grid: Grid, device: torch.device) -> Tensor:
-    index = relative_position_index(grid)
-    index = np.pad(index, ((0, 0), (0, -index.shape[1] % 8)))
-    with torch.inference_mode(False):
-        return torch.as_tensor(index, device=device)
-
-
-def bias_of_grid(table: Tensor, source: Grid, target: Grid, dtype: torch.dtype) -> Tensor:
-    """Attention bias (1, num_heads, N, N) of a target grid from a table of a source grid.
-
-    The rows lie 8-aligned in memory and in the queries' dtype: the memory-efficient attention kernel wants the one,
-    and a float32 bias beside bfloat16 queries is silently wrong in cuDNN's.
-    """
-    index = _padded_index(tuple(target), table.device)
-    rows = expand_bias(table, source, target).t().contiguous()  # (num_heads, offsets + 3)
-    if not torch.is_grad_enabled():
-        rows = rows.to(dtype)
-    # In training it is cast after: the backward sums many places into one offset, which wants the table's precision.
-    # index_select is several times as fast as indexing, above all backward.
-    bias = rows.index_select(1, index.flatten()).view(-1, *index.shape).to(dtype)
-    return bias[None, :, :, : index.shape[0]]
+    def forward(self, positions: Positions) -> Tensor:
+        """Bias of every pair of tokens, see `read_bias`."""
+        return read_bias(self.relative_position_bias_table, positions)

@@ -9,6 +9,7 @@ from mmpretrain.structures import DataSample
 from torch import nn, Tensor
 from torch.nn import functional as F
 
+from beit_mm.models.backbones.beit import BEiT
 from beit_mm.registry import build_part, MODELS
 
 
@@ -86,7 +87,7 @@ class LinearProbeHead(BaseModule):
     def pre_logits(feats: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Tokens (B, 1 + h * w, C) of every block to [class token, mean of patch tokens], float32 (B, 2 C) each."""
         feats = [tokens.float() for tokens in feats]
-        return tuple(torch.cat([tokens[:, 0], tokens[:, 1:].mean(dim=1)], dim=1) for tokens in feats)
+        return tuple(torch.cat([BEiT.pool(tokens, kind) for kind in ('cls_token', 'mean')], dim=1) for tokens in feats)
 
     def forward(self, feats: Sequence[Tensor]) -> Tensor:
         """Tokens of every block to logits, float32 (num_blocks, B, num_classes)."""

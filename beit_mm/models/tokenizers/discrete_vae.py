@@ -11,7 +11,7 @@ from mmengine.model import BaseModel
 from torch import Tensor
 from torch.nn import functional as F
 
-from beit_mm.models.weights import WeightsMismatch
+from beit_mm.models.weights import naming_checkpoint, WeightsMismatch
 from beit_mm.registry import MODELS
 
 from .dalle_layers import Decoder, Encoder, unrounded_convolutions
@@ -116,10 +116,8 @@ class DiscreteVAE(BaseModel):
         Raises:
             ValueError: If the checkpoint is not that of such a tokenizer; names the file.
         """
-        try:
+        with naming_checkpoint(self.init_cfg):
             super().init_weights()
-        except WeightsMismatch as error:
-            raise ValueError(f'{self.init_cfg["checkpoint"]}: {error}') from error
 
     def encode_logits(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [0, 1] to logits (B, vocab_size, H / 8, W / 8).
