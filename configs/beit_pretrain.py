@@ -2,7 +2,7 @@
 #
 #   tools/dist_train.sh configs/beit_pretrain.py 8         8 GPUs x 256 images
 #
-# Published: 83.2 % top-1, 45.6 % mIoU (arXiv 2106.08254, tables 1 and 3: a plain ViT, with SETR-PUP's decoder). Here by
+# Published: 83.2 % top-1, 45.6 % mIoU (arXiv 2106.08254, tables 1 and 3: a plain ViT, with SETR-PUP's decoder). Use
 # beit_finetune.py and beit_segment.py. With OpenAI's tokenizer:
 # --cfg-options model.target.tokenizer.init_cfg.checkpoint=PATH/encoder.pkl
 _base_ = ['_base_/runtime.py', '_base_/models/beit_base_pretrain.py', '_base_/datasets/imagenet_pretrain.py']
@@ -19,7 +19,7 @@ optim_wrapper = dict(
 max_epochs = 800
 warmup_epochs = 10
 param_scheduler = [
-    # MMEngine refuses a start of 0.
+    # MMEngine refuses to start at 0.
     dict(type='LinearLR', start_factor=1e-9, by_epoch=True, begin=0, end=warmup_epochs, convert_to_iter_based=True),
     dict(type='CosineAnnealingLR', eta_min_ratio=1e-5 / 1.5e-3, by_epoch=True, begin=warmup_epochs, end=max_epochs,
          convert_to_iter_based=True),

@@ -2,7 +2,7 @@
 #
 #   tools/dist_train.sh configs/beit_tokenizer.py 8        8 GPUs x 64 images
 #
-# Schedule from DALL-E's report, from memory: AdamW, 1.2 M updates of batch 512, temperature 1 to 1/16 over 150 k, KL
+# Schedule of DALL-E's report, from memory: AdamW, 1.2 M updates of batch 512, temperature 1 to 1/16 over 150 k, KL
 # weight 0 to 6.6 over 5 k, weights averaged at 0.999. The report trains on its own 250 M images; on ImageNet-1k this is
 # our choice, without a published score. The released weights need no training: see beit_pretrain.py.
 _base_ = ['_base_/runtime.py', '_base_/datasets/imagenet_tokenizer.py']

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Train under Slurm: tools/slurm_train.sh PARTITION JOB_NAME CONFIG [arguments of tools/train.py]
-# From the environment, as in the hosts' scripts: GPUS (8), GPUS_PER_NODE (8, or GPUS if fewer), CPUS_PER_TASK (5) and
-# SRUN_ARGS, more arguments of srun. Two runs on one node need different values of MASTER_PORT (29500).
+# Variables, as in the hosts' scripts: GPUS (8), GPUS_PER_NODE (8, or GPUS if fewer), CPUS_PER_TASK (5), and SRUN_ARGS
+# with more arguments for srun. Two runs on one node need different values of MASTER_PORT (29500).
 set -euo pipefail
 [ $# -ge 3 ] || { echo "usage: [GPUS=8] $0 PARTITION JOB_NAME CONFIG [arguments of tools/train.py]" >&2; exit 2; }
 PARTITION=$1
@@ -9,7 +9,7 @@ JOB_NAME=$2
 CONFIG=$3
 GPUS=${GPUS:-8}
 GPUS_PER_NODE=${GPUS_PER_NODE:-$((GPUS < 8 ? GPUS : 8))}
-# SRUN_ARGS is several words.
+# SRUN_ARGS may be several words.
 # shellcheck disable=SC2086
 exec srun --partition="$PARTITION" --job-name="$JOB_NAME" --gres="gpu:$GPUS_PER_NODE" --ntasks="$GPUS" \
     --ntasks-per-node="$GPUS_PER_NODE" --cpus-per-task="${CPUS_PER_TASK:-5}" --kill-on-bad-exit=1 ${SRUN_ARGS:-} \

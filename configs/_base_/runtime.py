@@ -1,4 +1,4 @@
-# What every run shares. Recipes for segmentation add seg_runtime.py's differences.
+# Settings of every run. Segmentation adds those of seg_runtime.py.
 custom_imports = dict(imports=['beit_mm'], allow_failed_imports=False)
 default_scope = 'mmpretrain'
 
@@ -22,5 +22,5 @@ visualizer = dict(type='UniversalVisualizer', vis_backends=vis_backends)
 log_level = 'INFO'
 load_from = None
 resume = False
-# Every process draws its own dropout, drop path and Mixup.
+# Processes draw different dropout, drop path and Mixup.
 randomness = dict(seed=0, diff_rank_seed=True)

@@ -11,7 +11,7 @@ model = dict(
     backbone=dict(
         init_cfg=dict(type='Pretrained', checkpoint='checkpoints/beit_base_patch16_224_pt22k_ft22k.pth',
                       prefix='backbone.')),
-    # No Mixup and CutMix: the start is not self-supervised.
+    # No Mixup and CutMix: training starts from fine-tuned weights.
     train_cfg=dict(_delete_=True),
     data_preprocessor=dict(mean=[127.5] * 3, std=[127.5] * 3))
 

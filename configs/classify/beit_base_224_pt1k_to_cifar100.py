@@ -17,5 +17,5 @@ max_epochs = 150
 param_scheduler = [_base_.param_scheduler[0], dict(_base_.param_scheduler[1], end=max_epochs)]
 train_cfg = dict(max_epochs=max_epochs)
 auto_scale_lr = dict(base_batch_size=512)
-# An epoch takes seconds.
+# An epoch takes only seconds.
 default_hooks = dict(checkpoint=dict(interval=30, save_best='auto'))

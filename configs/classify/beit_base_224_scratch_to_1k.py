@@ -1,9 +1,9 @@
-# BEiT base 224, trained on ImageNet-1k from random weights by the recipe of DeiT (arXiv 2012.12877).
+# BEiT base 224, trained on ImageNet-1k from random weights with the recipe of DeiT (arXiv 2012.12877).
 #
 #   tools/dist_train.sh configs/classify/beit_base_224_scratch_to_1k.py 8    8 GPUs x 128 images
 #
-# Published: 81.8 % top-1, of DeiT base by that recipe (arXiv 2106.08254, table 1). Relative positions and LayerScale,
-# which DeiT has not, and a rate that starts from 0 and changes every step are own choice.
+# Published: 81.8 % top-1 for DeiT base with that recipe (arXiv 2106.08254, table 1). Our choice: relative positions and
+# LayerScale, which DeiT lacks, and a rate that starts at 0 and changes at every step.
 _base_ = '../beit_finetune.py'
 
 model = dict(backbone=dict(init_cfg=None))

@@ -2,8 +2,8 @@
 #
 #   tools/dist_train.sh configs/classify/beit_base_384_ft1k_to_1k.py 8    8 GPUs x 64 images
 #
-# Published: 84.6 % top-1 (table 1). As the paper says (section 3.1), 10 epochs by the settings of DeiT's command for
-# 384 x 384: 512 images, weight decay 1e-8, a rate of 5e-6 all along; one epoch to warm up is own choice.
+# Published: 84.6 % top-1 (table 1). As the paper says (section 3.1), 10 epochs with the settings of DeiT's command
+# for 384 x 384: 512 images, weight decay 1e-8, a constant rate of 5e-6. One epoch of warm-up is our choice.
 _base_ = ['../_base_/runtime.py', '../_base_/models/beit_base_classifier.py',
           '../_base_/datasets/imagenet_384.py', '../_base_/schedules/22k_to_1k.py']
 

@@ -13,12 +13,12 @@ model = dict(
         drop_path_rate=0.4,
         init_cfg=dict(type='Pretrained', checkpoint='checkpoints/beit_large_patch16_224_pt22k_ft22k.pth',
                       prefix='backbone.')),
-    # No Mixup and CutMix: the start is not self-supervised.
+    # No Mixup and CutMix: training starts from fine-tuned weights.
     train_cfg=dict(_delete_=True),
     data_preprocessor=dict(mean=[127.5] * 3, std=[127.5] * 3))
 
 train_dataloader = dict(batch_size=32)
 optim_wrapper = dict(accumulative_counts=2, paramwise_cfg=dict(layer_decay_rate=0.9))
 default_hooks = dict(checkpoint=dict(save_best='auto'))
-# --auto-scale-lr compares it with GPUs x images, without the accumulated steps.
+# GPUs x images: --auto-scale-lr does not count accumulated steps.
 auto_scale_lr = dict(base_batch_size=256)

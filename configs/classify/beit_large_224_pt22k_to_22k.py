@@ -25,5 +25,5 @@ optim_wrapper = dict(
     clip_grad=dict(max_norm=1.0),
     paramwise_cfg=dict(layer_decay_rate=0.75))
 param_scheduler = [_base_.param_scheduler[0], dict(_base_.param_scheduler[1], eta_min_ratio=1e-6 / 2e-3)]
-# --auto-scale-lr compares it with GPUs x images, without the accumulated steps.
+# GPUs x images: --auto-scale-lr does not count accumulated steps.
 auto_scale_lr = dict(base_batch_size=1024)

@@ -2,8 +2,8 @@
 #
 #   tools/dist_train.sh configs/classify/beit_large_384_ft1k_to_1k.py 8    8 GPUs x 32 images, 2 steps accumulated
 #
-# Published: 86.3 % top-1 (table 1). As the paper says (section 3.1), 10 epochs by the settings of DeiT's command for
-# 384 x 384: 512 images, weight decay 1e-8, a rate of 5e-6 all along; one epoch to warm up is own choice.
+# Published: 86.3 % top-1 (table 1). As the paper says (section 3.1), 10 epochs with the settings of DeiT's command
+# for 384 x 384: 512 images, weight decay 1e-8, a constant rate of 5e-6. One epoch of warm-up is our choice.
 _base_ = ['../_base_/runtime.py', '../_base_/models/beit_large_classifier.py',
           '../_base_/datasets/imagenet_384.py', '../_base_/schedules/22k_to_1k.py']
 
@@ -20,6 +20,6 @@ max_epochs = 10
 warmup_epochs = 1
 param_scheduler = [dict(_base_.param_scheduler[0], end=warmup_epochs)]
 train_cfg = dict(max_epochs=max_epochs)
-# --auto-scale-lr compares it with GPUs x images, without the accumulated steps.
+# GPUs x images: --auto-scale-lr does not count accumulated steps.
 auto_scale_lr = dict(base_batch_size=256)
 default_hooks = dict(checkpoint=dict(save_best='auto'))

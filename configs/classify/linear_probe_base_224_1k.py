@@ -37,7 +37,7 @@ optim_wrapper = dict(
     optimizer=dict(type='AdamW', lr=4e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-4, fused=True),
     constructor='beit_mm.TrainableOptimWrapperConstructor')
 max_epochs = 100
-# The release moves the rate once per epoch.
+# The release changes the rate once per epoch.
 param_scheduler = [dict(type='CosineAnnealingLR', eta_min=0.0, by_epoch=True, begin=0, end=max_epochs)]
 
 train_cfg = dict(type='beit_mm.EpochTrainLoop', max_epochs=max_epochs, val_interval=1)

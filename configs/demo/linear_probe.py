@@ -1,5 +1,5 @@
-# Linear probes of the tiny BEiT on the digits' ten classes: how well each of its blocks tells them apart. Not part of
-# `make demo`, which makes the digits and the weights it starts from.
+# Linear probes of the tiny BEiT on the digits' ten classes: how well each block separates them. Needs the digits and
+# the weights of `make demo`.
 #
 #   python tools/train.py configs/demo/linear_probe.py    1 process x 64 images
 #
@@ -22,7 +22,7 @@ train_dataloader = dict(
         **dataset,
         pipeline=[
             dict(type='beit_mm.LoadImage'),
-            # No flip: a mirrored digit is another sign.
+            # No flip: a mirrored digit is another symbol.
             dict(type='RandomResizedCrop', scale=96, crop_ratio_range=(0.85, 1.0), aspect_ratio_range=(0.9, 1.1),
                  backend='pillow', interpolation='bilinear'),
             dict(type='PackInputs')
@@ -34,7 +34,7 @@ val_dataloader = dict(
 test_dataloader = val_dataloader
 
 max_epochs = 10
-# Fewer steps than the recipe, hence longer ones.
+# Fewer steps than the recipe, so larger ones.
 optim_wrapper = dict(optimizer=dict(lr=2e-2))
 param_scheduler = [dict(type='CosineAnnealingLR', eta_min=0.0, by_epoch=True, begin=0, end=max_epochs)]
 train_cfg = dict(max_epochs=max_epochs, val_interval=5)

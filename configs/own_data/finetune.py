@@ -3,11 +3,11 @@
 #   python tools/train.py configs/own_data/finetune.py             1 GPU x 128 images
 #   python tools/test.py configs/own_data/finetune.py work_dirs/own_data/finetune/epoch_100.pth
 #
-# No published score; all values that differ from the base are our own choice. The rate is the paper's, scaled by the
+# No published score; all values that differ from the base are our choice. The rate is the paper's, scaled by the
 # square root of the batch.
 _base_ = '../beit_finetune.py'
 
-# Yours: train/ and val/ with a folder of images for every class, named as here.
+# Yours: train/ and val/ with a folder of images for every class, with these names.
 data_root = 'data/own/classify'
 classes = ['bird', 'cat', 'dog']
 img_size = 224  # a multiple of 16

@@ -2,11 +2,11 @@
 #
 #   python tools/train.py configs/own_data/pretrain.py             1 GPU x 128 images
 #
-# No published score; all values that differ from the base are our own choice, for 10,000 to 100,000 images. The rate is
+# No published score; all values that differ from the base are our choice, for 10,000 to 100,000 images. The rate is
 # the paper's, scaled by the square root of the batch.
 _base_ = '../beit_pretrain.py'
 
-# Yours: images in one folder, or in folders within it, without labels.
+# Yours: images in one folder or its subfolders, without labels.
 data_root = 'data/own/images'
 img_size = 224  # a multiple of 16, the same as in tokenizer.py
 

@@ -3,12 +3,12 @@
 #   python tools/train.py configs/own_data/segment.py              1 GPU x 8 images
 #   python tools/test.py configs/own_data/segment.py work_dirs/own_data/segment/iter_20000.pth [--tta]
 #
-# No published score; all values that differ from the base are our own choice. The rate is the paper's, scaled by the
+# No published score; all values that differ from the base are our choice. The rate is the paper's, scaled by the
 # square root of the batch.
 _base_ = '../beit_segment.py'
 
 # Yours: an image and a PNG of the same name in images/train and labels/train, and in images/val and labels/val. A pixel
-# of the PNG is the place of its class in the list, counted from 0; 255 is left out.
+# of the PNG is the index of its class in the list, from 0; 255 is ignored.
 data_root = 'data/own/segment'
 classes = ['background', 'road', 'building']
 img_suffix = '.jpg'
@@ -68,7 +68,7 @@ tta_pipeline = [
     dict(
         type='TestTimeAug',
         transforms=[
-            # The short side never under the window.
+            # The short side is never smaller than the window.
             [dict(type='Resize', scale=(int(4 * crop * max(ratio, 1)), int(crop * max(ratio, 1))), keep_ratio=True)
              for ratio in _base_.img_ratios],
             *_base_.tta_pipeline[1].transforms[1:]
@@ -79,7 +79,7 @@ max_iters = 20000
 optim_wrapper = dict(optimizer=dict(lr=5e-4))
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-6, by_epoch=False, begin=0, end=1000),
-    # From step 0: the warm-up multiplies the polynomial, as in the base.
+    # It begins at step 0, so the warm-up multiplies it, as in the base.
     dict(type='PolyLR', power=1.0, eta_min=0.0, by_epoch=False, begin=0, end=max_iters),
 ]
 train_cfg = dict(max_iters=max_iters, val_interval=max_iters // 10)

@@ -2,10 +2,10 @@
 #
 #   python tools/train.py configs/own_data/tokenizer.py            1 GPU x 64 images
 #
-# No published score; all values that differ from the base are our own choice, for 10,000 to 100,000 images.
+# No published score; all values that differ from the base are our choice, for 10,000 to 100,000 images.
 _base_ = '../beit_tokenizer.py'
 
-# Yours: images in one folder, or in folders within it, without labels.
+# Yours: images in one folder or its subfolders, without labels.
 data_root = 'data/own/images'
 img_size = 224  # of pre-training, a multiple of 16; the tokenizer sees half of it
 
@@ -25,7 +25,7 @@ train_dataloader = dict(
             dict(_base_.train_dataloader.dataset.pipeline[1], scale=view_size),
             *_base_.train_dataloader.dataset.pipeline[2:]
         ]))
-# Not held out: what is watched is whether the vocabulary stays in use.
+# The training images: this only watches whether the vocabulary stays in use.
 val_dataloader = dict(
     num_workers=4,
     dataset=dict(

@@ -1,8 +1,8 @@
-# BEiT base as a plain ViT, absolute positions and no LayerScale: the trunk of the paper's maps of self-attention.
+# BEiT base as a plain ViT, absolute positions and no LayerScale: the trunk of the paper's attention maps.
 #
 #   tools/dist_train.sh configs/pretrain/beit_base_1k_800e_absolute_positions.py 8    8 GPUs x 256 images
 #
-# Published: 83.2 % top-1 (arXiv 2106.08254, table 1). Here by beit_finetune.py with --cfg-options
+# Published: 83.2 % top-1 (arXiv 2106.08254, table 1). Use beit_finetune.py with --cfg-options
 # model.backbone.init_cfg.checkpoint=work_dirs/beit_base_1k_800e_absolute_positions/epoch_800.pth
 # model.backbone.use_abs_pos_emb=True model.backbone.use_rel_pos_bias=False model.backbone.layer_scale_init_value=0
 # OpenAI's tokenizer: --cfg-options model.target.tokenizer.init_cfg.checkpoint=PATH/encoder.pkl

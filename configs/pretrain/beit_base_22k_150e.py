@@ -5,8 +5,8 @@
 # Published: 83.7 % top-1 by classify/beit_base_224_pt22k_to_1k.py (BEiT release).
 # OpenAI's tokenizer: --cfg-options model.target.tokenizer.init_cfg.checkpoint=PATH/encoder.pkl
 #
-# data/imagenet22k/train holds a folder per class. A list data/imagenet22k/meta/train.txt, with `folder/file class` in
-# every line, is read where it exists and saves the walk through 14 M files.
+# data/imagenet22k/train holds a folder per class. If data/imagenet22k/meta/train.txt exists, with a
+# line `folder/file class` per image, it is read instead of listing 14 M files.
 _base_ = '../beit_pretrain.py'
 
 model = dict(data_preprocessor=dict(mean=[127.5] * 3, std=[127.5] * 3))

@@ -1,4 +1,4 @@
-# BEiT large, pre-trained on ImageNet-1k for 800 epochs; parameters, gradients and moments in shards (docs/scale.md).
+# BEiT large, pre-trained on ImageNet-1k for 800 epochs; with sharded parameters, gradients and moments (docs/scale.md).
 #
 #   tools/dist_train.sh configs/pretrain/beit_large_1k_800e_sharded.py 8    8 GPUs x 256 images
 #

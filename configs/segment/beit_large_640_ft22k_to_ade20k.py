@@ -28,5 +28,5 @@ param_scheduler = [
 ]
 train_cfg = dict(max_iters=max_iters, val_interval=32000)
 default_hooks = dict(checkpoint=dict(interval=32000))
-# --auto-scale-lr compares it with GPUs x images, without the accumulated steps.
+# GPUs x images: --auto-scale-lr does not count accumulated steps.
 auto_scale_lr = dict(base_batch_size=8)

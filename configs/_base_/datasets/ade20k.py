@@ -1,7 +1,7 @@
 # ADE20K at 512 x 512.
-# Colours as by MMSegmentation's step, but for one rounding where saturation and hue both change.
+# Colours equal those of MMSegmentation's step, except for one rounding where saturation and hue both change.
 crop_size = (512, 512)
-# By its own name for mmseg.apis.inference_model, which looks for it.
+# mmseg.apis.inference_model reads this name.
 test_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='Resize', scale=(2048, 512), keep_ratio=True),
@@ -44,7 +44,7 @@ val_evaluator = dict(type='beit_mm.IoUMetric', iou_metrics=['mIoU'])
 test_dataloader = val_dataloader
 test_evaluator = val_evaluator
 
-# Multi-scale test with flip, as published: six ratios; the short side never under the window.
+# Multi-scale test with flips, as published: six ratios. The short side is never smaller than the window.
 img_ratios = [0.5, 0.75, 1.0, 1.25, 1.5, 1.75]
 tta_model = dict(type='SegTTAModel')
 tta_pipeline = [

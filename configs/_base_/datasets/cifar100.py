@@ -8,7 +8,7 @@ train_dataloader = dict(
     dataset=dict(
         _delete_=True,
         type='CIFAR100',
-        # A prefix and no root of its own, since the split is not a folder in it.
+        # A prefix instead of a root, since the splits are files, not folders.
         data_root='data',
         data_prefix='cifar100',
         split='train',

@@ -1,5 +1,5 @@
-# ImageNet-22k in two views from Hugging Face `datasets`: a folder that save_to_disk wrote, or a name on the hub. In
-# place of folders: the same views and masks, another source.
+# ImageNet-22k in two views from Hugging Face `datasets`: a folder written by save_to_disk, or a name on the hub. It
+# replaces the class folders; views and masks are the same.
 _base_ = 'imagenet_pretrain.py'
 
 train_dataloader = dict(

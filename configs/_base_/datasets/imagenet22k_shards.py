@@ -1,5 +1,5 @@
-# ImageNet-22k in two views from tar shards in webdataset's layout, KEY.jpg beside KEY.cls. In place of folders: the
-# same views and masks, another source.
+# ImageNet-22k in two views from tar shards in webdataset's layout (KEY.jpg and KEY.cls). It replaces the class
+# folders; views and masks are the same.
 _base_ = 'imagenet_pretrain.py'
 
 train_dataloader = dict(

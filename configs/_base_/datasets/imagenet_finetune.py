@@ -1,5 +1,5 @@
 # ImageNet-1k for fine-tuning at 224 x 224: RandAugment 9 / 0.5 increasing, random erasing in pixel mode.
-# Resized by torch's filter, 0.02 of 255 from Pillow's on average; resize_backend='pillow' is the release's.
+# torch's filter resizes; it differs from Pillow's by 0.02 of 255 on average. The release has resize_backend='pillow'.
 train_dataloader = dict(
     batch_size=128,
     num_workers=10,

@@ -1,7 +1,7 @@
 # ImageNet-1k in two views: 224 x 224 for the trunk, 112 x 112 for the tokenizer, and a blockwise mask.
 #
-# The release's steps in an order that is several times as fast: colours change on the device, after the crop, about the
-# mean of the whole image. From the same draws the views differ by 1.5 of 255 on average, of photographs.
+# The release's steps in an order that is several times as fast: colours change on the device after the crop, around the
+# mean of the whole image. With the same draws, views of photographs differ by 1.5 of 255 on average.
 _base_ = 'imagenet_pretrain_release_order.py'
 
 train_dataloader = dict(

@@ -1,5 +1,5 @@
-# The BEiT release's order of steps for imagenet_pretrain.py: Pillow decodes, the whole image changes its colours and is
-# mirrored, then it is cut and resized. A recipe of 224 x 224 pixels takes all but its own mask from here by this line:
+# The BEiT release's order of steps for imagenet_pretrain.py: decode with Pillow, jitter the colours of the whole image,
+# flip, then crop and resize. A recipe of 224 x 224 pixels uses all steps but its mask generator by this line:
 #
 #   train_dataloader = dict(dataset=dict(pipeline=_base_.release_order + _base_.train_dataloader.dataset.pipeline[-2:]))
 release_order = [

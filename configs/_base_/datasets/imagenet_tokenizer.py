@@ -1,5 +1,5 @@
 # ImageNet-1k for the tokenizer: random crops of 112 x 112 pixels in [0, 1].
-# Resized by torch's filter, 0.02 of 255 from Pillow's on average; resize_backend='pillow' is Pillow's.
+# torch's filter resizes; it differs from Pillow's (resize_backend='pillow') by 0.02 of 255 on average.
 train_dataloader = dict(
     batch_size=64,
     num_workers=8,

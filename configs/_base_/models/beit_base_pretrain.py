@@ -17,8 +17,8 @@ model = dict(
     target=dict(
         type='beit_mm.VisualTokens',
         tokenizer=dict(type='beit_mm.DiscreteVAE', vocab_size=8192, n_hid=256, n_init=128, blocks_per_group=2)),
-    # As many as the mask generator masks: nothing then waits for the device to count them. None where they differ;
-    # all patches: recovered=dict(_delete_=True, type='beit_mm.AllPatches').
+    # As many as the mask generator masks, so nothing waits for the device to count them. None if the number varies.
+    # To predict all patches: recovered=dict(_delete_=True, type='beit_mm.AllPatches').
     recovered=dict(type='beit_mm.MaskedPatches', num_masked=75),
     data_preprocessor=dict(
         type='beit_mm.TwoViewPreprocessor', mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb=True))

@@ -10,7 +10,7 @@ model = dict(
         pad_val=0,
         seg_pad_val=255,
         size=(512, 512),
-        # An image smaller than the window is padded to it.
+        # Images smaller than the window are padded to its size.
         test_cfg=dict(size=(512, 512))),
     backbone=dict(
         type='beit_mm.BEiT',

@@ -7,7 +7,7 @@ optim_wrapper = dict(
 max_iters = 160000
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-6, by_epoch=False, begin=0, end=1500),
-    # As in the release from step 0, so that the warm-up multiplies it, and to 0 after the last step, not at it.
+    # As in the release: it begins at step 0, so the warm-up multiplies it, and reaches 0 one step after the last.
     dict(type='PolyLR', power=1.0, eta_min=0.0, by_epoch=False, begin=0, end=max_iters + 1),
 ]
 

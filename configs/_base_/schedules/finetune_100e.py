@@ -8,7 +8,7 @@ max_epochs = 100
 warmup_epochs = 20
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-9, by_epoch=True, begin=0, end=warmup_epochs, convert_to_iter_based=True),
-    # A ratio, so that the floor scales with every layer's rate as in the release.
+    # A ratio, so that each layer's minimum rate scales with its own rate, as in the release.
     dict(type='CosineAnnealingLR', eta_min_ratio=1e-6 / 4e-3, by_epoch=True, begin=warmup_epochs, end=max_epochs,
          convert_to_iter_based=True),
 ]

@@ -9,6 +9,6 @@ param_scheduler = [
     dict(_base_.param_scheduler[1], eta_min_ratio=1e-6 / 3e-3, begin=warmup_epochs, end=max_epochs),
 ]
 train_cfg = dict(max_epochs=max_epochs)
-# The release does not evaluate while it trains on ImageNet-22k.
+# The release does not evaluate during training on ImageNet-22k.
 val_cfg = None
 auto_scale_lr = dict(base_batch_size=4096)

@@ -9,5 +9,5 @@ param_scheduler = [
     dict(_base_.param_scheduler[1], eta_min_ratio=1e-6 / 1e-3, begin=warmup_epochs, end=max_epochs),
 ]
 train_cfg = dict(max_epochs=max_epochs)
-# --auto-scale-lr compares it with GPUs x images, without the accumulated steps.
+# GPUs x images: --auto-scale-lr does not count accumulated steps.
 auto_scale_lr = dict(base_batch_size=512)
