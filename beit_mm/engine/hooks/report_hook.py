@@ -1,4 +1,4 @@
-"""A page in the work directory at the end of every run."""
+"""A report in the work directory at the end of every run."""
 
 import sys
 import time
@@ -15,79 +15,77 @@ from beit_mm.visualization.report import Record, versions, write_report
 
 from .stop_hook import TrainingStopped
 
-SET_UP, LOADING, STEPS, VALIDATION, TEST, REST = 'set-up', 'loading', 'steps', 'validation', 'test', 'the rest'
-
 
 @HOOKS.register_module()
 class ReportHook(Hook):
     """Writes WORK_DIR/report.html when a training, validation or test ends: scores, curves, pictures, time, config.
 
-    Stands as `default_hooks.report`. The page is made from what lies in the work directory, so `tools/report.py` can
-    make it again. It is written too when a signal or an error ends a run that was started by tools/train.py or
-    tools/test.py. What the run knows besides, such as the time of its parts, goes to
-    `TIMESTAMP/vis_data/run_PURPOSE.json` at its start, after every validation and checkpoint, and at its end.
-    A report that cannot be written is a warning in the log, never an error of the run.
+    Set it as `default_hooks.report`. The page is made from the files of the work directory, so
+    `tools/analysis_tools/report.py` can write it again. If tools/train.py or tools/test.py started the run, it is also
+    written when a signal or an error ends the run. What other files do not hold, such as the time of every part, goes
+    to `TIMESTAMP/vis_data/run_PURPOSE.json` at the start, at every checkpoint, after every validation and at the end.
+    A report that cannot be written is a warning in the log and never ends the run.
 
-    Time is measured on the host without waiting for a device, from the building of the runner. Loading is the wait for
-    the next batch; steps are all else of an iteration, logs included.
+    Time is measured on the host from the building of the runner, without waiting for a device. Loading is the wait for
+    the next batch; steps are the rest of an iteration, logs included.
     """
 
-    priority = 'LOWEST'  # after those that log, so that the page has everything
+    priority = 'LOWEST'  # after the hooks that log
 
     def __init__(self):
-        self._watch = Stopwatch(SET_UP)
-        self._outer: list[str] = []  # parts that others interrupt
+        self._reset()
+
+    def _reset(self) -> None:
+        self.watch = Stopwatch('set-up')
+        self._record: Record | None = None  # None before the start, and if the run cannot be described
         self._has_begun = False
-        self._record: Record | None = None  # of the main process; None where the run cannot be described
+        self._part_before_val = ''
 
     def before_run(self, runner) -> None:
-        if self._has_begun:  # an earlier run of this runner
-            self._watch, self._outer, self._has_begun, self._record = Stopwatch(SET_UP), [], False, None
+        if self._has_begun:  # this runner has finished another run
+            self._reset()
 
     def before_train(self, runner) -> None:
         self._begin(runner, 'train')
-        self._watch.switch(LOADING)
+        self.watch.switch('loading')
 
     def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
-        self._watch.switch(STEPS)
+        self.watch.switch('steps')
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         if self._record is not None:
             self._record.iteration = runner.iter + 1
-        self._watch.switch(LOADING)
+        self.watch.switch('loading')
 
     def after_train(self, runner) -> None:
-        self._watch.switch(REST)
+        self.watch.switch('the rest')
+
+    def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
+        if self._record is not None:
+            self._record.iteration = checkpoint['meta']['iter']
+        self._save(runner)
 
     def before_val(self, runner) -> None:
-        if not self._has_begun:  # else a part of the training
+        if not self._has_begun:  # else it is a part of the training
             self._begin(runner, 'val')
-        self.begin_part(runner, VALIDATION)
+        self._part_before_val = self.watch.switch('validation')
 
     def after_val(self, runner) -> None:
-        self.end_part(runner)
+        self.watch.switch(self._part_before_val)
+        self._save(runner)
 
     def before_test(self, runner) -> None:
         self._begin(runner, 'test')
-        self._watch.switch(TEST)
+        self.watch.switch('test')
 
     def after_test(self, runner) -> None:
-        self._watch.switch(REST)
-
-    def begin_part(self, runner, part: str) -> None:
-        """Called by `timed`: another part interrupts the one that runs."""
-        self._outer.append(self._watch.switch(part))
-
-    def end_part(self, runner) -> None:
-        """Called by `timed`: the part that was interrupted goes on."""
-        self._watch.switch(self._outer.pop())
-        self._save(runner)
+        self.watch.switch('the rest')
 
     def after_run(self, runner) -> None:
         self._end(runner, 'finished')
 
     def on_exception(self, runner, error: BaseException) -> None:
-        """Called by beit_mm.engine.runners.launch: a signal or an error ends the run."""
+        """Write the report of a run that a signal or an error ends; beit_mm.engine.runners.launch calls it."""
         if isinstance(error, TrainingStopped):
             self._end(runner, 'stopped', error.message)
         else:
@@ -96,96 +94,80 @@ class ReportHook(Hook):
 
     def _begin(self, runner, purpose: str) -> None:
         self._has_begun = True
-        self._guard(runner, lambda: self._make_record(runner, purpose))
-        self._guard(runner, lambda: self._describe(runner))
+        self._try(runner, lambda: self._describe(runner, purpose))
         self._save(runner)
 
-    def _make_record(self, runner, purpose: str) -> None:
+    def _describe(self, runner, purpose: str) -> None:
         cfg = runner.cfg
-        progress = (
-            {}
-            if purpose != 'train'
-            else dict(
-                first_iteration=runner.iter,
-                first_epoch=runner.epoch,
-                iteration=runner.iter,
-                max_iterations=runner.max_iters,
-                score_unit=score_unit(runner),
-            )
-        )
-        self._record = Record(
-            purpose=purpose,
+        record = Record(
+            purpose,
             config=Path(cfg.filename).name if cfg.filename else runner.experiment_name,
             command=list(sys.argv),
-            started=now(),
+            started=_now(),
             source=str(runner._load_from or ''),
             resumed=bool(runner._resume),
             num_processes=get_world_size(),
-            **progress,
+            model=describe_model(runner),
+            versions=versions(),
         )
-
-    def _describe(self, runner) -> None:
-        if self._record is not None:
-            self._record.model = describe_model(runner)
-            self._record.versions = versions()
+        if purpose == 'train':
+            record.first_iteration = record.iteration = runner.iter
+            record.first_epoch, record.max_iterations = runner.epoch, runner.max_iters
+            logger = next((hook for hook in runner.hooks if isinstance(hook, LoggerHook)), None)
+            record.score_unit = 'epoch' if logger is not None and logger.log_metric_by_epoch else 'iteration'
+        self._record = record
 
     def _save(self, runner) -> None:
-        self._guard(runner, lambda: self._write_record(runner))
+        self._try(runner, lambda: self._write_record(runner))
 
     def _write_record(self, runner) -> None:
         if self._record is None:
             return
         if self._record.purpose == 'train':
             self._record.epoch = runner.epoch
-        self._record.seconds = self._watch.seconds()
+        self._record.seconds = self.watch.seconds()
         self._record.write(Path(runner.log_dir))
 
     def _end(self, runner, state: str, message: str = '') -> None:
-        if self._record is None:  # it ends before its start, and there is nothing to tell
+        if self._record is None:
             return
-        self._record.state, self._record.message, self._record.ended = state, message, now()
+        self._record.state, self._record.message, self._record.ended = state, message, _now()
         self._save(runner)
-        self._guard(runner, lambda: runner.logger.info(f'report of the run: {write_report(Path(runner.work_dir))}'))
+        self._try(runner, lambda: runner.logger.info(f'report of the run: {write_report(Path(runner.work_dir))}'))
 
     @staticmethod
-    def _guard(runner, write: Callable[[], None]) -> None:
-        """In the main process alone, and never to the harm of the run."""
+    def _try(runner, write: Callable[[], None]) -> None:
+        """Run a function on the main process; any error is a warning."""
         if not is_main_process():
             return
         try:
             write()
-        except Exception as error:  # a full disk, a picture that Pillow refuses, ...: whatever it is, the run matters
+        except Exception as error:  # such as a full disk: a report is never worth a run
             runner.logger.warning(f'no report of this run: {type(error).__name__}: {error}')
 
 
-def now() -> str:
+def _now() -> str:
     return time.strftime('%Y-%m-%d %H:%M:%S')
 
 
-def score_unit(runner) -> str:
-    """What the scores of a training's validations are logged over: 'epoch' or 'iteration'."""
-    logger = next((hook for hook in runner.hooks if isinstance(hook, LoggerHook)), None)
-    return 'epoch' if logger is not None and logger.log_metric_by_epoch else 'iteration'
-
-
 def describe_model(runner) -> dict[str, str]:
-    """What runs, in words: model, trunk, data, parameters."""
+    """Model, trunk, number of parameters and data sets of a run, in words."""
     model, cfg = unwrap(runner.model), runner.cfg
-    described = {'model': type(model).__name__}
+    description = {'model': type(model).__name__}
     backbone = getattr(model, 'backbone', None)
     if backbone is not None:
         sizes = [
             f'{name} {value}'
-            for name, value in cfg.model.get('backbone', {}).items()
+            for name, value in (cfg.get('model') or {}).get('backbone', {}).items()
             if name in ('embed_dim', 'depth', 'num_heads', 'img_size', 'patch_size')
         ]
-        described['backbone'] = ', '.join([type(backbone).__name__, *sizes])
+        description['backbone'] = ', '.join([type(backbone).__name__, *sizes])
     total = sum(parameter.numel() for parameter in model.parameters())
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    described['parameters'] = f'{total:,}' + (f' ({trained:,} trained)' if trained < total else '')
+    description['parameters'] = f'{total:,}' + (f' ({trained:,} trained)' if trained < total else '')
     for purpose in ('train', 'val', 'test'):
         dataset = (cfg.get(f'{purpose}_dataloader') or {}).get('dataset')
-        if dataset:
-            kind, root = getattr(dataset['type'], '__name__', dataset['type']), dataset.get('data_root')
-            described[f'{purpose} data'] = f'{kind} in {root}' if root else kind
-    return described
+        if isinstance(dataset, dict):
+            name, root = getattr(dataset['type'], '__name__', dataset['type']), dataset.get('data_root')
+            description[f'{purpose} data'] = f'{name} in {root}' if root else name
+    return description

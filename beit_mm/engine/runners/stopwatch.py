@@ -1,4 +1,4 @@
-"""Wall time shared out among the parts of a run, for its report."""
+"""Wall time of the parts of a run, for its report."""
 
 import time
 from collections.abc import Iterator
@@ -6,13 +6,13 @@ from contextlib import contextmanager
 
 
 class Stopwatch:
-    """Of named parts one runs at any moment; the seconds of all add up to the time since the start.
+    """Measures named parts of which one runs at any moment; their seconds add up to the time since the start.
 
-    It reads the host's clock alone and waits for no device: work that a device still has before it counts in the part
-    in which the host first waits for it.
+    It reads the host's clock and does not wait for a device. Work that a device still has from an earlier part counts
+    in the part in which the host first waits for it.
 
     Args:
-        part: what runs from now on.
+        part: the part that runs first.
     """
 
     def __init__(self, part: str):
@@ -21,7 +21,7 @@ class Stopwatch:
         self._seconds: dict[str, float] = {}
 
     def switch(self, part: str) -> str:
-        """Another part runs from now on; the one before."""
+        """Let another part run from now on; returns the one before."""
         previous, self._part = self._part, part
         now = time.monotonic()
         self._seconds[previous] = self._seconds.get(previous, 0.0) + now - self._since
@@ -36,14 +36,18 @@ class Stopwatch:
 
 @contextmanager
 def timed(runner, part: str) -> Iterator[None]:
-    """What runs inside counts as this part in the run's report, if a ReportHook measures it.
+    """Count what runs inside as a part of its own in the report of the run; without a ReportHook nothing happens.
 
     Args:
-        runner: the runner.
-        part: 'validation', 'checkpoints', 'pictures' or another name, as the report will show it.
+        runner: the runner, whose ReportHook has a `watch`.
+        part: 'validation', 'checkpoints', 'pictures' or another name, as the report shows it.
     """
-    runner.call_hook('begin_part', part=part)
+    watch = next((hook.watch for hook in runner.hooks if isinstance(getattr(hook, 'watch', None), Stopwatch)), None)
+    if watch is None:
+        yield
+        return
+    previous = watch.switch(part)
     try:
         yield
     finally:
-        runner.call_hook('end_part')
+        watch.switch(previous)

@@ -1,4 +1,4 @@
-"""A report of the runs of a work directory: one HTML page that holds everything it shows."""
+"""A report of the runs of a work directory: one HTML page that needs no other file."""
 
 from .page import report_command, write_report
 from .record import Record, versions

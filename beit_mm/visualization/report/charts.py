@@ -1,192 +1,93 @@
-"""Charts of curves as SVG: which curves share one, axes, and lines; page.html draws them."""
+"""Charts of logged numbers as SVG, drawn by matplotlib."""
 
-import math
+import io
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
-from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from .history import Curve
+from .logs import Curve
 
-# In the units of the SVG's viewBox; the page scales it to the column.
-WIDTH, HEIGHT = 470, 232
-LEFT, RIGHT, TOP, BOTTOM = 66, 448, 10, 204  # the edges of what the axes enclose
-MAX_DOTS = 30  # of a curve whose points are shown
-GROUPS = {'loss': 'Loss', 'lr': 'Learning rate', 'time': 'Seconds per step', 'acc': 'Accuracy'}
+TEXT_COLOR = '#010203'  # becomes the color of the page's text, so that charts fit a light and a dark page
+MAX_MARKERS = 30  # curves of more points are drawn without dots
+MAX_VECTOR_POINTS = 2000  # curves of more points are drawn as pixels, which keeps the page small
+# Titles by patterns of the last part of a name; curves of one title share a chart.
 TITLES = {
+    'loss.*|.*loss': 'Loss',
+    'lr|base_lr': 'Learning rate',
+    '.*acc.*': 'Accuracy',
     'grad_norm': 'Gradient norm',
-    'memory': 'Memory, MB',
     'psnr': 'PSNR, dB',
     'perplexity': 'Codebook perplexity',
     'used_codes': 'Codebook in use',
     'kl': 'KL divergence',
-    'temperature': 'Temperature',
-    'kl_weight': 'KL weight',
-    'skipped_updates': 'Skipped updates',
+    'time|data_time': 'Seconds per step',
+    'memory': 'Memory, MB',
 }
-LAST = ('Seconds per step', 'Memory, MB')
 
 
-@dataclass
-class Line:
-    """A curve as drawn: its name, SVG paths of the line and of its points, values as text, and its last value."""
-
-    name: str
-    path: str
-    dots: str
-    x: str
-    y: str
-    last: float
-    num_not_finite: int
-
-
-@dataclass
-class Chart:
-    """Lines over one pair of axes; ticks and marks are places in the viewBox with their text."""
-
-    title: str
-    unit: str
-    lines: list[Line]
-    x_ticks: list[tuple[float, str]]
-    y_ticks: list[tuple[float, str]]
-    marks: list[tuple[float, str]]
-    x_range: tuple[float, float]
-
-
-def training_charts(curves: Sequence[Curve], resumed_at: Sequence[int]) -> list[Chart]:
-    """Losses, rates, accuracies and times each on one chart, all other quantities on one of their own.
+def draw_training_charts(curves: Sequence[Curve], resumed_at: Sequence[int]) -> list[str]:
+    """Draw losses, rates, accuracies and times on one chart each, every other quantity on its own.
 
     Args:
         curves: of one training.
         resumed_at: iterations to mark.
+
+    Returns:
+        SVG of each chart, losses first, times and memory last.
     """
     groups: dict[str, list[Curve]] = {}
     for curve in curves:
-        if not _says_nothing(curve, curves):
+        if not _is_redundant(curve, curves):
             groups.setdefault(_title(curve.name), []).append(curve)
-    order = sorted(groups, key=lambda title: (title in LAST, title != GROUPS['loss']))
-    return [draw(title, 'iteration', groups[title], resumed_at) for title in order]
-
-
-def score_charts(curves: Sequence[tuple[str, Curve]]) -> list[Chart]:
-    """A chart for every score that was taken more than once."""
-    return [draw(curve.name, unit, [curve]) for unit, curve in curves if len(curve.x) > 1]
-
-
-def draw(title: str, unit: str, curves: Sequence[Curve], marks: Sequence[int] = ()) -> Chart:
-    """Lay out curves over a common pair of axes, thinned."""
-    x_low, x_high = _range(np.concatenate([curve.x for curve in curves]))
-    y_low, y_high = _range(np.concatenate([curve.y for curve in curves]))
-    # Nothing below a thousandth is shown large: rounding would look like a trend.
-    margin = max(0.04 * (y_high - y_low), 5e-4 * max(abs(y_low), abs(y_high)))
-    y_low, y_high = y_low - margin, y_high + margin
-
-    def to_x(x):
-        return LEFT + (x - x_low) / (x_high - x_low) * (RIGHT - LEFT)
-
-    def to_y(y):
-        return BOTTOM - (y - y_low) / (y_high - y_low) * (BOTTOM - TOP)
-
-    lines = []
-    for curve in curves:
-        thin = curve.thinned()
-        x, y = to_x(thin.x), to_y(thin.y)
-        lines.append(
-            Line(
-                curve.name,
-                _path(x, y),
-                _dots(x, y),
-                _numbers(thin.x),
-                _numbers(thin.y),
-                float(curve.y[-1]),
-                int((~np.isfinite(curve.y)).sum()),
-            )
-        )
-    return Chart(
-        title,
-        unit,
-        lines,
-        x_ticks=[(round(to_x(tick), 1), EngFormatter(sep='')(tick)) for tick in _ticks(x_low, x_high, integer=True)],
-        y_ticks=[(round(to_y(tick), 1), text) for tick, text in _labelled(_ticks(y_low, y_high))],
-        marks=[(round(to_x(mark), 1), f'resumed after iteration {mark}') for mark in marks if x_low <= mark <= x_high],
-        x_range=(x_low, x_high),
-    )
-
-
-def short(number: float, digits: int = 4) -> str:
-    """A number with so many significant digits, `1.235e-05` as `1.235e-5`, and `0.00025` as `2.5e-4`."""
-    text = f'{number:.{digits}g}'
-    if 0 < abs(number) < 1e-3:
-        mantissa, _, exponent = f'{number:.{digits - 1}e}'.partition('e')
-        text = f'{float(mantissa):g}e{exponent}'
-    mantissa, e, exponent = text.partition('e')
-    return f'{mantissa}e{int(exponent)}' if e else mantissa
+    last = ('Seconds per step', 'Memory, MB')
+    order = sorted(groups, key=lambda title: (title in last, title != 'Loss'))
+    return [draw_chart(title, groups[title], resumed_at) for title in order]
 
 
 def _title(name: str) -> str:
-    last = name.rpartition('.')[2].rpartition('/')[2]
-    if last in TITLES:
-        return TITLES[last]
-    if last in ('time', 'data_time'):
-        return GROUPS['time']
-    if last in ('lr', 'base_lr'):
-        return GROUPS['lr']
-    if last.startswith('loss') or last.endswith('loss'):
-        return GROUPS['loss']
-    return GROUPS['acc'] if 'acc' in last else name
+    last_part = re.split('[./]', name)[-1]
+    return next((title for pattern, title in TITLES.items() if re.fullmatch(pattern, last_part)), name)
 
 
-def _says_nothing(curve: Curve, curves: Sequence[Curve]) -> bool:
-    """A count of skipped updates that is 0, and MMEngine's base_lr where it is lr."""
+def _is_redundant(curve: Curve, curves: Sequence[Curve]) -> bool:
+    """Whether it counts no skipped update, or is MMEngine's base_lr and equals lr."""
     if curve.name == 'skipped_updates':
-        return not curve.y.any()
-    return curve.name == 'base_lr' and any(other.name == 'lr' and np.array_equal(other.y, curve.y) for other in curves)
-
-
-def _range(values: np.ndarray) -> tuple[float, float]:
-    """Lowest and highest of the finite values, a little apart if they are one."""
-    values = values[np.isfinite(values)]
-    low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 1.0)
-    if low < high:
-        return low, high
-    return low - (abs(low) or 1) / 2, high + (abs(high) or 1) / 2
-
-
-def _ticks(low: float, high: float, integer: bool = False) -> list[float]:
-    ticks = MaxNLocator(5, steps=[1, 2, 5, 10], integer=integer).tick_values(low, high)
-    return [float(tick) for tick in ticks if low <= tick <= high]
-
-
-def _labelled(ticks: Sequence[float]) -> list[tuple[float, str]]:
-    """Ticks with their text, of as many digits as tell them apart."""
-    for digits in range(4, 9):
-        texts = [short(tick, digits) for tick in ticks]
-        if len(set(texts)) == len(texts):
-            break
-    return list(zip(ticks, texts))
-
-
-def _path(x: np.ndarray, y: np.ndarray) -> str:
-    """SVG path commands; the line breaks where y is not finite, and a point alone becomes a dot."""
-    parts, begun = [], False
-    for left, top in zip(x, y):
-        if not math.isfinite(top):
-            begun = False
-            continue
-        parts.append(f'{left:.1f} {top:.1f}' if begun else f'M{left:.1f} {top:.1f}h0L{left:.1f} {top:.1f}')
-        begun = True
-    return ' '.join(parts)
-
-
-def _dots(x: np.ndarray, y: np.ndarray) -> str:
-    """SVG path commands of the points, where they are few."""
-    if len(x) > MAX_DOTS:
-        return ''
-    return ''.join(f'M{left:.1f} {top:.1f}h0' for left, top in zip(x, y) if math.isfinite(top))
-
-
-def _numbers(values: np.ndarray) -> str:
-    return ' '.join(
-        f'{value:.6g}' if abs(value) < 1e6 or not float(value).is_integer() else f'{value:.0f}' for value in values
+        return not curve.values.any()
+    return curve.name == 'base_lr' and any(
+        other.name == 'lr' and np.array_equal(other.values, curve.values) for other in curves
     )
+
+
+def draw_chart(title: str, curves: Sequence[Curve], marks: Sequence[int] = ()) -> str:
+    """Draw curves over common axes, with their last values in the legend and dashed lines at `marks`; returns SVG."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    colored = ('text.color', 'axes.titlecolor', 'axes.labelcolor', 'axes.edgecolor', 'xtick.color', 'ytick.color')
+    stream = io.StringIO()
+    with matplotlib.rc_context(
+        {'svg.fonttype': 'none', 'text.parse_math': False, **dict.fromkeys(colored, TEXT_COLOR)}
+    ):
+        figure = Figure(figsize=(5.5, 3), layout='constrained')
+        axes = figure.add_subplot(xlabel=curves[0].unit)
+        axes.set_title(title, loc='left', fontweight='bold')
+        axes.spines[['top', 'right']].set_visible(False)
+        axes.grid(alpha=0.25)
+        for curve in curves:
+            is_finite = np.isfinite(curve.values)
+            num_others = int((~is_finite).sum())
+            axes.plot(
+                curve.steps,
+                np.where(is_finite, curve.values, np.nan),
+                marker='.' if len(curve.steps) <= MAX_MARKERS else '',
+                label=f'{curve.name} {curve.values[-1]:.4g}' + (f', {num_others} not finite' if num_others else ''),
+                rasterized=len(curve.steps) > MAX_VECTOR_POINTS,
+            )
+        for mark in marks:
+            axes.axvline(mark, color=TEXT_COLOR, linestyle='--', linewidth=1, alpha=0.6)
+        figure.legend(loc='outside lower left', ncols=2, frameon=False)
+        figure.savefig(stream, format='svg', dpi=150, transparent=True, metadata={'Creator': None, 'Date': None})
+    svg = stream.getvalue()
+    svg = re.sub(r' id="[a-z0-9.]+_\d+"', '', svg[svg.index('<svg') :])  # the same ids stand in every chart
+    return svg.replace(TEXT_COLOR, 'currentColor')

@@ -9,14 +9,12 @@ from pathlib import Path
 
 from PIL import Image
 
+from .logs import Session
 from .record import FOLDER
-from .sessions import Session
 
-IMAGES = f'{FOLDER}/vis_image'
 MAX_NAMES = 16
-MAX_BYTES = 1_000_000  # of one picture as it is; larger ones are written anew, smaller
+MAX_BYTES = 1_000_000  # larger files are scaled down and written as JPEG
 MAX_SIDE = 1600  # pixels
-_NAME_STEP = re.compile(r'^(.*)_(\d+)$')
 
 
 @dataclass
@@ -31,18 +29,18 @@ class Picture:
 
 
 def read_pictures(sessions: Sequence[Session]) -> tuple[dict[str, list[Picture]], int]:
-    """First and latest picture of every name that a visualizer wrote, and how many names were left out.
+    """The first and the latest picture of every name that a visualizer wrote, and how many names were left out.
 
     Args:
-        sessions: whose pictures count; of the same name and step the later session's.
+        sessions: the sessions; the later one wins where name and step are the same.
     """
     files: dict[str, dict[int, Path]] = {}
     for session in sessions:
-        folder = session.folder / IMAGES
+        folder = session.folder / FOLDER / 'vis_image'
         for path in sorted(folder.rglob('*.png')):
-            found = _NAME_STEP.match(path.relative_to(folder).with_suffix('').as_posix())
-            if found:
-                files.setdefault(found[1], {})[int(found[2])] = path
+            match = re.fullmatch(r'(.*)_(\d+)', path.relative_to(folder).with_suffix('').as_posix())
+            if match:
+                files.setdefault(match[1], {})[int(match[2])] = path
     chosen = {name: sorted({min(steps), max(steps)}) for name, steps in list(files.items())[:MAX_NAMES]}
     pictures = {name: [_read(files[name][step], step) for step in steps] for name, steps in chosen.items()}
     return pictures, len(files) - len(chosen)
@@ -50,20 +48,15 @@ def read_pictures(sessions: Sequence[Session]) -> tuple[dict[str, list[Picture]]
 
 def _read(path: Path, step: int) -> Picture:
     try:
-        content = path.read_bytes()
+        content, image_type = path.read_bytes(), 'png'
         with Image.open(io.BytesIO(content)) as image:
             image.load()
-            kind = 'png'
             if len(content) > MAX_BYTES:
                 image.thumbnail((MAX_SIDE, MAX_SIDE))
-                content, kind = _as_jpeg(image), 'jpeg'
+                stream = io.BytesIO()
+                image.convert('RGB').save(stream, 'JPEG', quality=88)
+                content, image_type = stream.getvalue(), 'jpeg'
             width, height = image.size
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # a broken chunk is the third
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # Pillow's, of broken chunks too
         return Picture(step, problem=f'{path.name} cannot be read: {error}')
-    return Picture(step, width, height, f'data:image/{kind};base64,{base64.b64encode(content).decode()}')
-
-
-def _as_jpeg(image: Image.Image) -> bytes:
-    stream = io.BytesIO()
-    image.convert('RGB').save(stream, 'JPEG', quality=88)
-    return stream.getvalue()
+    return Picture(step, width, height, f'data:image/{image_type};base64,{base64.b64encode(content).decode()}')

@@ -1,4 +1,4 @@
-"""What a run notes of itself for its report: `TIMESTAMP/vis_data/run_PURPOSE.json` in the work directory."""
+"""What a run writes about itself for its report: `TIMESTAMP/vis_data/run_PURPOSE.json` in the work directory."""
 
 import importlib
 import json
@@ -15,28 +15,27 @@ from beit_mm.version import __version__
 
 FOLDER = 'vis_data'
 LIBRARIES = ('torchvision', 'mmengine', 'mmcv', 'mmpretrain', 'mmseg', 'numpy')
-STATES = ('running', 'finished', 'stopped', 'failed')
 
 
 @dataclass
 class Record:
-    """One run: a training, validation or test from its start to its end.
+    """One training, validation or test from its start to its end.
 
     Attributes:
         purpose: 'train', 'val' or 'test'.
         config: file name of the config.
-        command: of the process, argument by argument.
-        started, ended: local time, `2026-01-31 12:00:00`; ended is '' as long as the state is 'running'.
-        state: one of STATES; a run that was killed stays 'running'.
-        message: why it stopped or failed.
+        command: command line of the process.
+        started, ended: local time, `2026-01-31 12:00:00`; ended is '' while the state is 'running'.
+        state: 'running', 'finished', 'stopped' or 'failed'; a run that was killed stays 'running'.
+        message: why the run stopped or failed.
         first_iteration, first_epoch: how many were complete at the start.
         iteration, epoch: how many are complete.
         max_iterations: of the whole training; 0 for a validation or test.
         score_unit: what validation scores are logged over, 'epoch' or 'iteration'.
         source: checkpoint that was resumed or loaded.
-        resumed: whether it was resumed.
-        num_processes: how many trained.
-        model: names and sizes of its parts.
+        resumed: whether the training was resumed.
+        num_processes: number of processes.
+        model: names and sizes of the parts.
         versions: of libraries, devices and code.
         seconds: wall time of every part.
     """
@@ -62,14 +61,13 @@ class Record:
     seconds: dict[str, float] = field(default_factory=dict)
 
     def write(self, log_dir: Path) -> None:
-        """Into the folder of the run's logs; a reader finds the old file or the new one, whole."""
-        path = log_dir / FOLDER / f'run_{self.purpose}.json'
-        with atomic_write(path) as temporary:
+        """Write the record into the folder of the run's logs, atomically."""
+        with atomic_write(log_dir / FOLDER / f'run_{self.purpose}.json') as temporary:
             temporary.write_text(json.dumps(asdict(self), indent=1), encoding='utf-8')
 
 
 def read_record(path: Path) -> Record | None:
-    """A record; None if the file holds none."""
+    """Read a record; None if the file is damaged. Fields of later versions are ignored."""
     try:
         content = json.loads(path.read_text(encoding='utf-8'))
         known = {entry.name for entry in fields(Record)}
@@ -79,16 +77,16 @@ def read_record(path: Path) -> Record | None:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what computes here: libraries, Python, system, devices, and the git commit of the working directory
-    if it is a checkout. A fraction of MMEngine's collect_env, which starts compilers to ask for theirs.
+    """Versions of libraries, Python, system and devices, and the git commit of the working directory.
+
+    MMEngine's collect_env takes much longer, as it starts compilers to ask for their versions.
     """
     found = {'beit_mm': __version__, 'torch': torch.__version__}
-    for name in LIBRARIES:
-        found[name] = importlib.import_module(name).__version__
+    found.update({name: importlib.import_module(name).__version__ for name in LIBRARIES})
     found['Python'] = sys.version.split()[0]
     found['system'] = platform.platform()
     if torch.cuda.is_available():
-        names = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+        names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
         found['GPUs'] = ', '.join(f'{names.count(name)} x {name}' for name in dict.fromkeys(names))
         found['CUDA, cuDNN'] = f'{torch.version.cuda}, {torch.backends.cudnn.version()}'
     else:

@@ -104,9 +104,7 @@ def runner_of(model: nn.Module) -> SimpleNamespace:
     handler = logging.Handler()
     handler.emit = logger.records.append
     logger.addHandler(handler)
-    return SimpleNamespace(
-        model=model, logger=logger, iter=0, visualizer=Visualizer(), call_hook=lambda name, **arguments: None
-    )
+    return SimpleNamespace(model=model, logger=logger, iter=0, visualizer=Visualizer(), hooks=[])
 
 
 def test_what_cannot_be_drawn_is_logged_and_training_goes_on():

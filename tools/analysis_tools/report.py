@@ -1,4 +1,4 @@
-"""Make the report of a work directory, again or of runs that were killed: python tools/report.py WORK_DIR"""
+"""Write the report of a work directory again, or of runs that were killed."""
 
 import argparse
 
@@ -7,7 +7,7 @@ from beit_mm.visualization.report import report_command
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description='Make the report of the runs in a work directory.')
+    parser = argparse.ArgumentParser(description='Write the report of the runs in a work directory.')
     parser.add_argument('run', metavar='WORK_DIR', help='work directory of a training or test')
     parser.add_argument('--out', metavar='FILE', help='the page; default: WORK_DIR/report.html')
     parser.set_defaults(work_dir=None)  # no run, so no folder for a traceback
