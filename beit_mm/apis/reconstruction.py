@@ -15,7 +15,7 @@ from mmengine.model import BaseModel
 from beit_mm.config.parts import walk
 from beit_mm.datasets import BlockwiseMaskGenerator, RandomMaskGenerator
 from beit_mm.datasets.images import resize_image, sides_for
-from beit_mm.datasets.samplers import derive_seed
+from beit_mm.datasets.seeds import derive_seed
 from beit_mm.datasets.transforms.formatting import channels_first
 from beit_mm.datasets.transforms.masking import MaskGenerator
 from beit_mm.engine.runners.random_states import untouched_random_states

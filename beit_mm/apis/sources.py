@@ -12,10 +12,9 @@ from urllib.parse import urlsplit
 import numpy as np
 from PIL import Image
 
-from beit_mm.datasets.folders import walk_folders
+from beit_mm.datasets.folders import IMAGE_SUFFIXES, walk_folders
 from beit_mm.datasets.images import Source
 
-SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.gif', '.webp', '.tif', '.tiff', '.ppm', '.pgm', '.jp2')
 Images = Source | Sequence[Source]
 
 
@@ -38,7 +37,7 @@ def find_images(images: Images) -> list[NamedImage]:
     """The images that files, folders, arrays and pictures stand for, in the order given.
 
     Args:
-        images: a file or address, a folder, which is searched to the bottom for SUFFIXES, sorted, without hidden
+        images: a file or address, a folder, which is searched to the bottom for IMAGE_SUFFIXES, sorted, without hidden
             files; an array uint8 (H, W, 3) in BGR or (H, W) in grey; a picture of Pillow's; or a list of any of these.
 
     Raises:
@@ -93,7 +92,7 @@ def _files(path: Path, shared: str) -> list[NamedImage]:
         raise FileNotFoundError(f'an image must be a file or folder that exists, got {path}')
     places = sorted(_walk(path), key=lambda place: place.replace('/', '\0'))  # folder by folder
     if not places:
-        raise ValueError(f'{path} must hold images ({", ".join(SUFFIXES)}), got none')
+        raise ValueError(f'{path} must hold images ({", ".join(IMAGE_SUFFIXES)}), got none')
     # Strings, as folders may hold millions.
     names = places if path == Path() else [os.path.join(path, place) for place in places]
     prefix = '' if below == '.' else f'{below}/'
@@ -106,7 +105,9 @@ def _walk(folder: Path) -> Iterator[str]:
         folders[:] = [name for name in folders if not name.startswith('.')]
         inner = Path(parent).relative_to(folder).as_posix()
         prefix = '' if inner == '.' else f'{inner}/'
-        yield from (prefix + name for name in names if name.lower().endswith(SUFFIXES) and not name.startswith('.'))
+        yield from (
+            prefix + name for name in names if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith('.')
+        )
 
 
 def _place_of_address(address: str) -> str:

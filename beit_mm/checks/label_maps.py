@@ -9,8 +9,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from beit_mm.datasets.transforms.label_maps import describe_kind, IGNORED, MODES
-from beit_mm.datasets.transforms.loading import ORIENTATION
+from beit_mm.datasets.transforms.loading import describe_kind, IGNORED, MODES, ORIENTATION
 
 from .model_sizes import argument
 from .parts import Part

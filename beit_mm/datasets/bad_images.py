@@ -1,26 +1,25 @@
-"""Images that cannot be read: in training they are listed, replaced and bounded."""
+"""Images that cannot be read: a training lists them, replaces them and limits their number."""
 
-import fcntl
-import os
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from torch.utils.data import Dataset
 
+from beit_mm.errors import UserError
+
 from .seeds import derive_seed, seed_generators
 
-MAX_ATTEMPTS = 100  # for one sample; only a training that allows nearly all images to be bad comes so far
+MAX_ATTEMPTS = 100  # for one sample; reached only if nearly all images may be bad
 NUM_SHOWN = 3
 ESCAPES = {ord(char): repr(char)[1:-1] for char in '\\\t\n\r'}
 
 
-class BadImage(ValueError):
+class BadImage(UserError):
     """An image that cannot be read.
 
     Args:
-        name: its file, or its place in a shard or table.
+        name: its file, or its position in a shard or table.
         reason: what is wrong with it.
     """
 
@@ -30,20 +29,20 @@ class BadImage(ValueError):
         self.reason = reason
 
     def __str__(self) -> str:
-        # A loader raises what a worker has raised again, with the whole message as the only argument.
+        # A data loader raises a worker's error again, with the whole message as the only argument.
         return f'{self.name} cannot be read as an image: {self.reason}' if self.reason else self.name
 
 
 class BadImages:
     """Reads samples in training and replaces those whose image is bad.
 
-    Every bad image is written to a list once, `name, tab, reason`, which the workers of all processes share and a
-    resumed run goes on with. A sample is replaced by one that depends on its seed and index alone.
+    Every bad image is listed once, as `name, tab, reason`, in a file that the workers of all processes share and a
+    resumed run continues. The replacement depends on the seed and the index of the sample alone.
 
     Args:
-        num_images: of the data set.
-        list_path: the list, made with the first bad image.
-        max_share: of the images that may be on the list.
+        num_images: number of images in the data set.
+        list_path: the file, written with the first bad image.
+        max_share: largest share of the images that may be on the list.
     """
 
     def __init__(self, num_images: int, list_path: str | Path, max_share: float = 0.001):
@@ -54,14 +53,14 @@ class BadImages:
         self.max_share = max_share
 
     def read(self, dataset: Dataset, index: int, seed: int) -> Any:
-        """The sample `dataset[index]`, whose generators are seeded already, or one in its place.
+        """The sample `dataset[index]`, or another sample if its image is bad. The generators are seeded already.
 
         Args:
             index: of the sample.
             seed: of the sample, 64 bits.
 
         Raises:
-            ValueError: If more images than max_share are bad; gives counts and the first names.
+            UserError: If too many images are bad; gives counts and the first names.
         """
         try:
             return dataset[index]
@@ -69,19 +68,19 @@ class BadImages:
             bad = error
         for attempt in range(1, MAX_ATTEMPTS):
             self._add(bad)
-            other = derive_seed(seed >> 1, index, attempt)  # >> 1 as derive_seed takes 63 bits
+            other = derive_seed(seed >> 1, index, attempt)  # >> 1 because derive_seed takes 63 bits
             seed_generators(other)
             try:
                 return dataset[other % len(dataset)]
             except BadImage as error:
                 bad = error
-        raise ValueError(f'{MAX_ATTEMPTS} images in place of sample {index} cannot be read, the last: {bad}')
+        raise UserError(f'{MAX_ATTEMPTS} images tried for sample {index} cannot be read, the last: {bad}')
 
     def names(self) -> list[str]:
-        """Names on the list, the first first, each once."""
+        """The names on the list, oldest first, each once."""
         try:
             with open(self.list_path, encoding='utf-8', errors='surrogateescape', newline='\n') as file:
-                return _first_fields(file)
+                return _first_fields(file.read())
         except FileNotFoundError:
             return []
 
@@ -89,26 +88,36 @@ class BadImages:
         names = self._append(bad.name.translate(ESCAPES), ' '.join(bad.reason.split()))
         if len(names) > self.max_share * self.num_images:
             shown = ', '.join(names[:NUM_SHOWN]) + (' ...' if len(names) > NUM_SHOWN else '')
-            raise ValueError(
+            raise UserError(
                 f'{len(names)} of {self.num_images} images cannot be read, {len(names) / self.num_images:.2%}, and at '
                 f'most {self.max_share:.2%} may be: {shown}; all are in {self.list_path}. Mend or remove them and '
                 f'delete the list, or allow a larger share. The last: {bad}'
             )
 
     def _append(self, name: str, reason: str) -> list[str]:
-        """All names on the list after this one has come to it."""
+        """Put a name on the list unless it is there; all names on it."""
         self.list_path.parent.mkdir(parents=True, exist_ok=True)
         with open(self.list_path, 'a+', encoding='utf-8', errors='surrogateescape', newline='\n') as file:
-            with suppress(OSError):  # a file system without locks: a name may come twice, and still counts once
-                fcntl.flock(file, fcntl.LOCK_EX)
+            _lock(file)
             file.seek(0)
-            names = _first_fields(file)
+            content = file.read()
+            names = _first_fields(content)
             if name not in names:
-                is_cut = file.tell() and os.pread(file.fileno(), 1, file.tell() - 1) != b'\n'  # killed while writing
+                is_cut = content and not content.endswith('\n')  # a process was killed while it wrote
                 file.write('\n' * bool(is_cut) + f'{name}\t{reason}\n')
                 names.append(name)
         return names
 
 
-def _first_fields(lines: Iterator[str]) -> list[str]:
-    return list(dict.fromkeys(line.rstrip('\n').split('\t')[0] for line in lines))
+def _lock(file: TextIO) -> None:
+    """Wait for other processes. Without locks (some file systems, Windows) a name may be listed twice, but counts
+    once.
+    """
+    with suppress(OSError, ImportError):
+        import fcntl  # only POSIX has it
+
+        fcntl.flock(file, fcntl.LOCK_EX)
+
+
+def _first_fields(content: str) -> list[str]:
+    return list(dict.fromkeys(line.split('\t')[0] for line in content.split('\n') if line))

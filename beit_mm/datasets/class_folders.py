@@ -1,26 +1,35 @@
 """A folder of images per class, labelled by the folders' names."""
 
+from collections.abc import Sequence
+
 from mmpretrain.datasets import CustomDataset
 from mmpretrain.datasets.custom import find_folders, get_samples
 
+from beit_mm.errors import UserError
 from beit_mm.registry import DATASETS
+
+from .folders import IMAGE_SUFFIXES
 
 
 @DATASETS.register_module()
 class ClassFolders(CustomDataset):
-    """MMPretrain's CustomDataset whose label is the place of a folder's name among the class names.
+    """MMPretrain's CustomDataset, with labels that follow the class names.
 
-    CustomDataset counts the folders alone: class names in another order than the alphabet's, or a folder that is
-    called differently in training and validation, give wrong labels without a word.
+    CustomDataset numbers the folders in alphabetical order. If the class names have another order, or if training and
+    validation have different folders, its labels are wrong and nothing says so.
 
     Args:
         data_root, data_prefix: where the folders are; a class may lack its folder, and folders may be nested.
-        metainfo, classes, extensions, **kwargs: of MMPretrain's CustomDataset. Without class names the folders' are
-            taken, sorted.
+        extensions: suffixes of images.
+        metainfo, classes, **kwargs: see MMPretrain's CustomDataset. Without class names, the sorted names of the
+            folders are the classes.
 
     Raises:
-        ValueError: If a folder is none of the classes, or there is no image.
+        UserError: If a folder is none of the classes, or there is no image.
     """
+
+    def __init__(self, *args, extensions: Sequence[str] = IMAGE_SUFFIXES, **kwargs):
+        super().__init__(*args, extensions=tuple(extensions), **kwargs)
 
     def _find_samples(self) -> list[tuple[str, int]]:
         if not self.with_label:
@@ -29,7 +38,7 @@ class ClassFolders(CustomDataset):
         classes = list(self.CLASSES or folders)
         unknown = [name for name in folders if name not in classes]
         if unknown:
-            raise ValueError(
+            raise UserError(
                 f'folders in {self.img_prefix} must be named as the classes ({", ".join(classes)}), got '
                 f'{", ".join(unknown)}'
             )
@@ -37,7 +46,7 @@ class ClassFolders(CustomDataset):
         self.folder_to_idx = {name: classes.index(name) for name in folders}
         samples, _ = get_samples(self.img_prefix, self.folder_to_idx, self.is_valid_file)
         if not samples:
-            raise ValueError(
+            raise UserError(
                 f'the class folders in {self.img_prefix} must hold images ({", ".join(self.extensions)}), got none'
             )
         return samples

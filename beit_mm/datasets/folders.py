@@ -1,23 +1,28 @@
-"""Folders searched to the bottom."""
+"""Finding images in folders."""
 
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
+IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.gif', '.webp', '.tif', '.tiff', '.ppm', '.pgm', '.jp2')
 Identity = tuple[int, int]
 
 
 def identify(path: str | Path) -> Identity:
-    """What two paths of one file or folder share, by whatever links they lead there; OSError if there is none."""
+    """Device and inode, which are the same for all paths and links to one file or folder.
+
+    Raises:
+        OSError: If there is no such file.
+    """
     state = os.stat(path)
     return state.st_dev, state.st_ino
 
 
 def walk_folders(folder: str | Path) -> Iterator[tuple[str, list[str], list[str]]]:
-    """os.walk along links, but not by one that leads back to a folder it lies in.
+    """Like os.walk, following links, except those that lead back to a folder above.
 
     Raises:
-        OSError: If a folder cannot be read, which os.walk would leave out silently.
+        OSError: If a folder cannot be read, which os.walk would skip silently.
     """
     above: dict[str, tuple[Identity, ...]] = {os.fspath(folder): (identify(folder),)}
     for parent, folders, names in os.walk(folder, onerror=_fail, followlinks=True):

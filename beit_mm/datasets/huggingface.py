@@ -1,22 +1,23 @@
-"""A data set of Hugging Face `datasets` as a map-style data set of MMPretrain."""
+"""Hugging Face `datasets` as a map-style data set of MMPretrain."""
 
 from pathlib import Path
 
 import numpy as np
 
+from beit_mm.errors import UserError
 from beit_mm.registry import DATASETS
 
 from .bad_images import BadImage
-from .encoded_images import EncodedImageDataset, ImageStore
+from .image_store import ImageStore, StoredImages
 
 
 class ArrowStore(ImageStore):
-    """Images in an Arrow table, which `datasets` maps from disk: 4 bytes of label per image, none without labels.
+    """Images in an Arrow table that `datasets` maps from disk: 4 bytes of label per image, none without labels.
 
     Args:
         table: a `datasets.Dataset` whose image column is cast to Image(decode=False).
-        name: what the table is called in messages.
-        image_column: its images.
+        name: name of the table in messages.
+        image_column: name of the column of images.
         labels: int (len(table),), or None.
     """
 
@@ -41,23 +42,24 @@ class ArrowStore(ImageStore):
 
 
 @DATASETS.register_module()
-class HuggingFaceImages(EncodedImageDataset):
+class HuggingFaceImages(StoredImages):
     """Images (and labels) of Hugging Face `datasets`.
 
-    Where the label column has class names, they are taken, or, if class names are given, labels follow the given order.
+    If the label column has class names, they are the class names of the data set, or, if the config names classes,
+    labels follow the order in the config.
 
     Args:
-        path: a folder that `save_to_disk` wrote, or what `datasets.load_dataset` takes: a name on the hub, a folder of
-            Parquet files.
-        split: such as 'train'; may be None where the folder holds a single table.
+        path: a folder that `save_to_disk` wrote, or an argument of `datasets.load_dataset`: a name on the hub, a
+            folder of Parquet files.
+        split: such as 'train'; may be None if the folder holds a single table.
         name: the configuration of a data set on the hub.
         image_column, label_column: names of the columns.
-        with_label, **kwargs: of EncodedImageDataset.
+        with_label, **kwargs: see StoredImages.
 
     Raises:
         ImportError: If `datasets` is not installed.
-        ValueError: If there is no such data set, split or column, the columns hold something else, or a class of the
-            column is missing among the given names.
+        UserError: If there is no such data set, split or column, the columns hold something else, or a class of the
+            column is missing among the config's names.
     """
 
     def __init__(
@@ -78,21 +80,23 @@ class HuggingFaceImages(EncodedImageDataset):
         super().__init__(with_label, **kwargs)
 
     def _open_store(self) -> ArrowStore:
-        datasets = _import_datasets()
+        try:
+            import datasets
+        except ImportError as error:
+            raise ImportError('HuggingFaceImages needs the package datasets: pip install "beit_mm[sources]"') from error
         table = self._load(datasets)
-        called = self.path if self.split is None else f'{self.path}[{self.split}]'
-        needed = [self.image_column] + ([self.label_column] if self.with_label else [])
-        for column in needed:
+        title = self.path if self.split is None else f'{self.path}[{self.split}]'
+        for column in [self.image_column] + ([self.label_column] if self.with_label else []):
             if column not in table.column_names:
-                raise ValueError(f'{called} must have the column {column}, got {", ".join(table.column_names)}')
-        labels = self._read_labels(table, called) if self.with_label else None
+                raise UserError(f'{title} must have the column {column}, got {", ".join(table.column_names)}')
+        labels = self._read_labels(table, title) if self.with_label else None
         try:
             table = table.cast_column(self.image_column, datasets.Image(decode=False))
         except (ValueError, TypeError, NotImplementedError) as error:  # of datasets and pyarrow
-            raise ValueError(
-                f'{called}: the column {self.image_column} must hold images, got {table.features[self.image_column]}'
+            raise UserError(
+                f'{title}: the column {self.image_column} must hold images, got {table.features[self.image_column]}'
             ) from error
-        return ArrowStore(table, called, self.image_column, labels)
+        return ArrowStore(table, title, self.image_column, labels)
 
     def _load(self, datasets):
         """The table of the split."""
@@ -104,20 +108,20 @@ class HuggingFaceImages(EncodedImageDataset):
                 return datasets.load_dataset(str(folder) if folder.exists() else self.path, self.name, split=self.split)
         except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise ValueError(
+            raise UserError(
                 f'path must be a folder written by save_to_disk or a data set of the hub with the split '
                 f'{self.split}, got {self.path}: {reason}'
             ) from error
         if not isinstance(table, datasets.DatasetDict):
             return table
         if self.split not in table:
-            raise ValueError(f'the split of {self.path} must be one of {", ".join(table)}, got {self.split}')
+            raise UserError(f'the split of {self.path} must be one of {", ".join(table)}, got {self.split}')
         return table[self.split]
 
-    def _read_labels(self, table, called: str) -> np.ndarray:
+    def _read_labels(self, table, title: str) -> np.ndarray:
         feature = table.features[self.label_column]
         if 'int' not in str(getattr(feature, 'dtype', '')):
-            raise ValueError(f'{called}: the column {self.label_column} must hold whole numbers, got {feature}')
+            raise UserError(f'{title}: the column {self.label_column} must hold whole numbers, got {feature}')
         labels = table.select_columns(self.label_column).with_format('numpy')[:][self.label_column]
         names = getattr(feature, 'names', None)
         if names is None:
@@ -126,21 +130,13 @@ class HuggingFaceImages(EncodedImageDataset):
             self._metainfo['classes'] = tuple(names)
         unknown = [name for name in names if name not in self.CLASSES]
         if unknown:
-            raise ValueError(
-                f'{called}: class names must hold those of the column {self.label_column}, got none for '
+            raise UserError(
+                f'{title}: class names must hold those of the column {self.label_column}, got none for '
                 f'{", ".join(unknown[:3])}{" ..." if len(unknown) > 3 else ""}'
             )
-        places = self.class_to_idx
-        new_labels = np.array([places[name] for name in names] + [-1])  # the last is for -1, datasets' "no label"
+        indices = self.class_to_idx
+        new_labels = np.array([indices[name] for name in names] + [-1])  # the last is for -1, which means no label
         return new_labels[labels]
 
     def extra_repr(self) -> list[str]:
         return [f'Path: \t{self.path}', f'Split: \t{self.split}', *super().extra_repr()]
-
-
-def _import_datasets():
-    try:
-        import datasets
-    except ImportError as error:
-        raise ImportError('HuggingFaceImages needs the package datasets: pip install "beit_mm[sources]"') from error
-    return datasets

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from mmseg.evaluation import IoUMetric as HostIoUMetric
 
-from beit_mm.datasets.transforms.label_maps import check_kind
+from beit_mm.datasets.transforms.loading import check_kind
 from beit_mm.registry import METRICS
 
 

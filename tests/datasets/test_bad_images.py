@@ -12,7 +12,7 @@ from support.data import build_shards, jpeg, write_shards
 from torch.utils.data import DataLoader, Dataset
 
 from beit_mm.datasets import BadImage, BadImages, LoadImage
-from beit_mm.datasets.samplers import derive_seed, seed_generators
+from beit_mm.datasets.seeds import derive_seed, seed_generators
 
 # Workers by fork may hang, and by spawn import everything.
 CONTEXT = multiprocessing.get_context('forkserver')
@@ -133,7 +133,7 @@ def test_a_data_set_without_any_whole_image_ends(tmp_path):
         def __getitem__(self, index):
             raise BadImage(f'image {index}', 'broken')
 
-    with pytest.raises(ValueError, match='100 images in place of sample 1 cannot be read, the last: image'):
+    with pytest.raises(ValueError, match='100 images tried for sample 1 cannot be read, the last: image'):
         BadImages(3, tmp_path / 'list', 1.0).read(Broken(), 1, 2**64 - 1)
 
 

@@ -180,7 +180,7 @@ def test_images_and_labels_that_are_missing_are_named(tmp_path):
     ):
         dataset.get_data_info(5)
     table(label=[0, 1, -1, 2, -1, 0]).save_to_disk(tmp_path / 'label')
-    with pytest.raises(ValueError, match=r'label/00000002: the label must be 0 to 2 .* got none \(so have 2 of 6'):
+    with pytest.raises(ValueError, match=r'label/00000002: the label must be 0 to 2 .* got none \(as in 2 of 6'):
         HuggingFaceImages(str(tmp_path / 'label'), split=None)
 
 

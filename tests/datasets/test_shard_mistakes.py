@@ -8,7 +8,7 @@ from support.data import build_shards as build
 from support.data import jpeg, write_shards
 
 from beit_mm.datasets import WebDatasetShards
-from beit_mm.datasets.tar_index import cached_index
+from beit_mm.datasets.webdataset import cached_index
 
 KEYS = (('jpg',), 'cls')
 
@@ -71,7 +71,7 @@ def test_a_sample_without_image_is_named(shards):
 def test_labels_that_are_missing_or_beyond_the_classes_are_named(shards, label, sentence):
     with webdataset.TarWriter(str(shards[1])) as writer:
         writer.write({'__key__': 'wrong', 'jpg': jpeg(0), **label})
-    with pytest.raises(ValueError, match=rf'000001.tar/wrong.jpg: the label {sentence} \(so have 1 of 7 images\)'):
+    with pytest.raises(ValueError, match=rf'000001.tar/wrong.jpg: the label {sentence} \(as in 1 of 7 images\)'):
         build(shards)
     assert len(build(shards, with_label=False)) == 7
 

@@ -17,8 +17,7 @@ from torch.utils.data import DataLoader
 
 from beit_mm.datasets import webdataset as webdataset_shards
 from beit_mm.datasets import WebDatasetShards
-from beit_mm.datasets.tar_index import cached_index
-from beit_mm.datasets.webdataset import expand_shards
+from beit_mm.datasets.webdataset import cached_index, expand_shards
 
 KEYS = (('jpg',), 'cls')
 EXPECTED = [(jpeg(index), index % 3) for index in range(10)]
@@ -124,7 +123,7 @@ def test_the_index_is_kept_beside_the_shards_and_used(shards, monkeypatch):
     def no_reading(*_):
         raise AssertionError('the shards were read again')
 
-    monkeypatch.setattr('beit_mm.datasets.tar_index.index_shard', no_reading)
+    monkeypatch.setattr('beit_mm.datasets.webdataset.index_shard', no_reading)
     assert found(build(shards)) == EXPECTED
     with pytest.raises(AssertionError, match='read again'):
         build(shards, label_key='json')

@@ -1,7 +1,7 @@
-"""RandAugment and RandomErasing with the hosts' draws and pixels in a fraction of their time.
+"""RandAugment and RandomErasing with the hosts' draws and pixels, in a fraction of their time.
 
-Of RandAugment's operations those are ours that look at one pixel at a time: they are computed for 256 values and looked
-up. The others (rotation, shear, translation, saturation, sharpness) are MMPretrain's.
+RandAugment's operations that change each pixel by its value alone are computed for 256 values and looked up. The
+others (rotation, shear, translation, saturation, sharpness) are MMPretrain's.
 """
 
 from collections.abc import Sequence
@@ -13,8 +13,8 @@ from mmpretrain.datasets.transforms.auto_augment import RANDAUG_POLICIES
 
 from beit_mm.registry import TRANSFORMS
 
-# An image of every value in every channel, (256, 1, 3).
-RAMP = np.repeat(np.arange(256, dtype=np.uint8), 3).reshape(256, 1, 3)
+VALUES = np.arange(256, dtype=np.uint8)
+RAMP = np.repeat(VALUES, 3).reshape(256, 1, 3)  # an image with every value in every channel
 
 
 def count_values(channel: np.ndarray) -> np.ndarray:
@@ -23,11 +23,11 @@ def count_values(channel: np.ndarray) -> np.ndarray:
 
 
 class ByTable:
-    """Turns a host's operation that looks at one value at a time into a table: the host is asked about a ramp."""
+    """Turns one of MMPretrain's operations into a table: what it makes of the ramp."""
 
     def transform(self, results: dict) -> dict:
         ramp = super().transform(dict(img=RAMP))['img']
-        if ramp is not RAMP:  # the host drew that it acts
+        if ramp is not RAMP:  # else it drew to change nothing
             results['img'] = cv2.LUT(results['img'], np.ascontiguousarray(ramp[:, 0, 0]))
         return results
 
@@ -59,7 +59,7 @@ class Brightness(ByTable, host.Brightness):
 
 @TRANSFORMS.register_module()
 class AutoContrast(host.AutoContrast):
-    """MMPretrain's AutoContrast by a table: of an image, it reads nothing but each channel's range."""
+    """MMPretrain's AutoContrast by a table for each channel, which depends on the channel's range alone."""
 
     def transform(self, results: dict) -> dict:
         channels = cv2.split(results['img'])
@@ -78,13 +78,14 @@ class Equalize(host.Equalize):
     def transform(self, results: dict) -> dict:
         if not self.random_disable():
             channels = cv2.split(results['img'])
-            results['img'] = _look_up_each(channels, np.stack([_equalizing(channel) for channel in channels], axis=-1))
+            tables = np.stack([_equalizing_table(channel) for channel in channels], axis=-1)
+            results['img'] = _look_up_each(channels, tables)
         return results
 
 
 @TRANSFORMS.register_module()
 class Contrast(host.Contrast):
-    """MMPretrain's Contrast by a table: of an image, it reads nothing but the mean grey value."""
+    """MMPretrain's Contrast by a table, which depends on the mean grey value alone."""
 
     def transform(self, results: dict) -> dict:
         if self.random_disable():
@@ -99,20 +100,20 @@ class Contrast(host.Contrast):
         return results
 
 
-def _equalizing(channel: np.ndarray) -> np.ndarray:
+def _equalizing_table(channel: np.ndarray) -> np.ndarray:
     """The table, uint8 (256,), that spreads the values of a channel uint8 (H, W) evenly, as Pillow's equalize."""
     counts = count_values(channel)
     step = int(counts.sum() - counts[np.flatnonzero(counts)[-1]]) // 255
     if step == 0:
-        return RAMP[:, 0, 0]
-    below = np.cumsum(counts) - counts  # pixels under each value
+        return VALUES
+    below = np.cumsum(counts) - counts  # number of pixels below each value
     table = np.minimum((below + step // 2) // step, 255)
     table[0] = 0
     return table.astype(np.uint8)
 
 
 def _look_up_each(channels: Sequence[np.ndarray], table: np.ndarray) -> np.ndarray:
-    """Channels uint8 (H, W) through the columns of a table uint8 (256, ..., C), to an image (H, W, C)."""
+    """Look up channels uint8 (H, W) in the columns of a table uint8 (256, ..., C); the image (H, W, C)."""
     columns = np.ascontiguousarray(table.reshape(256, len(channels)).T)
     return cv2.merge([cv2.LUT(channel, column) for channel, column in zip(channels, columns)])
 
@@ -125,15 +126,17 @@ TABLES = {
 
 @TRANSFORMS.register_module()
 class RandAugment(host.RandAugment):
-    """MMPretrain's RandAugment: the same draws and pixels, those of one-pixel operations by tables.
+    """MMPretrain's RandAugment with the operations above by tables.
 
     Args:
-        policies, **kwargs: of MMPretrain's RandAugment; a policy whose type has no scope is ours where there is one.
+        policies: see MMPretrain's RandAugment; where a type without a scope is the name of an operation above, that
+            operation is used.
+        **kwargs: see MMPretrain's RandAugment.
     """
 
     def __init__(self, policies: str | list[dict], **kwargs):
         policies = RANDAUG_POLICIES.get(policies, policies) if isinstance(policies, str) else policies
-        if not isinstance(policies, str):  # unknown names are told by the host
+        if not isinstance(policies, str):  # MMPretrain refuses an unknown name
             policies = [
                 dict(policy, type=f'beit_mm.{policy["type"]}') if policy['type'] in TABLES else policy
                 for policy in policies
@@ -143,11 +146,11 @@ class RandAugment(host.RandAugment):
 
 @TRANSFORMS.register_module()
 class RandomErasing(host.RandomErasing):
-    """MMPretrain's RandomErasing: the same draws, and with `fill_std` the same noise, drawn in one go."""
+    """MMPretrain's RandomErasing; with `fill_std` the same noise, drawn in one call."""
 
     def _fill_pixels(self, img: np.ndarray, top: int, left: int, h: int, w: int) -> np.ndarray:
         if self.mode == 'const' or self.fill_std is None:
             return super()._fill_pixels(img, top, left, h, w)
         noise = np.random.standard_normal((h, w, 3)) * self.fill_std + self.fill_color
-        img[top : top + h, left : left + w] = np.clip(noise, 0, 255)  # cut to whole numbers, as by the host
+        img[top : top + h, left : left + w] = np.clip(noise, 0, 255)  # truncated to whole numbers, as by MMPretrain
         return img

@@ -1,40 +1,48 @@
-"""Colour jitter in two halves: a worker draws, the device computes (Pillow takes longer for it than for all else)."""
+"""Colour changes: jitter that a worker draws and the device computes, and MMSegmentation's distortion by tables."""
 
 from collections.abc import Sequence
 
 import cv2
+import mmseg.datasets.transforms as mmseg_transforms
 import numpy as np
 from mmcv.transforms import BaseTransform
 
 from beit_mm.registry import TRANSFORMS
 
-Strength = float | Sequence[float]
+from .augmentation import VALUES
+
+NUM_HUES = 180  # of OpenCV's uint8 images in HSV
 
 
 @TRANSFORMS.register_module()
 class DrawColorJitter(BaseTransform):
-    """Gives what `jitter_colors` takes: `jitter`, float32 (6,), and `mean_color` of the image, float32 (3,).
+    """Draw what `jitter_colors` needs: `jitter`, float32 (6,), and `mean_color` of the image, float32 (3,).
 
-    It stands before the crop, since contrast is about the mean of the whole image (BEiT release).
+    Put it before the crop: contrast is about the mean of the whole image (BEiT release).
 
     Args:
-        brightness, contrast, saturation: factors are uniform in [1 - s, 1 + s] for a number s, or in the two given.
-            0 leaves the property as it is.
+        brightness, contrast, saturation: factors are uniform in [1 - s, 1 + s] for a number s, or in a pair (low,
+            high). 0 changes nothing.
 
     Raises:
-        ValueError: If a range is negative or not ordered.
+        ValueError: If a range is negative or not in order.
     """
 
-    def __init__(self, brightness: Strength = 0.0, contrast: Strength = 0.0, saturation: Strength = 0.0):
+    def __init__(
+        self,
+        brightness: float | Sequence[float] = 0.0,
+        contrast: float | Sequence[float] = 0.0,
+        saturation: float | Sequence[float] = 0.0,
+    ):
         self.ranges = [
             _range(name, value)
             for name, value in (('brightness', brightness), ('contrast', contrast), ('saturation', saturation))
         ]
 
     def transform(self, results: dict) -> dict:
-        factors = [low + (high - low) * part for (low, high), part in zip(self.ranges, np.random.random(3).tolist())]
+        factors = [low + (high - low) * share for (low, high), share in zip(self.ranges, np.random.random(3).tolist())]
         results['jitter'] = np.array([*factors, *np.random.permutation(3).tolist()], dtype=np.float32)
-        # In the image's order of channels; every fourth row is enough.
+        # Channels in the image's order. Every fourth row is enough.
         results['mean_color'] = np.array(cv2.mean(results['img'][::4])[:3], dtype=np.float32)
         return results
 
@@ -42,8 +50,47 @@ class DrawColorJitter(BaseTransform):
         return f'{type(self).__name__}(brightness, contrast, saturation in {self.ranges})'
 
 
-def _range(name: str, value: Strength) -> tuple[float, float]:
+def _range(name: str, value: float | Sequence[float]) -> tuple[float, float]:
     low, high = (max(0.0, 1 - value), 1 + value) if isinstance(value, (int, float)) else value
     if not 0 <= low <= high:
-        raise ValueError(f'{name} must be a number of 0 or more, or two in order, got {value}')
+        raise ValueError(f'{name} must be a number of 0 or more, or two numbers in order, got {value}')
     return float(low), float(high)
+
+
+@TRANSFORMS.register_module()
+class PhotoMetricDistortion(mmseg_transforms.PhotoMetricDistortion):
+    """MMSegmentation's PhotoMetricDistortion: the same draws, by tables, with one conversion to HSV and back.
+
+    Equal in every pixel unless saturation and hue both change: then one rounding between them is left out.
+    """
+
+    def transform(self, results: dict) -> dict:
+        image = results['img']
+        table = self.brightness(VALUES)
+        contrast_comes_first = np.random.randint(2)
+        if contrast_comes_first:
+            table = self.contrast(table)
+        image = _look_up(image, table)
+        saturations, hues = self._draw_saturation(), self._draw_hue()
+        if saturations is not VALUES or hues is not VALUES:
+            hue, saturation, value = cv2.split(cv2.cvtColor(image, cv2.COLOR_BGR2HSV))
+            image = cv2.merge([_look_up(hue, hues), _look_up(saturation, saturations), value])
+            image = cv2.cvtColor(image, cv2.COLOR_HSV2BGR)
+        if not contrast_comes_first:
+            image = _look_up(image, self.contrast(VALUES))
+        results['img'] = image
+        return results
+
+    def _draw_saturation(self) -> np.ndarray:
+        if not np.random.randint(2):
+            return VALUES
+        return self.convert(VALUES, alpha=np.random.uniform(self.saturation_lower, self.saturation_upper))
+
+    def _draw_hue(self) -> np.ndarray:
+        if not np.random.randint(2):
+            return VALUES
+        return ((VALUES.astype(int) + np.random.randint(-self.hue_delta, self.hue_delta)) % NUM_HUES).astype(np.uint8)
+
+
+def _look_up(image: np.ndarray, table: np.ndarray) -> np.ndarray:
+    return image if table is VALUES else cv2.LUT(image, table)

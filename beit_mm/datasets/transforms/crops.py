@@ -1,40 +1,54 @@
-"""Crops, resizing and mirroring of training images, faster than the hosts' and with their draws."""
+"""Random crops and flips with the hosts' draws, in less time than the hosts need."""
 
 from collections.abc import Sequence
 
 import cv2
 import mmcv
+import mmseg.datasets.transforms as mmseg_transforms
 import numpy as np
 import torch
 from mmcv.transforms import RandomFlip as HostRandomFlip
+from mmcv.transforms.utils import cache_randomness
 from mmpretrain.datasets.transforms import RandomResizedCrop as HostRandomResizedCrop
 from torch.nn import functional as F
 
 from beit_mm.registry import TRANSFORMS
 
-TORCH_HAS_LANCZOS = 'lanczos' in (F.interpolate.__doc__ or '')  # since 2.15 or shortly before
+from .augmentation import count_values, VALUES
+
+FILTERS = ('bicubic', 'bilinear', 'lanczos')
+RESIZE_BACKENDS = ('pillow', 'torch')
 FLIP_CODES = dict(horizontal=1, vertical=0, diagonal=-1)  # OpenCV's
 
 
-def _resize_by_pillow(image: np.ndarray, scale: Sequence[int], interpolation: str) -> np.ndarray:
-    return mmcv.imresize(np.ascontiguousarray(image), tuple(scale[::-1]), interpolation=interpolation, backend='pillow')
+def _has_lanczos() -> bool:
+    """Whether torch resizes with this filter; older releases refuse the mode."""
+    try:
+        F.interpolate(torch.zeros(1, 3, 2, 2, dtype=torch.uint8), size=1, mode='lanczos', antialias=True)
+    except (ValueError, NotImplementedError, RuntimeError):
+        return False
+    return True
 
 
-def _resize_by_torch(image: np.ndarray, scale: Sequence[int], interpolation: str) -> np.ndarray:
-    """uint8 arithmetic on the view of the crop: nothing is copied before, unless it is a mirrored view. In memory,
-    channels come first in the result, as they do in a batch.
+TORCH_HAS_LANCZOS = _has_lanczos()
+
+
+def _resize(image: np.ndarray, size: Sequence[int], interpolation: str, backend: str) -> np.ndarray:
+    """An image uint8 (h, w, 3) at a size (H, W), with antialiasing. Torch's result has its channels first in memory,
+    as a batch has them.
     """
-    if interpolation == 'lanczos' and not TORCH_HAS_LANCZOS:
-        return _resize_by_pillow(image, scale, interpolation)
-    if min(image.strides) < 0:  # mirrored, or channels reversed, as MMCV's Pillow decoder gives them; torch has no such
+    if backend == 'pillow' or (interpolation == 'lanczos' and not TORCH_HAS_LANCZOS):
+        image = np.ascontiguousarray(image)
+        return mmcv.imresize(image, tuple(size[::-1]), interpolation=interpolation, backend='pillow')
+    if min(image.strides) < 0:  # mirrored, or BGR as a view of RGB: torch has no negative strides
         image = np.ascontiguousarray(image)
     pixels = torch.from_numpy(image).permute(2, 0, 1)[None]
-    resized = F.interpolate(pixels, size=tuple(scale), mode=interpolation, antialias=True)
+    resized = F.interpolate(pixels, size=tuple(size), mode=interpolation, antialias=True)
     return resized[0].permute(1, 2, 0).numpy()
 
 
 def _mirror(image: np.ndarray) -> np.ndarray:
-    """An image (H, W, 3) with left and right exchanged, in the same order in memory."""
+    """An image (H, W, 3) with left and right exchanged, in the same memory order."""
     planes = image.transpose(2, 0, 1)
     if not planes.flags.c_contiguous:
         return cv2.flip(image, FLIP_CODES['horizontal'])
@@ -42,25 +56,21 @@ def _mirror(image: np.ndarray) -> np.ndarray:
     return flipped.reshape(planes.shape).transpose(1, 2, 0)
 
 
-def _check_filter(name: str, value: str) -> None:
-    if value not in FILTERS:
-        raise ValueError(f'{name} must be one of {", ".join(FILTERS)}, got {value!r}')
-
-
-FILTERS = ('bicubic', 'bilinear', 'lanczos')
-RESIZERS = dict(pillow=_resize_by_pillow, torch=_resize_by_torch)
+def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise ValueError(f'{name} must be one of {", ".join(choices)}, got {value!r}')
 
 
 @TRANSFORMS.register_module()
 class RandomResizedCrop(HostRandomResizedCrop):
-    """MMPretrain's RandomResizedCrop with a choice of what resizes; filtered against aliasing by either.
+    """MMPretrain's RandomResizedCrop with a choice of the library that resizes, both with antialiasing.
 
     Args:
         scale: sides of the result in pixels, one number or (height, width).
         interpolation: resampling filter, 'bicubic', 'bilinear' or 'lanczos'.
         resize_backend: 'pillow', equal to MMPretrain's with `backend='pillow'`; or 'torch', which takes a fifth of the
             time and differs by 0.02 of 255 on average.
-        **kwargs: crop_ratio_range, aspect_ratio_range and max_attempts of MMPretrain's.
+        **kwargs: crop_ratio_range, aspect_ratio_range and max_attempts, see MMPretrain's RandomResizedCrop.
 
     Raises:
         ValueError: If resize_backend or interpolation is unknown.
@@ -69,14 +79,13 @@ class RandomResizedCrop(HostRandomResizedCrop):
     def __init__(
         self, scale: int | Sequence[int], interpolation: str = 'bicubic', resize_backend: str = 'pillow', **kwargs
     ):
-        if resize_backend not in RESIZERS:
-            raise ValueError(f'resize_backend must be one of {", ".join(RESIZERS)}, got {resize_backend!r}')
-        _check_filter('interpolation', interpolation)
+        _check_choice('resize_backend', resize_backend, RESIZE_BACKENDS)
+        _check_choice('interpolation', interpolation, FILTERS)
         super().__init__(scale, interpolation=interpolation, backend=resize_backend, **kwargs)
 
     def transform(self, results: dict) -> dict:
-        image = self.resize(self.crop(results['img']), self.scale, self.interpolation)
-        # Channels last in memory too: OpenCV would put that right in every step that follows.
+        image = _resize(self.crop(results['img']), self.scale, self.interpolation, self.backend)
+        # Channels last in memory, else OpenCV would reorder the image in every later step.
         results['img'] = image if image.flags.c_contiguous else cv2.merge(list(image.transpose(2, 0, 1)))
         results['img_shape'] = image.shape
         return results
@@ -86,21 +95,16 @@ class RandomResizedCrop(HostRandomResizedCrop):
         top, left, height, width = self.rand_crop_params(image)
         return image[top : top + height, left : left + width]
 
-    def resize(self, image: np.ndarray, scale: Sequence[int], interpolation: str) -> np.ndarray:
-        return RESIZERS[self.backend](image, scale, interpolation)
-
 
 @TRANSFORMS.register_module()
 class TwoViewRandomResizedCrop(RandomResizedCrop):
     """One random crop, resized twice: `img` for the trunk and `view` for the tokenizer (BEiT release).
 
-    Both are filtered against aliasing, as in the release's pipeline.
-
     Args:
         scale, second_scale: sides in pixels of the two views, one number or (height, width).
         interpolation, second_interpolation: their resampling filters, 'bicubic', 'bilinear' or 'lanczos'.
-        flip_prob: probability that both views are mirrored; the same as mirroring the image before, for less work.
-        **kwargs: resize_backend, crop_ratio_range, aspect_ratio_range and max_attempts of RandomResizedCrop.
+        flip_prob: probability that both views are mirrored; equal to mirroring the image before, with less work.
+        **kwargs: resize_backend, crop_ratio_range, aspect_ratio_range and max_attempts, see RandomResizedCrop.
     """
 
     def __init__(
@@ -113,7 +117,7 @@ class TwoViewRandomResizedCrop(RandomResizedCrop):
         **kwargs,
     ):
         super().__init__(scale, interpolation, **kwargs)
-        _check_filter('second_interpolation', second_interpolation)
+        _check_choice('second_interpolation', second_interpolation, FILTERS)
         self.second_scale = (second_scale,) * 2 if isinstance(second_scale, int) else tuple(second_scale)
         self.second_interpolation = second_interpolation
         self.flip_prob = flip_prob
@@ -125,7 +129,7 @@ class TwoViewRandomResizedCrop(RandomResizedCrop):
             ('img', self.scale, self.interpolation),
             ('view', self.second_scale, self.second_interpolation),
         ):
-            view = self.resize(crop, scale, interpolation)
+            view = _resize(crop, scale, interpolation, self.backend)
             results[key] = _mirror(view) if flip else view
         results['img_shape'] = results['img'].shape
         return results
@@ -139,9 +143,42 @@ class TwoViewRandomResizedCrop(RandomResizedCrop):
 
 @TRANSFORMS.register_module()
 class RandomFlip(HostRandomFlip):
-    """MMCV's RandomFlip, with the image in new memory: every step that follows would first copy MMCV's view of it."""
+    """MMCV's RandomFlip with the image in new memory; every later step would copy MMCV's view of it."""
 
     def _flip(self, results: dict) -> None:
         image = results['img']
         super()._flip(results)
         results['img'] = cv2.flip(image, FLIP_CODES[results['flip_direction']]).reshape(image.shape)
+
+
+@TRANSFORMS.register_module()
+class RandomCrop(mmseg_transforms.RandomCrop):
+    """MMSegmentation's RandomCrop: of ten random boxes, the first in which no class fills too much.
+
+    Args:
+        crop_size, cat_max_ratio, ignore_index: see MMSegmentation's RandomCrop.
+    """
+
+    @cache_randomness
+    def crop_bbox(self, results: dict) -> tuple[int, int, int, int]:
+        """Top, bottom, left and right of the crop."""
+        image = results['img']
+        box = self._draw_box(image)
+        if self.cat_max_ratio < 1:
+            for _ in range(10):
+                if self._is_mixed(self.crop(results['gt_seg_map'], box)):
+                    break
+                box = self._draw_box(image)
+        return box
+
+    def _draw_box(self, image: np.ndarray) -> tuple[int, int, int, int]:
+        top, left = (np.random.randint(max(side - size, 0) + 1) for side, size in zip(image.shape, self.crop_size))
+        return top, top + self.crop_size[0], left, left + self.crop_size[1]
+
+    def _is_mixed(self, labels: np.ndarray) -> bool:
+        if labels.dtype == np.uint8:
+            values, counts = VALUES, count_values(labels)
+        else:
+            values, counts = np.unique(labels, return_counts=True)
+        counts = counts[values != self.ignore_index]
+        return np.count_nonzero(counts) > 1 and counts.max() / counts.sum() < self.cat_max_ratio

@@ -1,4 +1,4 @@
-"""The last step: a sample as tensors."""
+"""Packing: the last step turns a sample into tensors."""
 
 import cv2
 import numpy as np
@@ -11,7 +11,7 @@ from beit_mm.registry import TRANSFORMS
 
 
 def channels_first(image: np.ndarray) -> torch.Tensor:
-    """An image uint8 (H, W, C) as a contiguous tensor (C, H, W), without a copy where its memory is in that order."""
+    """An image uint8 (H, W, C) as a contiguous tensor (C, H, W), without a copy if its memory has that order."""
     planes = image.transpose(2, 0, 1)
     if not planes.flags.c_contiguous:
         planes = np.empty_like(planes, order='C')
@@ -21,8 +21,8 @@ def channels_first(image: np.ndarray) -> torch.Tensor:
 
 @TRANSFORMS.register_module()
 class PackTwoViews(BaseTransform):
-    """The sample as tensors: `inputs` uint8 (3, H, W), `views` uint8 (3, 8h, 8w), `mask` bool (h, w), and what
-    DrawColorJitter gave: `jitter` float32 (6,), `mean_color` float32 (3,).
+    """Pack `inputs` uint8 (3, H, W), `views` uint8 (3, 8h, 8w), `mask` bool (h, w) and, from DrawColorJitter,
+    `jitter` float32 (6,) and `mean_color` float32 (3,).
     """
 
     def transform(self, results: dict) -> dict:
@@ -38,7 +38,7 @@ class PackTwoViews(BaseTransform):
 
 @TRANSFORMS.register_module()
 class PackInputs(HostPackInputs):
-    """MMPretrain's PackInputs; of a colour image, the channels come first in a fifth of the time."""
+    """MMPretrain's PackInputs; it moves the channels of a colour image to the front in a fifth of the time."""
 
     @staticmethod
     def format_input(input_):
@@ -49,7 +49,7 @@ class PackInputs(HostPackInputs):
 
 @TRANSFORMS.register_module()
 class PackSegInputs(HostPackSegInputs):
-    """MMSegmentation's PackSegInputs; of a colour image, the channels come first in a fifth of the time."""
+    """MMSegmentation's PackSegInputs; it moves the channels of a colour image to the front in a fifth of the time."""
 
     def transform(self, results: dict) -> dict:
         image = results.get('img')

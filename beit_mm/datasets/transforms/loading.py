@@ -1,8 +1,10 @@
-"""Loading an image from wherever its data set keeps it."""
+"""Loading images and label maps."""
 
 import io
 
+import cv2
 import mmcv
+import mmseg.datasets.transforms as host
 import numpy as np
 import simplejpeg
 from mmcv.transforms import LoadImageFromFile
@@ -10,32 +12,34 @@ from mmengine import fileio
 from PIL import Image
 
 from beit_mm.datasets.bad_images import BadImage
+from beit_mm.errors import UserError
 from beit_mm.registry import TRANSFORMS
 
 SIMPLEJPEG = 'simplejpeg'
 JPEG_START, JPEG_END = b'\xff\xd8', b'\xff\xd9'
-ORIENTATION = 0x0112  # of EXIF
+ORIENTATION = 0x0112  # EXIF tag
 FORMATS = ('JPEG', 'PNG', 'GIF', 'BMP', 'WEBP', 'TIFF', 'PPM', 'JPEG2000')
 MAX_PIXELS = 100_000_000
+IGNORED = 255  # label of pixels that count in no loss and no score
+MODES = ('L', 'P', '1')  # Pillow modes with one label per pixel in at most 8 bits
 
 
 @TRANSFORMS.register_module()
 class LoadImage(LoadImageFromFile):
-    """LoadImageFromFile that also takes encoded bytes, so that a pipeline serves every source.
+    """MMCV's LoadImageFromFile for any source: it decodes `img_bytes` if the data set gives them, else `img_path`.
 
-    Decodes `img_bytes` where the data set gives them (WebDatasetShards, HuggingFaceImages), else the file `img_path`,
-    and gives the same: `img` uint8 (H, W, 3), BGR unless told otherwise, `img_shape` and `ori_shape`. Of an animation
-    it is the first picture; of 16 bits per channel the upper eight. An `img` that a host's inferencer has read passes.
+    Adds `img` uint8 (H, W, 3), BGR by default, `img_shape` and `ori_shape`. Takes the first frame of an animation and
+    the upper eight of 16 bits per channel. An `img` that is already there is kept: inferencers of the hosts read it.
 
     Args:
-        imdecode_backend: MMCV's, or 'simplejpeg': JPEG files by libjpeg-turbo, about twice as fast as Pillow and equal
-            to it; damaged, turned and CMYK ones by Pillow, all other files by OpenCV, as MMCV does by itself.
-        max_pixels: of an image; the header of a larger one is all that is read (Pillow's own limit is 179 million).
-        to_float32, color_type, ignore_empty, backend_args: of MMCV's LoadImageFromFile.
+        imdecode_backend: one of MMCV's, or 'simplejpeg': libjpeg-turbo for JPEG files, about twice as fast as Pillow
+            with the same pixels; Pillow for damaged, rotated and CMYK JPEG files, OpenCV for all other files.
+        max_pixels: of a larger image only the header is read (Pillow's own limit is 179 million pixels).
+        to_float32, color_type, ignore_empty, backend_args: see MMCV's LoadImageFromFile.
 
     Raises:
-        BadImage: If the file cannot be read, is truncated, none of FORMATS or damaged so that the decoder gives it up.
-            With `ignore_empty` the data set takes another one instead.
+        BadImage: If the file cannot be read, is truncated, has none of FORMATS, or cannot be decoded.
+            With `ignore_empty` the result is None instead, and the data set takes another sample.
     """
 
     def __init__(self, *args, max_pixels: int = MAX_PIXELS, **kwargs):
@@ -48,9 +52,9 @@ class LoadImage(LoadImageFromFile):
         try:
             content = results.pop('img_bytes') if 'img_bytes' in results else self._read(results['img_path'])
             image = self._decode(content)
-        except ImportError:  # a missing package is no fault of the image
+        except ImportError:  # a missing package, not a bad image
             raise
-        except Exception as error:  # every file backend and decoder has its own kinds
+        except Exception as error:  # every file backend and decoder has its own classes
             if self.ignore_empty:
                 return None
             reason = getattr(error, 'strerror', None) or str(error) or type(error).__name__
@@ -74,21 +78,20 @@ class LoadImage(LoadImageFromFile):
             image = self._decode_plain_jpeg(content) if is_jpeg and self.color_type == 'color' else None
             if image is not None:
                 return image
-            # Others as LoadImageFromFile reads them in tests.
             backend = 'pillow' if is_jpeg else 'cv2'
         header = _read_header(content)
         self._check_size(*header.size)
-        if is_jpeg and content.rfind(JPEG_END) < header.fp.tell():  # before the image data: the end mark is missing
-            backend, content = 'pillow', content.rstrip(b'\0')  # which raises, where OpenCV 4 fills up with gray
+        if is_jpeg and content.rfind(JPEG_END) < header.fp.tell():  # no end mark behind the header: truncated
+            backend, content = 'pillow', content.rstrip(b'\0')  # Pillow raises; OpenCV 4 would fill the rest with gray
         elif backend == 'pillow' and header.mode[0] in 'IF' and self.color_type != 'unchanged':
-            backend = 'cv2'  # Pillow would cut 16 bits to white
+            backend = 'cv2'  # Pillow would clip 16 bits to white
         image = mmcv.imfrombytes(content, flag=self.color_type, backend=backend)
         if image is None:
             raise ValueError(f'damaged {header.format} data')
         return image
 
     def _decode_plain_jpeg(self, content: bytes) -> np.ndarray | None:
-        """BGR; None for what is left to Pillow: turned or CMYK images, and damaged ones, which it may still read."""
+        """BGR pixels; None for rotated, CMYK and damaged images, which are left to Pillow."""
         try:
             height, width, colors = simplejpeg.decode_jpeg_header(content)[:3]
         except ValueError:
@@ -107,7 +110,7 @@ class LoadImage(LoadImageFromFile):
 
 
 def _read_header(content: bytes) -> Image.Image:
-    """An image not yet decoded, for its size. Only of formats whose opening runs no other program."""
+    """The image before decoding. FORMATS leaves out formats that Pillow opens with another program."""
     try:
         return Image.open(io.BytesIO(content), formats=FORMATS)
     except Image.UnidentifiedImageError as error:
@@ -115,7 +118,100 @@ def _read_header(content: bytes) -> Image.Image:
 
 
 def _is_upright(content: bytes) -> bool:
-    """Whether a JPEG file is to be shown as it is stored, which only its EXIF data would deny."""
+    """Whether a JPEG file is shown as it is stored; its EXIF data may ask for a rotation."""
     if b'Exif\0\0' not in content[:4096]:
         return True
     return Image.open(io.BytesIO(content)).getexif().get(ORIENTATION, 1) in (0, 1)
+
+
+@TRANSFORMS.register_module()
+class LoadAnnotations(host.LoadAnnotations):
+    """MMSegmentation's LoadAnnotations for training: the same label map, refused if it does not fit.
+
+    Args:
+        num_classes: labels are 0 to num_classes - 1 after `reduce_zero_label` and the data set's `label_map`, or 255
+            for ignored pixels.
+        imdecode_backend, backend_args: see MMSegmentation's LoadAnnotations.
+
+    Raises:
+        UserError: If a map cannot be read, is no picture with one 8-bit label per pixel, has another size than its
+            image, or has a label that is no class; names the file.
+    """
+
+    def __init__(self, num_classes: int, imdecode_backend: str = 'pillow', backend_args: dict | None = None):
+        super().__init__(imdecode_backend=imdecode_backend, backend_args=backend_args)
+        self.num_classes = num_classes
+        self._tables: dict[tuple, np.ndarray] = {}
+
+    def _load_seg_map(self, results: dict) -> None:
+        path = results['seg_map_path']
+        labels = self._decode(path)
+        if labels.ndim != 2 or labels.dtype.itemsize != 1:
+            raise UserError(
+                f'{path} must be a picture with one 8-bit label per pixel, got {labels.dtype} of shape {labels.shape}'
+            )
+        expected = results.get('ori_shape', labels.shape)
+        if labels.shape != tuple(expected):
+            raise UserError(
+                f'{path} must have the size of its image {results.get("img_path")}, {expected[0]} x '
+                f'{expected[1]}, got {labels.shape[0]} x {labels.shape[1]}'
+            )
+        reduces, label_map = results['reduce_zero_label'], results.get('label_map')
+        table = self._table(reduces, label_map)
+        labels = labels.astype(np.uint8)  # Pillow gives bool for single bits
+        is_wrong = (table >= self.num_classes) & (table != IGNORED)
+        highest = int((labels + np.uint8(1)).max()) - 1  # without 255, which becomes 0
+        if is_wrong[: highest + 1].any():  # a cheap test first: classes are mostly the lowest values
+            self._check_values(path, labels, is_wrong, reduces)
+        results['gt_seg_map'] = cv2.LUT(labels, table)
+        results['seg_fields'].append('gt_seg_map')
+
+    def _decode(self, path: str) -> np.ndarray:
+        try:
+            content = fileio.get(path, backend_args=self.backend_args)
+            labels = mmcv.imfrombytes(content, flag='unchanged', backend=self.imdecode_backend)
+        except ImportError:
+            raise
+        except Exception as error:  # every file backend and decoder has its own classes
+            raise UserError(f'the label map {path} cannot be read: {error}') from error
+        if labels is None:
+            raise UserError(f'the label map {path} cannot be read: the decoder found no picture')
+        return labels
+
+    def _check_values(self, path: str, labels: np.ndarray, is_wrong: np.ndarray, reduces: bool) -> None:
+        wrong = np.flatnonzero(is_wrong & (np.bincount(labels.ravel(), minlength=256) > 0))
+        if len(wrong):
+            first = 1 if reduces else 0
+            raise UserError(
+                f'{path} must have labels {first} to {self.num_classes - 1 + first} '
+                f'(reduce_zero_label={bool(reduces)}) or {IGNORED}, got {", ".join(map(str, wrong[:5]))}'
+            )
+
+    def _table(self, reduces: bool, label_map: dict | None) -> np.ndarray:
+        """uint8 (256,): from values in the file to labels."""
+        key = reduces, None if label_map is None else tuple(label_map.items())
+        if key not in self._tables:
+            table = np.arange(256)
+            if reduces:
+                table = np.where((table == 0) | (table == IGNORED), IGNORED, table - 1)
+            self._tables[key] = np.array([(label_map or {}).get(label, label) for label in table.tolist()], np.uint8)
+        return self._tables[key]
+
+    def __repr__(self) -> str:
+        return f'{type(self).__name__}(num_classes={self.num_classes})'
+
+
+def describe_kind(mode: str) -> str:
+    """A Pillow mode that is none of MODES, in words."""
+    return '16 or 32 bits per pixel' if mode[0] in 'IF' else f'colours or transparency ({mode})'
+
+
+def check_kind(path: str) -> None:
+    """Read the header of a label map.
+
+    Raises:
+        UserError: If the picture has not one label per pixel in at most 8 bits.
+    """
+    with Image.open(path) as image:
+        if image.mode not in MODES:
+            raise UserError(f'{path} must be a picture with one 8-bit label per pixel, got {describe_kind(image.mode)}')

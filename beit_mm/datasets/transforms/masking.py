@@ -1,4 +1,4 @@
-"""Mask generators: transforms that add `mask`, bool (h, w), True where masked, with exactly the count asked for."""
+"""Mask generators: transforms that add `mask`, bool (h, w), True where masked, with an exact number of patches."""
 
 import math
 import random
@@ -11,21 +11,21 @@ from mmcv.transforms import BaseTransform
 
 from beit_mm.registry import TRANSFORMS
 
-# One mask in three falls short (arXiv 2106.08254's generator at 75 of 196 patches), so 30 short ones in a row are
-# a sign of a count that blocks alone do not reach.
+# The generator of arXiv 2106.08254 falls short in one mask of three at 75 of 196 patches. 30 short masks in a row
+# mean that blocks alone do not reach the number.
 MAX_REDRAWS = 30
 ATTEMPTS_PER_BLOCK = 10  # as in the release
 
 
 class MaskGenerator(BaseTransform):
-    """What all mask generators share.
+    """Base of the mask generators.
 
     Args:
         grid: patches (h, w).
-        num_masked: patches to mask, 1 to h * w.
+        num_masked: number of patches to mask, 1 to h * w.
 
     Raises:
-        ValueError: If num_masked lies outside.
+        ValueError: If num_masked is out of range.
     """
 
     def __init__(self, grid: Sequence[int], num_masked: int):
@@ -52,7 +52,7 @@ class MaskGenerator(BaseTransform):
 
 @TRANSFORMS.register_module()
 class RandomMaskGenerator(MaskGenerator):
-    """Patches drawn one by one, without replacement (the paper's ablation)."""
+    """Single patches, drawn without replacement (ablation of the paper)."""
 
     def generate(self) -> np.ndarray:
         mask = np.zeros(self.num_patches, dtype=bool)
@@ -62,14 +62,14 @@ class RandomMaskGenerator(MaskGenerator):
 
 @TRANSFORMS.register_module()
 class BlockwiseMaskGenerator(MaskGenerator):
-    """Rectangles placed uniformly until the count is reached exactly (arXiv 2106.08254, algorithm 1).
+    """Random rectangles until the number is reached exactly (arXiv 2106.08254, algorithm 1).
 
-    The released generator stops early at one mask in three; here such a mask is drawn anew. A count that blocks
-    rarely hit is completed with single patches after 30 redraws, so every count finishes.
+    The released generator stops early in one mask of three; here such a mask is drawn again. If 30 masks in a row fall
+    short, single patches complete the last.
 
     Args:
-        grid, num_masked: as in MaskGenerator.
-        min_block_size: patches of the smallest block, before rounding of its sides.
+        grid, num_masked: see MaskGenerator.
+        min_block_size: patches of the smallest block, before its sides are rounded.
         min_aspect: smallest ratio of height to width; the largest is its inverse.
     """
 
@@ -99,9 +99,9 @@ class BlockwiseMaskGenerator(MaskGenerator):
         return mask.reshape(self.grid)
 
     def _draw(self) -> tuple[int, int]:
-        """Blocks until the count is reached or none fits: the mask as the bits of one number, and its count.
+        """Add blocks until the number is reached or none fits; the mask as the bits of an integer, and its count.
 
-        Whole-mask operations on a Python integer beat NumPy's by far at this size.
+        Operations on a Python integer are much faster than NumPy's on an array of this size.
         """
         rows, columns = self.grid
         uniform, sqrt = random.random, math.sqrt

@@ -1,6 +1,6 @@
-"""Data sets whose images lie encoded in a large store, map-style and without a Python object per sample.
+"""Data sets whose encoded images lie in a large store, with a few bytes of memory per image.
 
-MMEngine's own data sets keep a dict per sample, hundreds of bytes; here a sample costs what its store says, a few.
+MMEngine's own data sets keep a dict of several hundred bytes per sample.
 """
 
 import copy
@@ -11,29 +11,30 @@ import numpy as np
 import torch
 from mmpretrain.datasets import BaseDataset
 
+from beit_mm.errors import UserError
+
 
 class ImageStore(ABC):
-    """Rows of encoded images, read one at a time; stands where MMEngine's data sets have their list of dicts.
+    """Rows of encoded images that can be read in any order; it replaces the list of dicts of MMEngine's data sets.
 
-    What it holds per row are tensors, because torch hands those to spawned workers through shared memory; forked
-    workers share all memory anyway.
+    Labels and rows are tensors because torch passes those to spawned workers through shared memory.
 
     Args:
-        num_rows: images in the store.
+        num_rows: number of images in the store.
         labels: int (num_rows,), or None without labels.
     """
 
     def __init__(self, num_rows: int, labels: np.ndarray | None = None):
         self._num_rows = num_rows
         self._labels = None if labels is None else torch.from_numpy(np.array(labels, dtype=np.int32))
-        self._rows: torch.Tensor | None = None  # all, in the store's order
+        self._rows: torch.Tensor | None = None  # the selected rows; None for all, in the store's order
 
     @abstractmethod
     def read(self, row: int) -> tuple[bytes, str]:
-        """The encoded image of a row of the store, and a name that tells where it lies.
+        """The encoded image of a row of the store, and a name that says where it lies.
 
         Raises:
-            BadImage: If the bytes are not all there; names the file.
+            BadImage: If the bytes are incomplete; names the file.
         """
 
     @property
@@ -44,13 +45,14 @@ class ImageStore(ABC):
         return (self._labels if self._rows is None else self._labels[self._rows]).numpy()
 
     def select(self, positions: np.ndarray) -> 'ImageStore':
-        """The images at some positions, int (n,), as a store that shares all else with this one; 8 bytes per image."""
-        chosen = self.copy()
+        """A store of the images at some positions, int (n,). It shares the rest and takes 8 bytes per image."""
+        selected = copy.copy(self)
         positions = torch.from_numpy(np.asarray(positions, dtype=np.int64))
-        chosen._rows = positions if self._rows is None else self._rows[positions]
-        return chosen
+        selected._rows = positions if self._rows is None else self._rows[positions]
+        return selected
 
     def copy(self) -> 'ImageStore':
+        """A shallow copy; MMEngine calls it."""
         return copy.copy(self)
 
     def __len__(self) -> int:
@@ -72,18 +74,18 @@ class ImageStore(ABC):
         return row if self._rows is None else int(self._rows[row])
 
 
-class EncodedImageDataset(BaseDataset):
+class StoredImages(BaseDataset):
     """MMPretrain's BaseDataset over an ImageStore: works with its samplers, wrappers and pipelines.
 
-    A pipeline starts with `beit_mm.LoadImage`. `_open_store` is what a kind of store adds.
+    A pipeline starts with `beit_mm.LoadImage`. A subclass opens its store in `_open_store`.
 
     Args:
         with_label: whether samples have a `gt_label`; False for pre-training.
-        **kwargs: `metainfo`, `classes`, `pipeline`, `test_mode`, `indices`, `lazy_init`, ... of MMPretrain's
+        **kwargs: `metainfo`, `classes`, `pipeline`, `test_mode`, `indices`, `lazy_init`, ..., see MMPretrain's
             BaseDataset.
 
     Raises:
-        ValueError: If a label is negative or beyond the class names; names the image.
+        UserError: If the store is empty, or a label is negative or beyond the class names; names the image.
     """
 
     def __init__(self, with_label: bool = True, **kwargs):
@@ -97,16 +99,17 @@ class EncodedImageDataset(BaseDataset):
     def load_data_list(self) -> ImageStore:
         store = self._open_store()
         if not len(store):
-            raise ValueError(f'{type(self).__name__} must hold at least one image, got none')
+            raise UserError(f'{type(self).__name__} must hold at least one image, got none')
         if self.with_label:
             self._check_labels(store)
         return store
 
     def get_gt_labels(self) -> np.ndarray:
-        """int32 (n,). Raises ValueError without labels, as get_cat_ids does."""
+        """int32 (n,). Raises ValueError without labels."""
         return self._labelled_store().labels
 
     def get_cat_ids(self, idx: int) -> list[int]:
+        """The label of a sample in a list. Raises ValueError without labels."""
         return [self._labelled_store().label(idx)]
 
     def _labelled_store(self) -> ImageStore:
@@ -125,10 +128,10 @@ class EncodedImageDataset(BaseDataset):
         wrong = np.flatnonzero((labels < 0) | (labels > last))
         if len(wrong):
             row = int(wrong[0])
-            found = 'none' if labels[row] < 0 else labels[row]
+            label = 'none' if labels[row] < 0 else labels[row]
             limit = '0 or more' if num_classes is None else f'0 to {last} to fit {num_classes} class names'
-            raise ValueError(
-                f'{store.read(row)[1]}: the label must be {limit}, got {found} (so have {len(wrong)} of '
+            raise UserError(
+                f'{store.read(row)[1]}: the label must be {limit}, got {label} (as in {len(wrong)} of '
                 f'{len(labels)} images); with_label=False reads images alone'
             )
 
