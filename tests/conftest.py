@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 from filelock import FileLock
-from support.data import write_all
+from support.data import enter, write_all
 from support.digits import write_classification, write_segmentation
-from support.tools import forget_instances, leave_text_as_it_is
+from support.tools import forget_instances
 
 # Small tensors: more threads only get in each other's way.
 torch.set_num_threads(1)
@@ -46,8 +46,7 @@ def data(once) -> Path:
 @pytest.fixture
 def in_data(data, monkeypatch) -> Path:
     """The folder of `data` as the working directory."""
-    monkeypatch.chdir(data)
-    leave_text_as_it_is(monkeypatch.setattr)
+    enter(data, monkeypatch)
     return data
 
 

@@ -1,84 +1,95 @@
-"""Every recipe trains two updates and is evaluated, on stand-ins of its data, shrunk by options alone."""
+"""A recipe of every structure trains two updates and is evaluated, on small data, shrunk by options alone.
+
+Recipes of one structure differ in numbers, which test_recipes.py and test_schedules.py compare with the sources.
+"""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from mmengine.registry import MODELS
 from mmengine.runner import CheckpointLoader
-from mmpretrain.datasets import CIFAR100
-from support.data import write_all
-from support.recipe_table import NAMES
-from support.recipes import ABSOLUTE, load, scores_of, shrink, test, train
-from support.tools import leave_text_as_it_is
+from support.data import enter
+from support.recipes import load, logged_scores, shrink, test, train
+
+STRUCTURES = {
+    'tokenizer': 'beit_tokenizer.py',
+    'tokens': 'beit_pretrain.py',
+    'random masks': 'pretrain/beit_base_1k_300e_random_masks.py',
+    'pixels': 'pretrain/beit_base_1k_300e_pixels.py',
+    'all tokens': 'pretrain/beit_base_1k_300e_all_tokens.py',
+    'absolute positions': 'pretrain/beit_base_1k_800e_absolute_positions.py',
+    'any images': 'pretrain/beit_small_own_data.py',
+    'classifier': 'beit_finetune.py',
+    'large classifier, accumulated': 'classify/beit_large_224_pt1k_to_1k.py',
+    'another classifier before': 'classify/beit_base_384_22k_to_1k.py',
+    'classes of ImageNet-22k': 'classify/beit_base_224_pt22k_to_22k.py',
+    'CIFAR': 'classify/beit_base_224_ft1k_to_cifar100.py',
+    'from scratch': 'classify/beit_base_224_scratch_to_1k.py',
+    'segmentor': 'beit_segment.py',
+    'large segmentor, accumulated': 'segment/beit_large_640_ft22k_to_ade20k.py',
+}
 
 
 @pytest.fixture(scope='module')
-def data(tmp_path_factory) -> Path:
-    """A folder whose `data` holds all stand-ins."""
-    folder = tmp_path_factory.mktemp('recipes')
+def run(data, tmp_path_factory) -> Callable[[str], Path]:
+    """The folder of a training of two updates by a recipe, done once."""
+    folders: dict[str, Path] = {}
+
+    def get(name: str) -> Path:
+        if name not in folders:
+            folders[name] = tmp_path_factory.mktemp('run')
+            train(name, folders[name], **start(name, get))
+        return folders[name]
+
     with pytest.MonkeyPatch.context() as patch:
-        checksums = write_all(folder)
-        patch.setattr(CIFAR100, 'train_list', [['train', checksums['train']]])
-        patch.setattr(CIFAR100, 'test_list', [['test', checksums['test']]])
-        leave_text_as_it_is(patch.setattr)
-        patch.chdir(folder)
-        yield folder
+        enter(data, patch)
+        yield get
 
 
-@pytest.fixture(scope='module')
-def starts(data) -> dict[bool, Path]:
-    """Checkpoints to start from: pre-trained, and (True) fine-tuned."""
-    pretrained = train('beit_pretrain.py', data / 'starts' / 'pretrain')
-    fine_tuned = train(
-        'beit_finetune.py', data / 'starts' / 'finetune', **{'model.backbone.init_cfg.checkpoint': str(pretrained)}
-    )
-    return {False: pretrained, True: fine_tuned}
+def start(name: str, run: Callable[[str], Path]) -> dict[str, str]:
+    """The option that names a checkpoint to start from, of a small training of the kind that the recipe wants."""
+    init = load(name).model.get('backbone', {}).get('init_cfg')
+    if not init:
+        return {}
+    is_fine_tuned = re.search('ft22k|ft1k|finetune|to_1k', init.checkpoint) is not None
+    before = run('beit_finetune.py' if is_fine_tuned else 'beit_pretrain.py')
+    return {'model.backbone.init_cfg.checkpoint': (before / 'last_checkpoint').read_text()}
 
 
-@pytest.mark.parametrize('name', NAMES)
-def test_recipe_trains_two_updates_and_is_evaluated(name, data, starts, tmp_path):
-    cfg = load(name)
-    start = cfg.model.get('backbone', {}).get('init_cfg')
-    options = {}
-    if start:
-        is_fine_tuned = re.search('ft22k|finetune|to_1k', start.checkpoint) is not None
-        options['model.backbone.init_cfg.checkpoint'] = str(starts[is_fine_tuned])
-    checkpoint = train(name, tmp_path / 'run', **options)
-    content = CheckpointLoader.load_checkpoint(str(checkpoint))
+@pytest.mark.parametrize('name', STRUCTURES.values(), ids=list(STRUCTURES))
+def test_two_updates_and_a_score(name, run, tmp_path):
+    cfg, folder = load(name), run(name)
+    checkpoint = (folder / 'last_checkpoint').read_text()
+    content = CheckpointLoader.load_checkpoint(checkpoint)
     assert content['meta']['iter'] == 2 * cfg.optim_wrapper.get('accumulative_counts', 1)
     assert {int(state['step']) for state in content['optimizer']['state'].values()} == {2}
     assert all(tensor.isfinite().all() for tensor in content['state_dict'].values())
-
-    if 'pretrain' in name:  # has no score of its own
-        checkpoint = train(
-            'beit_finetune.py',
-            tmp_path / 'finetune',
-            **(ABSOLUTE if 'absolute' in name else {}),
-            **{'model.backbone.init_cfg.checkpoint': str(checkpoint)},
-        )
-        scores = scores_of(tmp_path / 'finetune')
-    elif cfg.get('val_dataloader'):
-        scores = scores_of(tmp_path / 'run')
-    else:
-        scores = test(name, checkpoint, tmp_path / 'test')
-    score = 'tokenizer/psnr' if 'tokenizer' in name else 'mIoU' if cfg.default_scope == 'mmseg' else 'accuracy/top1'
-    assert 0 <= scores[score] <= 100
+    if 'pretrain' not in name:  # which has no score
+        scores = logged_scores(folder) if cfg.get('val_dataloader') else test(name, checkpoint, tmp_path)
+        score = 'tokenizer/psnr' if 'tokenizer' in name else 'mIoU' if 'segment' in name else 'accuracy/top1'
+        assert 0 <= scores[score] <= 100
 
 
-def test_multi_scale_test_runs_at_640(data, tmp_path):
+def test_absolute_positions_are_fine_tuned(run, tmp_path):
+    options = {
+        'model.backbone.use_abs_pos_emb': True,
+        'model.backbone.use_rel_pos_bias': False,
+        'model.backbone.layer_scale_init_value': 0,
+        'model.backbone.init_cfg.checkpoint': (run(STRUCTURES['absolute positions']) / 'last_checkpoint').read_text(),
+    }
+    train('beit_finetune.py', tmp_path, **options)
+    assert 0 <= logged_scores(tmp_path)['accuracy/top1'] <= 100
+
+
+def test_multi_scale_test_runs_at_640(run, tmp_path):
     name = 'segment/beit_base_640_ft22k_to_ade20k.py'
     small = {'model.backbone.depth': 1, 'model.backbone.out_indices': [0] * 4}
     cfg = load(name)
     cfg.merge_from_dict({**shrink(cfg), **small})
     torch.save(dict(state_dict=MODELS.build(cfg.model).state_dict()), tmp_path / 'random.pth')
-    scores = test(
-        name,
-        tmp_path / 'random.pth',
-        tmp_path / 'test',
-        tta=True,
-        **small,
-        **{'test_dataloader.batch_size': 1, 'test_dataloader.dataset.indices': 1},
-    )
+    loader = {'test_dataloader.batch_size': 1, 'test_dataloader.dataset.indices': 1}
+    scores = test(name, tmp_path / 'random.pth', tmp_path / 'test', tta=True, **small, **loader)
     assert 0 <= scores['mIoU'] <= 100

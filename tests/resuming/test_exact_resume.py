@@ -1,4 +1,4 @@
-"""A run that is killed and resumed equals one that never was, bit for bit."""
+"""A run that is stopped and resumed equals one that never was, bit for bit."""
 
 import shutil
 
@@ -6,9 +6,13 @@ import pytest
 from support.checkpoints import content, differences
 from support.resuming import KINDS, losses, STEPS, train, train_by_processes, workers, write_config
 
+# In the middle of an epoch with workers, at its end, and in the middle of an update of three steps.
+STOPS = [(3, 2), (4, 0), (6, 4)]
+slow = pytest.mark.long
+
 
 @pytest.fixture(scope='module')
-def never_killed(data, tmp_path_factory):
+def never_stopped(data, tmp_path_factory):
     """For each kind the folder of a whole run, without workers."""
     done = {}
 
@@ -21,26 +25,42 @@ def never_killed(data, tmp_path_factory):
     return get
 
 
-@pytest.mark.parametrize('step, count', [(3, 2), (4, 0), (6, 4)])
-@pytest.mark.parametrize('kind', KINDS)
-def test_resumed_run_equals_one_never_killed(kind, step, count, in_data, never_killed, tmp_path):
-    whole = never_killed(kind)
+def assert_resumed_equals(whole, resumed, step):
+    expected = {number: values for number, values in losses(whole).items() if number > step}
+    assert len(expected) == STEPS - step and losses(resumed) == expected
+    last = f'iter_{STEPS}.pth'
+    assert differences(content(resumed / last), content(whole / last)) == []
+
+
+@pytest.mark.parametrize(
+    'kind, step, count',
+    [
+        pytest.param(kind, *stop, marks=[] if stop == (3, 2) or kind == 'finetune' else slow)
+        for kind in KINDS
+        for stop in STOPS
+    ],
+)
+def test_resumed_run_equals_one_never_stopped(kind, step, count, in_data, never_stopped, tmp_path):
+    whole = never_stopped(kind)
     shutil.copy(whole / f'iter_{step}.pth', tmp_path)
     train(write_config(kind, tmp_path / 'run.py', **workers(count)), tmp_path, resume='auto')
-    expected = {number: values for number, values in losses(whole).items() if number > step}
-    assert len(expected) == STEPS - step and losses(tmp_path) == expected
-    last = f'iter_{STEPS}.pth'
-    assert differences(content(tmp_path / last), content(whole / last)) == []
+    assert_resumed_equals(whole, tmp_path, step)
 
 
-@pytest.mark.parametrize('kind', ['finetune'])
-def test_resumed_run_of_two_processes_equals_one_never_killed(kind, in_data, tmp_path):
-    config = write_config(kind, tmp_path / 'run.py', **workers(0), **{'train_dataloader.batch_size': 1})
+@pytest.mark.parametrize(
+    'kind, step, count',
+    [
+        pytest.param(kind, *stop, marks=[] if (kind, *stop) == ('finetune', 5, 0) else slow)
+        for kind in KINDS
+        for stop in [(2, 2), (5, 0), (7, 4)]
+    ],
+)
+def test_resumed_run_of_two_processes_equals_one_never_stopped(kind, step, count, in_data, tmp_path):
+    batch_size = 2 if kind == 'segment' else 1  # batch norm needs two
+    config = write_config(kind, tmp_path / 'run.py', **workers(count), **{'train_dataloader.batch_size': batch_size})
     whole, resumed = tmp_path / 'whole', tmp_path / 'resumed'
     train_by_processes(2, config, whole)
     resumed.mkdir()
-    shutil.copy(whole / 'iter_5.pth', resumed)
+    shutil.copy(whole / f'iter_{step}.pth', resumed)
     train_by_processes(2, config, resumed, resume='auto')
-    assert losses(resumed) == {number: values for number, values in losses(whole).items() if number > 5}
-    last = f'iter_{STEPS}.pth'
-    assert differences(content(resumed / last), content(whole / last)) == []
+    assert_resumed_equals(whole, resumed, step)

@@ -5,7 +5,7 @@ from argparse import Namespace
 
 import pytest
 from support import CONFIGS, ROOT
-from support.recipes import load, on_meta
+from support.recipes import load, meta_model
 
 from beit_mm.engine.runners import launch
 
@@ -36,7 +36,7 @@ def figures(row: str) -> list:
 
 @pytest.mark.parametrize('column, name', [*enumerate(['beit_pretrain.py', 'pretrain/beit_large_1k_800e.py'])])
 def test_bytes_follow_from_the_numbers_of_parameters(column, name):
-    model = on_meta(load(name))
+    model = meta_model(name)
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     frozen = sum(parameter.numel() for parameter in model.parameters() if not parameter.requires_grad)
     block = sum(parameter.numel() for parameter in model.backbone.blocks[0].parameters())

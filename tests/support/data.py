@@ -6,10 +6,12 @@ import pickle
 from pathlib import Path
 
 import numpy as np
+import pytest
 from mmpretrain.datasets import CIFAR100
 from PIL import Image
 
 from beit_mm.datasets import WebDatasetShards
+from support.tools import leave_text_as_it_is
 
 CLASSES_22K = 5
 CLASSES_ADE20K = 4  # labelled among its 150
@@ -31,24 +33,21 @@ def write_folders(folder: Path, num_classes: int, num_images: int) -> None:
         write_pixels(folder / f'n{label % num_classes:08}' / f'n{label:08}_{label}.JPEG', rng, (*SIDES, 3))
 
 
-def write_cifar(folder: Path) -> dict[str, str]:
-    """The pickles of the Python archive; their checksums by name."""
+def write_cifar(folder: Path) -> None:
+    """The pickles of the Python archive."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
-    files = {
-        name: dict(
+    for name in ('train', 'test'):
+        content = dict(
             data=rng.integers(0, 256, (16, 3 * 32 * 32), dtype=np.uint8),
             batch_label=name,
             fine_labels=rng.integers(0, 100, 16).tolist(),
             coarse_labels=[0] * 16,
             filenames=[f'{index}.png' for index in range(16)],
         )
-        for name in ('train', 'test')
-    }
-    files['meta'] = dict(fine_label_names=list(CIFAR100.METAINFO['classes']), coarse_label_names=['all'])
-    for name, content in files.items():
         (folder / name).write_bytes(pickle.dumps(content, protocol=2))
-    return {name: hashlib.md5((folder / name).read_bytes()).hexdigest() for name in files}
+    names = dict(fine_label_names=list(CIFAR100.METAINFO['classes']), coarse_label_names=['all'])
+    (folder / 'meta').write_bytes(pickle.dumps(names, protocol=2))
 
 
 def write_ade20k(folder: Path) -> None:
@@ -61,14 +60,27 @@ def write_ade20k(folder: Path) -> None:
             write_pixels(folder / 'annotations' / split / f'{name}.png', rng, SIDES, CLASSES_ADE20K + 1)
 
 
-def write_all(folder: Path) -> dict[str, str]:
-    """`data` with all four where the recipes look for them, and own images; CIFAR's checksums."""
+def write_all(folder: Path) -> None:
+    """`data` with all four where the recipes look for them, and own images."""
     for split in ('train', 'val'):
         write_folders(folder / 'data' / 'imagenet' / split, 1000, 8)
         write_folders(folder / 'data' / 'imagenet22k' / split, CLASSES_22K, 8)
     write_folders(folder / 'data' / 'own' / 'images', 2, 8)
     write_ade20k(folder / 'data' / 'ade' / 'ADEChallengeData2016')
-    return write_cifar(folder / 'data' / 'cifar100' / 'cifar-100-python')
+    write_cifar(folder / 'data' / 'cifar100' / 'cifar-100-python')
+
+
+def enter(folder: Path, patch: pytest.MonkeyPatch) -> None:
+    """Make a folder with all small data the working directory, and let CIFAR-100 accept the small files."""
+    files = {
+        path.name: hashlib.md5(path.read_bytes()).hexdigest()
+        for path in (folder / 'data' / 'cifar100' / 'cifar-100-python').iterdir()
+    }
+    patch.setattr(CIFAR100, 'train_list', [['train', files['train']]])
+    patch.setattr(CIFAR100, 'test_list', [['test', files['test']]])
+    patch.setattr(CIFAR100, 'meta', dict(CIFAR100.meta, md5=files['meta']))
+    leave_text_as_it_is(patch.setattr)
+    patch.chdir(folder)
 
 
 # Encoded images and shards

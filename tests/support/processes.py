@@ -1,6 +1,5 @@
 """Functions and trainings on several gloo processes of this machine."""
 
-import multiprocessing
 import os
 import time
 from argparse import Namespace
@@ -10,19 +9,17 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-TIMEOUT = 120  # seconds
+from beit_mm.engine.runners import launch
+from support.tools import forkserver, leave_text_as_it_is
 
-context = multiprocessing.get_context('forkserver')
-context.set_forkserver_preload(['beit_mm.engine.runners.launch'])
+TIMEOUT = 120  # seconds
 
 
 def together(number: int, folder: Path, function: Callable, *arguments) -> list:
     """What a function returns in so many processes, which are one group; its first argument is the rank."""
     folder.mkdir(parents=True, exist_ok=True)
     results = [folder / f'result_{time.monotonic_ns()}_{rank}.pt' for rank in range(number)]
-    processes = [
-        context.Process(target=_work, args=(rank, results, function, arguments), daemon=True) for rank in range(number)
-    ]
+    processes = [forkserver.Process(target=_work, args=(rank, results, function, arguments)) for rank in range(number)]
     for process in processes:
         process.start()
     end = time.monotonic() + TIMEOUT
@@ -42,7 +39,8 @@ def together(number: int, folder: Path, function: Callable, *arguments) -> list:
 def _work(rank: int, results: list[Path], function: Callable, arguments: tuple) -> None:
     torch.set_num_threads(1)
     world_size = len(results)
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size), CUDA_VISIBLE_DEVICES='')
+    ranks = dict(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=world_size, LOCAL_WORLD_SIZE=world_size)
+    os.environ.update({name: str(value) for name, value in ranks.items()}, CUDA_VISIBLE_DEVICES='')
     if world_size > 1:
         dist.init_process_group('gloo', f'file://{results[0]}.group', rank=rank, world_size=world_size)
     torch.save(function(rank, *arguments), results[rank])
@@ -59,23 +57,12 @@ def train(config: Path, work_dir: Path, processes: int = 1, resume: str | None =
 
 
 def _train(rank: int, config: Path, work_dir: Path, processes: int, resume: str | None, options: dict) -> dict:
-    from beit_mm.engine.runners import launch
-    from support.tools import leave_text_as_it_is
-
     leave_text_as_it_is()
     build, runners = launch._build_runner, []
     launch._build_runner = lambda *arguments: runners.append(build(*arguments)) or runners[-1]
-    launch.train(
-        Namespace(
-            config=str(config),
-            work_dir=str(work_dir),
-            resume=resume,
-            no_validate=False,
-            auto_scale_lr=False,
-            launcher='pytorch' if processes > 1 else 'none',
-            cfg_options=options,
-        )
-    )
+    launcher = 'pytorch' if processes > 1 else 'none'
+    arguments = dict(no_validate=False, auto_scale_lr=False, launcher=launcher, cfg_options=options)
+    launch.train(Namespace(config=str(config), work_dir=str(work_dir), resume=resume, **arguments))
     return {
         key: buffer.data[0].tolist()
         for key, buffer in runners[0].message_hub.log_scalars.items()

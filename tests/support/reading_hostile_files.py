@@ -168,7 +168,6 @@ def run_cases(numbers: range, folder: Path) -> Report:
     return Report(counts, failures, memory, (folder / 'stderr').stat().st_size)
 
 
-NUM_CASES = 300
 MAX_MEMORY = 4096  # MiB; images of 100 million pixels are let pass, and take 300 MB more than once
 
 

@@ -1,88 +1,80 @@
 """The recipes: read, built on the meta device, made small, trained and tested."""
 
+import copy
 import json
 from argparse import Namespace
+from functools import cache
 from pathlib import Path
 
 import torch
 from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper, OptimWrapper
 from mmengine.registry import init_default_scope, MODELS, PARAM_SCHEDULERS
 
 from beit_mm.engine.runners import launch
 from support import CONFIGS
 from support.data import CLASSES_22K, CLASSES_ADE20K
-from support.tools import forget_instances
+from support.tools import forget_instances, scores
 
 RECIPES = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob('*.py') if '_base_' not in path.parts)
-EPOCH_LENGTH = 10
+TOKENIZER = dict(vocab_size=16, n_hid=8, n_init=8, blocks_per_group=1)
+
+
+@cache
+def _read(name: str) -> Config:
+    return Config.fromfile(CONFIGS / name)
 
 
 def load(name: str) -> Config:
-    cfg = Config.fromfile(CONFIGS / name)
+    """A copy of a recipe, which is read once. Its default scope is entered."""
+    cfg = copy.deepcopy(_read(name))
     init_default_scope(cfg.default_scope)
     return cfg
 
 
-def on_meta(cfg: Config) -> torch.nn.Module:
+@cache
+def meta_model(name: str) -> torch.nn.Module:
+    """The model of a recipe without memory, built once: leave it as it is."""
     with torch.device('meta'):
-        return MODELS.build(cfg.model)
+        return MODELS.build(load(name).model)
 
 
-def build(name: str, cfg: Config) -> torch.nn.Module:
-    """Large models without memory; the small ones for real, as fused optimisers want it."""
-    return MODELS.build(cfg.model) if name.startswith('demo/') else on_meta(cfg)
+@cache
+def optim_wrapper(name: str) -> OptimWrapper:
+    """The optimizer wrapper of `meta_model`; a fused optimizer needs the small models of the demonstration for real."""
+    model = MODELS.build(load(name).model) if name.startswith('demo/') else meta_model(name)
+    return build_optim_wrapper(model, load(name).optim_wrapper)
 
 
-def find(registry, name: str):
-    """What a name means in the default scope."""
-    with registry.switch_scope_and_registry(None) as scoped:
-        return scoped.get(name)
+def count_parameters(name: str) -> int:
+    return sum(parameter.numel() for parameter in meta_model(name).parameters())
 
 
-def build_schedules(cfg: Config, optimizer, epoch_length: int = EPOCH_LENGTH) -> list:
-    schedules = []
-    for schedule in cfg.param_scheduler:
-        schedule = schedule.copy()
+def header(name: str) -> str:
+    """The comment at the top of a recipe."""
+    lines = (CONFIGS / name).read_text().splitlines()
+    return '\n'.join(lines[: next(index for index, line in enumerate(lines) if not line.startswith('#'))]) + '\n'
+
+
+def build_schedules(schedules: list[dict], optimizer: torch.optim.Optimizer, epoch_length: int) -> list:
+    """The parameter schedulers of a config."""
+    built = []
+    for schedule in schedules:
+        schedule = dict(schedule)
         kind = PARAM_SCHEDULERS.get(schedule.pop('type'))
         if schedule.pop('convert_to_iter_based', False):
-            schedules.append(kind.build_iter_from_epoch(optimizer=optimizer, epoch_length=epoch_length, **schedule))
+            built.append(kind.build_iter_from_epoch(optimizer=optimizer, epoch_length=epoch_length, **schedule))
         else:
-            schedules.append(kind(optimizer=optimizer, **schedule))
-    return schedules
-
-
-def millions(module: torch.nn.Module) -> float:
-    return sum(p.numel() for p in module.parameters()) / 1e6
-
-
-def rates(name: str, steps: int) -> torch.Tensor:
-    """Learning rate of the topmost group at every step, (steps,)."""
-    cfg = load(name)
-    parameter = torch.nn.Parameter(torch.zeros(1))
-    optimizer = torch.optim.AdamW([parameter], lr=cfg.optim_wrapper.optimizer.lr)
-    schedules = build_schedules(cfg, optimizer)
-    found = []
-    for _ in range(steps):
-        found.append(optimizer.param_groups[0]['lr'])
-        optimizer.step()
-        for schedule in schedules:
-            schedule.step()
-    return torch.tensor(found)
-
-
-ABSOLUTE = {
-    'model.backbone.use_abs_pos_emb': True,
-    'model.backbone.use_rel_pos_bias': False,
-    'model.backbone.layer_scale_init_value': 0,
-}
+            built.append(kind(optimizer=optimizer, **schedule))
+    return built
 
 
 def shrink(cfg: Config) -> dict[str, object]:
-    """Options that make a recipe small: two updates on single pictures, by a narrow model."""
-    loaders = [key for key in ('train_dataloader', 'val_dataloader', 'test_dataloader') if cfg.get(key)]
+    """Options that make a recipe small: two updates on single images, by a narrow model."""
     options = {
         f'{loader}.{key}': value
-        for loader in loaders
+        for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader')
+        if cfg.get(loader)
         for key, value in {
             'num_workers': 0,
             'persistent_workers': False,
@@ -91,38 +83,30 @@ def shrink(cfg: Config) -> dict[str, object]:
         }.items()
     }
     steps = 2 * cfg.optim_wrapper.get('accumulative_counts', 1)
-    options['param_scheduler.0.end'] = 1 if 'max_epochs' in cfg.train_cfg else 2
     if 'max_epochs' in cfg.train_cfg:
-        options.update(
-            {
-                'train_cfg.max_epochs': 1,
-                'default_hooks.checkpoint.interval': 1,
-                'train_dataloader.dataset.indices': 2 * steps,
-            }
-        )
+        options['param_scheduler.0.end'] = options['train_cfg.max_epochs'] = 1
+        options['train_dataloader.dataset.indices'] = 2 * steps
+        options['default_hooks.checkpoint.interval'] = 1
     else:
-        options.update(
-            {'train_cfg.max_iters': steps, 'train_cfg.val_interval': steps, 'default_hooks.checkpoint.interval': steps}
-        )
-    if 'num_classes' in cfg.model.get('head', {}) and cfg.model.head.num_classes == 21841:
-        options.update({f'model.{part}.num_classes': CLASSES_22K for part in ('head', 'data_preprocessor')})
+        options['param_scheduler.0.end'] = 2
+        for key in ('train_cfg.max_iters', 'train_cfg.val_interval', 'default_hooks.checkpoint.interval'):
+            options[key] = steps
     return {**options, **shrink_model(cfg)}
 
 
 def shrink_model(cfg: Config) -> dict[str, object]:
-    tokenizer = dict(vocab_size=16, n_hid=8, n_init=8, blocks_per_group=1)
+    """Options that make the model of a recipe narrow, with as many classes as the small data sets have."""
     if 'backbone' not in cfg.model:
-        return {
-            **{f'model.{key}': value for key, value in tokenizer.items()},
-            'val_evaluator.vocab_size': 16,
-            'test_evaluator.vocab_size': 16,
-        }
+        evaluators = {f'{evaluator}.vocab_size': 16 for evaluator in ('val_evaluator', 'test_evaluator')}
+        return {**{f'model.{key}': value for key, value in TOKENIZER.items()}, **evaluators}
     options = {f'model.backbone.{key}': value for key, value in dict(embed_dim=32, depth=4, num_heads=2).items()}
     if 'tokenizer' in cfg.model.get('target', {}):
-        options.update({f'model.target.tokenizer.{key}': value for key, value in tokenizer.items()})
+        options.update({f'model.target.tokenizer.{key}': value for key, value in TOKENIZER.items()})
         options['model.target.tokenizer.init_cfg'] = None
     if 'head' in cfg.model:
         options['model.head.in_channels'] = 32
+        if cfg.model.head.get('num_classes') == 21841:
+            options.update({f'model.{part}.num_classes': CLASSES_22K for part in ('head', 'data_preprocessor')})
     if 'decode_head' in cfg.model:
         options.update(
             {
@@ -130,55 +114,38 @@ def shrink_model(cfg: Config) -> dict[str, object]:
                 'model.neck.embed_dim': 32,
                 'model.decode_head.in_channels': [32] * 4,
                 'model.decode_head.channels': 16,
-                'model.decode_head.num_classes': CLASSES_ADE20K,
                 'model.auxiliary_head.in_channels': 32,
                 'model.auxiliary_head.channels': 16,
-                'model.auxiliary_head.num_classes': CLASSES_ADE20K,
             }
         )
+        if cfg.model.decode_head.num_classes == 150:
+            heads = ('decode_head', 'auxiliary_head')
+            options.update({f'model.{head}.num_classes': CLASSES_ADE20K for head in heads})
     return options
 
 
 def train(name: str, folder: Path, **options) -> Path:
-    """tools/train.py in this process; the checkpoint."""
+    """A small training by tools/train.py in this process; the checkpoint."""
     forget_instances()
-    options = {**shrink(Config.fromfile(CONFIGS / name)), **options}
-    launch.train(
-        Namespace(
-            config=str(CONFIGS / name),
-            work_dir=str(folder),
-            resume=None,
-            no_validate=False,
-            auto_scale_lr=False,
-            launcher='none',
-            cfg_options=options,
-        )
-    )
+    arguments = dict(resume=None, no_validate=False, auto_scale_lr=False, launcher='none')
+    options = {**shrink(load(name)), **options}
+    launch.train(Namespace(config=str(CONFIGS / name), work_dir=str(folder), cfg_options=options, **arguments))
     return Path((folder / 'last_checkpoint').read_text())
 
 
 def test(name: str, checkpoint: Path, folder: Path, tta: bool = False, **options) -> dict:
-    """tools/test.py in this process; the scores."""
-    options = {**shrink(Config.fromfile(CONFIGS / name)), **options}
-    launch.test(
-        Namespace(
-            config=str(CONFIGS / name),
-            checkpoint=str(checkpoint),
-            work_dir=str(folder),
-            out=None,
-            show_dir=None,
-            tta=tta,
-            launcher='none',
-            cfg_options=options,
-        )
-    )
-    return json.loads(max(folder.glob('*/*.json'), key=lambda path: path.stat().st_mtime).read_text())
+    """A small test by tools/test.py in this process; the scores."""
+    forget_instances()
+    arguments = dict(checkpoint=str(checkpoint), out=None, show_dir=None, tta=tta, launcher='none')
+    options = {**shrink(load(name)), **options}
+    launch.test(Namespace(config=str(CONFIGS / name), work_dir=str(folder), cfg_options=options, **arguments))
+    return scores(folder)
 
 
-test.__test__ = False  # no test but the tool
+test.__test__ = False  # a tool, no test
 
 
-def scores_of(folder: Path) -> dict:
+def logged_scores(folder: Path) -> dict:
     """The last scores that a training logged."""
     lines = (json.loads(line) for path in folder.glob('*/vis_data/scalars.json') for line in open(path))
     return [line for line in lines if 'loss' not in line][-1]

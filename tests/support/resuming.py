@@ -4,10 +4,8 @@ They are stopped, killed with SIGKILL and resumed, and compared with runs that n
 """
 
 import json
-import multiprocessing
 import os
 import signal
-import socket
 import time
 from argparse import Namespace
 from pathlib import Path
@@ -15,16 +13,14 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.distributed as dist
-from mmengine.config import Config
 
 from beit_mm.checkpoint.files import find_damage, find_newest
 from beit_mm.engine.runners import launch
 from beit_mm.files import PARTIAL
-from support import CONFIGS
 from support.checkpoints import content, differences
-from support.recipes import shrink
-from support.tools import forget_instances, leave_text_as_it_is
+from support.processes import together
+from support.recipes import load, shrink
+from support.tools import forget_instances, forkserver, leave_text_as_it_is
 
 STEPS = 8
 RANDOM_TRUNK = {
@@ -94,7 +90,7 @@ WATCHED = {
 def write_config(kind: str, path: Path, **options) -> Path:
     """The recipe of a kind, made small, as a config file."""
     name, own = KINDS[kind]
-    cfg = Config.fromfile(CONFIGS / name)
+    cfg = load(name)
     cfg.merge_from_dict({**shrink(cfg), **own, **WATCHED, **options})
     path.write_text('\n'.join(f'{key} = {value!r}' for key, value in cfg.to_dict().items()))
     return path
@@ -107,55 +103,19 @@ def workers(count: int) -> dict[str, object]:
 def train(config: Path, work_dir: Path, resume: str | None = None, launcher: str = 'none') -> None:
     """tools/train.py in this process, in the folder that holds `data`."""
     forget_instances()
-    launch.train(
-        Namespace(
-            config=str(config),
-            work_dir=str(work_dir),
-            resume=resume,
-            no_validate=True,
-            auto_scale_lr=False,
-            launcher=launcher,
-            cfg_options=None,
-        )
-    )
+    arguments = dict(no_validate=True, auto_scale_lr=False, launcher=launcher, cfg_options=None)
+    launch.train(Namespace(config=str(config), work_dir=str(work_dir), resume=resume, **arguments))
 
 
 def train_by_processes(count: int, config: Path, work_dir: Path, resume: str | None = None) -> None:
-    """The same by several processes that talk by gloo, in this one's working directory."""
-    context = multiprocessing.get_context('forkserver')
-    context.set_forkserver_preload(['beit_mm', 'support.resuming'])
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
-    processes = [
-        context.Process(target=_train_as, args=(rank, count, port, os.getcwd(), config, work_dir, resume))
-        for rank in range(count)
-    ]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(120)
-    alive = [process for process in processes if process.is_alive()]
-    for process in alive:
-        process.kill()
-    assert not alive and [process.exitcode for process in processes] == [0] * count
+    """The same on several processes, in this one's working directory."""
+    together(count, work_dir, _train_rank, os.getcwd(), config, work_dir, resume)
 
 
-def _train_as(rank: int, count: int, port: int, folder: str, *arguments) -> None:
-    torch.set_num_threads(1)
+def _train_rank(rank: int, folder: str, *arguments) -> None:
     os.chdir(folder)
-    os.environ.update(
-        RANK=str(rank),
-        LOCAL_RANK=str(rank),
-        WORLD_SIZE=str(count),
-        LOCAL_WORLD_SIZE=str(count),
-        MASTER_ADDR='127.0.0.1',
-        MASTER_PORT=str(port),
-    )
     leave_text_as_it_is()
     train(*arguments, launcher='pytorch')
-    dist.barrier()
-    os._exit(0)
 
 
 def losses(work_dir: Path) -> dict[int, float]:
@@ -188,13 +148,11 @@ def kill_and_resume(kind: str, num_kills: int, folder: Path) -> Kills:
         num_kills: how many times.
         folder: an empty one; the working directory holds `data`.
     """
-    context = multiprocessing.get_context('forkserver')
-    context.set_forkserver_preload(['beit_mm', 'support.resuming'])
     generator, last, while_saving = np.random.default_rng(0), 0, 0
     killed = folder / 'killed'
     for kill in range(num_kills):
         config = _write(kind, folder / 'killed.py', NO_END, num_workers=2 * (kill % 4 == 3))
-        process = context.Process(target=_train, args=(os.getcwd(), config, killed))
+        process = forkserver.Process(target=_train, args=(os.getcwd(), config, killed))
         process.start()
         try:
             _wait_for_step(killed, last + 2, process)

@@ -13,12 +13,16 @@ from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
+import torch
 from mmengine.utils import ManagerMixin
 from yapf.yapflib import yapf_api
 
 from support import ROOT
 
 TIMEOUT = 300  # seconds
+# Its processes begin as copies of one that has imported the package and the hosts, which takes ten seconds.
+forkserver = multiprocessing.get_context('forkserver')
+forkserver.set_forkserver_preload(['beit_mm.engine.runners.launch'])
 VARIABLES = dict(PYTHON=sys.executable, OMP_NUM_THREADS='1', PYTHONWARNINGS='ignore', CUDA_VISIBLE_DEVICES='')
 
 
@@ -40,13 +44,10 @@ def run(*command: str, cwd: Path = ROOT, ok: bool = True, **variables: str) -> s
 def tool(name: str, *arguments: str, ok: bool = True) -> str:
     """Output of a tool, a file or a folder with a `__main__.py`, which must end well or badly as expected.
 
-    Its process begins as a copy of one that has imported beit_mm and nothing else, and configs are printed as they
-    come: the import and the layout of printed configs take most of the time of most tools.
+    Configs are printed as they come: to lay out their text takes most of the time of most tools.
     """
-    processes = multiprocessing.get_context('forkserver')
-    processes.set_forkserver_preload(['beit_mm'])
     with tempfile.NamedTemporaryFile('r') as output:
-        process = processes.Process(target=_run_tool, args=(name, [str(part) for part in arguments], output.name))
+        process = forkserver.Process(target=_run_tool, args=(name, [str(part) for part in arguments], output.name))
         process.start()
         process.join(TIMEOUT)
         if process.is_alive():
@@ -57,8 +58,6 @@ def tool(name: str, *arguments: str, ok: bool = True) -> str:
 
 
 def _run_tool(name: str, arguments: list[str], output: str) -> None:
-    import torch
-
     leave_text_as_it_is()
     stream = os.open(output, os.O_WRONLY | os.O_APPEND)
     os.dup2(stream, 1)
