@@ -27,5 +27,5 @@ OPTIM_WRAPPER_CONSTRUCTORS = _child(root.OPTIM_WRAPPER_CONSTRUCTORS, 'engine')
 
 
 def build_part(part: dict | nn.Module) -> nn.Module:
-    """A model part from its config; a part already built passes."""
+    """A part of a model, built from its config unless it is built already."""
     return part if isinstance(part, nn.Module) else MODELS.build(part)

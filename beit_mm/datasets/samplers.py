@@ -1,11 +1,12 @@
-"""A sampler that gives every sample its own seed and can begin anywhere in an epoch."""
+"""A sampler that gives every sample its own seed and can start anywhere in an epoch."""
 
 from collections.abc import Iterator
 from itertools import islice
+from typing import Any
 
 from mmengine.dataset import InfiniteSampler
 from mmengine.dist import get_dist_info
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Sampler
 
 from beit_mm.registry import DATA_SAMPLERS
 
@@ -26,12 +27,12 @@ class SeededSampler(Sampler):
         seed: of the run, the same in all processes.
     """
 
-    def __init__(self, sampler: dict | Sampler, dataset: Dataset, seed: int):
+    def __init__(self, sampler: dict | Sampler, dataset: Any, seed: int):
         self.dataset = dataset
+        self.sampler: Any = sampler
         if isinstance(sampler, dict):
             inner = dataset.dataset if isinstance(dataset, SeededDataset) else dataset
-            sampler = DATA_SAMPLERS.build(sampler, default_args=dict(dataset=inner, seed=seed))
-        self.sampler = sampler
+            self.sampler = DATA_SAMPLERS.build(sampler, default_args=dict(dataset=inner, seed=seed))
         self.endless = isinstance(self.sampler, InfiniteSampler)
         self.seed = seed
         self.epoch = 0
@@ -46,7 +47,7 @@ class SeededSampler(Sampler):
         self.sampler.set_epoch(epoch)
 
     def skip(self, num_samples: int) -> None:
-        """Begin the next pass after this many samples of this process, in the epoch or in an endless stream."""
+        """Start the next pass after this many samples of this process, in the epoch or in an endless stream."""
         self._start = num_samples
 
     def __iter__(self) -> Iterator[SeededIndex]:
@@ -54,7 +55,7 @@ class SeededSampler(Sampler):
         rank, world_size = get_dist_info()
         size, repeats = len(self.dataset), getattr(self.sampler, 'num_repeats', 1)
         if self.endless:
-            self.sampler.skip(start)  # begins the stream anew, with the current seed
+            self.sampler.skip(start)  # restarts the stream with the current seed
             indices = iter(self.sampler)
         else:
             indices = islice(self.sampler, start, None)
@@ -62,7 +63,7 @@ class SeededSampler(Sampler):
             if position >= len(self) and not self.endless:
                 raise ValueError(
                     f'a sampler must end after the {len(self)} samples of its length or be an InfiniteSampler, '
-                    f'{type(self.sampler).__name__} goes on'
+                    f'{type(self.sampler).__name__} continues'
                 )
             position = position * world_size + rank  # among the samples of all processes
             epoch = position // size if self.endless else self.epoch

@@ -15,8 +15,8 @@ from .seeds import seed_generators, SeededIndex
 class SeededDataset(Dataset):
     """Any data set, read by the indices and seeds of a SeededSampler.
 
-    EpochTrainLoop and IterTrainLoop wrap the config's data set in it. `dataset` is the data set inside; what the
-    hosts' hooks read from a loader's data set can be read here too.
+    EpochTrainLoop and IterTrainLoop wrap the config's data set in it. `dataset` is the data set inside. The properties
+    below are those that the hosts' hooks read from a loader's data set.
 
     Args:
         dataset: config of the data set, or the data set.
@@ -25,7 +25,9 @@ class SeededDataset(Dataset):
     """
 
     def __init__(self, dataset: dict | Dataset, bad_image_list: str | Path, max_bad_share: float):
-        self.dataset = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
+        self.dataset: Any = dataset
+        if isinstance(dataset, dict):
+            self.dataset = DATASETS.build(dataset)
         self.bad_images = BadImages(len(self.dataset), bad_image_list, max_bad_share)
 
     def __getitem__(self, sample: SeededIndex) -> Any:

@@ -1,4 +1,4 @@
-"""Random draws that belong to a sample: the same for any number of workers, others in every epoch."""
+"""Seeds of the random draws for a sample: independent of the number of workers, different in every epoch."""
 
 import hashlib
 import random
@@ -12,12 +12,12 @@ import torch
 class SeededIndex(NamedTuple):
     """The index of a sample in its data set, and the seed of everything that is drawn for it."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index
     seed: int
 
 
 def derive_seed(*numbers: int) -> int:
-    """One 64-bit seed from whole numbers below 2**63, such as (seed of the run, epoch, sample)."""
+    """A 64-bit seed from whole numbers below 2**63, such as (seed of the run, epoch, sample)."""
     packed = struct.pack(f'<{len(numbers)}q', *numbers)
     return int.from_bytes(hashlib.blake2b(packed, digest_size=8).digest(), 'little')
 

@@ -1,12 +1,13 @@
-"""Fitting a state dict to the trunk that is about to load it, whoever loads it, and saying what was done."""
+"""Fit a state dict to the trunk that loads it, and log what was changed."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from mmengine.logging import print_log
-from torch import nn, Tensor
+from torch import Tensor
 from torch.nn import functional as F
 
 from beit_mm.errors import UserError
@@ -16,23 +17,23 @@ from .weight_layouts import INDEX, OPENMMLAB
 
 SHARED_TABLE = 'rel_pos_bias.relative_position_bias_table'
 BLOCK_TABLE = 'attn.relative_position_bias_table'
-# What a trunk of the same model may hold for another task; leaving it out is no sign of a wrong file.
+# Weights that the same trunk may have for another task. A file may hold them or not.
 TASK_WEIGHTS = ('mask_token', 'norm.', 'fc_norm.', 'lm_head.', 'head.', 'cls_pt_layers.')
-# How MMPretrain and MMSegmentation name what has another name here.
+# Beginnings of names in MMPretrain and MMSegmentation that differ from ours.
 HOST_NAMES = ('layers.', 'patch_embed.projection.', 'ln1.', 'ln2.')
 MIN_MATCHED_SHARE = 0.9
 
 
 class WeightsMismatch(ValueError):
-    """A checkpoint does not fit the model; who knows its path adds it."""
+    """A checkpoint does not fit the model. The message does not name the file; `naming_checkpoint` adds it."""
 
 
 @contextmanager
 def naming_checkpoint(init_cfg: dict | list[dict] | None) -> Iterator[None]:
-    """Name the file of init_cfg's Pretrained entry where its weights do not fit.
+    """Name the file of init_cfg's Pretrained entry in errors about its weights.
 
     Raises:
-        UserError: Instead of WeightsMismatch, and of MMEngine's AssertionError for a prefix that the file lacks.
+        UserError: Instead of WeightsMismatch and of MMEngine's AssertionError for a prefix that the file lacks.
     """
     try:
         yield
@@ -46,7 +47,7 @@ def naming_checkpoint(init_cfg: dict | list[dict] | None) -> Iterator[None]:
 
 
 def expand_shared_table(weights: dict[str, Tensor], depth: int) -> bool:
-    """Copy a shared bias table (pre-training) to every block (afterwards), in place; True if there was one."""
+    """Copy the shared bias table of pre-training to every block, in place; True if there was one."""
     table = weights.pop(SHARED_TABLE, None)
     if table is None:
         return False
@@ -60,8 +61,8 @@ def resize_position_embedding(pos_embed: Tensor, target: Grid, source: Grid | No
 
     Args:
         pos_embed: (1, 1 + h * w, C), the class token's first.
-        target: grid (h, w) wanted.
-        source: grid of pos_embed; None for the target's own, else a square one, else the nearest in aspect.
+        target: grid (h, w) to resize to.
+        source: grid of pos_embed. None: the target if it fits, else a square, else the nearest aspect ratio.
 
     Raises:
         ValueError: If pos_embed does not fit the source grid.
@@ -69,7 +70,7 @@ def resize_position_embedding(pos_embed: Tensor, target: Grid, source: Grid | No
     num_patches = pos_embed.shape[1] - 1
     if source is None:
         grids = [(rows, num_patches // rows) for rows in range(1, num_patches + 1) if num_patches % rows == 0]
-        source = tuple(target) if target in grids else nearest_grid(grids, target)
+        source = target if target in grids else nearest_grid(grids, target)
     if source[0] * source[1] != num_patches:
         raise ValueError(
             f'position embeddings for a grid of {source[0]} x {source[1]} patches must have '
@@ -84,9 +85,9 @@ def resize_position_embedding(pos_embed: Tensor, target: Grid, source: Grid | No
 
 
 def _resize_tables(weights: dict[str, Tensor], own: dict[str, Tensor], source: Grid | None, grid: Grid) -> list[str]:
-    """Resize bias tables and position embeddings to the trunk's grid, in place; the kinds of resize done.
+    """Resize bias tables and position embeddings to the trunk's grid, in place, and describe what was resized.
 
-    Where the checkpoint does not tell its grid (source is None), it is inferred from the number of rows.
+    If the checkpoint does not name its grid (source is None), the grid is inferred from the number of rows.
     """
     done = []
     for name, tensor in weights.items():
@@ -102,23 +103,22 @@ def _resize_tables(weights: dict[str, Tensor], own: dict[str, Tensor], source: G
     return sorted(set(done))
 
 
-def fit_trunk_weights(trunk: nn.Module, state_dict: dict[str, Tensor], prefix: str, *_) -> None:
-    """Pre-load hook of the trunk: adapt what a state dict holds under the prefix, in place, and report it.
+def fit_trunk_weights(trunk: Any, state_dict: dict[str, Tensor], prefix: str, *_) -> None:
+    """Pre-load hook of the trunk: adapt the weights under the prefix, in place, and log what was done.
 
-    A shared bias table is expanded to every block where the trunk has one per block; bias tables and position
-    embeddings are resized to the trunk's grid; what belongs to another task is left out.
+    A shared bias table is copied to every block of a trunk with one table per block. Bias tables and position
+    embeddings are resized to the trunk's grid. Weights of another task are ignored.
 
     Raises:
-        WeightsMismatch: If under nine tenths of the trunk's tensors find their match, if over a tenth of the
-            checkpoint's trunk finds no place, if a tensor has another shape, or if a whole block is missing or left
-            over.
+        WeightsMismatch: If less than 90 % of the trunk's tensors are in the checkpoint, more than 10 % of the
+            checkpoint's are not in the trunk, a tensor has another shape, or the blocks differ.
     """
     own = trunk.state_dict()
     grid_size = own.pop('grid_size')
     weights = _take_trunk(state_dict, prefix)
-    source = weights.pop('grid_size', None)  # none in released files
-    source = source if source is None else tuple(source.tolist())
-    num_given = len(weights)
+    grid_size_of_file = weights.pop('grid_size', None)  # none in released files
+    source = None if grid_size_of_file is None else tuple(grid_size_of_file.tolist())
+    num_in_file = len(weights)
     adapted = []
     if trunk.rel_pos_bias is None and expand_shared_table(weights, len(trunk.blocks) if trunk.has_block_bias else 0):
         adapted.append(
@@ -129,18 +129,18 @@ def fit_trunk_weights(trunk: nn.Module, state_dict: dict[str, Tensor], prefix: s
     matched = [name for name in own if name in weights and weights[name].shape == own[name].shape]
     missing = [name for name in own if name not in matched]
     unused = [name for name in weights if name not in own]
-    strange = [name for name in unused if not name.startswith(TASK_WEIGHTS)]
+    unknown = [name for name in unused if not name.startswith(TASK_WEIGHTS)]
     where = f'under "{prefix}" ' if prefix else ''
     if (
         len(matched) < MIN_MATCHED_SHARE * len(own)
-        or len(strange) > (1 - MIN_MATCHED_SHARE) * max(num_given, 1)
+        or len(unknown) > (1 - MIN_MATCHED_SHARE) * max(num_in_file, 1)
         or any(name in weights for name in missing)
         or _blocks(own) != _blocks(weights)
     ):
         raise WeightsMismatch(
-            f'the checkpoint does not fit this BEiT trunk: {len(matched)} of its {len(own)} tensors found a match '
-            f"{where}(at least {MIN_MATCHED_SHARE:.0%} expected), {len(strange)} of the checkpoint's found no place"
-            f'{_first_difference(own, weights, missing, strange)}'
+            f'the checkpoint does not fit this BEiT trunk: {len(matched)} of its {len(own)} tensors match '
+            f"{where}(at least {MIN_MATCHED_SHARE:.0%} expected), {len(unknown)} of the checkpoint's are unknown"
+            f'{_first_difference(own, weights, missing, unknown)}'
         )
     state_dict.update({prefix + name: weights[name] for name in matched})
     state_dict[f'{prefix}grid_size'] = grid_size
@@ -154,12 +154,12 @@ def fit_trunk_weights(trunk: nn.Module, state_dict: dict[str, Tensor], prefix: s
 def _take_trunk(state_dict: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """Take a trunk's weights out of a state dict, under our names without the prefix.
 
-    A trunk that loads a whole model's weights finds its own under `backbone.`, one in a model that loads a trunk's
-    weights without any prefix.
+    A trunk may load a whole model, where its weights are under `backbone.`; a model may load a trunk's weights, which
+    have no prefix.
     """
-    places = [place for place in (prefix, 'backbone.', '') if f'{place}cls_token' in state_dict]
-    place = places[0] if places else prefix
-    taken = {key[len(place) :]: state_dict.pop(key) for key in list(state_dict) if key.startswith(place)}
+    candidates = (prefix, 'backbone.', '')
+    prefix = next((candidate for candidate in candidates if f'{candidate}cls_token' in state_dict), prefix)
+    taken = {key[len(prefix) :]: state_dict.pop(key) for key in list(state_dict) if key.startswith(prefix)}
     weights = {}
     for name, tensor in taken.items():
         if name.endswith(INDEX):
@@ -178,14 +178,14 @@ def _blocks(names: Iterable[str]) -> set[str]:
 
 
 def _first_difference(
-    own: dict[str, Tensor], weights: dict[str, Tensor], missing: list[str], strange: list[str]
+    own: dict[str, Tensor], weights: dict[str, Tensor], missing: list[str], unknown: list[str]
 ) -> str:
     for name in missing:
         if name in weights:
             return f'; {name} must be {tuple(own[name].shape)}, got {tuple(weights[name].shape)}'
     if missing:
         return f'; {missing[0]} is missing'
-    return f'; {strange[0]} is unknown' if strange else ''
+    return f'; {unknown[0]} is unknown' if unknown else ''
 
 
 def _summary(names: list[str]) -> str:

@@ -284,10 +284,10 @@ def refusal(model: nn.Module, path: str) -> str:
 
 
 def numbers(message: str) -> tuple:
-    """Matched, own and placeless tensors of a refusal, which is one sentence."""
+    """Numbers of matched, own and unknown tensors in the message."""
     found = re.fullmatch(
-        r'the checkpoint does not fit this BEiT trunk: (\d+) of its (\d+) tensors found a match under "backbone\." '
-        r"\(at least 90% expected\), (\d+) of the checkpoint's found no place(; [\w.]+ (is missing|is unknown|"
+        r'the checkpoint does not fit this BEiT trunk: (\d+) of its (\d+) tensors match under "backbone\." '
+        r"\(at least 90% expected\), (\d+) of the checkpoint's are unknown(; [\w.]+ (is missing|is unknown|"
         r'must be \([\d, ]+\), got \([\d, ]+\)))?',
         message,
     )

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from mmengine.model import BaseModule
@@ -20,10 +21,10 @@ POOLINGS = ('mean', 'cls_token', 'patches')
 
 
 def resolve_blocks(blocks: int | Sequence[int], depth: int) -> tuple[int, ...]:
-    """Blocks of a trunk counted from 0, from one or several counted from 0 or back from -1.
+    """Indices of blocks counted from 0, from one or several that may count from -1 backwards.
 
     Raises:
-        UserError: If there are none, or one is not in the trunk.
+        UserError: If there are none, or a block is not in the trunk.
     """
     indices = [blocks] if isinstance(blocks, int) else list(blocks)
     if not indices or any(not isinstance(index, int) or not -depth <= index < depth for index in indices):
@@ -35,8 +36,8 @@ def resolve_blocks(blocks: int | Sequence[int], depth: int) -> tuple[int, ...]:
 class BEiT(BaseModule):
     """Vision transformer with relative position bias and LayerScale.
 
-    Any image size that the patch size divides is accepted, square or not, whatever size the trunk was built or its
-    weights were trained for. A trunk built for the size that it trains at need not resize its tables at every step.
+    Image sides may be any multiples of the patch size, whatever size the trunk was built or its weights were trained
+    for. Build the trunk for the size of training, or its tables are resized at every step.
 
     Args:
         img_size: training size in pixels, one number or (height, width); sets the grid of the position tables.
@@ -54,14 +55,14 @@ class BEiT(BaseModule):
         out_type: 'raw': all tokens after `norm`, (B, 1 + h * w, C), the class token first; 'cls_token': the class
             token after `norm`, (B, C); 'avg_featmap': mean of the patch tokens, then `fc_norm`, (B, C); 'featmap':
             patch tokens without a norm, (B, C, h, w).
-        out_indices: blocks, counted from 0 or back from -1, whose outputs are returned. Only the last block's are
+        out_indices: blocks whose outputs are returned, from 0, or from -1 backwards. Only the last block's output is
             normalised.
         norm_eps: epsilon of the layer norms.
-        frozen_stages: what does not learn and stays in evaluation mode: -1 nothing; 0 the patch embedding, the class
-            token and the position embeddings; n > 0 the first n blocks and a shared bias table too; with all blocks
-            the last norm as well.
-        with_cp: activation checkpointing: the inside of blocks is computed again in the backward pass instead of
-            being kept, which takes less memory and a third more work.
+        frozen_stages: what does not learn and stays in evaluation mode. -1: nothing. 0: the patch embedding, the class
+            token and the position embeddings. n > 0: also the first n blocks and a shared bias table. If n is depth:
+            also the last norm.
+        with_cp: activation checkpointing. The backward pass computes the inside of blocks again, which saves memory
+            and costs a third more time.
         compile_blocks: run every block through torch.compile. Names of weights stay.
         init_cfg: MMEngine's, for example `dict(type='Pretrained', checkpoint=PATH, prefix='backbone.')`.
 
@@ -154,7 +155,7 @@ class BEiT(BaseModule):
         """What frozen_stages names."""
         if self.frozen_stages < 0:
             return []
-        frozen = [self.patch_embed, self.pos_drop, self.cls_token]
+        frozen: list[nn.Module | nn.Parameter] = [self.patch_embed, self.pos_drop, self.cls_token]
         frozen += [self.pos_embed] if self.pos_embed is not None else []
         frozen += self.blocks[: self.frozen_stages]
         if self.frozen_stages and self.rel_pos_bias is not None:
@@ -173,8 +174,8 @@ class BEiT(BaseModule):
 
     @torch.no_grad()
     def _initialise(self, std: float = 0.02) -> None:
-        """Truncated normal as in the release: pre-training cuts at one deviation and includes the patch convolution,
-        fine-tuning cuts at +-2 and leaves the patch convolution at PyTorch's default.
+        """Truncated normal as in the release: pre-training truncates at one standard deviation and includes the patch
+        convolution; fine-tuning truncates at +-2 and keeps PyTorch's default for the patch convolution.
         """
         pre_training = self.mask_token is not None
         cut = std if pre_training else 2.0
@@ -191,10 +192,10 @@ class BEiT(BaseModule):
             block.mlp.fc2.weight.div_(math.sqrt(2.0 * index))
 
     def init_weights(self) -> None:
-        """Load what init_cfg names; the rest was initialised when the trunk was built.
+        """Load the checkpoint of init_cfg; all other weights were initialised when the trunk was built.
 
         Raises:
-            UserError: If the checkpoint does not fit, or holds nothing under the prefix; the message names the file.
+            UserError: If the checkpoint does not fit or has nothing under the prefix. The message names the file.
         """
         with naming_checkpoint(self.init_cfg):
             super().init_weights()
@@ -219,14 +220,14 @@ class BEiT(BaseModule):
     def read_blocks(
         self, images: Tensor, blocks: Sequence[int], mask: Tensor | None = None
     ) -> tuple[list[Tensor], Grid]:
-        """Tokens as they leave blocks, without a norm.
+        """Outputs of blocks, without a norm.
 
         Args:
             images, mask: as in forward.
             blocks: counted from 0.
 
         Returns:
-            For every block (B, 1 + h * w, C), the class token first; the grid (h, w) of the images.
+            One tensor per block, (B, 1 + h * w, C), the class token first; and the grid (h, w) of the images.
         """
         x, grid = self.patch_embed(images)  # (B, h * w, C)
         if mask is not None:
@@ -247,7 +248,7 @@ class BEiT(BaseModule):
                 outputs[index] = x
         return [outputs[index] for index in blocks], grid
 
-    def _run(self, block: Block, x: Tensor, positions: Positions | None, shared_bias: Tensor | None) -> Tensor:
+    def _run(self, block: nn.Module, x: Tensor, positions: Positions | None, shared_bias: Tensor | None) -> Tensor:
         if self.with_cp and self.training and torch.is_grad_enabled():
             return checkpoint(block, x, positions, shared_bias, use_reentrant=False)
         return block(x, positions, shared_bias)
@@ -267,11 +268,11 @@ class BEiT(BaseModule):
         """Features from tokens (B, 1 + N, C), the class token first.
 
         Args:
-            tokens: of any trunk.
+            tokens: output of any trunk.
             kind: 'mean' of the patch tokens, (B, C); 'cls_token', (B, C); or 'patches', all patch tokens, (B, N, C).
 
         Raises:
-            UserError: If kind is another.
+            UserError: If kind is none of these.
         """
         if kind not in POOLINGS:
             raise UserError(f'kind of pooling must be one of {", ".join(POOLINGS)}, got {kind!r}')
@@ -292,15 +293,16 @@ class BEiT(BaseModule):
     def set_grid(self, grid: Grid) -> None:
         """Resize the bias tables and position embeddings to a patch grid (h, w), in place.
 
-        What `forward` does at every call for images of another size is then done once. The parameters are new ones, so
-        call it before an optimizer is built.
+        `forward` does this at every call for images of another size; here it is done once. It creates new parameters,
+        so call it before an optimizer is built.
         """
-        grid = tuple(grid)
+        grid = (grid[0], grid[1])
         if grid == self.grid:
             return
-        for module in (*(block.attn for block in self.blocks if self.has_block_bias), self.rel_pos_bias):
+        with_table = [block.attn for block in self.blocks] if self.has_block_bias else []
+        for module in (*with_table, self.rel_pos_bias):
             if module is not None:
-                table = module.relative_position_bias_table
+                table = cast(Tensor, module.relative_position_bias_table)
                 resized = expand_bias(table, self.grid, grid)
                 module.relative_position_bias_table = nn.Parameter(resized, table.requires_grad)
         if self.pos_embed is not None:
@@ -317,7 +319,7 @@ class BEiT(BaseModule):
             prefix: of the trunk's parameters in that model, such as 'backbone.'.
 
         Returns:
-            (layer, number of layers): 0 for embeddings, i + 1 for block i, the last for all else.
+            (layer, number of layers). Layer 0: embeddings; i + 1: block i; the last: everything else.
         """
         num_layers = len(self.blocks) + 2
         if not param_name.startswith(prefix):

@@ -1,9 +1,10 @@
-"""The layers of the trunk: patch embedding, attention, MLP and the block that joins them.
+"""Layers of the trunk: patch embedding, attention, MLP, and the block made of them.
 
 Parameter names are those of the released checkpoints.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from mmcv.cnn.bricks import DropPath
@@ -14,7 +15,7 @@ from .relative_position import Grid, NUM_CLASS_ROWS, num_offsets, Positions, rea
 
 
 class PatchEmbed(nn.Module):
-    """Patches to embeddings by one strided convolution.
+    """Embeds patches with a strided convolution.
 
     Args:
         patch_size: side of a patch in pixels.
@@ -36,7 +37,7 @@ class PatchEmbed(nn.Module):
         return self.proj(images).flatten(2).transpose(1, 2), grid
 
 
-def patch_grid(image_size: tuple[int, int], patch_size: int) -> Grid:
+def patch_grid(image_size: Sequence[int], patch_size: int) -> Grid:
     """Grid (h, w) of an image size (H, W); ValueError if the patch size does not divide it."""
     height, width = (int(side) for side in image_size)
     if height % patch_size or width % patch_size or not height or not width:
@@ -90,7 +91,7 @@ class Attention(nn.Module):
         Args:
             x: tokens.
             positions: of the tokens, for the block's own table; None if it has none.
-            shared_bias: added to the logits too, (1, num_heads, N, N'), see `read_bias`.
+            shared_bias: a bias that all blocks share, also added to the logits, (1, num_heads, N, N'), see `read_bias`.
         """
         q, k, v = self._project(x)
         bias = self._bias(positions, shared_bias, q)
@@ -106,11 +107,11 @@ class Attention(nn.Module):
         shared_bias: Tensor | None = None,
         queries: Tensor | None = None,
     ) -> Tensor:
-        """The attention weights that `forward` sums the values with, without dropout.
+        """Attention weights, without dropout.
 
         Args:
             x, positions, shared_bias: as in forward.
-            queries: int64 (Q,), the tokens whose rows are wanted, which alone are computed; None for all N.
+            queries: int64 (Q,), tokens whose rows are computed; None for all N.
 
         Returns:
             (B, num_heads, Q, N), float32 or wider: softmax(q k^T / sqrt(C / num_heads) + bias) over the last axis, the
@@ -142,9 +143,10 @@ class Attention(nn.Module):
         """
         bias = shared_bias
         if self.relative_position_bias_table is not None:
-            own = read_bias(self.relative_position_bias_table, positions)
-            bias = own if bias is None else own + bias
-        # Cast before cutting, which keeps the rows aligned.
+            assert positions is not None, 'a block with a bias table needs positions'
+            own_bias = read_bias(self.relative_position_bias_table, positions)
+            bias = own_bias if bias is None else own_bias + bias
+        # Cast before slicing, so that the rows stay aligned.
         return None if bias is None else bias.to(queries.dtype)[..., : queries.shape[2]]
 
 

@@ -112,7 +112,7 @@ class Positions(NamedTuple):
         resize: matrices that bring the rows and the columns of a table to this grid; None for a table of this grid.
     """
 
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # hides tuple.index
     resize: tuple[Tensor, Tensor] | None
 
 
@@ -190,7 +190,7 @@ def infer_grid(num_rows: int, target: Grid) -> Grid:
     """
     offsets = num_rows - NUM_CLASS_ROWS
     if offsets == num_offsets(target):
-        return tuple(target)
+        return target
     grids = [
         ((side + 1) // 2, (offsets // side + 1) // 2)
         for side in range(1, max(offsets, 0) + 1, 2)

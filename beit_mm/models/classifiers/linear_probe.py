@@ -17,8 +17,8 @@ from beit_mm.registry import build_part, MODELS
 class LinearProbe(ImageClassifier):
     """MMPretrain's ImageClassifier over a frozen trunk, with a head that classifies the output of every block.
 
-    The trunk stays in evaluation mode and its parameters require no gradient. Every block is read as it leaves the
-    residual stream, the last one too: the final norm is left out, as in the release (`get_intermediate_layers`).
+    The trunk stays in evaluation mode and its parameters require no gradient. The outputs of blocks are read without
+    the final norm, as in the release (`get_intermediate_layers`).
 
     Args:
         backbone: a trunk with `out_type='raw'`; its `out_indices` are the blocks that are probed.
@@ -26,17 +26,17 @@ class LinearProbe(ImageClassifier):
         **kwargs: of ImageClassifier.
 
     Raises:
-        ValueError: If the trunk gives anything but all its tokens.
+        ValueError: If the trunk does not return all its tokens.
     """
 
     def __init__(self, backbone: dict, head: dict, **kwargs):
-        backbone = build_part(backbone)
-        if backbone.out_type != 'raw':
-            raise ValueError(f"LinearProbe needs a backbone with out_type='raw', got {backbone.out_type!r}")
-        backbone.norm = nn.Identity()
-        backbone.requires_grad_(False)
-        head = dict(head, in_channels=2 * backbone.embed_dim, blocks=backbone.out_indices)
-        super().__init__(backbone, head=head, **kwargs)
+        trunk = build_part(backbone)
+        if trunk.out_type != 'raw':
+            raise ValueError(f"LinearProbe needs a backbone with out_type='raw', got {trunk.out_type!r}")
+        trunk.norm = nn.Identity()  # blocks are read before any norm
+        trunk.requires_grad_(False)
+        head = dict(head, in_channels=2 * trunk.embed_dim, blocks=trunk.out_indices)
+        super().__init__(trunk, head=head, **kwargs)
 
     def train(self, mode: bool = True) -> 'LinearProbe':
         """Keep the trunk in evaluation mode: no drop path, no dropout."""
@@ -45,7 +45,7 @@ class LinearProbe(ImageClassifier):
         return self
 
     def extract_feat(self, inputs: Tensor, stage: str = 'neck'):
-        """Features without gradients; 'pre_logits' gives what the linear classifiers take, see LinearProbeHead."""
+        """Features without gradients; stage 'pre_logits' returns the inputs of the classifiers, see LinearProbeHead."""
         with torch.no_grad():
             return super().extract_feat(inputs, stage)
 
@@ -54,15 +54,15 @@ class LinearProbe(ImageClassifier):
 class LinearProbeHead(BaseModule):
     """One linear classifier per block on [class token, mean of the patch tokens] of its output.
 
-    The losses are summed and the classifiers share nothing, so each learns as if alone. No batch norm comes before
-    them; weights are drawn with deviation 0.01, biases start at zero (BEiT release, `run_linear_eval.py`).
+    The losses are summed and the classifiers share no weights, so each learns as if alone. There is no batch norm.
+    Weights start with standard deviation 0.01, biases at zero (BEiT release, `run_linear_eval.py`).
 
     Args:
         num_classes: number of classes.
         in_channels: twice the trunk's width.
         blocks: the blocks probed, counted from 0.
-        predict_block: the block whose prediction stands for the model's, as for one picture it must be known
-            beforehand; None for the last. LinearProbeAccuracy says which is best.
+        predict_block: the block whose prediction is the model's; None for the last. LinearProbeAccuracy shows which
+            block is best.
 
     Raises:
         ValueError: If predict_block is not probed, or a block is probed twice.
@@ -80,6 +80,7 @@ class LinearProbeHead(BaseModule):
         self.place = self.blocks.index(predict_block)
         self.classifiers = nn.ModuleDict({str(block): nn.Linear(in_channels, num_classes) for block in self.blocks})
         for classifier in self.classifiers.values():
+            assert isinstance(classifier, nn.Linear)
             nn.init.normal_(classifier.weight, std=0.01)
             nn.init.zeros_(classifier.bias)
 
@@ -101,19 +102,16 @@ class LinearProbeHead(BaseModule):
         labels = torch.cat([sample.gt_label for sample in data_samples])
         return dict(loss=sum(F.cross_entropy(logits, labels) for logits in self(feats)))
 
-    def predict(self, feats: Sequence[Tensor], data_samples: list[DataSample | None] | None = None) -> list[DataSample]:
-        """Per image: `pred_score` and `pred_label` of predict_block, and for the metric `block_labels`, int64
-        (num_blocks,), and `probed_blocks`, the blocks these belong to.
+    def predict(self, feats: Sequence[Tensor], data_samples: list[DataSample] | None = None) -> list[DataSample]:
+        """Add to each image `pred_score` and `pred_label` of predict_block, and for the metric `block_labels`, int64
+        (num_blocks,), and their `probed_blocks`.
         """
         logits = self(feats)
         labels = logits.argmax(dim=2).t()  # (B, num_blocks)
         scores = logits[self.place].softmax(dim=1)
-        data_samples = data_samples or [None] * len(scores)
-        predictions = []
+        data_samples = data_samples or [DataSample() for _ in scores]
         for sample, score, block_labels in zip(data_samples, scores, labels):
-            sample = DataSample() if sample is None else sample
             sample.set_pred_score(score).set_pred_label(block_labels[self.place])
             sample.set_field(block_labels, 'block_labels')
             sample.set_metainfo(dict(probed_blocks=self.blocks))
-            predictions.append(sample)
-        return predictions
+        return data_samples

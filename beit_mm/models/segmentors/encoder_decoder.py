@@ -1,7 +1,5 @@
 """EncoderDecoder whose sliding windows run together (MMSegmentation's runs them one by one)."""
 
-from collections.abc import Iterator
-
 import torch
 from mmseg.models.segmentors import EncoderDecoder as HostEncoderDecoder
 from torch import Tensor
@@ -34,18 +32,19 @@ class EncoderDecoder(HostEncoderDecoder):
         height, width = inputs.shape[2:]
         inputs = F.pad(inputs, (0, max(window[1] - width, 0), 0, max(window[0] - height, 0)))
         rows, columns = (window_starts(size, *sides) for size, sides in zip(inputs.shape[2:], zip(window, stride)))
-        places = [(image, top, left) for top in rows for left in columns for image in range(len(inputs))]
-        default = 8 if inputs.is_cuda else 1
-        logits = None
-        for part in _chunks(places, self.test_cfg.get('windows_per_batch', default)):
+        windows = [(image, top, left) for top in rows for left in columns for image in range(len(inputs))]
+        batch_size = self.test_cfg.get('windows_per_batch', 8 if inputs.is_cuda else 1)
+        logits = inputs.new_zeros(0)
+        for start in range(0, len(windows), batch_size):
+            batch = windows[start : start + batch_size]
             crops = torch.stack(
-                [inputs[image, :, top : top + window[0], left : left + window[1]] for image, top, left in part]
+                [inputs[image, :, top : top + window[0], left : left + window[1]] for image, top, left in batch]
             )
-            given = self.encode_decode(crops, [dict(img_shape=window, pad_shape=window)])
-            if logits is None:
-                logits = given.new_zeros(len(inputs), given.shape[1], *inputs.shape[2:])
-            for (image, top, left), one in zip(part, given):
-                logits[image, :, top : top + window[0], left : left + window[1]] += one
+            predicted = self.encode_decode(crops, [dict(img_shape=window, pad_shape=window)])
+            if not start:
+                logits = predicted.new_zeros(len(inputs), predicted.shape[1], *inputs.shape[2:])
+            for (image, top, left), window_logits in zip(batch, predicted):
+                logits[image, :, top : top + window[0], left : left + window[1]] += window_logits
         counts = [
             _counts(size, starts, side, logits) for size, starts, side in zip(inputs.shape[2:], (rows, columns), window)
         ]
@@ -54,19 +53,14 @@ class EncoderDecoder(HostEncoderDecoder):
 
 
 def window_starts(size: int, window: int, stride: int) -> list[int]:
-    """Where windows begin along a side of at least their size: every stride, the last one at the end."""
+    """Starts of the windows along a side that is not smaller than a window: one per stride, the last at the end."""
     count = max(size - window + stride - 1, 0) // stride + 1
     return [min(index * stride, size - window) for index in range(count)]
 
 
 def _counts(size: int, starts: list[int], window: int, like: Tensor) -> Tensor:
-    """How many windows cover every place of a side."""
+    """Number of windows that cover each position of a side."""
     counts = like.new_zeros(size)
     for start in starts:
         counts[start : start + window] += 1
     return counts
-
-
-def _chunks(places: list, size: int) -> Iterator[list]:
-    for start in range(0, len(places), size):
-        yield places[start : start + size]
