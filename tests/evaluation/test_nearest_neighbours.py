@@ -1,4 +1,4 @@
-"""Votes of the nearest neighbours are scikit-learn's, and what is compared is read from any form of output."""
+"""Votes of the nearest neighbours equal those of scikit-learn."""
 
 import numpy as np
 import pytest
@@ -6,8 +6,8 @@ import torch
 from sklearn.neighbors import KNeighborsClassifier
 from torch.nn import functional as F
 
-from beit_mm.engine.hooks import knn_hook
-from beit_mm.engine.hooks.knn_hook import evenly_spaced, pool, predict_by_neighbours
+from beit_mm.evaluation import nearest_neighbours
+from beit_mm.evaluation.nearest_neighbours import predict_by_neighbours
 
 
 @pytest.fixture(scope='module')
@@ -21,9 +21,9 @@ def clusters():
 
 
 @pytest.mark.parametrize('k, temperature', [(20, 0.07), (1, 0.07), (200, 0.07), (20, 1.0), (300, 1e-3)])
-@pytest.mark.parametrize('limit', [knn_hook.MAX_SIMILARITIES, 700])
+@pytest.mark.parametrize('limit', [nearest_neighbours.MAX_SIMILARITIES, 700])
 def test_votes_are_scikit_learns(clusters, k, temperature, limit, monkeypatch):
-    monkeypatch.setattr(knn_hook, 'MAX_SIMILARITIES', limit)
+    monkeypatch.setattr(nearest_neighbours, 'MAX_SIMILARITIES', limit)
     train_features, train_labels, features, labels = clusters
 
     def weights(distances):
@@ -38,26 +38,10 @@ def test_votes_are_scikit_learns(clusters, k, temperature, limit, monkeypatch):
 
 def test_no_more_similarities_are_held_than_allowed(clusters, monkeypatch):
     train_features, train_labels, features, _ = clusters
-    monkeypatch.setattr(knn_hook, 'MAX_SIMILARITIES', 700)
+    monkeypatch.setattr(nearest_neighbours, 'MAX_SIMILARITIES', 700)
     held, topk = [], torch.Tensor.topk
     monkeypatch.setattr(
         torch.Tensor, 'topk', lambda self, *args, **kwargs: held.append(self.shape) or topk(self, *args, **kwargs)
     )
     predict_by_neighbours(features, train_features, train_labels)
     assert held == [(2, 300)] * 50
-
-
-def test_features_of_every_form_of_output():
-    tokens = torch.randn(2, 7, 4)
-    class_token, mean = tokens[:, 0], tokens[:, 1:].mean(dim=1)
-    torch.testing.assert_close(pool(tokens, 'mean'), mean)
-    torch.testing.assert_close(pool(tokens, 'cls_token'), class_token)
-    torch.testing.assert_close(pool(tokens[:, 1:].transpose(1, 2).unflatten(2, (2, 3)), 'mean'), mean)
-    assert pool(mean, 'mean') is mean and pool(class_token, 'cls_token') is class_token
-
-
-def test_images_are_evenly_spaced():
-    assert evenly_spaced(10, 4) == [0, 2, 5, 7]
-    assert evenly_spaced(3, 5) == [0, 1, 2]
-    numbers = evenly_spaced(1_281_167, 10_000)
-    assert len(set(numbers)) == 10_000 and {b - a for a, b in zip(numbers, numbers[1:])} == {128, 129}

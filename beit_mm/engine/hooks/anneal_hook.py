@@ -10,17 +10,18 @@ from beit_mm.registry import HOOKS
 
 @HOOKS.register_module()
 class AnnealHook(Hook):
-    """Moves a number on the model from start to end along half a cosine, by the iteration count alone.
+    """Moves a number of the model from start to end along half a cosine.
 
-    A resumed run therefore continues where it was. The value is logged under the attribute's name.
+    The value depends on the iteration alone, so a resumed run continues where it was. It is logged under the name of
+    the attribute.
 
     Args:
         attribute: name of the attribute.
         start, end: its first and last value.
-        num_iters: iterations until end is reached, at least 1; it stays there.
+        num_iters: iterations until it reaches the end, where it stays; at least 1.
 
     Raises:
-        ValueError: If num_iters is below 1, or the model has no such attribute (before the first step).
+        ValueError: If num_iters is below 1, or, before the first step, if the model has no such attribute.
     """
 
     def __init__(self, attribute: str, start: float, end: float, num_iters: int):

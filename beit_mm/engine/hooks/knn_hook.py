@@ -1,4 +1,4 @@
-"""k-nearest neighbours on the features of the trunk while it trains: a quick look without training anything."""
+"""k-nearest neighbours on the features of the trunk while it trains: a quick look without training a head."""
 
 import math
 import signal
@@ -15,29 +15,28 @@ from torch.utils.data import DataLoader
 from beit_mm.engine.runners.random_states import untouched_random_states
 from beit_mm.engine.runners.stopwatch import timed
 from beit_mm.engine.runners.unwrapping import unwrap
+from beit_mm.evaluation.nearest_neighbours import predict_by_neighbours
 from beit_mm.models.backbones.beit import BEiT
 from beit_mm.models.evaluating import evaluating
 from beit_mm.registry import DATASETS, HOOKS
 
-from .stop_hook import outlive_signals
+from .stop_hook import ignore_signals_in_worker
 
-# Similarities held at once: 64 MiB in float32.
-MAX_SIMILARITIES = 2**24
-# What the hook decides of a loader.
-OWN_LOADING = {'batch_sampler', 'collate_fn', 'drop_last', 'sampler', 'shuffle'}
-# What a trunk may give for each kind of features.
+# The hook sets these arguments of the loaders.
+RESERVED = {'batch_sampler', 'collate_fn', 'drop_last', 'sampler', 'shuffle'}
+# Outputs of a trunk that hold each kind of features.
 OUT_TYPES = dict(mean=('raw', 'avg_featmap', 'featmap'), cls_token=('raw', 'cls_token'))
 
 
 @HOOKS.register_module()
 class KNNHook(Hook):
-    """Classifies a few validation images by their nearest training images in the trunk's features, at an interval.
+    """Classifies some validation images by their nearest training images in the trunk's features, at an interval.
 
-    `knn/top1`, in percent, goes to the log and to TensorBoard, over the number of iterations done. It works on any
-    model with a `backbone` and a `data_preprocessor` with `mean`, `std` and `to_rgb`, such as MaskedImageModel and
-    ImageClassifier, and on any number of processes. The run is left as it was: random states, modes, weights.
+    `knn/top1`, in percent, goes to the log and to TensorBoard, over the number of iterations done. The model needs a
+    `backbone`, and a `data_preprocessor` with `mean`, `std` and `to_rgb`, as MaskedImageModel and ImageClassifier have.
+    Processes share the work. Random states, modes and weights of the run do not change.
 
-    In a pre-training config (data sets and pipeline as in fine-tuning's evaluation):
+    The data sets and their pipeline are those of an evaluation:
 
         imagenet = dict(
             type='ImageNet',
@@ -56,23 +55,22 @@ class KNNHook(Hook):
                 val_dataloader=dict(batch_size=64, num_workers=4, dataset=dict(**imagenet, split='val')))
         ]
 
-    The features are those of the last entry of the trunk's `out_indices`, unless `output` chooses another: inner blocks
-    of a pre-trained BEiT separate classes better (arXiv 2106.08254, appendix D), for example the ninth:
-    `model.backbone.out_indices=[8, 11]` and `output=0`.
+    Inner blocks of a pre-trained BEiT separate classes better than the last (arXiv 2106.08254, appendix D). For the
+    ninth set `model.backbone.out_indices=[8, 11]` and `output=0`.
 
     Args:
         train_dataloader, val_dataloader: `dataset`, whose pipeline ends in PackInputs with images of one size, and
-            PyTorch's `batch_size`, `num_workers` and the like; no sampler, as the hook chooses the images.
-        num_train, num_val: images taken from each, evenly spaced, as data sets list class after class.
-        interval: epochs, or iterations if not by_epoch, from one look to the next; the last is always looked at.
-        by_epoch: what interval counts.
+            PyTorch's `batch_size`, `num_workers` and the like. The hook chooses the images, so there is no sampler.
+        num_train, num_val: number of images of each, taken at even distances, as data sets are ordered by class.
+        interval: epochs, or iterations if not by_epoch, between two looks; the last one always has a look.
+        by_epoch: whether interval counts epochs.
         features: 'mean' of the patch tokens or 'cls_token'.
-        output: which of the trunk's outputs.
-        k, temperature: see predict_by_neighbours.
+        output: index among the outputs of the trunk.
+        k, temperature: as in predict_by_neighbours.
 
     Raises:
-        ValueError: If an option is out of range, there are fewer training images than k, or the trunk does not give
-            these features (before the first step).
+        ValueError: If an option is out of range, or, before the first step, if there are fewer training images than k
+            or the trunk does not compute these features.
     """
 
     priority = 'LOW'
@@ -94,9 +92,9 @@ class KNNHook(Hook):
             if value < 1:
                 raise ValueError(f'KNNHook.{name} must be at least 1, got {value}')
         for name, loader in dict(train_dataloader=train_dataloader, val_dataloader=val_dataloader).items():
-            if 'dataset' not in loader or OWN_LOADING & set(loader):
+            if 'dataset' not in loader or RESERVED & set(loader):
                 raise ValueError(
-                    f'KNNHook.{name} must have a dataset and none of {", ".join(sorted(OWN_LOADING))}, '
+                    f'KNNHook.{name} must have a dataset and none of {", ".join(sorted(RESERVED))}, '
                     f'got {", ".join(loader)}'
                 )
         if features not in OUT_TYPES:
@@ -126,8 +124,8 @@ class KNNHook(Hook):
                 f'{type(model.data_preprocessor).__name__} without {", ".join(missing)}'
             )
         with untouched_random_states():
-            self.loading = [choose_images(loader, number) for loader, number in self.loaders]
-        num_train = len(self.loading[0]['sampler'])
+            self.sources = [_choose_images(loader, number) for loader, number in self.loaders]
+        num_train = len(self.sources[0]['sampler'])
         if num_train < self.k:
             raise ValueError(f'KNNHook needs at least k={self.k} training images, got {num_train}')
 
@@ -147,80 +145,44 @@ class KNNHook(Hook):
 
     @torch.no_grad()
     def top1(self, model: nn.Module) -> float:
-        """Share of the validation images classified right, in percent; every process has the same."""
+        """Share of the validation images that are classified right, in percent, the same in every process."""
         with untouched_random_states(), evaluating(model.backbone):
             (train_features, train_labels), (features, labels) = [
-                self._extract(model, **loading) for loading in self.loading
+                self._extract(model, **source) for source in self.sources
             ]
         predicted = predict_by_neighbours(features, train_features, train_labels, self.k, self.temperature)
         return 100 * (predicted == labels).double().mean().item()
 
-    def _extract(self, model: nn.Module, sampler: list[int], **loading) -> tuple[Tensor, Tensor]:
-        """Features (N, C), of length 1, and labels (N,) of N images; each process computes its share."""
+    def _extract(self, model: nn.Module, sampler: list[int], **loader) -> tuple[Tensor, Tensor]:
+        """Features (N, C), of length 1, and labels (N,) of the chosen images; each process computes its share."""
         rank, world_size = get_dist_info()
-        share = math.ceil(len(sampler) / world_size)  # the last ones begin again with the first
-        own = [sampler[place % len(sampler)] for place in range(rank, share * world_size, world_size)]
+        share = math.ceil(len(sampler) / world_size)  # of equal size: the last processes repeat the first images
+        own = [sampler[index % len(sampler)] for index in range(rank, share * world_size, world_size)]
+        worker_init = partial(ignore_signals_in_worker, [signal.SIGTERM], None)
         preprocessor = model.data_preprocessor
         features, labels = [], []
-        protected = partial(outlive_signals, [signal.SIGTERM], None)
-        for batch in DataLoader(sampler=own, collate_fn=default_collate, worker_init_fn=protected, **loading):
+        for batch in DataLoader(sampler=own, collate_fn=default_collate, worker_init_fn=worker_init, **loader):
             images = batch['inputs'].to(preprocessor.mean.device)
             images = images.flip(1) if preprocessor.to_rgb else images
             images = (images.float() - preprocessor.mean) / preprocessor.std
-            features.append(F.normalize(pool(model.backbone(images)[self.output], self.features).float(), dim=1))
+            features.append(F.normalize(self._pool(model.backbone(images)[self.output]).float(), dim=1))
             labels += [int(sample.gt_label) for sample in batch['data_samples']]
         features = torch.cat(features)
-        # From every process its share, back into the order of the sampler.
+        # The shares of all processes, back in the order of the sampler.
         return tuple(
             torch.stack(all_gather(part.contiguous()), dim=1).flatten(0, 1)[: len(sampler)]
             for part in (features, torch.tensor(labels, device=features.device))
         )
 
-
-def predict_by_neighbours(
-    features: Tensor, train_features: Tensor, train_labels: Tensor, k: int = 20, temperature: float = 0.07
-) -> Tensor:
-    """Classes by weighted nearest neighbours (arXiv 1805.01978, section 3.4; k = 20 is DINO's, arXiv 2104.14294).
-
-    Each of the k nearest training images votes for its class with weight exp(cosine similarity / temperature).
-
-    Args:
-        features: (N, C), each of length 1.
-        train_features: (M, C), each of length 1.
-        train_labels: int64 (M,).
-        k: number of neighbours, at most M.
-        temperature: of the weights.
-
-    Returns:
-        int64 (N,).
-    """
-    predicted = []
-    for part in features.split(max(1, MAX_SIMILARITIES // len(train_features))):
-        similarities, neighbours = (part @ train_features.t()).topk(k, dim=1)
-        votes = similarities.new_zeros(len(part), int(train_labels.max()) + 1)
-        # Less the largest similarity, as in a softmax, so that no temperature overflows.
-        weights = ((similarities - similarities[:, :1]) / temperature).exp()
-        votes.scatter_add_(1, train_labels[neighbours], weights)
-        predicted.append(votes.argmax(dim=1))
-    return torch.cat(predicted)
+    def _pool(self, output: Tensor) -> Tensor:
+        """Features (B, C) from an output of the trunk: tokens (B, 1 + N, C), a map (B, C, h, w), or features."""
+        if output.ndim == 4:
+            return output.flatten(2).mean(dim=2)
+        return BEiT.pool(output, self.features) if output.ndim == 3 else output
 
 
-def pool(output: Tensor, features: str) -> Tensor:
-    """Features (B, C) from what a trunk gives: tokens (B, 1 + h * w, C), a map (B, C, h, w), or features."""
-    if output.ndim == 4:
-        return output.flatten(2).mean(dim=2)
-    if output.ndim == 3:
-        return BEiT.pool(output, features)
-    return output
-
-
-def choose_images(loader: dict, number: int) -> dict:
-    """A loader's config with its data set built and the indices of at most so many images of it as sampler."""
+def _choose_images(loader: dict, number: int) -> dict:
+    """The arguments of a loader, with its data set built, and indices at even distances as its sampler."""
     dataset = DATASETS.build(loader['dataset'])
-    return dict(loader, dataset=dataset, sampler=evenly_spaced(len(dataset), number))
-
-
-def evenly_spaced(total: int, number: int) -> list[int]:
-    """At most so many indices below the total, evenly spaced."""
-    number = min(number, total)
-    return [place * total // number for place in range(number)]
+    number = min(number, len(dataset))
+    return dict(loader, dataset=dataset, sampler=[index * len(dataset) // number for index in range(number)])

@@ -1,4 +1,4 @@
-"""MMEngine's log hook with a score file that several processes do not spoil."""
+"""MMEngine's LoggerHook, which writes the scores of a test on the main process alone."""
 
 from mmengine.dist import is_main_process
 from mmengine.hooks import LoggerHook
@@ -8,9 +8,9 @@ from beit_mm.registry import HOOKS
 
 @HOOKS.register_module()
 class MainProcessLoggerHook(LoggerHook):
-    """LoggerHook whose test scores are written by the main process alone.
+    """LoggerHook that writes the scores of a test on the main process alone.
 
-    In MMEngine's, all processes write the same file at once, which then may hold parts of several.
+    With MMEngine's, all processes write the same file at once, which may then mix the output of several.
     """
 
     def after_test_epoch(self, runner, metrics: dict[str, float] | None = None) -> None:

@@ -13,19 +13,19 @@ from mmengine.dist import get_world_size, is_main_process
 from mmengine.hooks import EMAHook, Hook
 from mmengine.runner import IterBasedTrainLoop
 
-from beit_mm.engine.runners.loops import ExactResume
+from beit_mm.engine.runners.loops import ResumableLoop
 from beit_mm.engine.runners.resume_position import is_between_updates
 from beit_mm.registry import HOOKS
 
 from .checkpoint_hook import VerifiedCheckpointHook
 
-# Seconds in which a signal that comes again is the same one: a scheduler may tell torchrun and its processes, and
-# torchrun tells them too.
-SAME = 2.0
+# A signal that comes again within these seconds is the same one: a scheduler may signal torchrun and its processes, and
+# torchrun passes it on.
+REPEAT_WINDOW = 2.0
 
 
 class TrainingStopped(SystemExit):
-    """A signal ended the training; the message says where its checkpoint is. As an exit it has code 0."""
+    """A signal ended the training; the message names the checkpoint. The process exits with code 0."""
 
     def __init__(self, message: str):
         super().__init__(0)
@@ -36,16 +36,16 @@ class TrainingStopped(SystemExit):
 class StopOnSignalHook(Hook):
     """Ends a training after a signal: all processes at the same step, with one checkpoint saved.
 
-    Stands as `default_hooks.stop`, beside a VerifiedCheckpointHook, for a loop with exact resume. One process stops
-    after the update that it is at, several after the one after that, so that all have heard; also between two batches
-    of a validation, which is then left out. A second signal ends the process at once.
+    Set it as `default_hooks.stop`, together with a VerifiedCheckpointHook, for a loop with exact resume. One process
+    stops after its current update; several processes stop after the next one, when all know of the signal. In a
+    validation they stop between two batches, and the validation is left out. A second signal ends the process at once.
 
     Args:
-        signals: names, such as SIGTERM, or SIGUSR1 for Slurm's `--signal`.
+        signals: names such as SIGTERM, or SIGUSR1 for Slurm's `--signal`.
 
     Raises:
         ValueError: If a name is unknown.
-        TrainingStopped: From the training, once the checkpoint is saved.
+        TrainingStopped: In the training, when the checkpoint is saved.
     """
 
     priority = 'LOWEST'  # after the checkpoint hook
@@ -59,22 +59,20 @@ class StopOnSignalHook(Hook):
         self._received_at = 0.0
         self._previous = {}
         self._agree: Callable[[bool], bool] | None = None
-        self._num_questions = 0  # in a validation: as many as the process with the fewest batches asks
-
-    def before_run(self, runner) -> None:
-        loops = [runner._train_loop, runner._val_loop]
-        for loader in [loop.dataloader for loop in loops if hasattr(loop, 'dataloader')]:
-            loader.worker_init_fn = functools.partial(outlive_signals, self.signals, loader.worker_init_fn)
+        self._num_val_batches = 0  # of the process with the fewest
 
     def before_train(self, runner) -> None:
+        loops = [runner.train_loop, runner.val_loop]
+        for loader in [loop.dataloader for loop in loops if hasattr(loop, 'dataloader')]:
+            loader.worker_init_fn = functools.partial(ignore_signals_in_worker, self.signals, loader.worker_init_fn)
         self._received = None
         self._agree = SharedFlag() if get_world_size() > 1 else bool
-        if not isinstance(runner.train_loop, (ExactResume, IterBasedTrainLoop)):
+        if not isinstance(runner.train_loop, (ResumableLoop, IterBasedTrainLoop)):
             runner.logger.warning(
-                f'StopOnSignalHook may stop within an epoch, which a resumed '
-                f'{type(runner.train_loop).__name__} begins anew; beit_mm.EpochTrainLoop goes on'
+                f'StopOnSignalHook may stop within an epoch; a resumed {type(runner.train_loop).__name__} begins that '
+                f'epoch again, a beit_mm.EpochTrainLoop goes on'
             )
-        if threading.current_thread() is threading.main_thread():  # Python allows no other
+        if threading.current_thread() is threading.main_thread():  # only there Python sets handlers
             self._previous = {number: signal.signal(number, self._note) for number in self.signals}
 
     def after_train(self, runner) -> None:
@@ -87,24 +85,24 @@ class StopOnSignalHook(Hook):
             self._stop(runner, runner.iter + 1)
 
     def before_val_epoch(self, runner) -> None:
-        self._num_questions = len(runner.val_dataloader)
+        self._num_val_batches = len(runner.val_dataloader)
         if isinstance(self._agree, SharedFlag):
-            self._num_questions = self._agree.least(self._num_questions)
+            self._num_val_batches = self._agree.min(self._num_val_batches)
 
     def after_val_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
-        if self._agree is None or batch_idx >= self._num_questions:
+        if self._agree is None or batch_idx >= self._num_val_batches:
             return
         if self._agree(self._received is not None):
             for hook in runner.hooks:
                 if isinstance(hook, EMAHook):
-                    hook.after_val_epoch(runner)  # the weights of the training back in their place
+                    hook.after_val_epoch(runner)  # puts back the weights of the training
             self._stop(runner, runner.iter)
 
     def _note(self, number: int, frame) -> None:
         now = time.monotonic()
         if self._received is None:
             self._received, self._received_at = signal.Signals(number), now
-        elif now - self._received_at > SAME:
+        elif now - self._received_at > REPEAT_WINDOW:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
 
@@ -122,9 +120,9 @@ class StopOnSignalHook(Hook):
 
 
 class SharedFlag:
-    """Whether any process has raised its flag, told to all at the same step, without waiting for a device.
+    """Tells all processes, at the same step, whether one of them has raised its flag; does not wait for a device.
 
-    All processes build it and ask equally often.
+    All processes must create it, and call it equally often.
     """
 
     def __init__(self):
@@ -133,7 +131,7 @@ class SharedFlag:
         self._work = None
 
     def __call__(self, flag: bool) -> bool:
-        """The answer to the question before: had any process raised its flag then? Meanwhile this one travels."""
+        """Whether any flag was raised at the previous call; the flags of this call are exchanged meanwhile."""
         if self._work is not None:
             self._work.wait()
             if self._any.item():
@@ -142,22 +140,27 @@ class SharedFlag:
         self._work = dist.all_reduce(self._any, dist.ReduceOp.MAX, group=self._group, async_op=True)
         return False
 
-    def least(self, number: int) -> int:
-        """The smallest number that a process gives; waits for all."""
+    def min(self, number: int) -> int:
+        """The smallest number of all processes; waits for all."""
         smallest = torch.tensor(number)
         dist.all_reduce(smallest, dist.ReduceOp.MIN, group=self._group)
         return int(smallest)
 
 
-def outlive_signals(signals: Sequence[int], initialise: Callable | None, worker_id: int) -> None:
-    """A loader worker's `worker_init_fn`: signals to a whole process group leave it to its parent to end it."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, {*signals, signal.SIGTERM})
-    threading.Thread(target=_obey_parent, daemon=True).start()
-    if initialise is not None:
-        initialise(worker_id)
+def ignore_signals_in_worker(signals: Sequence[int], initialize: Callable | None, worker_id: int) -> None:
+    """Let only the parent process end a loader worker; use it as `worker_init_fn`.
+
+    A scheduler signals all processes of a group. A worker that ended then would fail the training before its checkpoint
+    is saved. Systems without `sigwaitinfo`, such as macOS, keep the usual handling.
+    """
+    if hasattr(signal, 'sigwaitinfo'):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {*signals, signal.SIGTERM})
+        threading.Thread(target=_exit_with_parent, daemon=True).start()
+    if initialize is not None:
+        initialize(worker_id)
 
 
-def _obey_parent() -> None:
+def _exit_with_parent() -> None:
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
         pass
     os._exit(0)

@@ -1,4 +1,4 @@
-"""MMEngine's training loops, resumed exactly: in the middle of an epoch, with the same samples, masks and draws."""
+"""MMEngine's training loops with exact resume: in the middle of an epoch, with the same samples, masks and draws."""
 
 from pathlib import Path
 
@@ -12,24 +12,24 @@ from beit_mm.registry import LOOPS
 
 from .resume_position import ResumePositionHook
 
-STEP = -1  # in the place of an epoch, so that no step shares a sample's seed
+STEP = -1  # stands for the epoch in the seed of a step, so that no step shares the seed of a sample
 
 
-class ExactResume:
-    """What both loops share; a mixin before a loop of MMEngine.
+class ResumableLoop:
+    """Mixin for a training loop of MMEngine that resumes exactly.
 
-    Every draw is a function of numbers that a checkpoint holds: in loading of (seed, epoch, sample), elsewhere, such as
-    dropout, drop path and Mixup, of (seed, iteration, rank). So no generator's state has to be saved.
+    Every draw follows from numbers that a checkpoint holds: in loading from (seed, epoch, sample), elsewhere, such as
+    in dropout, drop path and Mixup, from (seed, iteration, rank). So no state of a random generator is saved.
 
     Args:
         runner: the runner.
         dataloader: config of the loader, with any data set, and a sampler whose order follows from an epoch number, or
             MMEngine's InfiniteSampler.
-        allow_world_size_change: whether to resume with another number of processes or images per step than the
-            checkpoint's.
-        max_bad_share: of the images that may be unreadable: they are listed in `bad_images.txt` of the work directory
-            and replaced. More are an error.
-        **kwargs: of MMEngine's loop.
+        allow_world_size_change: whether the run may resume with another number of processes or images per step than
+            the checkpoint was written with.
+        max_bad_share: share of the images that may be unreadable, 0 to 1. They are listed in `bad_images.txt` of the
+            work directory and replaced. More are an error.
+        **kwargs: arguments of MMEngine's loop.
 
     Raises:
         ValueError: If the loader is built already, or holds no batch.
@@ -40,7 +40,7 @@ class ExactResume:
     ):
         if not isinstance(dataloader, dict):
             raise ValueError(f'{type(self).__name__} needs the config of its loader, got a {type(dataloader).__name__}')
-        self._runner = runner  # for `seed`
+        self._runner = runner  # for `seed`, before MMEngine sets it
         dataloader = dict(
             dataloader,
             dataset=dict(
@@ -63,23 +63,23 @@ class ExactResume:
 
     @property
     def seed(self) -> int:
-        """The run's seed, the same in all processes."""
+        """The seed of the run, the same in all processes."""
         differs = self.runner._randomness_cfg.get('diff_rank_seed', False)
         return self.runner.seed - (get_rank() if differs else 0)
 
     def run(self):
-        self.sampler.set_seed(self.seed)  # the loader is older than the seed that a checkpoint brings
+        self.sampler.set_seed(self.seed)  # a resumed checkpoint may have changed it since the loader was built
         try:
             return super().run()
         finally:
             self.end_workers()
 
     def end_workers(self) -> None:
-        """Let persistent workers end now: left to the garbage collector, each may take five seconds."""
+        """End persistent workers now; the garbage collector may take five seconds for each."""
         self.dataloader._iterator = None
 
     def seed_step(self) -> None:
-        """Before a step: seed what it draws from, on this process's device."""
+        """Seed all generators that a step draws from, on the CPU and on the device of this process."""
         seed = derive_seed(self.seed, STEP, self._iter, get_rank())
         seed_generators(seed)
         if torch.cuda.is_initialized():
@@ -87,8 +87,8 @@ class ExactResume:
 
 
 @LOOPS.register_module()
-class EpochTrainLoop(ExactResume, EpochBasedTrainLoop):
-    """EpochBasedTrainLoop with exact resume, in the middle of an epoch too. Arguments: ExactResume's."""
+class EpochTrainLoop(ResumableLoop, EpochBasedTrainLoop):
+    """EpochBasedTrainLoop with exact resume, in the middle of an epoch too. Arguments: ResumableLoop's."""
 
     def run_epoch(self) -> None:
         self.runner.call_hook('before_train_epoch')
@@ -112,8 +112,8 @@ class EpochTrainLoop(ExactResume, EpochBasedTrainLoop):
 
 
 @LOOPS.register_module()
-class IterTrainLoop(ExactResume, IterBasedTrainLoop):
-    """IterBasedTrainLoop with exact resume. Arguments: ExactResume's."""
+class IterTrainLoop(ResumableLoop, IterBasedTrainLoop):
+    """IterBasedTrainLoop with exact resume. Arguments: ResumableLoop's."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -129,7 +129,7 @@ class IterTrainLoop(ExactResume, IterBasedTrainLoop):
 
 
 class EndlessBatches:
-    """Batch after batch; a sampler with an end begins its next epoch there.
+    """Iterates over a loader without end; a finite sampler begins its next epoch.
 
     Args:
         dataloader: a loader whose sampler is a SeededSampler.
@@ -142,13 +142,13 @@ class EndlessBatches:
         self._batches = None
 
     def skip_iter(self, num_iters: int) -> None:
-        """Go to a batch, counted from the first of all; before the first is taken."""
+        """Skip the first batches; call it before the first batch is taken."""
         if not self.sampler.endless:
             self._epoch, num_iters = divmod(num_iters, len(self.dataloader))
         self.sampler.skip(num_iters * self.dataloader.batch_sampler.batch_size)
 
     def reset(self) -> None:
-        """Drop the batches that are on their way."""
+        """Drop batches that workers have prepared."""
         self._batches = None
 
     def __next__(self):

@@ -82,10 +82,10 @@ def test_features_are_of_length_1_in_the_order_of_the_data(digits):
     model = classifier(out_type='raw', out_indices=[0, 1]).eval()
     hook = hook_on(digits, num_train=30, num_val=20, output=0, features='cls_token')
     hook.before_train(SimpleNamespace(model=model))
-    dataset, indices = hook.loading[1]['dataset'], hook.loading[1]['sampler']
+    dataset, indices = hook.sources[1]['dataset'], hook.sources[1]['sampler']
     assert indices == list(range(0, 80, 4))
     with torch.no_grad():
-        features, labels = hook._extract(model, **hook.loading[1])
+        features, labels = hook._extract(model, **hook.sources[1])
         images = torch.stack([dataset[index]['inputs'] for index in indices]).flip(1)
         expected = model.backbone(images.float() / 127.5 - 1)[0][:, 0]
     assert labels.tolist() == [int(dataset[index]['data_samples'].gt_label) for index in indices]
@@ -100,7 +100,7 @@ def test_features_are_of_length_1_in_the_order_of_the_data(digits):
 def test_digits_are_told_apart_far_better_than_by_chance(digits, model):
     hook = hook_on(digits)
     assert look(hook, model()) > 30
-    assert [len(loading['sampler']) for loading in hook.loading] == [640, 80]
+    assert [len(source['sampler']) for source in hook.sources] == [640, 80]
 
 
 # The run around it
@@ -210,7 +210,7 @@ def one_of_two(rank: int, digits: str, folder: str) -> None:
     hook.before_train(SimpleNamespace(model=model))
     top1 = hook.top1(model.module)
     with torch.no_grad():
-        extracted = hook._extract(model.module.eval(), **hook.loading[1])
+        extracted = hook._extract(model.module.eval(), **hook.sources[1])
     torch.save((top1, *extracted), f'{folder}/{rank}.pth')
     torch.distributed.destroy_process_group()
 
@@ -220,7 +220,7 @@ def test_two_processes_find_what_one_finds(digits, tmp_path):
     model = classifier()
     top1 = look(hook, model)
     with torch.no_grad():
-        features, labels = hook._extract(model.eval(), **hook.loading[1])
+        features, labels = hook._extract(model.eval(), **hook.sources[1])
     multiprocessing.spawn(one_of_two, (str(digits), str(tmp_path)), nprocs=2)
     for rank in range(2):
         found, found_features, found_labels = torch.load(tmp_path / f'{rank}.pth')

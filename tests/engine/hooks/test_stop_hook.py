@@ -133,7 +133,7 @@ def test_a_loop_that_begins_a_stopped_epoch_anew_is_told(loop, expected, tmp_pat
     messages = []
     runner.logger.warning = lambda message: messages.append(str(message))
     runner.train()
-    assert any('a resumed EpochBasedTrainLoop begins anew' in message for message in messages) == expected
+    assert any('a resumed EpochBasedTrainLoop begins that epoch again' in message for message in messages) == expected
 
 
 class Driven(Line):

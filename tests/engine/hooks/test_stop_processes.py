@@ -27,7 +27,7 @@ def context():
 
 def ignore_the_first(folder: str) -> None:
     """A signal and, after more than the time in which it would be the same, another, while one step lasts."""
-    stop_hook.SAME = 0.1
+    stop_hook.REPEAT_WINDOW = 0.1
 
     class Twice(Hook):
         def before_train_iter(self, runner, *args, **kwargs):
