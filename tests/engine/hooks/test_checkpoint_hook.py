@@ -84,7 +84,7 @@ def build(
 
 
 def names(folder: Path) -> list:
-    return sorted(path.name for path in folder.glob('epoch_*.pth'))
+    return sorted(path.name for path in folder.glob('*.pth'))
 
 
 @pytest.mark.parametrize(
