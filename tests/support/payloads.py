@@ -118,6 +118,11 @@ ANYWHERE = {  # with the opcodes of torch.save
     'numpy size 0, which crashes': lambda folder, code: program(
         array(body(Call(np.dtype, 'S0', False, True)), body((-1,)), body(b'A'))
     ),
+    'tensor with attributes': lambda folder, code: program(
+        body(Call(torch._tensor._rebuild_from_type_v2, torch.Size, torch.Size, ([1],), dict(copy_=1)))
+    ),
+    'attributes by names': lambda folder, code: program(b'cargparse\nNamespace\n)\x81', body(dict(__class__=1)), b'b'),
+    'state of an allowed class': lambda folder, code: program(b'ctorch\nSize\n', body((None, dict(count=code))), b'b'),
     'torch.load': torch_load,
     'torch bytes': lambda folder, code: program(
         body(Call(torch.storage._load_from_bytes, program(body(Call(exec, code)))))
