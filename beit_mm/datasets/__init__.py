@@ -7,6 +7,8 @@
 - A data set too large for folders gives `img_bytes` instead of a file at `img_path`; LoadImage takes either.
 """
 
+import warnings
+
 from .bad_images import BadImage, BadImages
 from .cifar import CIFAR100
 from .class_folders import ClassFolders
@@ -46,3 +48,16 @@ __all__ = [
     'TwoViewRandomResizedCrop',
     'WebDatasetShards',
 ]
+
+
+def __getattr__(name: str):
+    """Preprocessors are in beit_mm.models, and Keyed parts are called Seeded; old names work until the next release."""
+    if name in ('ClsDataPreprocessor', 'SegDataPreProcessor', 'TwoViewPreprocessor'):
+        from beit_mm import models
+
+        warnings.warn(f'{name} has moved to beit_mm.models', DeprecationWarning, stacklevel=2)
+        return getattr(models, name)
+    if name in ('KeyedDataset', 'KeyedSampler'):
+        warnings.warn(f'{name} is called {name.replace("Keyed", "Seeded")} now', DeprecationWarning, stacklevel=2)
+        return globals()[name.replace('Keyed', 'Seeded')]
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -1,5 +1,9 @@
 """Training: hooks, optimizer wrapper and parameter groups, loops, launching."""
 
+import warnings
+
+from beit_mm import evaluation
+
 from .hooks.anneal_hook import AnnealHook
 from .hooks.check_weights_hook import CheckWeightsHook
 from .hooks.checkpoint_hook import VerifiedCheckpointHook
@@ -31,3 +35,11 @@ __all__ = [
     'TrainableOptimWrapperConstructor',
     'VerifiedCheckpointHook',
 ]
+
+
+def __getattr__(name: str):
+    """Metrics are in beit_mm.evaluation; their old address works until the next release."""
+    if name not in ('IoUMetric', 'LinearProbeAccuracy', 'MaskedTokenAccuracy', 'TokenizerMetric'):
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    warnings.warn(f'{name} has moved to beit_mm.evaluation', DeprecationWarning, stacklevel=2)
+    return getattr(evaluation, name)

@@ -1,4 +1,4 @@
-"""IoU of labels that are what they are taken for."""
+"""IoU that refuses label maps which do not fit."""
 
 import os
 from collections.abc import Sequence
@@ -11,21 +11,15 @@ from beit_mm.registry import METRICS
 
 @METRICS.register_module()
 class IoUMetric(HostIoUMetric):
-    """MMSegmentation's IoUMetric, which counts no label map that does not fit.
+    """MMSegmentation's IoUMetric, which refuses label maps that do not fit.
 
-    MMSegmentation's own leaves labels beyond the classes out of some counts and in others, and its LoadAnnotations cuts
-    16 bits to 8, both without a word.
-
-    Args:
-        **kwargs: of MMSegmentation's IoUMetric.
+    MMSegmentation's own counts labels beyond the classes in some sums but not in others, and its LoadAnnotations cuts
+    16 bits to 8, both silently. Arguments: those of MMSegmentation's IoUMetric.
 
     Raises:
-        ValueError: If a map is no picture of one 8-bit label per pixel, has another size than the prediction, or a
-            label that is no class; names the file.
+        ValueError: If a map is not a picture of one 8-bit label per pixel, has another size than the prediction, or has
+            a label that is not a class; names the file.
     """
-
-    def __init__(self, **kwargs):
-        super().__init__(**kwargs)
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
         if not self.format_only:

@@ -12,8 +12,8 @@ from beit_mm.registry import METRICS
 class LinearProbeAccuracy(BaseMetric):
     """Top-1 accuracy of every probed block, and the best of them.
 
-    Takes `block_labels` (num_blocks,), `probed_blocks` and `gt_label` from every sample of LinearProbe. Blocks are
-    counted from 0 as in `out_indices`; the paper counts from 1.
+    Takes `block_labels` (num_blocks,), `probed_blocks` and `gt_label` of every sample of LinearProbe. Blocks count from
+    0 as in `out_indices`; the paper counts from 1.
     """
 
     default_prefix = 'linear_probe'
@@ -24,8 +24,9 @@ class LinearProbeAccuracy(BaseMetric):
             self.results.append((tuple(sample['probed_blocks']), correct))
 
     def compute_metrics(self, results: list) -> dict:
-        """`block_<index>` of every block and `best`, in percent, and `best_block`, an index, as a float: MMEngine
-        writes no whole numbers into the score file.
+        """`block_<index>` of every block and `best`, in percent, and `best_block`, the index of the best block.
+
+        The index is a float, as MMEngine does not write integers into the file of scores.
         """
         blocks = results[0][0]
         accuracies = 100 * torch.stack([correct for _, correct in results]).double().mean(dim=0)

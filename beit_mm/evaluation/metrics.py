@@ -1,4 +1,4 @@
-"""Metrics of the two training stages that the hosts do not have; classification and segmentation use theirs."""
+"""Metrics of the tokenizer and of masked pre-training."""
 
 from collections.abc import Sequence
 
@@ -11,10 +11,9 @@ from beit_mm.registry import METRICS
 
 @METRICS.register_module()
 class MaskedTokenAccuracy(BaseMetric):
-    """Share of masked patches whose visual token is predicted, beside that of always guessing the most frequent
-    token.
+    """Share of masked patches whose visual token is predicted right, compared with always guessing the commonest token.
 
-    Takes `predicted` and `target`, (k,) each, from every sample of MaskedImageModel.
+    Takes `predicted` and `target`, (k,) each, of every sample of MaskedImageModel.
     """
 
     default_prefix = 'masked_token'
@@ -37,9 +36,9 @@ class MaskedTokenAccuracy(BaseMetric):
 
 @METRICS.register_module()
 class TokenizerMetric(BaseMetric):
-    """Reconstruction and use of the codebook over a whole data set.
+    """Quality of reconstruction and use of the codebook over a whole data set.
 
-    Takes `tokens` (h, w) and `squared_error` from every sample of DiscreteVAE.
+    Takes `tokens` (h, w) and `squared_error` of every sample of DiscreteVAE.
 
     Args:
         vocab_size: number of visual tokens.
@@ -60,7 +59,7 @@ class TokenizerMetric(BaseMetric):
         tokens = torch.cat([tokens for tokens, _ in results])
         if int(tokens.max()) >= self.vocab_size:
             raise ValueError(
-                f"vocab_size of TokenizerMetric must be the tokenizer's, got {self.vocab_size} and token "
+                f'vocab_size of TokenizerMetric must be that of the tokenizer, got {self.vocab_size} and token '
                 f'{int(tokens.max())}'
             )
         use = codebook_use(torch.bincount(tokens, minlength=self.vocab_size))

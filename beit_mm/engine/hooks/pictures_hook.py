@@ -1,4 +1,4 @@
-"""Pictures of what a model makes of its batch, while it trains."""
+"""Pictures of what a model makes of its batch while it trains."""
 
 import torch
 from mmengine.dist import is_main_process
@@ -16,23 +16,22 @@ from beit_mm.visualization.pictures import draw_pictures, Pictures
 
 @HOOKS.register_module()
 class PicturesHook(Hook):
-    """Draws the first images of the batch in hand and what the model makes of them, at an interval.
+    """Draws the first images of the current batch and what the model makes of them, at an interval.
 
-    Pictures and numbers go to every backend of the visualizer, such as TensorBoard and the folder `vis_image`, over
-    the number of iterations done. What they show depends on the kind of model, see `draw_pictures`: masks and
-    reconstructions with the use of the codebook (MaskedImageModel, DiscreteVAE), ground truth and prediction over the
-    image (MMSegmentation's segmentors), the augmented images with their classes (MMPretrain's classifiers).
+    Pictures and numbers go to every backend of the visualizer, such as TensorBoard and the folder `vis_image`, over the
+    number of iterations done. `draw_pictures` decides what they show of each class of model: masks and reconstructions
+    with the use of the codebook (MaskedImageModel, DiscreteVAE), labels and prediction over the image (segmentors of
+    MMSegmentation), augmented images with their classes (classifiers of MMPretrain).
 
     Training does not change, bit for bit: the model runs in evaluation mode, without gradients and compilation, and
-    random states are put back. Between intervals the hook does nothing. It works on the main process alone, while
-    others wait for it at their next exchange; of a model in shards all processes compute. Pictures that cannot be
-    drawn do not end a training: the first time, the log has the traceback, afterwards a line. Of a model in shards they
-    do, as the other processes may wait for the one that failed inside of the model; what cannot be written does not.
+    random states are restored. Only the main process draws, while the others wait at their next exchange; of a sharded
+    model all processes compute. Pictures that cannot be drawn or written do not end a training: the log has the
+    traceback the first time, then a line. Errors while drawing a sharded model do end it, as other processes may wait.
 
     Args:
         interval: iterations from one drawing to the next.
-        num_images: how many images are drawn, at most those of a batch. Eight photographs of pre-training at 224 take
-            0.7 MB, in every backend.
+        num_images: number of images, at most those of a batch. Eight photographs of pre-training at 224 take 0.7 MB in
+            every backend.
 
     Raises:
         ValueError: If an option is not positive.
@@ -54,7 +53,7 @@ class PicturesHook(Hook):
         self.takes_part = is_main_process() or self.all_compute
         if draw_pictures.dispatch(type(model)) is draw_pictures.dispatch(object):
             self.takes_part = False
-            runner.logger.info(f'PicturesHook: no pictures are known of {type(model).__name__}')
+            runner.logger.info(f'PicturesHook: there are no pictures for {type(model).__name__}')
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         if not self.takes_part or not self.every_n_train_iters(runner, self.interval):
@@ -75,7 +74,7 @@ class PicturesHook(Hook):
     def _draw(self, runner, batch: dict) -> Pictures:
         model = unwrap(runner.model)
         with untouched_random_states(), torch.no_grad(), evaluating(model):
-            with torch.compiler.set_stance('force_eager'):  # another batch size would compile anew
+            with torch.compiler.set_stance('force_eager'):  # another batch size would compile again
                 return draw_pictures(model, batch, self.num_images, runner.visualizer.dataset_meta or {})
 
     @staticmethod
@@ -87,5 +86,5 @@ class PicturesHook(Hook):
 
 
 def is_sharded(model: nn.Module) -> bool:
-    """Whether parameters are spread over processes, so that all must compute together."""
+    """Whether parameters are spread over processes, so that all processes must compute together."""
     return any(isinstance(parameter, DTensor) for parameter in model.parameters())

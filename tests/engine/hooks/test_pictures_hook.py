@@ -148,7 +148,7 @@ def test_an_unknown_kind_of_model_is_said_once():
     hook.before_train(runner)
     hook.after_train_iter(runner, 0, dict())
     assert [record.getMessage() for record in runner.logger.records] == [
-        'PicturesHook: no pictures are known of Linear'
+        'PicturesHook: there are no pictures for Linear'
     ]
 
 
