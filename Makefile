@@ -1,13 +1,12 @@
 # make demo: train and test all four stages on scikit-learn's images, 20 to 45 minutes on two cores.
 # make lint: ruff and mypy. make test: the tests.
 # make test-long: the slow tests that make test leaves out, 25 minutes more.
-# make test-browser: the report's page in headless Chromium; needs chromium and chromedriver.
 # Each creates the virtual environment .venv if it is missing or older than setup.cfg.
 PYTHON ?= python3
 VENV := .venv
 STAMP := $(VENV)/.installed
 
-.PHONY: demo lint test test-long test-browser
+.PHONY: demo lint test test-long
 
 demo: $(STAMP)
 	$(VENV)/bin/python tools/demo
@@ -22,9 +21,6 @@ test: $(STAMP)
 
 test-long: $(STAMP)
 	$(VENV)/bin/python -m pytest -m long
-
-test-browser: $(STAMP)
-	$(VENV)/bin/python -m pytest -m browser
 
 $(STAMP): setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
