@@ -1,10 +1,10 @@
-"""Models. Whatever meets one of these contracts can stand in the place of a part:
+"""Models. A part of your own fits in where it meets one of these contracts:
 
 - A trunk has `embed_dim`, `forward(images, mask=None)` and `get_layer_depth(param_name, prefix)`.
 - A tokenizer has `vocab_size`, `encode(images) -> (B, h, w) int64` and `decode(tokens) -> (B, 3, H, W) in [0, 1]`.
-- A prediction target has `num_outputs`, `forward(images, views) -> (B, h, w, ...)`, `wait(targets)` before they are
-  used, `loss(predictions, targets) -> dict` and `decide(predictions)`, the latter two at the patches to recover.
-- What is recovered is chosen by a module `forward(mask) -> (M,)`, places among the patches of a batch.
+- A prediction target has `num_outputs`, `forward(images, views) -> (B, h, w, ...)`, and for the chosen patches
+  `loss(predictions, targets) -> dict` and `decide(predictions)`.
+- The patches that a model predicts are chosen by a module `forward(mask) -> (M,)`, indices among all of the batch.
 """
 
 from .backbones.beit import BEiT

@@ -67,7 +67,6 @@ def reconstruct_batch(model: MaskedImageModel, inputs: Tensor, views: Tensor, ma
     compiled_as_eager = torch.compiler.set_stance('force_eager')  # another batch size would compile anew
     with evaluating(model), compiled_as_eager, torch.autocast(inputs.device.type, enabled=False):
         tokens = model.target(inputs, views)  # (B, h, w)
-        model.target.wait(tokens)
         if mask.shape != tokens.shape:
             raise ValueError(
                 f'mask must be {tuple(tokens.shape)} to fit views of {views.shape[2]} x {views.shape[3]}, '

@@ -31,14 +31,13 @@ def our_model(
 
     Args:
         encode_dtype: of the tokenizer, see DiscreteVAE.
-        compiled: compile the blocks and the encoder, which then works on a stream of its own.
+        compiled: compile the blocks and the encoder.
     """
     config = recipe(beit_mm, 'beit_pretrain.py')
     config.model.backbone.update(embed_dim=width, depth=depth, num_heads=width // 64, compile_blocks=compiled)
     config.model.target.tokenizer.update(
         init_cfg=None, n_hid=n_hid, encode_dtype=encode_dtype, compile_encoder=compiled
     )
-    config.model.target.own_stream = compiled
     with DefaultScope.overwrite_default_scope(config.default_scope):
         return OUR_MODELS.build(config.model), config
 
@@ -70,7 +69,7 @@ def compare_pretraining(
     mask = torch.stack([torch.randperm(196) < 75 for _ in range(batch)]).view(batch, 14, 14).to(device())
     candidates = per_dtype('ours')
     if device() == 'cuda':
-        half = dict(dtype='auto', encode_dtype='auto')
+        half = dict(dtype='auto', encode_dtype='float16')
         candidates.update({'ours, half-precision tokenizer': half, 'the same, compiled': dict(half, compiled=True)})
     steps = {
         name: _our_step((width, depth, n_hid), (images, views, mask), **options) for name, options in candidates.items()

@@ -42,7 +42,7 @@ def relative_position_index(grid: Grid, device: torch.device | str = 'cpu') -> T
     index = offset_rows * (2 * width - 1) + offset_columns
     index = F.pad(index, (0, 0, 1, 0), value=class_row)
     index = F.pad(index, (1, 0, 0, 0), value=class_row + 1)
-    index[0, 0] = class_row + 2
+    index[:1, :1].fill_(class_row + 2)
     return index
 
 

@@ -2,33 +2,30 @@
 
 A k x k convolution of a map x up-sampled by a linear U is the sum over its taps of shifted maps: conv(U x) =
 sum_t S_t U (W_t x), with the 1 x 1 convolution W_t of the tap and its shift S_t (zeros beyond the border). Mixing
-channels is most of the work, and W_t x does it at the resolution of x: exact but for rounding.
+channels is most of the work, and W_t x does it at the resolution of x. The result is the same but for rounding.
 """
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 
-@lru_cache(maxsize=64)
-def _shifted_upsampling(
-    source: int, target: int, kernel_size: int, align_corners: bool, dtype: torch.dtype, device: torch.device
-) -> Tensor:
-    """One axis of all taps, (kernel_size, source, target): bilinear up-sampling, then the tap's shift."""
-    with torch.inference_mode(False):
-        identity = torch.eye(source, dtype=torch.float64)
-        upsampling = F.interpolate(identity[None], size=target, mode='linear', align_corners=align_corners)[0]
-        reach = kernel_size // 2
-        padded = F.pad(upsampling, (reach, reach))
-        taps = torch.stack([padded[:, tap : tap + target] for tap in range(kernel_size)])
-        return taps.to(device, dtype)
+def _shifted_upsampling(source: int, target: int, kernel_size: int, align_corners: bool, like: Tensor) -> Tensor:
+    """One axis of all taps, (kernel_size, source, target): bilinear up-sampling, then the tap's shift.
+
+    It is made anew at every call, on the device: that costs little, waits for nothing and depends on no earlier call.
+    """
+    identity = torch.eye(source, dtype=torch.promote_types(like.dtype, torch.float32), device=like.device)
+    upsampling = F.interpolate(identity[None], size=target, mode='linear', align_corners=align_corners)[0]
+    reach = kernel_size // 2
+    padded = F.pad(upsampling, (reach, reach))
+    return torch.stack([padded[:, tap : tap + target] for tap in range(kernel_size)]).to(like.dtype)
 
 
 def conv_of_upsampled(weight: Tensor, level: Tensor, size: tuple[int, int], align_corners: bool = False) -> Tensor:
-    """Convolve a map as if it had been up-sampled bilinearly before.
+    """Convolve a map as if it had been up-sampled bilinearly first.
 
     Args:
         weight: (C_out, C_in, k, k), k odd.
@@ -43,15 +40,14 @@ def conv_of_upsampled(weight: Tensor, level: Tensor, size: tuple[int, int], alig
     batch, _, height, width = level.shape
     taps = weight.permute(2, 3, 0, 1).reshape(-1, weight.shape[1], 1, 1)  # (k * k * C_out, C_in, 1, 1), rows first
     mixed = F.conv2d(level, taps).view(batch, kernel_size, kernel_size, num_out, height, width)
-    dtype, device = mixed.dtype, mixed.device
-    columns = _shifted_upsampling(width, size[1], kernel_size, align_corners, dtype, device).flatten(0, 1)  # (k * w, W)
-    rows = _shifted_upsampling(height, size[0], kernel_size, align_corners, dtype, device).flatten(0, 1)  # (k * h, H)
+    columns = _shifted_upsampling(width, size[1], kernel_size, align_corners, mixed).flatten(0, 1)  # (k * w, W)
+    rows = _shifted_upsampling(height, size[0], kernel_size, align_corners, mixed).flatten(0, 1)  # (k * h, H)
     mixed = mixed.permute(0, 3, 1, 4, 2, 5).reshape(batch, num_out, kernel_size * height, kernel_size * width)
     return rows.t() @ (mixed @ columns)  # (B, C_out, H, W)
 
 
 def conv_of_joined(weight: Tensor, levels: Sequence[Tensor], align_corners: bool = False) -> Tensor:
-    """Convolve levels that are joined by channels, as if all had been up-sampled to the first's size before.
+    """Convolve levels joined by channels, as if all had been up-sampled to the size of the first.
 
     Args:
         weight: (C_out, sum of C_i, k, k), k odd.

@@ -1,11 +1,15 @@
-"""MaskedImageModel: predict from the visible patches what the masked ones held (arXiv 2106.08254, section 2.3)."""
+"""MaskedImageModel: predict the masked patches from the visible ones (arXiv 2106.08254, section 2.3)."""
 
 from mmengine.model import BaseModel
 from torch import nn, Tensor
 
+from beit_mm.errors import UserError
+from beit_mm.models.backbones.beit import BEiT
 from beit_mm.models.weight_layouts import OPENMMLAB
 from beit_mm.models.weights import WeightsMismatch
 from beit_mm.registry import build_part, MODELS
+
+from .targets import NormalisedPixels
 
 HOST_NAMES = ('head.cls_head.', 'target_generator.blocks.')
 
@@ -16,11 +20,15 @@ class MaskedImageModel(BaseModel):
 
     Args:
         backbone: a trunk with `out_type='raw'` and a mask token.
-        target: a prediction target with `num_outputs`, `forward(images, views)`, `wait(targets)`,
-            `loss(predictions, targets)` and `decide(predictions)`.
-        recovered: which patches the loss counts: MaskedPatches, or AllPatches for the ablation.
+        target: a prediction target with `num_outputs`, `forward(images, views)`, `loss(predictions, targets)` and
+            `decide(predictions)`.
+        recovered: the patches that the loss counts: MaskedPatches, or AllPatches for the ablation.
         data_preprocessor: gives `inputs`, `views` and `mask`, see TwoViewPreprocessor.
         init_cfg: MMEngine's.
+
+    Raises:
+        UserError: If the trunk gives anything but all its tokens, has no mask token, or has patches of another size
+            than the target.
     """
 
     def __init__(
@@ -34,6 +42,7 @@ class MaskedImageModel(BaseModel):
         super().__init__(data_preprocessor, init_cfg)
         self.backbone = build_part(backbone)
         self.target = build_part(target)
+        self._check_parts()
         self.recovered = build_part(recovered or dict(type='beit_mm.MaskedPatches'))
         self.lm_head = nn.Linear(self.backbone.embed_dim, self.target.num_outputs)
         # Cut at one standard deviation, as the release initialises everything in pre-training.
@@ -41,13 +50,24 @@ class MaskedImageModel(BaseModel):
         nn.init.zeros_(self.lm_head.bias)
         self.register_load_state_dict_pre_hook(_check_head_weights)
 
+    def _check_parts(self) -> None:
+        out_type = getattr(self.backbone, 'out_type', 'raw')
+        if out_type != 'raw':
+            raise UserError(f"pre-training needs a backbone with out_type='raw', got {out_type!r}")
+        if getattr(self.backbone, 'mask_token', True) is None:
+            raise UserError('pre-training needs a backbone with use_mask_token=True, got use_mask_token=False')
+        if isinstance(self.target, NormalisedPixels) and isinstance(self.backbone, BEiT):
+            patch_size = self.backbone.patch_embed.patch_size
+            if self.target.patch_size != patch_size:
+                raise UserError(f"target.patch_size must be the backbone's {patch_size}, got {self.target.patch_size}")
+
     def forward(self, inputs: Tensor, views: Tensor | None = None, mask: Tensor | None = None, mode: str = 'tensor'):
         """'tensor': features of the trunk; 'loss': losses; 'predict': predicted and true targets at masked patches;
-        'outputs': what lm_head gives there, (M, num_outputs), such as logits, image after image.
+        'outputs': what lm_head gives at masked patches, (M, num_outputs), such as logits, image after image.
 
         Args:
             inputs: normalised images (B, 3, H, W).
-            views: what the target is made from, see the target.
+            views: images that the target is made from, see the target.
             mask: bool (B, h, w), True where masked.
         """
         if mode == 'tensor':
@@ -59,32 +79,30 @@ class MaskedImageModel(BaseModel):
         return self.predict(inputs, views, mask)
 
     def loss(self, inputs: Tensor, views: Tensor, mask: Tensor) -> dict[str, Tensor]:
-        """Encode, predict, compare."""
-        targets = self._targets(inputs, views, mask)  # first: a tokenizer on its own stream runs beside the trunk
-        places = self.recovered(mask)
-        predictions = self._predict(inputs, mask, places)
-        self.target.wait(targets)
-        return self.target.loss(predictions, targets.index_select(0, places))
+        """Encode the targets, predict, compare."""
+        targets = self._targets(inputs, views, mask)
+        indices = self.recovered(mask)
+        predictions = self._predict(inputs, mask, indices)
+        return self.target.loss(predictions, targets.index_select(0, indices))
 
     def predict(self, inputs: Tensor, views: Tensor, mask: Tensor) -> list[dict]:
         """Per image: `predicted` and `target` at its k masked patches: classes (k,), or pixels (k, num_outputs)."""
         targets = self._targets(inputs, views, mask)
-        places = mask.flatten().nonzero().squeeze(1)
-        predicted = self.target.decide(self._predict(inputs, mask, places))
-        self.target.wait(targets)
-        targets = targets.index_select(0, places)
+        indices = mask.flatten().nonzero().squeeze(1)
+        predicted = self.target.decide(self._predict(inputs, mask, indices))
+        targets = targets.index_select(0, indices)
         counts = mask.flatten(1).sum(dim=1).tolist()
         return [dict(predicted=p, target=t) for p, t in zip(predicted.split(counts), targets.split(counts))]
 
-    def _predict(self, inputs: Tensor, mask: Tensor, places: Tensor) -> Tensor:
+    def _predict(self, inputs: Tensor, mask: Tensor, indices: Tensor) -> Tensor:
         features = self.backbone(inputs, mask)[-1]  # (B, 1 + h * w, C)
-        return self.lm_head(features[:, 1:].flatten(0, 1).index_select(0, places))  # (M, num_outputs)
+        return self.lm_head(features[:, 1:].flatten(0, 1).index_select(0, indices))  # (M, num_outputs)
 
     def _targets(self, inputs: Tensor, views: Tensor, mask: Tensor) -> Tensor:
         targets = self.target(inputs, views)
         if targets.shape[1:3] != mask.shape[1:3]:
-            raise ValueError(
-                f'the grid of targets (second_scale of the pipeline, over 8) must be that of the masks '
+            raise UserError(
+                f'the grid of targets (second_scale of the pipeline, over 8) must be the grid of the masks '
                 f'(grid of the mask generator), {tuple(mask.shape[1:3])}, got {tuple(targets.shape[1:3])}'
             )
         return targets.flatten(0, 2)  # (B * h * w, ...)
@@ -95,16 +113,16 @@ class MaskedImageModel(BaseModel):
 
 
 def _check_head_weights(module: MaskedImageModel, state_dict: dict[str, Tensor], prefix: str, *_) -> None:
-    """Pre-load hook: MMPretrain's names become ours; a head for another vocabulary is an error, not a random head.
+    """Pre-load hook: MMPretrain's names become ours. A head for another vocabulary is an error, not a random head.
 
     Raises:
         WeightsMismatch: If the checkpoint's lm_head has another number of outputs.
     """
     for name in [name for name in state_dict if name.startswith(tuple(prefix + host for host in HOST_NAMES))]:
         state_dict[prefix + OPENMMLAB.our_name(name[len(prefix) :], 'backbone.')] = state_dict.pop(name)
-    given = state_dict.get(f'{prefix}lm_head.weight')
-    if given is not None and len(given) != module.target.num_outputs:
+    weight = state_dict.get(f'{prefix}lm_head.weight')
+    if weight is not None and len(weight) != module.target.num_outputs:
         raise WeightsMismatch(
             f'lm_head must have {module.target.num_outputs} outputs to fit the prediction target, '
-            f'the checkpoint has {len(given)}'
+            f'the checkpoint has {len(weight)}'
         )

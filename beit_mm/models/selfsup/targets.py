@@ -1,15 +1,12 @@
-"""What a masked image model predicts, and at which patches (arXiv 2106.08254, sections 2.3 and 3.3)."""
-
-from contextlib import nullcontext
+"""What a masked image model predicts, and for which patches (arXiv 2106.08254, sections 2.3 and 3.3)."""
 
 import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
 
+from beit_mm.errors import UserError
 from beit_mm.models.backbones.layers import patch_grid
 from beit_mm.registry import build_part, MODELS
-
-from .side_stream import beside, join
 
 
 @MODELS.register_module()
@@ -18,19 +15,20 @@ class VisualTokens(nn.Module):
 
     Args:
         tokenizer: config or module with `vocab_size` and `encode(images) -> (B, h, w) int64`.
-        own_stream: on a GPU, encode on a stream of its own, beside the trunk; changes nothing elsewhere.
+
+    Raises:
+        UserError: If the tokenizer has no vocab_size.
     """
 
-    def __init__(self, tokenizer: dict, own_stream: bool = False):
+    def __init__(self, tokenizer: dict):
         super().__init__()
         self.tokenizer = build_part(tokenizer)
         if not isinstance(getattr(self.tokenizer, 'vocab_size', None), int):
-            raise ValueError(
+            raise UserError(
                 f'a tokenizer needs a whole number vocab_size, {type(self.tokenizer).__name__} has '
                 f'{getattr(self.tokenizer, "vocab_size", None)!r}'
             )
         self.num_outputs = self.tokenizer.vocab_size
-        self.own_stream = own_stream
         self._tokens_checked = False
         self.tokenizer.requires_grad_(False).eval()
 
@@ -39,7 +37,7 @@ class VisualTokens(nn.Module):
             self.tokenizer.init_weights()
 
     def train(self, mode: bool = True) -> 'VisualTokens':
-        """Keep the tokenizer in evaluation mode whatever the model around it does."""
+        """Keep the tokenizer in evaluation mode."""
         super().train(mode)
         self.tokenizer.eval()
         return self
@@ -49,38 +47,30 @@ class VisualTokens(nn.Module):
         """Targets of every patch.
 
         Args:
-            images: what the trunk sees, normalised (B, 3, H, W); not used by this target.
+            images: what the trunk sees, normalised (B, 3, H, W). This target does not use it.
             views: the tokenizer's view of the same crops, (B, 3, 8h, 8w) in [0, 1].
 
         Returns:
-            int64 (B, h, w), to be used after `wait`.
+            int64 (B, h, w).
 
         Raises:
-            ValueError: If the first batch holds a token beyond the vocabulary.
+            UserError: If the first batch holds a token beyond the vocabulary.
         """
-        # Outside of autocast, as in the release: bfloat16 changes one token in twenty.
-        with self._place(views), torch.autocast(views.device.type, enabled=False):
+        # Without autocast, as in the release: bfloat16 changes one token in twenty.
+        with torch.autocast(views.device.type, enabled=False):
             tokens = self.tokenizer.encode(views)
-            if not self._tokens_checked:  # once: it waits for the device
+            if not self._tokens_checked:  # only once, since it waits for the device
                 self._tokens_checked = True
                 self._check(tokens)
         return tokens
 
-    def _place(self, views: Tensor):
-        return beside(views) if self.own_stream and views.is_cuda else nullcontext()
-
     def _check(self, tokens: Tensor) -> None:
         low, high = int(tokens.min()), int(tokens.max())
         if low < 0 or high >= self.num_outputs:
-            raise ValueError(
+            raise UserError(
                 f'visual tokens must lie in 0 to {self.num_outputs - 1} to fit lm_head, '
                 f'the tokenizer gave {low} to {high}'
             )
-
-    def wait(self, targets: Tensor) -> None:
-        """Before targets are used: let the GPU wait for a tokenizer on its own stream."""
-        if self.own_stream and targets.is_cuda:
-            join(targets)
 
     @staticmethod
     def loss(predictions: Tensor, targets: Tensor) -> dict[str, Tensor]:
@@ -96,9 +86,9 @@ class VisualTokens(nn.Module):
 
 @MODELS.register_module()
 class NormalisedPixels(nn.Module):
-    """Prediction target: the pixels of every patch, each colour normalised as the trunk sees it.
+    """Prediction target: the pixels of every patch, normalised as the trunk sees them.
 
-    For the paper's ablation, which does not say how it compares them: mean squared error is our own choice.
+    For the paper's ablation. The paper does not name its loss; mean squared error is our choice.
 
     Args:
         patch_size: side of a patch in pixels, the trunk's.
@@ -115,20 +105,17 @@ class NormalisedPixels(nn.Module):
 
         Args:
             images: what the trunk sees, normalised (B, C, H, W).
-            views: not used by this target.
+            views: what the tokenizer would see; this target does not use it.
 
         Returns:
             (B, h, w, patch_size * patch_size * C), pixels row by row, the channels of each together.
 
         Raises:
-            ValueError: If the patch size does not divide the images.
+            UserError: If the patch size does not divide the images.
         """
         rows, columns = patch_grid(images.shape[-2:], self.patch_size)
         patches = images.unflatten(3, (columns, self.patch_size)).unflatten(2, (rows, self.patch_size))
         return patches.permute(0, 2, 4, 3, 5, 1).flatten(3)  # (B, C, h, p, w, p) to (B, h, w, p * p * C)
-
-    def wait(self, targets: Tensor) -> None:
-        """Targets are ready as they come."""
 
     @staticmethod
     def loss(predictions: Tensor, targets: Tensor) -> dict[str, Tensor]:
@@ -137,16 +124,17 @@ class NormalisedPixels(nn.Module):
 
     @staticmethod
     def decide(predictions: Tensor) -> Tensor:
+        """Pixels as they are predicted, (M, num_outputs)."""
         return predictions
 
 
 @MODELS.register_module()
 class MaskedPatches(nn.Module):
-    """Predict what the masked patches held.
+    """Predict the masked patches.
 
     Args:
-        num_masked: masked patches of every image, where their number is known: then nothing waits for the device to
-            count them. None if it may differ.
+        num_masked: number of masked patches of every image; nothing then waits for the device to count them. None if
+            it differs from image to image.
     """
 
     def __init__(self, num_masked: int | None = None):
@@ -155,24 +143,24 @@ class MaskedPatches(nn.Module):
         self._counts_checked = False
 
     def forward(self, mask: Tensor) -> Tensor:
-        """Mask bool (B, h, w) to places (M,) among all patches of the batch, image after image.
+        """Mask bool (B, h, w) to indices (M,) among all patches of the batch, image after image.
 
         Raises:
-            ValueError: If an image of the first batch has another number of masked patches than num_masked.
+            UserError: If an image of the first batch has another number of masked patches than num_masked.
         """
         if self.num_masked is None:
             return mask.flatten().nonzero().squeeze(1)
         mask = mask.flatten(1)  # (B, h * w)
-        if not self._counts_checked:  # once: it waits for the device
+        if not self._counts_checked:  # only once, since it waits for the device
             self._counts_checked = True
             counts = mask.sum(dim=1)
             if (counts != self.num_masked).any():
-                raise ValueError(
+                raise UserError(
                     f'recovered.num_masked must be that of the mask generator, got {self.num_masked} and '
                     f'{counts.tolist()} masked patches; give None where it differs'
                 )
-        places = mask.int().argsort(dim=1, descending=True, stable=True)[:, : self.num_masked]
-        return (places + mask.shape[1] * torch.arange(len(mask), device=mask.device)[:, None]).flatten()
+        indices = mask.int().argsort(dim=1, descending=True, stable=True)[:, : self.num_masked]
+        return (indices + mask.shape[1] * torch.arange(len(mask), device=mask.device)[:, None]).flatten()
 
 
 @MODELS.register_module()
@@ -180,5 +168,5 @@ class AllPatches(nn.Module):
     """Predict all patches, masked or not (the paper's ablation)."""
 
     def forward(self, mask: Tensor) -> Tensor:
-        """Mask bool (B, h, w) to all places (B * h * w,)."""
+        """Mask bool (B, h, w) to the indices of all patches, (B * h * w,)."""
         return torch.arange(mask.numel(), device=mask.device)

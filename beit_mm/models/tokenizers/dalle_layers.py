@@ -1,15 +1,13 @@
 """The convolutions of the visual tokenizer, as in OpenAI's released encoder and decoder (github.com/openai/DALL-E)."""
 
 import math
-from contextlib import contextmanager
-from functools import partial
 
 import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
 
 NUM_GROUPS = 4
-# So many logits of every position are in memory at once. Slices of 2048 of 8192 cost a CPU nothing, smaller ones do.
+# Logits of a position that are in memory at once. Slices of 2048 of 8192 cost a CPU nothing, smaller ones do.
 VOCAB_SLICE = 2048
 
 
@@ -41,17 +39,9 @@ class ResidualBlock(nn.Module):
             self.res_path.add_module(f'relu_{index + 1}', nn.ReLU())
             self.res_path.add_module(f'conv_{index + 1}', Conv2d(widths[index], widths[index + 1], kernel_size))
 
-    def forward(self, x: Tensor, branch_dtype: torch.dtype | None = None) -> Tensor:
-        """(B, in_channels, H, W) to (B, out_channels, H, W).
-
-        Args:
-            branch_dtype: in which the four convolutions are computed; x, the identity and the sum then stay float32.
-                None: all is computed as x comes.
-        """
-        if branch_dtype is None:
-            return self.id_path(x) + self.post_gain * self.res_path(x)
-        identity = x if isinstance(self.id_path, nn.Identity) else SplitPointwise(x)(self.id_path.w, self.id_path.b)
-        return identity + self.post_gain * self.res_path(x.to(branch_dtype)).float()
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) to (B, out_channels, H, W)."""
+        return self.id_path(x) + self.post_gain * self.res_path(x)
 
 
 def _groups(
@@ -98,38 +88,25 @@ class Encoder(nn.Module):
             Conv2d(8 * n_hid, vocab_size, 1),
         )
 
-    def forward(self, x: Tensor, branch_dtype: torch.dtype | None = None) -> Tensor:
-        """Images (B, 3, H, W), mapped to [0.1, 0.9], to features (B, 8 n_hid, H / 8, W / 8).
-
-        Args:
-            branch_dtype: of the residual branches, see ResidualBlock.
-        """
-        x = self.blocks.input(x)
-        for index in range(NUM_GROUPS):
-            for layer in self.blocks[1 + index]:
-                x = layer(x, branch_dtype) if isinstance(layer, ResidualBlock) else layer(x)
-        return self.blocks.output.relu(x)
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (B, 3, H, W), mapped to [0.1, 0.9], to features (B, 8 n_hid, H / 8, W / 8), in the images' dtype."""
+        return self.blocks.output.relu(self.blocks[:-1](x))
 
     def logits(self, features: Tensor) -> Tensor:
         """Features to logits (B, vocab_size, H / 8, W / 8)."""
         return self.blocks.output.conv(features)
 
-    def most_likely(self, features: Tensor, split: bool = False) -> Tensor:
-        """`logits(features).argmax(dim=1)`, int64 (B, H / 8, W / 8), never with the logits of the whole vocabulary.
-
-        Args:
-            split: multiply as SplitPointwise does.
-        """
+    def most_likely(self, features: Tensor) -> Tensor:
+        """`logits(features).argmax(dim=1)`, int64 (B, H / 8, W / 8), without the logits of the whole vocabulary."""
         last = self.blocks.output.conv
-        convolve = SplitPointwise(features) if split else partial(F.conv2d, features)
         best = tokens = None
         for start in range(0, len(last.w), VOCAB_SLICE):
             stop = start + VOCAB_SLICE
-            highest, index = convolve(last.w[start:stop], last.b[start:stop]).max(dim=1)
+            highest, index = F.conv2d(features, last.w[start:stop], last.b[start:stop]).max(dim=1)
             if best is None:
                 best, tokens = highest, index
             else:
-                better = highest > best  # of equal ones the first, as argmax
+                better = highest > best  # the first of equal logits, as argmax
                 best, tokens = torch.where(better, highest, best), torch.where(better, start + index, tokens)
         return tokens
 
@@ -157,55 +134,3 @@ class Decoder(nn.Module):
         first = self.blocks.input
         embedded = F.embedding(tokens, first.w.flatten(1).t()) + first.b
         return self.blocks[1:](embedded.permute(0, 3, 1, 2))
-
-
-class SplitPointwise:
-    """1 x 1 convolutions of one input, to 16 bits at least: float32 on a CPU, split into bfloat16 terms on a GPU.
-
-    A GPU has no quick product of float32, but a quick one of bfloat16 with sums in float32; three of those make one.
-
-    Args:
-        x: float32 (B, C, H, W).
-    """
-
-    def __init__(self, x: Tensor):
-        self.x = x
-        self.rows = split_rows(x.permute(0, 2, 3, 1).flatten(0, 2)) if x.is_cuda else None  # (B * H * W, 3 C)
-
-    def __call__(self, weight: Tensor, bias: Tensor) -> Tensor:
-        """The convolution with float32 weight (O, C, 1, 1) and bias (O,): float32 (B, O, H, W)."""
-        if self.rows is None:
-            return F.conv2d(self.x, weight, bias)
-        y = torch.mm(self.rows, split_columns(weight.flatten(1)).t(), out_dtype=torch.float32) + bias
-        batch, _, height, width = self.x.shape
-        return y.view(batch, height, width, -1).permute(0, 3, 1, 2)
-
-
-def split_rows(rows: Tensor) -> Tensor:
-    """Float32 (N, C) to bfloat16 (N, 3 C), whose product with `split_columns(weight).t()` is that with weight.t().
-
-    Each number is the sum of two terms of 8 bits; the product of both low terms, 2^-16 of the whole, is left out.
-    """
-    high = rows.bfloat16()
-    return torch.cat([high, high, (rows - high.float()).bfloat16()], dim=1)
-
-
-def split_columns(weight: Tensor) -> Tensor:
-    """Float32 (O, C) to bfloat16 (O, 3 C), see split_rows."""
-    high = weight.bfloat16()
-    return torch.cat([high, (weight - high.float()).bfloat16(), high], dim=1)
-
-
-@contextmanager
-def unrounded_convolutions():
-    """Float32 convolutions of a GPU in float32; by PyTorch's default they round their inputs to 10 bits (TF32)."""
-    # Both kinds, since torch.backends.cudnn.allow_tf32 cannot be read while they differ.
-    kinds = torch.backends.cudnn.conv, torch.backends.cudnn.rnn
-    before = [kind.fp32_precision for kind in kinds]
-    for kind in kinds:
-        kind.fp32_precision = 'ieee'
-    try:
-        yield
-    finally:
-        for kind, precision in zip(kinds, before):
-            kind.fp32_precision = precision

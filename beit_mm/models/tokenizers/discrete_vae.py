@@ -1,4 +1,4 @@
-"""DiscreteVAE: images to visual tokens and back, and the training of that (DALL-E, arXiv 2102.12092, section 2.1).
+"""DiscreteVAE: images to visual tokens and back, and its training (DALL-E, arXiv 2102.12092, section 2.1).
 
 The layout and the parameter names are those of OpenAI's released encoder and decoder (github.com/openai/DALL-E).
 """
@@ -11,15 +11,15 @@ from mmengine.model import BaseModel
 from torch import Tensor
 from torch.nn import functional as F
 
+from beit_mm.errors import UserError
 from beit_mm.models.weights import naming_checkpoint, WeightsMismatch
 from beit_mm.registry import MODELS
 
-from .dalle_layers import Decoder, Encoder, unrounded_convolutions
+from .dalle_layers import Decoder, Encoder
 
 STRIDE = 8  # three poolings by two
 LOGIT_LAPLACE_EPS = 0.1
-ENCODE_DTYPES = ('float32', 'float16', 'auto')
-TORCH_HAS_PRECISIONS = hasattr(torch.backends.cudnn, 'conv')  # per kind of operation, since 2.9
+ENCODE_DTYPES = ('float32', 'float16', 'bfloat16')
 
 
 def map_pixels(images: Tensor) -> Tensor:
@@ -63,20 +63,18 @@ class DiscreteVAE(BaseModel):
         blocks_per_group: residual blocks in each of the four groups.
         temperature, kl_weight: of the training objective; AnnealHook changes them as training goes on. kl_weight
             multiplies the KL of a position and belongs to a loss averaged over sub-pixels (6.6 / 192 in DALL-E).
-        encode_dtype: arithmetic of `encode`, not of training. 'float32': as PyTorch is set, on a GPU by default with
-            convolutions that round their inputs to 10 bits (TF32). 'float16': four fifths of the work, the residual
-            branches, in float16; the residual stream, its projections and the logits to 16 bits at least, which keeps
-            more tokens than TF32 does; it needs torch 2.9. 'auto': float16 on a GPU, float32 elsewhere.
-        compile_encoder: run the encoder but for its last convolution through torch.compile; names of weights stay.
+        encode_dtype: dtype of the convolutions in `encode`, not in training: 'float32', 'float16' or 'bfloat16'. The
+            last one, which chooses the tokens, is always float32, as in the release.
+        compile_encoder: run the encoder but for its last convolution through torch.compile. Names of weights stay.
         data_preprocessor, init_cfg: MMEngine's.
 
     Attributes:
-        has_encoder, has_decoder: whether the part is there to be used. Loading a checkpoint tells: one without a
-            decoder, or with one that was never trained, as pre-training saves it that began with an encoder alone,
-            leaves a tokenizer that cannot decode.
+        has_encoder, has_decoder: whether the part can be used. Loading a checkpoint sets them: a checkpoint without a
+            decoder, or with a decoder that was never trained, leaves a tokenizer that cannot decode. Pre-training that
+            starts from an encoder alone saves such a decoder.
 
     Raises:
-        ValueError: If encode_dtype is none of these, or torch is too old for it.
+        UserError: If encode_dtype is none of these.
     """
 
     def __init__(
@@ -94,9 +92,7 @@ class DiscreteVAE(BaseModel):
     ):
         super().__init__(data_preprocessor, init_cfg)
         if encode_dtype not in ENCODE_DTYPES:
-            raise ValueError(f'encode_dtype must be one of {", ".join(ENCODE_DTYPES)}, got {encode_dtype!r}')
-        if encode_dtype != 'float32' and not TORCH_HAS_PRECISIONS:
-            raise ValueError(f'encode_dtype={encode_dtype!r} needs torch 2.9, got {torch.__version__}; leave it out')
+            raise UserError(f'encode_dtype must be one of {", ".join(ENCODE_DTYPES)}, got {encode_dtype!r}')
         self.encode_dtype = encode_dtype
         self.vocab_size = vocab_size
         self.temperature = temperature
@@ -104,17 +100,17 @@ class DiscreteVAE(BaseModel):
         self.encoder = Encoder(n_hid, blocks_per_group, vocab_size)
         self.decoder = Decoder(n_hid, n_init, blocks_per_group, vocab_size)
         self.has_encoder = self.has_decoder = True
-        # Channels-last convolutions are the faster ones, on GPUs as on CPUs.
+        # Channels-last convolutions are faster, on GPUs as on CPUs.
         self.to(memory_format=torch.channels_last)
         if compile_encoder:
             self.encoder.compile()
         self.register_load_state_dict_pre_hook(_check_tokenizer_weights)
 
     def init_weights(self) -> None:
-        """Load what init_cfg names; the rest was initialised when built.
+        """Load what init_cfg names; the rest was initialised when the tokenizer was built.
 
         Raises:
-            ValueError: If the checkpoint is not that of such a tokenizer; names the file.
+            UserError: If the checkpoint does not fit this tokenizer; the message names the file.
         """
         with naming_checkpoint(self.init_cfg):
             super().init_weights()
@@ -123,27 +119,26 @@ class DiscreteVAE(BaseModel):
         """Images (B, 3, H, W) in [0, 1] to logits (B, vocab_size, H / 8, W / 8).
 
         Raises:
-            ValueError: If a side is no multiple of 8.
+            UserError: If a side is no multiple of 8.
         """
         return self.encoder.logits(self.encoder(self._to_encoder(images)))
 
     def encode(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) in [0, 1] to visual tokens, int64 (B, H / 8, W / 8), in the arithmetic of encode_dtype.
+        """Images (B, 3, H, W) in [0, 1] to visual tokens, int64 (B, H / 8, W / 8).
 
         Raises:
-            ValueError: If a side is no multiple of 8.
+            UserError: If a side is no multiple of 8.
         """
         pixels = self._to_encoder(images)
-        if self.encode_dtype == 'float32' or self.encode_dtype == 'auto' and not images.is_cuda:
+        if self.encode_dtype == 'float32':
             return self.encoder.most_likely(self.encoder(pixels))
-        with unrounded_convolutions():
-            features = self.encoder(pixels.float(), torch.float16)
-        return self.encoder.most_likely(features, split=True)
+        features = self.encoder(pixels.to(getattr(torch, self.encode_dtype)))
+        return self.encoder.most_likely(features.float())
 
     @staticmethod
     def _to_encoder(images: Tensor) -> Tensor:
         if images.shape[-2] % STRIDE or images.shape[-1] % STRIDE:
-            raise ValueError(
+            raise UserError(
                 f'the tokenizer needs image sides that are multiples of {STRIDE}, '
                 f'got {images.shape[-2]} x {images.shape[-1]}'
             )
@@ -153,10 +148,10 @@ class DiscreteVAE(BaseModel):
         """Visual tokens (B, h, w) to images (B, 3, 8h, 8w) in [0, 1].
 
         Raises:
-            ValueError: If the weights that were loaded have no decoder.
+            UserError: If the weights that were loaded have no decoder.
         """
         if not self.has_decoder:
-            raise ValueError(
+            raise UserError(
                 'decoding needs a tokenizer with its decoder, got weights without one: give both files, '
                 "such as OpenAI's encoder.pkl and decoder.pkl"
             )
@@ -186,7 +181,7 @@ class DiscreteVAE(BaseModel):
             `loss_reconstruction` (nats per sub-pixel), `loss_kl` (weighted), and for the log `kl` (nats per
             position), `psnr` (dB), `perplexity` and `used_codes` (share of the vocabulary) of the batch's tokens.
         """
-        self.has_decoder = True  # from now on, whatever it started from
+        self.has_decoder = True  # trained from now on
         logits = self.encode_logits(images).float()  # (B, V, h, w)
         codes = F.gumbel_softmax(logits, tau=self.temperature, dim=1)
         statistics = self.decoder(codes)
@@ -212,13 +207,14 @@ def codebook_use(counts: Tensor) -> dict[str, Tensor]:
 
 
 def _check_tokenizer_weights(module: DiscreteVAE, state_dict: dict[str, Tensor], prefix: str, *_) -> None:
-    """Pre-load hook: a tokenizer half loaded gives tokens without meaning, so anything but a full match is an error.
+    """Pre-load hook: a tokenizer that is loaded in part gives meaningless tokens, so anything but a full match is an
+    error.
 
-    A checkpoint of the encoder alone (OpenAI's encoder.pkl) is enough to encode; the missing decoder is said. A
-    larger model's checkpoint without any tokenizer leaves this one as it is.
+    A checkpoint of the encoder alone (OpenAI's encoder.pkl) is enough to encode, and the log says that the decoder is
+    missing. A larger model's checkpoint without any tokenizer leaves this one as it is.
 
     Raises:
-        ValueError: If a tensor is missing or has another shape.
+        WeightsMismatch: If a tensor is missing or has another shape.
     """
     if prefix and not any(key.startswith(prefix) for key in state_dict):
         print_log('tokenizer: the checkpoint has none, its weights stay as they are', logger='current')
@@ -228,19 +224,19 @@ def _check_tokenizer_weights(module: DiscreteVAE, state_dict: dict[str, Tensor],
             state_dict[f'{prefix}encoder.{name[len(prefix) :]}'] = state_dict.pop(name)
     own = module.state_dict()
     parts = ['encoder.']
-    given_decoder = [name for name in state_dict if name.startswith(f'{prefix}decoder.')]
-    if given_decoder:
+    decoder_names = [name for name in state_dict if name.startswith(f'{prefix}decoder.')]
+    if decoder_names:
         parts.append('decoder.')
     else:
         print_log('tokenizer: the checkpoint has no decoder, so tokens cannot be decoded', logger='current')
     for name, tensor in own.items():
-        given = state_dict.get(prefix + name)
-        if name.startswith(tuple(parts)) and (given is None or given.shape != tensor.shape):
-            found = 'nothing' if given is None else tuple(given.shape)
+        loaded = state_dict.get(prefix + name)
+        if name.startswith(tuple(parts)) and (loaded is None or loaded.shape != tensor.shape):
+            shape = 'nothing' if loaded is None else tuple(loaded.shape)
             raise WeightsMismatch(
                 f'the checkpoint does not fit this tokenizer: {name} must be {tuple(tensor.shape)} '
-                f'(vocab_size={module.vocab_size}), got {found}'
+                f'(vocab_size={module.vocab_size}), got {shape}'
             )
     module.has_encoder = True
-    # Biases are zero until the first update: a decoder with no other was saved beside an encoder that alone was given.
-    module.has_decoder = any(bool(state_dict[name].any()) for name in given_decoder if name.endswith('.b'))
+    # Biases are zero until the first update, so a decoder whose biases are all zero was never trained.
+    module.has_decoder = any(bool(state_dict[name].any()) for name in decoder_names if name.endswith('.b'))

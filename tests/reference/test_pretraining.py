@@ -48,6 +48,7 @@ def test_twenty_optimiser_steps(mim_model, reference):
         mask, tokens = grids(file, step)
         loss = model.loss(file['x'][step], tokens, mask)['loss']
         wrapper.update_params(loss)
+        wrapper.scalars.flush(wrapper.message_hub)
         norm = wrapper.message_hub.get_scalar('train/grad_norm').current()
         assert abs(loss.item() / float(file['loss'][step]) - 1) < 1e-4, step
         assert abs(norm / float(file['grad_norm'][step]) - 1) < 1e-4, step
