@@ -4,8 +4,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
-from torch.utils.data import Dataset
-
 from beit_mm.errors import UserError
 
 from .seeds import derive_seed, seed_generators
@@ -52,7 +50,7 @@ class BadImages:
         self.list_path = Path(list_path)
         self.max_share = max_share
 
-    def read(self, dataset: Dataset, index: int, seed: int) -> Any:
+    def read(self, dataset: Any, index: int, seed: int) -> Any:
         """The sample `dataset[index]`, or another sample if its image is bad. The generators are seeded already.
 
         Args:

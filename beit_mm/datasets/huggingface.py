@@ -37,7 +37,7 @@ class ArrowStore(ImageStore):
             try:
                 content = Path(image['path']).read_bytes()
             except OSError as error:
-                raise BadImage(f'{name} ({image["path"]})', error.strerror) from error
+                raise BadImage(f'{name} ({image["path"]})', error.strerror or str(error)) from error
         return content, name
 
 

@@ -1,4 +1,4 @@
-"""Data sets whose encoded images lie in a large store, with a few bytes of memory per image.
+"""Data sets of encoded images in a large store, with a few bytes of memory per image.
 
 MMEngine's own data sets keep a dict of several hundred bytes per sample.
 """
@@ -6,6 +6,7 @@ MMEngine's own data sets keep a dict of several hundred bytes per sample.
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,8 +48,8 @@ class ImageStore(ABC):
     def select(self, positions: np.ndarray) -> 'ImageStore':
         """A store of the images at some positions, int (n,). It shares the rest and takes 8 bytes per image."""
         selected = copy.copy(self)
-        positions = torch.from_numpy(np.asarray(positions, dtype=np.int64))
-        selected._rows = positions if self._rows is None else self._rows[positions]
+        rows = torch.from_numpy(np.asarray(positions, dtype=np.int64))
+        selected._rows = rows if self._rows is None else self._rows[rows]
         return selected
 
     def copy(self) -> 'ImageStore':
@@ -61,12 +62,13 @@ class ImageStore(ABC):
     def __getitem__(self, position: int) -> dict:
         """`img_bytes`, `img_path` (a name for messages, not always a file) and, with labels, `gt_label`."""
         content, name = self.read(self._row(position))
-        info = dict(img_bytes=content, img_path=name)
+        info: dict = dict(img_bytes=content, img_path=name)
         if self._labels is not None:
             info['gt_label'] = self.label(position)
         return info
 
     def label(self, position: int) -> int:
+        assert self._labels is not None
         return int(self._labels[self._row(position)])
 
     def _row(self, position: int) -> int:
@@ -101,10 +103,10 @@ class StoredImages(BaseDataset):
         if not len(store):
             raise UserError(f'{type(self).__name__} must hold at least one image, got none')
         if self.with_label:
-            self._check_labels(store)
+            self._check_labels(store, store.labels)
         return store
 
-    def get_gt_labels(self) -> np.ndarray:
+    def get_gt_labels(self) -> np.ndarray | None:
         """int32 (n,). Raises ValueError without labels."""
         return self._labelled_store().labels
 
@@ -121,8 +123,7 @@ class StoredImages(BaseDataset):
     def extra_repr(self) -> list[str]:
         return [f'With label: \t{self.with_label}']
 
-    def _check_labels(self, store: ImageStore) -> None:
-        labels = store.labels
+    def _check_labels(self, store: ImageStore, labels: Any) -> None:
         num_classes = len(self.CLASSES) if self.CLASSES is not None else None
         last = labels.max() if num_classes is None else num_classes - 1
         wrong = np.flatnonzero((labels < 0) | (labels > last))

@@ -75,7 +75,8 @@ def sides_for(size: tuple[int, int], short_side: int, multiple: int) -> tuple[in
     The longer is at most MAX_RATIO times the shorter, so the ratio of a banner changes: attention is quadratic in it.
     """
     scale = short_side / min(size)
-    return tuple(max(round(min(side * scale, MAX_RATIO * short_side) / multiple), 1) * multiple for side in size)
+    height, width = (max(round(min(side * scale, MAX_RATIO * short_side) / multiple), 1) * multiple for side in size)
+    return height, width
 
 
 def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:

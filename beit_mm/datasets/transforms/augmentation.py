@@ -23,11 +23,11 @@ def count_values(channel: np.ndarray) -> np.ndarray:
 
 
 class ByTable:
-    """Turns one of MMPretrain's operations into a table: what it makes of the ramp."""
+    """Mixin that applies one of MMPretrain's operations to the ramp, and the result as a table to the image."""
 
     def transform(self, results: dict) -> dict:
-        ramp = super().transform(dict(img=RAMP))['img']
-        if ramp is not RAMP:  # else it drew to change nothing
+        ramp = super().transform(dict(img=RAMP))['img']  # type: ignore[misc]  # MMPretrain's, by inheritance
+        if ramp is not RAMP:  # the operation's probability may leave the image unchanged
             results['img'] = cv2.LUT(results['img'], np.ascontiguousarray(ramp[:, 0, 0]))
         return results
 

@@ -181,4 +181,4 @@ class RandomCrop(mmseg_transforms.RandomCrop):
         else:
             values, counts = np.unique(labels, return_counts=True)
         counts = counts[values != self.ignore_index]
-        return np.count_nonzero(counts) > 1 and counts.max() / counts.sum() < self.cat_max_ratio
+        return bool(np.count_nonzero(counts) > 1 and counts.max() / counts.sum() < self.cat_max_ratio)

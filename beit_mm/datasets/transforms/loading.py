@@ -81,7 +81,8 @@ class LoadImage(LoadImageFromFile):
             backend = 'pillow' if is_jpeg else 'cv2'
         header = _read_header(content)
         self._check_size(*header.size)
-        if is_jpeg and content.rfind(JPEG_END) < header.fp.tell():  # no end mark behind the header: truncated
+        end_of_header = header.fp.tell()  # type: ignore[attr-defined]  # Pillow's images from files have it
+        if is_jpeg and content.rfind(JPEG_END) < end_of_header:  # no end mark behind the header: truncated
             backend, content = 'pillow', content.rstrip(b'\0')  # Pillow raises; OpenCV 4 would fill the rest with gray
         elif backend == 'pillow' and header.mode[0] in 'IF' and self.color_type != 'unchanged':
             backend = 'cv2'  # Pillow would clip 16 bits to white

@@ -29,7 +29,7 @@ class MaskGenerator(BaseTransform):
     """
 
     def __init__(self, grid: Sequence[int], num_masked: int):
-        self.grid: tuple[int, int] = tuple(grid)
+        self.grid = (grid[0], grid[1])
         self.num_patches = self.grid[0] * self.grid[1]
         self.num_masked = num_masked
         if not 1 <= num_masked <= self.num_patches:
