@@ -71,6 +71,17 @@ class Signal(Hook):
         self._send('save', runner)
 
 
+def loader(shuffle: bool = False) -> dict:
+    """Four batches of two numbers."""
+    return dict(
+        dataset=dict(type='EightNumbers'),
+        batch_size=2,
+        num_workers=0,
+        collate_fn=dict(type='default_collate'),
+        sampler=dict(type='DefaultSampler', shuffle=shuffle),
+    )
+
+
 def build(
     folder,
     *hooks,
@@ -80,12 +91,10 @@ def build(
     accumulative_counts=1,
     interval=1,
     signals=('SIGTERM',),
+    default_hooks=None,
     **kwargs,
 ) -> Runner:
     """Four steps an epoch, and a validation of four."""
-    loader = dict(
-        dataset=dict(type='EightNumbers'), batch_size=2, num_workers=0, collate_fn=dict(type='default_collate')
-    )
     newest = find_newest(Path(folder)) if resume else None
     length = (
         dict(type='EpochTrainLoop', max_epochs=epochs)
@@ -98,8 +107,8 @@ def build(
         train_cfg=length,
         val_cfg=dict(),
         val_evaluator=[Half()],
-        train_dataloader=dict(loader, sampler=dict(type='DefaultSampler', shuffle=True)),
-        val_dataloader=dict(loader, sampler=dict(type='DefaultSampler', shuffle=False)),
+        train_dataloader=loader(shuffle=True),
+        val_dataloader=loader(),
         optim_wrapper=dict(
             type='AutocastOptimWrapper',
             dtype='float32',
@@ -110,6 +119,7 @@ def build(
             runtime_info=dict(type='DeferredRuntimeInfoHook'),
             checkpoint=dict(type='VerifiedCheckpointHook', by_epoch=by_epoch, interval=interval, max_keep_ckpts=3),
             stop=dict(type='StopOnSignalHook', signals=signals),
+            **(default_hooks or {}),
         ),
         custom_hooks=[dict(type='EMAHook', momentum=0.5), *hooks],
         randomness=dict(seed=0),

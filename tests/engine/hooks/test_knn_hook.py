@@ -8,11 +8,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as multiprocessing
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from mmpretrain.models import ImageClassifier
 from support.digits import CLASSES, write_classification
+from support.processes import together
 from torch import nn
 
 from beit_mm.engine import KNNHook
@@ -201,29 +201,19 @@ def test_an_interval_may_count_iterations(digits, tmp_path):
     assert list(scalars(tmp_path / 'iterations')) == [2, 4, 5]
 
 
-def one_of_two(rank: int, digits: str, folder: str) -> None:
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group('gloo', init_method=f'file://{folder}/group', rank=rank, world_size=2)
+def look_in_process(rank: int, digits: Path) -> tuple:
+    """Score, features and labels in one of several processes."""
     init_default_scope('mmpretrain')
-    model = nn.parallel.DistributedDataParallel(classifier())
-    hook = hook_on(Path(digits), num_train=201, num_val=41)
-    hook.before_train(SimpleNamespace(model=model))
-    top1 = hook.top1(model.module)
-    with torch.no_grad():
-        extracted = hook._extract(model.module.eval(), **hook.sources[1])
-    torch.save((top1, *extracted), f'{folder}/{rank}.pth')
-    torch.distributed.destroy_process_group()
-
-
-def test_two_processes_find_what_one_finds(digits, tmp_path):
-    hook = hook_on(digits, num_train=201, num_val=41)
     model = classifier()
+    hook = hook_on(digits, num_train=201, num_val=41)
     top1 = look(hook, model)
     with torch.no_grad():
-        features, labels = hook._extract(model.eval(), **hook.sources[1])
-    multiprocessing.spawn(one_of_two, (str(digits), str(tmp_path)), nprocs=2)
-    for rank in range(2):
-        found, found_features, found_labels = torch.load(tmp_path / f'{rank}.pth')
+        return top1, *hook._extract(model.eval(), **hook.sources[1])
+
+
+def test_two_processes_compute_the_same_as_one(digits, tmp_path):
+    top1, features, labels = look_in_process(0, digits)
+    for found, found_features, found_labels in together(2, tmp_path, look_in_process, digits):
         assert found == top1
         torch.testing.assert_close(found_features, features)
         assert torch.equal(found_labels, labels)

@@ -3,21 +3,20 @@
 import json
 import os
 import signal
-import time
 from pathlib import Path
 
 import pytest
 import torch
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
-from support.line_model import Half, Line
+from support import line_model
 
 from beit_mm.engine import ReportHook
 from beit_mm.engine.hooks import report_hook
 from beit_mm.engine.hooks.stop_hook import TrainingStopped
 from beit_mm.engine.runners import launch
 
-STEPS = 6
+STEPS = 8
 
 
 class Act(Hook):
@@ -31,39 +30,21 @@ class Act(Hook):
             self.act()
 
 
-def build(folder: Path, *hooks: Hook, steps: int = STEPS, **options) -> Runner:
-    """A training with a validation and a checkpoint every three steps."""
-    loader = dict(
-        dataset=dict(type='EightNumbers'),
-        batch_size=2,
-        num_workers=0,
-        collate_fn=dict(type='default_collate'),
-        sampler=dict(type='DefaultSampler', shuffle=False),
-    )
-    return Runner(
-        Line(),
-        str(folder),
-        train_dataloader=loader,
-        val_dataloader=loader,
-        test_dataloader=loader,
-        train_cfg=dict(type='IterTrainLoop', max_iters=steps, val_interval=3),
-        val_cfg=dict(),
+def build(folder: Path, *hooks: Hook, **options) -> Runner:
+    """A training of eight steps, with a validation and a checkpoint every four."""
+    return line_model.build(
+        folder,
+        *hooks,
+        by_epoch=False,
+        interval=4,
+        test_dataloader=line_model.loader(),
         test_cfg=dict(),
-        val_evaluator=[Half()],
-        test_evaluator=[Half()],
-        optim_wrapper=dict(type='AutocastOptimWrapper', dtype='float32', optimizer=dict(type='SGD', lr=1e-3)),
-        default_hooks=dict(
-            logger=dict(type='LoggerHook', interval=1, log_metric_by_epoch=False),
-            checkpoint=dict(type='VerifiedCheckpointHook', by_epoch=False, interval=3),
-            report=dict(type='ReportHook'),
-            stop=dict(type='StopOnSignalHook'),
-        ),
+        test_evaluator=[line_model.Half()],
         log_processor=dict(by_epoch=False),
-        custom_hooks=list(hooks),
-        default_scope='beit_mm',
-        log_level='ERROR',
-        experiment_name=f'{folder}_{time.time()}'.replace('/', '_'),
-        **options,
+        default_hooks=dict(
+            logger=dict(type='LoggerHook', interval=1, log_metric_by_epoch=False), report=dict(type='ReportHook')
+        ),
+        **{'epochs': 2, **options},
     )
 
 
@@ -118,13 +99,13 @@ def test_a_signal_leaves_a_page_that_says_where_the_training_stopped(during_vali
         def before_val_epoch(self, runner):
             send()
 
-    runner = build(tmp_path, DuringValidation() if during_validation else Act(3, send))
+    runner = build(tmp_path, DuringValidation() if during_validation else Act(4, send))
     with pytest.raises(TrainingStopped):
         run(runner)
     (record,) = records(tmp_path)
-    assert (record['state'], record['iteration']) == ('stopped', 3)
-    assert record['message'].startswith('stopped by SIGTERM after iteration 3; --resume goes on from')
-    assert 'stopped by SIGTERM after iteration 3' in (tmp_path / 'report.html').read_text()
+    assert (record['state'], record['iteration']) == ('stopped', 4)
+    assert record['message'].startswith('stopped by SIGTERM after iteration 4; --resume goes on from')
+    assert 'stopped by SIGTERM after iteration 4' in (tmp_path / 'report.html').read_text()
 
 
 def test_an_error_leaves_a_page_that_tells_it(tmp_path):
@@ -140,8 +121,10 @@ def test_an_error_leaves_a_page_that_tells_it(tmp_path):
 
 def test_an_error_before_the_training_leaves_the_page_of_the_one_before(tmp_path):
     (tmp_path / 'report.html').write_text('of the one before')
+    runner = build(tmp_path)
+    runner._load_from = str(tmp_path / 'none.pth')
     with pytest.raises(FileNotFoundError):
-        run(build(tmp_path, load_from=str(tmp_path / 'none.pth')))
+        run(runner)
     assert (tmp_path / 'report.html').read_text() == 'of the one before' and not records(tmp_path)
 
 
@@ -150,18 +133,18 @@ def test_a_killed_run_leaves_a_record_of_its_last_checkpoint(tmp_path):
     seen = []
     run(runner)
     (record,) = seen
-    assert (record['state'], record['ended'], record['iteration']) == ('running', '', 3)
+    assert (record['state'], record['ended'], record['iteration']) == ('running', '', 4)
 
 
 def test_a_resumed_training_goes_on_in_the_same_page(tmp_path):
-    run(build(tmp_path, steps=3))
+    run(build(tmp_path, epochs=1))
     first = next(tmp_path.glob('*/vis_data'))
     first.parent.rename(tmp_path / '0')  # both may begin in the same second
-    run(build(tmp_path, load_from=str(tmp_path / 'iter_3.pth'), resume=True))
+    run(build(tmp_path, resume=True))
     _, resumed = records(tmp_path)
-    assert resumed['resumed'] and (resumed['first_iteration'], resumed['iteration']) == (3, STEPS)
+    assert resumed['resumed'] and (resumed['first_iteration'], resumed['iteration']) == (4, STEPS)
     page = (tmp_path / 'report.html').read_text()
-    assert 'resumed after iteration 3' in page
+    assert 'resumed after iteration 4' in page
 
 
 def test_a_page_that_cannot_be_written_is_a_warning(tmp_path):

@@ -1,16 +1,20 @@
 """A signal ends a training with one checkpoint, from which it goes on as if nothing had happened."""
 
+import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 import torch
 from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from support.line_model import build, EightNumbers, Line, names, Signal
-from torch.utils.data import DataLoader
+from support.processes import together
+from support.tools import forkserver
 
 from beit_mm.checkpoint.files import find_damage, find_newest, POINTER
+from beit_mm.engine.hooks import stop_hook
 from beit_mm.engine.hooks.stop_hook import StopOnSignalHook, TrainingStopped
 from beit_mm.engine.runners.resume_position import is_between_updates
 from beit_mm.registry import DATASETS
@@ -38,15 +42,12 @@ def no_handler_left_behind():
         signal.signal(number, handler)
 
 
-@pytest.mark.parametrize(
-    'by_epoch, kept',
-    [(True, ['epoch_2.pth', 'epoch_3.pth', 'epoch_4.pth']), (False, ['iter_12.pth', 'iter_16.pth', 'iter_8.pth'])],
-)
+@pytest.mark.parametrize('by_epoch', [True, False])
 @pytest.mark.parametrize(
     'stage, at, stops_at',
     [('train', 0, 1), ('train', 5, 6), ('train', 7, 8), ('after', 9, 11), ('val', 8, 8), ('save', 4, 4)],
 )
-def test_a_stopped_run_goes_on_as_if_nothing_had_happened(stage, at, stops_at, by_epoch, kept, uninterrupted, tmp_path):
+def test_a_stopped_run_goes_on_as_if_nothing_had_happened(stage, at, stops_at, by_epoch, uninterrupted, tmp_path):
     """In an epoch, at its first and last step, in a validation, and while a checkpoint is written."""
     if (stage, by_epoch) == ('save', False):
         at = 3  # saved before the step is counted
@@ -55,7 +56,7 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_happened(stage, at, stops_at, b
         build(tmp_path, Signal(stage, at), by_epoch=by_epoch, interval=1 if by_epoch else 4).train()
     signal.signal(signal.SIGTERM, handler)
     assert stopped.value.code == 0
-    # Just then a regular checkpoint was written: in a validation, and where iterations are counted.
+    # In a validation, and if iterations are counted, a regular checkpoint has just been written.
     regular = f'epoch_{stops_at // 4}.pth' if by_epoch else f'iter_{stops_at}.pth'
     name = regular if stage in ('val', 'save') or not by_epoch and stops_at % 4 == 0 else f'iter_{stops_at}.pth'
     assert stopped.value.message == (
@@ -68,11 +69,12 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_happened(stage, at, stops_at, b
     runner = build(tmp_path, resume=True, by_epoch=by_epoch, interval=1 if by_epoch else 4)
     runner.train()
     assert runner.iter == 16 and final(runner) == uninterrupted
+    kept = ['epoch_2.pth', 'epoch_3.pth', 'epoch_4.pth'] if by_epoch else ['iter_12.pth', 'iter_16.pth', 'iter_8.pth']
     assert names(tmp_path) == kept
     assert signal.getsignal(signal.SIGTERM) == handler
 
 
-def test_only_a_complete_update_is_a_place_to_stop(tmp_path):
+def test_a_run_stops_only_after_a_complete_update(tmp_path):
     with pytest.raises(TrainingStopped):
         build(tmp_path, Signal('train', 4), accumulative_counts=3).train()
     assert names(tmp_path) == ['epoch_1.pth', 'iter_6.pth']
@@ -90,7 +92,7 @@ def test_checkpoints_of_stops_stay_until_two_regular_ones_are_there(tmp_path):
         assert names(tmp_path) == expected
 
 
-def test_if_the_stop_s_checkpoint_is_damaged_the_one_before_is_taken(tmp_path):
+def test_the_checkpoint_before_a_damaged_one_is_taken(tmp_path):
     for number in ('epoch_1', 'epoch_2', 'iter_10', 'epoch_3'):
         torch.save(dict(number=number), tmp_path / f'{number}.pth')
         time.sleep(0.01)
@@ -108,7 +110,7 @@ def test_other_signals_stop_if_they_are_named(signals, number, tmp_path):
     assert stopped.value.message.startswith('stopped by SIGUSR1 after iteration 2')
 
 
-def test_an_unknown_signal_is_told():
+def test_an_unknown_signal_is_refused():
     with pytest.raises(ValueError, match='signals must be names such as SIGTERM, got SIGTREM'):
         StopOnSignalHook(['SIGTERM', 'SIGTREM'])
 
@@ -127,7 +129,7 @@ def test_a_signal_stops_one_training_of_a_runner_and_not_the_next(tmp_path):
 
 
 @pytest.mark.parametrize('loop, expected', [('mmengine.EpochBasedTrainLoop', True), ('EpochTrainLoop', False)])
-def test_a_loop_that_begins_a_stopped_epoch_anew_is_told(loop, expected, tmp_path):
+def test_a_loop_that_begins_a_stopped_epoch_again_is_a_warning(loop, expected, tmp_path):
     runner = build(tmp_path, epochs=1)
     runner._train_loop['type'] = loop
     messages = []
@@ -155,63 +157,119 @@ def test_several_optimisers_train_stop_and_save(tmp_path):
     assert names(tmp_path) == ['epoch_1.pth', 'iter_6.pth']
 
 
-@DATASETS.register_module('StopHookTen')
-class Ten(EightNumbers):
+def ignore_the_first(folder: str) -> None:
+    """A signal, the same again at once, and another after the time in which it would be the same, in one step."""
+    stop_hook.REPEAT_WINDOW = 0.1
+
+    class Twice(Hook):
+        def before_train_iter(self, runner, *args, **kwargs):
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)
+            (Path(folder) / 'both').touch()
+            time.sleep(0.2)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    build(folder, Twice()).train()
+
+
+def test_a_second_signal_ends_at_once_but_not_the_same_from_two_senders(tmp_path):
+    process = forkserver.Process(target=ignore_the_first, args=(str(tmp_path),), daemon=True)
+    process.start()
+    process.join(timeout=60)
+    assert process.exitcode == -signal.SIGTERM
+    assert (tmp_path / 'both').exists() and names(tmp_path) == []
+
+
+# Several processes
+
+
+@DATASETS.register_module('StopProcessesFive')
+class Five(EightNumbers):
     def __len__(self):
-        return 10
+        return 5
 
 
-class Seen(Hook):
-    """Which samples each epoch trained on."""
+class InThirdBatch(Hook):
+    """A signal in a validation of so many batches; in unequal ones the other process is through by then."""
 
-    def __init__(self):
-        self.epochs = {}
-
-    def before_train_iter(self, runner, batch_idx, data_batch=None):
-        self.epochs.setdefault(runner.epoch, []).extend(data_batch['x'].int().tolist())
+    def before_val_iter(self, runner, batch_idx, data_batch=None):
+        if batch_idx == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
-def test_smaller_steps_after_the_end_of_an_epoch_leave_nothing_of_the_next_out(tmp_path):
-    """Ten images are two steps of eight, as long as eight steps of two, but five are an epoch."""
+class Gradient(Hook):
+    """What of an update is in the making in this process when a validation begins."""
 
-    def resized(batch_size, *hooks, **kwargs):
-        runner = build(tmp_path, *hooks, epochs=3, interval=100, **kwargs)
-        runner._train_dataloader.update(batch_size=batch_size, dataset=dict(type='StopHookTen'))
-        runner._train_loop.update(allow_world_size_change=True)
-        return runner
+    priority = 'VERY_HIGH'
+    value = None
 
-    with pytest.raises(TrainingStopped):
-        resized(8, Signal('train', 1)).train()
-    seen = Seen()
-    runner = resized(2, seen, resume=True)
-    runner.train()
-    assert runner.iter == 15
-    assert {epoch: sorted(samples) for epoch, samples in seen.epochs.items()} == {
-        epoch: list(range(1, 11)) for epoch in (1, 2)
-    }
+    def before_val_epoch(self, runner):
+        gradient = runner.model.module.weight.grad
+        self.value = None if gradient is None else gradient.tolist()
 
 
-def test_an_iteration_outside_the_epoch_is_told(tmp_path):
-    """Of MMEngine's loop, whose checkpoints do not say how many images a step had."""
-    runner = build(tmp_path, epochs=2)
-    runner._train_loop['type'] = 'mmengine.EpochBasedTrainLoop'
-    runner._train_dataloader['batch_size'] = 1
-    runner.train()
-    with pytest.raises(
-        ValueError,
-        match='iteration 16 of the checkpoint lies outside epoch 3 of 4 steps: was it '
-        'written with another number of images per step',
-    ):
-        build(tmp_path, resume=True).train()
+def train_rank(rank: int, folder: Path, stage: str | None, uneven: bool, options: dict) -> tuple:
+    """Iteration, message of the stop and gradient of one of two processes; the second gets the signal.
 
-
-@pytest.mark.parametrize('by_epoch', [True, False], ids=['epochs', 'iterations'])
-def test_a_loader_that_cannot_be_is_told(by_epoch, tmp_path):
-    runner = build(tmp_path / 'large', by_epoch=by_epoch)
-    runner._train_dataloader.update(batch_size=16, drop_last=True)
-    with pytest.raises(ValueError, match='train_dataloader holds no batch: 8 images for batches of 16'):
+    If uneven, the first has three batches in a validation and the second two, and the first gets it in the third.
+    """
+    gradient = Gradient()
+    hooks = []
+    if stage and uneven:
+        hooks = [InThirdBatch()]
+    elif stage and rank == 1:
+        hooks = [Signal(stage, 5 if stage == 'train' else 4)]
+    runner = build(
+        folder,
+        gradient,
+        *hooks,
+        launcher='pytorch',
+        **options,
+        cfg=dict(model_wrapper_cfg=dict(type='MMDistributedDataParallel', device_ids=None)),
+    )
+    if uneven:
+        runner._val_dataloader.update(
+            dataset=dict(type='StopProcessesFive'),
+            batch_size=1,
+            sampler=dict(type='DefaultSampler', shuffle=False, round_up=False),
+        )
+    message = ''
+    try:
         runner.train()
-    runner = build(tmp_path / 'built', by_epoch=by_epoch)
-    runner._train_dataloader = DataLoader(EightNumbers(), batch_size=2)
-    with pytest.raises(ValueError, match='TrainLoop needs the config of its loader, got a DataLoader'):
-        runner.train()
+    except TrainingStopped as stopped:
+        message = stopped.message
+    return runner.iter, message, gradient.value
+
+
+def train_two(folder: Path, stage: str | None, uneven=False, epochs=100, **options) -> list[tuple]:
+    return together(2, folder, train_rank, folder, stage, uneven, dict(options, epochs=epochs))
+
+
+@pytest.mark.parametrize(
+    'stage, uneven',
+    [('train', False), ('val', False), ('val', True)],
+    ids=['in training', 'in validation', 'in a validation of unequal lengths'],
+)
+def test_all_processes_stop_at_the_same_step_when_one_is_told(stage, uneven, tmp_path):
+    stops = train_two(tmp_path, stage, uneven)
+    assert stops[0][0] == stops[1][0], 'iterations'
+    told = 0 if uneven else 1
+    assert stops[told][1].startswith('stopped by SIGTERM after iteration')
+    assert stops[1 - told][1].startswith('stopped by a signal to another process after iteration')
+    newest = find_newest(tmp_path)
+    assert str(newest) in stops[0][1] and str(newest) in stops[1][1]
+
+
+def test_validations_of_unequal_lengths_hold_nobody_up(tmp_path):
+    ends = train_two(tmp_path, stage=None, uneven=True, epochs=4)
+    assert [end[:2] for end in ends] == [(8, ''), (8, '')]
+
+
+def test_a_stop_between_two_updates_saves_the_gradients_of_all(tmp_path):
+    """After the fourth of steps of which three make an update."""
+    ends = train_two(tmp_path, 'val', by_epoch=False, interval=100, accumulative_counts=3)
+    assert [end[0] for end in ends] == [4, 4]
+    gradients = torch.tensor([end[2] for end in ends])
+    assert not torch.equal(*gradients)
+    saved = torch.load(find_newest(tmp_path), weights_only=False)['beit_mm_gradients']['weight']
+    torch.testing.assert_close(saved, gradients.mean(dim=0))

@@ -1,17 +1,16 @@
-"""A batch that is not finite leaves no trace in what is trained, and nothing that is not finite is saved."""
+"""A batch that is not finite changes nothing in training, and nothing that is not finite is saved."""
 
 import ast
 import copy
-import multiprocessing
 from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
 from mmengine.config import Config
 from mmengine.hooks import EMAHook
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
+from support.processes import together
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -241,10 +240,8 @@ def test_the_optimizers_of_all_recipes_skip_on_the_device():
         assert AutocastOptimWrapper(optimizer=cls([nn.Parameter(torch.ones(1))], **options))._skips_on_device
 
 
-def train_rank(rank: int, folder: str, results) -> None:
-    """Three steps of two processes; the second one's batch of the second step is not finite."""
-    torch.set_num_threads(1)
-    dist.init_process_group('gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2)
+def train_rank(rank: int) -> list[dict]:
+    """Weights after each of three steps of two processes; the second one's loss is infinite in the second step."""
     model = Layers()
     parallel = DistributedDataParallel(model, broadcast_buffers=False)
     wrapper = AutocastOptimWrapper('float32', optimizer=torch.optim.AdamW(model.parameters(), lr=0.1, fused=True))
@@ -256,25 +253,12 @@ def train_rank(rank: int, folder: str, results) -> None:
             loss = parallel(data, bonus)['loss']
         wrapper.update_params(loss)
         steps.append({name: tensor.tolist() for name, tensor in model.state_dict().items()})
-    results.put((rank, steps))
-    dist.barrier()
-    dist.destroy_process_group()
+    return steps
 
 
 def test_all_processes_skip_what_is_not_finite_in_one(tmp_path):
-    """A loss of one process that is infinite, though no gradient of it is."""
-    context = multiprocessing.get_context('forkserver')
-    context.set_forkserver_preload(['beit_mm'])
-    results = context.Queue()
-    processes = [
-        context.Process(target=train_rank, args=(rank, str(tmp_path), results), daemon=True) for rank in range(2)
-    ]
-    for process in processes:
-        process.start()
-    steps = dict(results.get(timeout=60) for _ in processes)
-    for process in processes:
-        process.join(timeout=20)
-        assert process.exitcode == 0
+    """An infinite loss of one process, whose gradients are finite."""
+    steps = together(2, tmp_path, train_rank)
     for rank in range(2):
         assert steps[rank][1] == steps[rank][0] and steps[rank][2] != steps[rank][1]
     weights = [{name: value for name, value in steps[rank][2].items() if 'running' not in name} for rank in range(2)]
