@@ -1,9 +1,12 @@
-"""Every command of the README and docs is run on small data, or says by a comment before it what it needs."""
+"""The pages' commands, code blocks and links name what exists; the commands run on small data, most in test-long."""
 
 import ast
+import importlib
 import re
+import runpy
 import shlex
 import subprocess
+import sys
 import tarfile
 import zipfile
 from argparse import Namespace
@@ -11,18 +14,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from mmengine.config import DictAction
+from mmengine.config import Config
 from support import ROOT
-from support.clone import run_command
+from support.clone import name_as_at_the_end, PLACEHOLDERS, run_command, small_options, split, without_launcher
 from support.data import write_ade20k, write_pixels
-from support.pages import Block, blocks, DATA_SETS, OUTSIDE, PAGES, PYTHON, SHELL
+from support.pages import Block, blocks, commands, DATA_SETS, OUTSIDE, PAGES, PYTHON, SHELL
+from support.tools import run, scores
 
 from beit_mm.checks.data_folders import WRONG
 from beit_mm.checks.data_layouts import LAYOUTS
 from beit_mm.engine.runners import launch
 
-# Pages whose own tests run every command of them.
-OWN_TESTS = ('docs/own_data.md', 'docs/extending.md')
+IN_MAKE_TEST = 'docs/own_data.md'  # from the tokenizer to a score, without the demonstration's checkpoints
 
 
 def shell_blocks(page: str) -> list[Block]:
@@ -31,11 +34,6 @@ def shell_blocks(page: str) -> list[Block]:
 
 def unpacks(block: Block) -> bool:
     return block.text.startswith('mkdir ')
-
-
-def is_slow(command: str) -> bool:
-    """12 seconds for a model that tests/export exports, too."""
-    return command.endswith('.onnx')
 
 
 def is_run(block: Block) -> bool:
@@ -50,11 +48,55 @@ def test_every_block_is_of_a_known_kind_and_needs_what_is_known():
         ast.parse(block.text, f'{block.page}:{block.line}')
 
 
-@pytest.mark.parametrize('page', [page for page in PAGES if page not in OWN_TESTS])
-def test_every_command_without_outside_needs_runs(page, clone):
+@pytest.mark.parametrize('page', PAGES)
+def test_files_and_links_of_a_page_exist(page):
+    text, name = (ROOT / page).read_text(), r'(?<![\w/.$-])(?:configs|tools|docs|tests)/[\w/]+\.(?:py|sh|md|ipynb)'
+    elsewhere = [block.file for block in blocks(page)]
+    elsewhere += [
+        found for block in blocks(page) if 'another project' in block.needs for found in re.findall(name, block.text)
+    ]
+    links = {link for link in re.findall(r'\]\(([^)#\s]+)(?:#[\w-]+)?\)', text) if '://' not in link}
+    assert [found for found in {*re.findall(name, text)} - {*elsewhere} if not (ROOT / found).is_file()] == []
+    assert [link for link in links if not ((ROOT / page).parent / link).exists()] == []
+
+
+def parse(words: list[str]) -> Namespace | None:
+    """Arguments after `python`, as the program itself reads them; None of a program without a parser."""
+    if words[:2] == ['-m', 'beit_mm']:
+        return importlib.import_module('beit_mm.apis.command_line')._parse(words[2:])
+    sys.argv = [str(ROOT / words[0]), *words[1:]]
+    return runpy.run_path(sys.argv[0]).get('parse_args', lambda: None)()
+
+
+@pytest.mark.parametrize('page', PAGES)
+def test_commands_name_files_and_options_that_exist(page, monkeypatch):
+    """Programs, flags, configs and their keys; commands for other projects are run by tests/ecosystem."""
+    monkeypatch.setattr(sys, 'argv', [])
+    monkeypatch.setenv('LOCAL_RANK', '0')
+    written = {block.file for block in blocks(page)}
+    for block in shell_blocks(page):
+        if unpacks(block) or 'another project' in block.needs:
+            continue
+        for command in block.commands:
+            words = [PLACEHOLDERS.get(word, word) for word in without_launcher(split(command)[0])]
+            assert not words[0].endswith('.sh') or (ROOT / words[0]).is_file(), command
+            if words[0] != 'python' or words[1] == '-c' or words[1:3] == ['-m', 'venv']:
+                continue
+            try:
+                arguments = parse(words[1:])
+            except SystemExit:
+                pytest.fail(f'{page}: {command}')
+            config = getattr(arguments, 'config', None)
+            if config and config not in written:
+                options = dict(cfg_options=getattr(arguments, 'cfg_options', None), work_dir=None, launcher='none')
+                launch._load_config(Namespace(config=str(ROOT / config), **options))
+
+
+@pytest.mark.parametrize('page', [pytest.param(page, marks=pytest.mark.long) for page in PAGES if page != IN_MAKE_TEST])
+def test_every_command_without_outside_needs_runs(page, demonstration):
     for block in filter(is_run, shell_blocks(page)):
         for command in block.commands:
-            if command not in ran and not is_slow(command):
+            if command not in ran:
                 run_command(command)
                 ran.append(command)
 
@@ -62,35 +104,41 @@ def test_every_command_without_outside_needs_runs(page, clone):
 ran: list[str] = []  # commands stand on several pages
 
 
+def test_every_command_of_own_data_runs(clone):
+    """From the layout to the score, in the page's order; each stage starts from what the one before wrote."""
+    found = commands(IN_MAKE_TEST)
+    trained = {Path(word).stem for command in found for word in command.split() if word.startswith('configs/')}
+    assert trained == {'tokenizer', 'pretrain', 'finetune', 'segment', 'pretrain_shards', 'finetune_table'}
+    for command in found:
+        run_command(command)
+
+
 @pytest.mark.long
-def test_slow_commands_run(clone):
-    slow = [
-        command
-        for block in filter(is_run, shell_blocks('docs/inference.md'))
-        for command in block.commands
-        if is_slow(command)
-    ]
-    assert len(slow) == 1
-    run_command(slow[0])
+def test_road_of_the_readme_runs_on_two_processes(clone):
+    """Tokenizer, pre-training, fine-tuning and segmentation by the launchers, each from what the one before wrote."""
+    road = [shlex.split(command) for command in commands('README.md') if re.match(r'tools/dist_.*\d$', command)]
+    stages = ['tokenizer', 'pretrain', 'finetune', 'finetune', 'segment', 'segment']
+    assert [Path(words[1]).stem for words in road] == [f'beit_{stage}' for stage in stages]
+    for words in road:
+        cfg = Config.fromfile(words[1])
+        work_dir = clone / 'work_dirs' / Path(words[1]).stem
+        options = [
+            option for option in small_options(words[1], cfg) if 'train_dataloader.dataset.indices' not in option
+        ]
+        output = run(*words[:-1], '2', '--cfg-options', *options, 'train_dataloader.dataset.indices=8', cwd=clone)
+        if 'train' in words[0]:
+            assert 'find_unused_parameters' not in output
+            name_as_at_the_end(cfg, work_dir)
+            assert 'segment' not in words[1] or 'bias tables 14 x 14 to 32 x 32' in output
+        else:
+            assert ('mIoU' if 'segment' in words[1] else 'accuracy/top1') in scores(work_dir)
 
 
-@pytest.mark.parametrize('page', PAGES)
-def test_commands_that_need_more_name_what_exists(page):
-    """Scripts, configs and keys of configs of what is not run; those for other projects are tests/ecosystem's."""
-    for block in shell_blocks(page):
-        if is_run(block) or 'another project' in block.needs:
-            continue
-        for command in block.commands:
-            words = shlex.split(command)
-            for name in (word for word in words if re.match(r'(configs|tools)/\S+\.(py|sh)$', word)):
-                assert (ROOT / name).is_file(), f'{page}: {command}'
-            configs = [word for word in words if word.startswith('configs/')]
-            if '--cfg-options' in words:
-                options = dict(word.split('=', 1) for word in words[words.index('--cfg-options') + 1 :])
-                options = {key: DictAction._parse_iterable(value) for key, value in options.items()}
-                launch._load_config(
-                    Namespace(config=str(ROOT / configs[0]), cfg_options=options, work_dir=None, launcher='none')
-                )
+def test_makefile_has_the_targets_that_the_readme_names():
+    targets = {match[1] for match in map(re.compile(r'make ([\w-]+)').match, commands('README.md')) if match}
+    assert {'demo', 'test'} <= targets
+    assert targets <= set(re.findall(r'^([\w-]+):', (ROOT / 'Makefile').read_text(), re.M))
+    assert 'make test' in (ROOT / '.ci' / 'run').read_text()
 
 
 def archive(path: Path, *members: Path) -> None:
@@ -126,19 +174,11 @@ def test_archives_unpack_into_the_layouts(tmp_path):
     assert (home / LAYOUTS['cifar100'].root / 'cifar-100-python' / 'train').is_file()
 
 
-@pytest.mark.parametrize('page', ['docs/inference.md'])
-def test_python_of_the_page_runs(page, clone):
-    """Its blocks in order, with the names of those before."""
+@pytest.mark.long
+def test_python_of_the_page_runs(demonstration):
+    """Blocks of the page on inference in their order, with the names of those before."""
     names: dict = {}
-    for block in blocks(page):
+    for block in blocks('docs/inference.md'):
         if block.kind == PYTHON and set(block.needs) <= set(DATA_SETS):
-            exec(compile(block.text, f'{page}:{block.line}', 'exec'), names)
+            exec(compile(block.text, f'{block.page}:{block.line}', 'exec'), names)
     assert len(names) > 1
-
-
-def test_links_between_pages_lead_somewhere():
-    for page in PAGES:
-        text = (ROOT / page).read_text()
-        for link in re.findall(r'\]\(([^)#\s]+)(?:#[\w-]+)?\)', text):
-            if '://' not in link:
-                assert ((ROOT / page).parent / link).exists(), f'{page}: {link}'

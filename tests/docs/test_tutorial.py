@@ -36,6 +36,7 @@ def outputs(notebook, kind: str) -> list:
     ]
 
 
+@pytest.mark.long
 def test_it_shows_pictures_curves_and_classes(executed):
     assert len(outputs(executed, 'image/png')) == 7
     text = ''.join(output['text'] for output in outputs(executed, 'stdout'))

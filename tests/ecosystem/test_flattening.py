@@ -136,6 +136,7 @@ def test_tool_ends_in_one_sentence(monkeypatch, capsys):
     assert capsys.readouterr().err == 'error: no config file at nowhere.py\n'
 
 
+@pytest.mark.long
 def test_tool_prints_nothing_but_the_config(flat_copy):
     """The hosts print while they are imported; a shell that redirects the output gets a config all the same."""
     assert flat_copy.read_text() == flatten(CONFIGS / 'demo' / 'segment.py').pretty_text

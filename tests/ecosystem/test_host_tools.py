@@ -2,7 +2,10 @@
 
 import pickle
 
+import pytest
 from support.project import last_score
+
+pytestmark = pytest.mark.long
 
 LOADERS = [
     f'{name}.{key}={value}'

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 from mmengine.config import Config
 from mmengine.hub import get_config
 from support.project import CONFIGS
@@ -40,12 +41,14 @@ def test_the_hub_finds_a_config():
     assert get_config('beit_mm::demo/segment.py').to_dict() == Config.fromfile(CONFIGS / 'demo/segment.py').to_dict()
 
 
+@pytest.mark.long
 def test_training_by_the_name_of_the_package(project):
     """tools/train.py imports beit_mm before it reads the config, and drops the marks."""
     assert 'mIoU:' in project.tool('train', 'configs/by_package.py').stdout
     assert (project.folder / 'work_dirs' / 'by_package' / 'iter_2.pth').is_file()
 
 
+@pytest.mark.long
 def test_pure_python_inherits_a_flattened_copy(project, flat_copy):
     """By MMSegmentation's own tool, which imports beit_mm when it meets the first type of ours."""
     assert 'mIoU:' in project.host_tool('mmseg', 'train', 'configs/pure_python.py')

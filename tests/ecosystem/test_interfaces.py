@@ -1,16 +1,12 @@
 """The hosts' programming interfaces, used by a project that has our wheel alone."""
 
 import pytest
-from mmengine.config import Config
-from support.project import CONFIGS
+from support.recipes import load, RECIPES
 
-SEGMENTING = [
-    path
-    for path in sorted(CONFIGS.rglob('*.py'))
-    if '_base_' not in path.parts and Config.fromfile(path, import_custom_modules=False).get('default_scope') == 'mmseg'
-]
+SEGMENTING = [name for name in RECIPES if 'segment' in name]
 
 
+@pytest.mark.long
 def test_every_way_to_a_classifier_gives_the_same_scores(mmpretrain_report):
     """get_model and ImageClassificationInferencer, by path, Config and model."""
     found = mmpretrain_report['by_config']
@@ -21,6 +17,7 @@ def test_every_way_to_a_classifier_gives_the_same_scores(mmpretrain_report):
         assert result['name'] == f'digit_{result["scores"].index(max(result["scores"]))}'
 
 
+@pytest.mark.long
 def test_a_model_of_the_index_by_its_name(mmpretrain_report):
     """get_model, ImageClassificationInferencer, inference_model."""
     found = mmpretrain_report['by_name']
@@ -29,6 +26,7 @@ def test_a_model_of_the_index_by_its_name(mmpretrain_report):
     assert found['scores']['inferencer'] == pytest.approx(found['scores']['inference_model'], abs=1e-6)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('name', ['resnet', 'vit'])
 def test_trunk_in_a_config_of_mmpretrain(name, mmpretrain_report):
     """A training step, with MMPretrain's own layer decay of 0.5: class token, first and last of four blocks."""
@@ -37,6 +35,7 @@ def test_trunk_in_a_config_of_mmpretrain(name, mmpretrain_report):
     assert found['rates'] == [0.5**5, 0.5**4, 0.5]
 
 
+@pytest.mark.long
 def test_every_way_to_a_segmentor_gives_the_same_logits(mmseg_report):
     """init_model with inference_model; MMSegInferencer by path, Config and a flattened pure-Python config."""
     found = mmseg_report['by_config']
@@ -46,6 +45,7 @@ def test_every_way_to_a_segmentor_gives_the_same_logits(mmseg_report):
     assert max(found['distances'].values()) < 1e-5
 
 
+@pytest.mark.long
 def test_weights_without_a_record_of_their_classes(mmseg_report):
     """Converted ones and safetensors, by both interfaces."""
     assert len(mmseg_report['weights_alone']) == 6
@@ -53,11 +53,13 @@ def test_weights_without_a_record_of_their_classes(mmseg_report):
         assert distance < 1e-5, way
 
 
+@pytest.mark.long
 def test_classes_of_weights_without_a_record(mmseg_report):
     """MMSegmentation's init_model guesses ADE20K from 150 classes; its inferencer has to be told."""
     assert mmseg_report['classes_of_ade20k'] == dict(init_model='wall', inferencer='wall', drawn=[96, 96, 3])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('name', ['fcn', 'upernet'])
 def test_trunk_in_a_config_of_mmseg(name, mmseg_report):
     found = mmseg_report['in_host_config'][name]
@@ -65,9 +67,10 @@ def test_trunk_in_a_config_of_mmseg(name, mmseg_report):
     assert found['shape'] == [1, 96, 96]
 
 
-@pytest.mark.parametrize('path', SEGMENTING, ids=lambda path: path.relative_to(CONFIGS).as_posix())
-def test_inference_model_finds_the_pipeline(path):
+@pytest.mark.parametrize('name', SEGMENTING)
+def test_inference_model_finds_the_pipeline(name):
     """mmseg.apis.inference_model reads `test_pipeline` of the config."""
-    cfg = Config.fromfile(path)
+    cfg = load(name)
+    assert cfg.default_scope == 'mmseg'
     assert cfg.get('test_pipeline') == cfg.test_dataloader.dataset.pipeline
     assert cfg.test_pipeline[0].type == 'LoadImageFromFile'

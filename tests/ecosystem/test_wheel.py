@@ -19,6 +19,7 @@ def files(folder: str) -> dict:
     }
 
 
+@pytest.mark.long
 def test_wheel_carries_configs_tools_and_index(wheel):
     expected = {**files('configs'), **files('tools'), 'model-index.yml': (ROOT / 'model-index.yml').read_bytes()}
     with zipfile.ZipFile(wheel) as archive:
@@ -27,6 +28,7 @@ def test_wheel_carries_configs_tools_and_index(wheel):
     assert found == expected
 
 
+@pytest.mark.long
 def test_wheel_carries_the_whole_package(wheel):
     kinds = '.py', '.html', '.css', '.js'  # the latter of the page of a run
     expected = {name for name in files('beit_mm') if name.endswith(kinds) and '/.mim/' not in name}
@@ -35,12 +37,14 @@ def test_wheel_carries_the_whole_package(wheel):
     assert found == expected
 
 
+@pytest.mark.long
 def test_shell_tools_can_be_run(project):
     scripts = list((project.mim / 'tools').glob('*.sh'))
     assert len(scripts) == len(list((ROOT / 'tools').glob('*.sh')))
     assert all(os.access(script, os.X_OK) for script in scripts)
 
 
+@pytest.mark.long
 def test_what_the_documentation_names_in_the_wheel_is_there(project):
     named = set(re.findall(r'\$MIM/(\S+)', (ROOT / 'docs' / 'ecosystem.md').read_text()))
     assert len(named) == 3
@@ -60,6 +64,7 @@ def test_nothing_asks_which_of_two_packages_it_has():
     assert asking == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('host', ['mmpretrain', 'mmseg'])
 def test_the_project_sees_the_wheel_and_not_the_checkout(host, project, request):
     report = request.getfixturevalue(f'{host}_report')

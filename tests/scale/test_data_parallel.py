@@ -37,13 +37,18 @@ def run(config: Path, folder: Path, processes: int, images: int, accumulated: in
 @pytest.fixture(scope='module')
 def large_batch(configs, tmp_path_factory) -> dict:
     """One process with all 8 images in one step."""
-    return {
-        name: run(configs / f'{name}.py', tmp_path_factory.mktemp(name), 1, 8, 1) for name in ('pretrain', 'finetune')
-    }
+    names = ('pretrain', 'finetune')
+    return {name: run(configs / f'{name}.py', tmp_path_factory.mktemp(name), 1, 8, 1) for name in names}
 
 
-@pytest.mark.parametrize('shares', SHARES, ids=str)
-@pytest.mark.parametrize('name', ['pretrain', 'finetune'])
+@pytest.mark.parametrize(
+    'name, shares',
+    [
+        *(('pretrain', shares) for shares in SHARES),
+        ('finetune', SHARES[-1]),
+        *(pytest.param('finetune', shares, marks=pytest.mark.long) for shares in SHARES[:-1]),
+    ],
+)
 def test_shares_of_a_batch_train_as_the_whole(name, shares, configs, large_batch, tmp_path):
     losses, norms, weights = run(configs / f'{name}.py', tmp_path, *shares)
     expected_losses, expected_norms, expected = large_batch[name]

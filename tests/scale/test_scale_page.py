@@ -1,31 +1,12 @@
-"""docs/scale.md: its commands are ones that tests run or could run, its arithmetic is done again."""
+"""docs/scale.md: its arithmetic is done again."""
 
 import re
-from argparse import Namespace
 
 import pytest
 from support import CONFIGS, ROOT
 from support.recipes import load, meta_model
 
-from beit_mm.engine.runners import launch
-
 PAGE = (ROOT / 'docs' / 'scale.md').read_text()
-COMMANDS = re.findall(r'^    (.*tools/.*)$', PAGE, re.M)
-
-
-def test_every_command_names_a_script_a_config_and_options_that_exist():
-    assert len(COMMANDS) == 6
-    for command in COMMANDS:
-        words = command.split()
-        (script,) = [word for word in words if word.startswith('tools/')]
-        (config,) = [word for word in words if word.startswith('configs/')]
-        assert (ROOT / script).is_file() and (ROOT / config).is_file()
-        options = (
-            dict(word.split('=') for word in words[words.index('--cfg-options') + 1 :] if '--cfg-options' in words)
-            if '--cfg-options' in words
-            else {}
-        )
-        launch._load_config(Namespace(config=str(ROOT / config), cfg_options=options, work_dir=None, launcher='none'))
 
 
 def figures(row: str) -> list:

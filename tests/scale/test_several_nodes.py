@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from support import ROOT
 from support.checkpoints import content, differences
 from support.processes import TIMEOUT
@@ -31,6 +32,7 @@ def start_node(rank: int, port: int, config: Path, work_dir: Path, log: Path) ->
     )
 
 
+@pytest.mark.long
 def test_two_nodes_train_as_two_processes_of_one(configs, pretrained, tmp_path):
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))

@@ -1,49 +1,61 @@
 """A folder as a user's clone, with small data, in which the commands of the pages run in this process."""
 
+import gzip
+import json
 import os
 import re
 import runpy
 import shlex
+import shutil
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from mmengine.config import Config
-from mmpretrain.datasets import CIFAR100
 
-from support import ROOT
-from support.data import write_all
+from support import data, ROOT
+from support.data import write_all, write_own
 from support.digits import write_classification, write_segmentation
+from support.pages import blocks, PAGES
 from support.recipes import shrink
-from support.tools import leave_text_as_it_is, run_here
+from support.tools import run, run_here
 
-# Written for a path of the reader's own.
+# What stands on a page for a path of the reader's own.
 PLACEHOLDERS = dict(IN='work_dirs/demo/finetune/epoch_24.pth', OUT='work_dirs/converted', LAYOUT='timm')
-# Of ADE20K's images and crops, 512 pixels high.
+OWN_CLASSES = ['bird', 'cat', 'dog']
+# Images and crops of segmentation, 512 pixels high in the recipes.
 SMALL_SCENES = {
     'train_dataloader.dataset.pipeline.2.scale': (256, 64),
     'train_dataloader.dataset.pipeline.3.crop_size': (64, 64),
     'model.data_preprocessor.size': (64, 64),
     'val_dataloader.dataset.pipeline.1.scale': (256, 64),
     'test_dataloader.dataset.pipeline.1.scale': (256, 64),
+    **{f'tta_pipeline.1.transforms.0.{index}.scale': (256, 64) for index in range(6)},
 }
 
 
-def write_clone(folder: Path) -> dict[str, str]:
-    """Configs, tools and small data; checksums of CIFAR-100's files."""
-    for name in ('configs', 'tools', 'docs'):
+def write_clone(folder: Path) -> None:
+    """Configs, tools, docs and the files of the pages, small data, and a small tokenizer in OpenAI's form in PATH."""
+    for name in ('tools', 'docs'):
         (folder / name).symlink_to(ROOT / name)
+    shutil.copytree(ROOT / 'configs', folder / 'configs')
+    for block in (block for page in PAGES for block in blocks(page) if block.file):
+        (folder / block.file).parent.mkdir(exist_ok=True)
+        (folder / block.file).write_text(block.text)
     write_classification(folder / 'data' / 'digits' / 'imagenet', limit=6, renders=2)
     write_segmentation(folder / 'data' / 'digits' / 'ade20k', num_train=6, num_val=2, limit=6)
-    return write_all(folder)
+    write_all(folder)
+    write_own(folder / 'data' / 'own', OWN_CLASSES)
+    (folder / 'PATH').mkdir()
+    with gzip.open(ROOT / 'tests/reference/data/dalle_encoder.pkl.gz') as source:
+        (folder / 'PATH' / 'encoder.pkl').write_bytes(source.read())
 
 
-def enter(folder: Path, checksums: dict[str, str], patch: pytest.MonkeyPatch) -> None:
+def enter(folder: Path, patch: pytest.MonkeyPatch) -> None:
     """Make a clone the working directory."""
-    patch.setattr(CIFAR100, 'train_list', [['train', checksums['train']]])
-    patch.setattr(CIFAR100, 'test_list', [['test', checksums['test']]])
-    patch.setattr(CIFAR100, 'meta', dict(CIFAR100.meta, md5=checksums['meta']))
-    leave_text_as_it_is(patch.setattr)
-    patch.chdir(folder)
+    data.enter(folder, patch)
     patch.syspath_prepend(str(folder))
 
 
@@ -54,68 +66,84 @@ def run_command(command: str) -> None:
         SystemExit: If it ends badly.
         ValueError: If the command is of no kind that is run here.
     """
-    words, variables = _split(command)
+    words, variables = split(command)
     if variables not in ({}, dict(PYTHONPATH='.')):
         raise ValueError(f'no test sets {", ".join(variables)}: {command}')
-    launcher = re.match(r'tools/dist_(train|test)\.sh$', words[0])
-    if launcher:
-        count = 2 if launcher[1] == 'train' else 3
-        words = ['python', f'tools/{launcher[1]}.py', *words[1:count], *words[count + 1 :]]
-    words = [PLACEHOLDERS.get(word, word) for word in words]
-    if words[:2] == ['python', '-m']:
+    words = [PLACEHOLDERS.get(word, word) for word in without_launcher(words)]
+    if words[0] == 'tar' or words[:2] == ['python', '-c']:
+        program = sys.executable if words[0] == 'python' else words[0]
+        run(program, *words[1:], cwd=Path.cwd(), HF_HOME='cache', HF_HUB_OFFLINE='1')
+    elif words[:2] == ['python', '-m']:
         run_here(words[2:], runpy.run_module)
+    elif words[:2] in (['python', 'tools/train.py'], ['python', 'tools/test.py']):
+        _run_recipe(words[1:])
     elif words[0] == 'python' and words[1].startswith('tools/'):
-        _run_tool(words[1:])
+        run_here(words[1:])
     else:
         raise ValueError(f'no test runs such a command, mark what it needs: {command}')
 
 
-def _split(command: str) -> tuple[list[str], dict[str, str]]:
+def split(command: str) -> tuple[list[str], dict[str, str]]:
     """Words, and the variables set before them."""
     words = shlex.split(command)
-    count = next(place for place, word in enumerate(words) if not re.match(r'[A-Z_]+=', word))
+    count = next(index for index, word in enumerate(words) if not re.match(r'[A-Z_]+=', word))
     return words[count:], dict(word.split('=', 1) for word in words[:count])
 
 
-def _run_tool(words: list[str]) -> None:
-    kind = Path(words[0]).stem
-    if kind not in ('train', 'test'):
-        run_here(words)
-        return
+def without_launcher(words: list[str]) -> list[str]:
+    """The same on one process, where a command begins several."""
+    launcher = re.match(r'tools/dist_(train|test)\.sh$', words[0])
+    if not launcher:
+        return words
+    count = 2 if launcher[1] == 'train' else 3
+    return ['python', f'tools/{launcher[1]}.py', *words[1:count], *words[count + 1 :]]
+
+
+def _run_recipe(words: list[str]) -> None:
     cfg = Config.fromfile(words[1])
-    options = [f'{key}={_text(value)}' for key, value in _small(words[1], cfg).items()]
-    place = words.index('--cfg-options') + 1 if '--cfg-options' in words else len(words) + 1
+    place = words.index('--cfg-options') if '--cfg-options' in words else len(words)
+    own = words[place + 1 :] + (openai_options() if any('PATH/' in word for word in words) else [])
+    run_here([*words[:place], '--cfg-options', *small_options(words[1], cfg), *own])
     work_dir = Path(cfg.get('work_dir') or f'work_dirs/{Path(words[1]).stem}')
-    run_here([*words[:place], *([] if '--cfg-options' in words else ['--cfg-options']), *options, *words[place:]])
-    if kind == 'train':
-        last = Path((work_dir / 'last_checkpoint').read_text())
-        by_epoch = 'max_epochs' in cfg.train_cfg
-        length = f'epoch_{cfg.train_cfg.max_epochs}' if by_epoch else f'iter_{cfg.train_cfg.max_iters}'
-        if not (work_dir / f'{length}.pth').exists():  # what the whole run would have written
-            os.link(last, work_dir / f'{length}.pth')
+    if words[0] == 'tools/train.py':
+        name_as_at_the_end(cfg, work_dir)
+        state = torch.load((work_dir / 'last_checkpoint').read_text(), weights_only=False)['optimizer']['state']
+        assert {int(entry['step']) for entry in state.values()} == {2}
     elif '--out' not in words:
         assert list(work_dir.glob('*/*.json'))
+    if '--show-dir' in words:
+        assert list(Path(words[words.index('--show-dir') + 1]).rglob('*.png'))
 
 
-def _small(config: str, cfg: Config) -> dict[str, object]:
+def name_as_at_the_end(cfg: Config, work_dir: Path) -> None:
+    """Give the last checkpoint of a small training the name that the whole one would write."""
+    last = Path((work_dir / 'last_checkpoint').read_text())
+    by_epoch = 'max_epochs' in cfg.train_cfg
+    length = f'epoch_{cfg.train_cfg.max_epochs}' if by_epoch else f'iter_{cfg.train_cfg.max_iters}'
+    if not (work_dir / f'{length}.pth').exists():
+        os.link(last, work_dir / f'{length}.pth')
+
+
+def openai_options() -> list[str]:
+    config = json.loads(str(np.load(ROOT / 'tests/reference/data/tokenizer_forward.npz')['config']))
+    keys = ('vocab_size', 'n_hid', 'n_init', 'blocks_per_group')
+    return [f'model.target.tokenizer.{key}={config[key]}' for key in keys]
+
+
+def small_options(config: str, cfg: Config) -> list[str]:
     """What shrinks a recipe; of the demonstration's and the pages' own configs the models stay as they are."""
     options = shrink(cfg)
     if config.startswith(('configs/demo/', 'mine/')):
         options = {key: value for key, value in options.items() if not key.startswith('model.')}
         options = {key: value for key, value in options.items() if not key.endswith('_evaluator.vocab_size')}
-    if cfg.get('default_scope') == 'mmseg':
-        options.update(
-            {
-                f'{loader}.{key}': 1
-                for loader in ('val_dataloader', 'test_dataloader')
-                for key in ('batch_size', 'dataset.indices')
-            }
-        )
-        if not config.startswith('configs/demo/'):
-            options.update(SMALL_SCENES)
-            options.update({f'tta_pipeline.1.transforms.0.{place}.scale': (256, 64) for place in range(6)})
-    return options
-
-
-def _text(value: object) -> str:
-    return str(value).replace(' ', '')
+    start = cfg.model.get('target', {}).get('tokenizer', {}).get('init_cfg')
+    if start and Path(start.checkpoint).exists():
+        options.pop('model.target.tokenizer.init_cfg', None)
+    for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        if cfg.get('default_scope') == 'mmseg' and loader != 'train_dataloader':
+            options.update({f'{loader}.batch_size': 1, f'{loader}.dataset.indices': 1})
+        if cfg.get(loader) and cfg[loader].dataset.type in ('beit_mm.WebDatasetShards', 'beit_mm.HuggingFaceImages'):
+            options.pop(f'{loader}.dataset.serialize_data', None)
+    if cfg.get('default_scope') == 'mmseg' and not config.startswith('configs/demo/'):
+        options.update(SMALL_SCENES)
+    return [f'{key}={value}'.replace(' ', '') for key, value in options.items()]

@@ -70,6 +70,19 @@ def write_all(folder: Path) -> None:
     write_cifar(folder / 'data' / 'cifar100' / 'cifar-100-python')
 
 
+def write_own(folder: Path, classes: list[str], num_labels: int = 3) -> None:
+    """Classification and segmentation of a user's own, as docs/own_data.md lays them out, and images in a subfolder."""
+    rng = np.random.default_rng(0)
+    for index in range(4):
+        write_pixels(folder / 'images' / 'nested' / f'{index}.jpg', rng, (*SIDES, 3))
+        for split in ('train', 'val'):
+            write_pixels(folder / 'segment' / 'images' / split / f'{index}.jpg', rng, (*SIDES, 3))
+            write_pixels(folder / 'segment' / 'labels' / split / f'{index}.png', rng, SIDES, num_labels)
+    for name in classes:
+        for split, index in (('train', 0), ('train', 1), ('val', 2)):
+            write_pixels(folder / 'classify' / split / name / f'{index}.jpg', rng, (*SIDES, 3))
+
+
 def enter(folder: Path, patch: pytest.MonkeyPatch) -> None:
     """Make a folder with all small data the working directory, and let CIFAR-100 accept the small files."""
     files = {

@@ -1,4 +1,4 @@
-"""The tools as a user runs them: training, resuming, testing, two processes, and mistakes that end in one sentence."""
+"""The tools as a user runs them: training, resuming, testing, processes, and mistakes that end in one sentence."""
 
 import re
 import shutil
@@ -8,128 +8,96 @@ import pytest
 from support import ROOT
 from support.tools import data_options, run, scores, SMALL_TRUNK, tool
 
+TARGET = 'model.target.tokenizer'
 SMALL_TOKENIZER = ['vocab_size=16', 'n_hid=8', 'n_init=8']
+EPOCH = ['train_cfg.max_epochs=1', 'train_cfg.val_interval=1', 'default_hooks.checkpoint.interval=1']
+ITERATIONS = ['train_cfg.max_iters=2', 'train_cfg.val_interval=2', 'default_hooks.checkpoint.interval=2']
 
 
-@pytest.fixture(scope='session')
+@pytest.fixture(scope='module')
 def tokenizer(digits, tmp_path_factory) -> Path:
     """Checkpoint of a tokenizer trained for two steps."""
     folder = tmp_path_factory.mktemp('tokenizer')
-    output = tool(
-        'train',
-        'configs/demo/tokenizer.py',
-        '--work-dir',
-        folder,
-        '--cfg-options',
-        *(f'model.{option}' for option in SMALL_TOKENIZER),
-        'train_cfg.max_iters=2',
-        'train_cfg.val_interval=2',
-        'default_hooks.checkpoint.interval=2',
-        'default_hooks.logger.interval=1',
-        'val_evaluator.vocab_size=16',
-        *data_options(digits),
-    )
+    options = [*(f'model.{option}' for option in SMALL_TOKENIZER), 'val_evaluator.vocab_size=16', *ITERATIONS]
+    options += ['default_hooks.logger.interval=1', *data_options(digits)]
+    output = tool('train', 'configs/demo/tokenizer.py', '--work-dir', folder, '--cfg-options', *options)
     for logged in ('eta:', 'perplexity:', 'used_codes:', 'temperature:', 'loss_kl:', 'psnr:'):
         assert logged in output, logged
     assert list(folder.glob('*/vis_data/events.out.tfevents*')), 'TensorBoard is on by default'
     return folder / 'iter_2.pth'
 
 
-def pretrain_options(digits: Path, tokenizer: Path) -> list:
-    target = 'model.target.tokenizer'
-    return [
-        '--cfg-options',
-        *SMALL_TRUNK,
-        *(f'{target}.{option}' for option in SMALL_TOKENIZER),
-        f'{target}.init_cfg.checkpoint={tokenizer}',
-        *data_options(digits),
-        'default_hooks.logger.interval=1',
-        'train_cfg.val_interval=1',
-        'default_hooks.checkpoint.interval=1',
-    ]
+@pytest.fixture(scope='module')
+def pretrain_options(digits, tokenizer) -> list[str]:
+    small = [*SMALL_TRUNK, *(f'{TARGET}.{option}' for option in SMALL_TOKENIZER)]
+    start = f'{TARGET}.init_cfg.checkpoint={tokenizer}'
+    return ['--cfg-options', *small, start, *data_options(digits), *EPOCH[1:], 'default_hooks.logger.interval=1']
 
 
-@pytest.fixture(scope='session')
-def pretrained(digits, tokenizer, tmp_path_factory) -> Path:
-    """Checkpoint of a pre-training on two processes."""
+@pytest.fixture(scope='module')
+def pretrained(pretrain_options, tmp_path_factory) -> Path:
+    """Checkpoint of a pre-training of six epochs."""
     folder = tmp_path_factory.mktemp('pretrain')
-    output = run(
-        'tools/dist_train.sh',
-        'configs/demo/pretrain.py',
-        '2',
-        '--work-dir',
-        folder,
-        *pretrain_options(digits, tokenizer),
-        'train_cfg.max_epochs=6',
-        'train_dataloader.batch_size=4',
-        'param_scheduler.0.end=1',
-    )
-    assert 'find_unused_parameters' not in output
+    length = ['train_cfg.max_epochs=6', 'param_scheduler.0.end=1']
+    output = tool('train', 'configs/demo/pretrain.py', '--work-dir', folder, *pretrain_options, *length)
     losses = [float(value) for value in re.findall(r' loss: ([\d.]+)', output)]
-    # 100 images, 2 processes x 4: 12 steps an epoch, the last of them dropped.
-    assert len(losses) == 6 * 12
+    assert len(losses) == 6 * 12  # 100 images, 8 a step, the last dropped
     assert sum(losses[-6:]) < 0.98 * sum(losses[:6]), 'the loss falls'
     assert 'masked_token_accuracy:' in output and 'eta:' in output
     return folder / 'epoch_6.pth'
 
 
-def test_pretraining_resumes_from_the_latest_checkpoint(digits, tokenizer, pretrained, tmp_path):
+def test_pretraining_resumes_from_the_latest_checkpoint(pretrain_options, pretrained, tmp_path):
     folder = shutil.copytree(pretrained.parent, tmp_path / 'copy')
-    output = tool(
-        'train',
-        'configs/demo/pretrain.py',
-        '--work-dir',
-        folder,
-        '--resume',
-        *pretrain_options(digits, tokenizer),
-        'train_cfg.max_epochs=7',
-        'train_cfg.allow_world_size_change=True',
-    )  # pre-trained by two processes
+    arguments = ['--work-dir', folder, '--resume', *pretrain_options, 'train_cfg.max_epochs=7']
+    output = tool('train', 'configs/demo/pretrain.py', *arguments)
     assert 'resumed epoch: 6' in output
     assert 'Epoch(train) [7]' in re.sub(r' +', ' ', output)
     assert (folder / 'epoch_7.pth').is_file()
 
 
-def test_pretraining_is_tested_by_masked_token_accuracy(digits, tokenizer, pretrained, tmp_path):
-    tool('test', 'configs/demo/pretrain.py', pretrained, '--work-dir', tmp_path, *pretrain_options(digits, tokenizer))
+def test_pretraining_is_tested_by_masked_token_accuracy(pretrain_options, pretrained, tmp_path):
+    tool('test', 'configs/demo/pretrain.py', pretrained, '--work-dir', tmp_path, *pretrain_options)
     assert 0 <= scores(tmp_path)['masked_token/accuracy'] <= 100
 
 
-def test_fine_tuning_starts_from_pretraining_and_is_tested(digits, pretrained, tmp_path):
-    options = [
-        '--cfg-options',
-        *SMALL_TRUNK,
-        'model.head.in_channels=32',
-        *data_options(digits),
-        'train_cfg.max_epochs=1',
-        'train_cfg.val_interval=1',
-        'default_hooks.checkpoint.interval=1',
-        f'model.backbone.init_cfg.checkpoint={pretrained}',
-        'param_scheduler.0.end=1',
-    ]
-    output = tool('train', 'configs/demo/finetune.py', '--work-dir', tmp_path, '--auto-scale-lr', *options)
+@pytest.fixture(scope='module')
+def finetune_options(digits, pretrained) -> list[str]:
+    start = f'model.backbone.init_cfg.checkpoint={pretrained}'
+    small = [*SMALL_TRUNK, 'model.head.in_channels=32', 'param_scheduler.0.end=1']
+    return ['--cfg-options', *small, start, *data_options(digits), *EPOCH]
+
+
+@pytest.fixture(scope='module')
+def classifier(finetune_options, tmp_path_factory) -> tuple[Path, float]:
+    """Checkpoint of a classifier, and its score."""
+    folder = tmp_path_factory.mktemp('finetune')
+    arguments = ['configs/demo/finetune.py', '--work-dir', folder, '--auto-scale-lr', *finetune_options]
+    output = tool('train', *arguments)
     assert re.search(
         r'BEiT trunk: \d+ of \d+ tensors loaded; adapted: shared bias table to 2 blocks; '
         r'missing: fc_norm \(2\); left out: mask_token \(1\), norm \(2\)',
         output,
     )
     assert 'Scaling the original LR by 0.5' in output  # 8 images a step instead of 16
-    trained = re.findall(r'accuracy/top1: ([\d.]+)', output)[-1]
-
-    run(
-        'tools/dist_test.sh',
-        'configs/demo/finetune.py',
-        tmp_path / 'epoch_1.pth',
-        '2',
-        '--work-dir',
-        tmp_path / 'test',
-        *options,
-    )
-    assert scores(tmp_path / 'test')['accuracy/top1'] == pytest.approx(float(trained), abs=1e-3)
+    return folder / 'epoch_1.pth', float(re.findall(r'accuracy/top1: ([\d.]+)', output)[-1])
 
 
-@pytest.fixture(scope='session')
-def segment_options(digits, pretrained) -> list:
+def test_fine_tuning_starts_from_pretraining_and_is_tested(finetune_options, classifier, tmp_path):
+    checkpoint, score = classifier
+    tool('test', 'configs/demo/finetune.py', checkpoint, '--work-dir', tmp_path, *finetune_options)
+    assert scores(tmp_path)['accuracy/top1'] == pytest.approx(score, abs=1e-3)
+
+
+@pytest.mark.long
+def test_two_processes_test_as_one(finetune_options, classifier, tmp_path):
+    checkpoint, score = classifier
+    run('tools/dist_test.sh', 'configs/demo/finetune.py', checkpoint, '2', '--work-dir', tmp_path, *finetune_options)
+    assert scores(tmp_path)['accuracy/top1'] == pytest.approx(score, abs=1e-3)
+
+
+@pytest.fixture(scope='module')
+def segment_options(digits, pretrained) -> list[str]:
     return [
         '--cfg-options',
         *SMALL_TRUNK,
@@ -139,16 +107,14 @@ def segment_options(digits, pretrained) -> list:
         'model.decode_head.channels=16',
         'model.auxiliary_head.in_channels=32',
         f'model.backbone.init_cfg.checkpoint={pretrained}',
-        'train_cfg.max_iters=2',
-        'train_cfg.val_interval=2',
-        'default_hooks.checkpoint.interval=2',
+        *ITERATIONS,
         *data_options(digits, 'ade20k', batch_size=4),
         'val_dataloader.batch_size=1',
         'test_dataloader.batch_size=1',
     ]
 
 
-@pytest.fixture(scope='session')
+@pytest.fixture(scope='module')
 def segmentor(segment_options, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp('segment')
     output = tool('train', 'configs/demo/segment.py', '--work-dir', folder, *segment_options)
@@ -157,18 +123,8 @@ def segmentor(segment_options, tmp_path_factory) -> Path:
 
 
 def test_segmentation_draws_and_dumps_predictions(segment_options, segmentor, tmp_path):
-    tool(
-        'test',
-        'configs/demo/segment.py',
-        segmentor,
-        '--work-dir',
-        tmp_path,
-        '--show-dir',
-        tmp_path / 'shown',
-        '--out',
-        tmp_path / 'labels',
-        *segment_options,
-    )
+    folders = ['--work-dir', tmp_path, '--show-dir', tmp_path / 'shown', '--out', tmp_path / 'labels']
+    tool('test', 'configs/demo/segment.py', segmentor, *folders, *segment_options)
     assert 0 <= scores(tmp_path)['mIoU'] <= 100
     assert len(list((tmp_path / 'labels').glob('*.png'))) == 4, 'a label map per scene'
     assert list((tmp_path / 'shown').rglob('*.png')), 'a picture per image'
@@ -190,9 +146,9 @@ tta_pipeline = [
     assert 0 <= scores(tmp_path)['mIoU'] <= 100
 
 
-def fails(config: str, folder: Path, *options: str) -> str:
+def fails(folder: Path, *options: str) -> str:
     """The one sentence in which a training that cannot start ends."""
-    output = tool('train', f'configs/demo/{config}.py', '--work-dir', folder, '--cfg-options', *options, ok=False)
+    output = tool('train', 'configs/demo/tokenizer.py', '--work-dir', folder, '--cfg-options', *options, ok=False)
     assert 'Epoch(train)' not in output and 'Iter(train)' not in output
     sentences = [line for line in output.splitlines() if line.startswith('error: ')]
     assert len(sentences) == 1 and 'Traceback' not in output, output[-2000:]
@@ -200,79 +156,23 @@ def fails(config: str, folder: Path, *options: str) -> str:
     return sentences[0]
 
 
-def test_missing_data_folder_is_named(tmp_path):
-    message = fails('tokenizer', tmp_path, 'train_dataloader.dataset.data_root=nowhere')
-    assert 'train_dataloader.dataset' in message and 'does not exist: nowhere' in message
+def test_a_missing_data_folder_ends_in_one_sentence(tmp_path):
+    message = fails(tmp_path, 'train_dataloader.dataset.data_root=nowhere')
+    assert 'train_dataloader.dataset' in message and 'nowhere' in message
 
 
-def test_empty_data_folder_is_named(tmp_path):
-    (tmp_path / 'data' / 'train' / 'class_without_pictures').mkdir(parents=True)
-    message = fails('tokenizer', tmp_path, f'train_dataloader.dataset.data_root={tmp_path / "data"}')
-    assert 'train_dataloader.dataset' in message and f'without any file: {tmp_path / "data" / "train"}' in message
+def test_an_unknown_key_of_cfg_options_ends_in_one_sentence(tmp_path):
+    message = fails(tmp_path, 'optim_wraper.optimizer.lr=1')
+    assert 'configs/demo/tokenizer.py' in message and 'optim_wraper' in message
 
 
-def test_missing_checkpoint_is_named(digits, tmp_path):
-    message = fails(
-        'pretrain', tmp_path, *data_options(digits), 'model.target.tokenizer.init_cfg.checkpoint=nowhere.pth'
-    )
-    assert 'model.target.tokenizer.init_cfg.checkpoint names a checkpoint that does not exist: nowhere.pth' in message
+def test_resuming_from_a_checkpoint_that_is_not_there(tmp_path):
+    output = tool('train', 'configs/demo/tokenizer.py', '--work-dir', tmp_path, '--resume', 'nowhere.pth', ok=False)
+    assert 'error: --resume names a checkpoint that does not exist: nowhere.pth' in output
 
 
-def test_too_many_masked_patches(digits, tokenizer, tmp_path):
-    message = fails(
-        'pretrain',
-        tmp_path,
-        *pretrain_options(digits, tokenizer)[1:],
-        'train_dataloader.dataset.pipeline.3.num_masked=37',
-    )
-    assert 'num_masked must be 1 to 36' in message and 'got 37' in message
-
-
-def test_grids_of_tokens_and_masks_that_differ(digits, tokenizer, tmp_path):
-    message = fails(
-        'pretrain',
-        tmp_path,
-        *pretrain_options(digits, tokenizer)[1:],
-        'train_dataloader.dataset.pipeline.2.second_scale=56',
-    )
-    assert '(6, 6), got (7, 7)' in message and 'second_scale' in message and 'grid of the mask generator' in message
-
-
-def test_image_size_that_the_patch_does_not_divide(digits, tokenizer, tmp_path):
-    message = fails(
-        'pretrain', tmp_path, *pretrain_options(digits, tokenizer)[1:], 'train_dataloader.dataset.pipeline.2.scale=100'
-    )
-    assert 'scale' in message and 'multiples of the patch size 16, got 100 x 100' in message
-
-
-def test_checkpoint_that_is_no_beit(digits, tokenizer, tmp_path):
-    message = fails(
-        'finetune', tmp_path, *data_options(digits), f'load_from={tokenizer}', 'model.backbone.init_cfg=None'
-    )
-    assert f'{tokenizer}: the checkpoint does not fit this BEiT trunk: 0 of its' in message
-    message = fails(
-        'finetune', tmp_path / 'init', *data_options(digits), f'model.backbone.init_cfg.checkpoint={tokenizer}'
-    )
-    assert str(tokenizer) in message and 'backbone. is not in the pretrained model' in message
-
-
-def test_vocabulary_that_does_not_fit(digits, tokenizer, pretrained, tmp_path):
-    """The tokenizer's file against the config, and a pre-trained head against the tokenizer."""
-    options = pretrain_options(digits, tokenizer)[1:]
-    message = fails('pretrain', tmp_path, *options, 'model.target.tokenizer.vocab_size=32')
-    assert 'does not fit this tokenizer' in message and 'vocab_size=32' in message
-    message = fails(
-        'pretrain',
-        tmp_path / 'head',
-        *options,
-        'model.target.tokenizer.vocab_size=32',
-        'model.target.tokenizer.init_cfg=None',
-        f'load_from={pretrained}',
-    )
-    assert 'lm_head must have 32 outputs' in message and 'has 16' in message
-
-
-def test_one_failing_process_ends_all(digits, tokenizer, tmp_path):
+@pytest.mark.long
+def test_one_failing_process_ends_all(pretrain_options, tmp_path):
     """The other process waits for the failing one in a collective and must not hang."""
     config = tmp_path / 'one_bad_process.py'
     config.write_text(f"""_base_ = '{ROOT}/configs/demo/pretrain.py'
@@ -288,24 +188,6 @@ def generate(self):
     return draw(self)
 BlockwiseMaskGenerator.generate = generate
 """)
-    output = run(
-        'tools/dist_train.sh',
-        config,
-        '2',
-        '--work-dir',
-        tmp_path / 'run',
-        *pretrain_options(digits, tokenizer),
-        ok=False,
-        PYTHONPATH=f'{tmp_path}:{ROOT}',
-    )
-    assert 'error: no mask can be drawn on this process' in output
-
-
-def test_unknown_key_of_cfg_options(tmp_path):
-    message = fails('tokenizer', tmp_path, 'optim_wraper.optimizer.lr=1')
-    assert 'configs/demo/tokenizer.py' in message and 'optim_wraper' in message
-
-
-def test_resuming_from_a_checkpoint_that_is_not_there(tmp_path):
-    output = tool('train', 'configs/demo/tokenizer.py', '--work-dir', tmp_path, '--resume', 'nowhere.pth', ok=False)
-    assert 'error: --resume names a checkpoint that does not exist: nowhere.pth' in output
+    arguments = ['2', '--work-dir', tmp_path / 'run', *pretrain_options]
+    output = run('tools/dist_train.sh', config, *arguments, ok=False, PYTHONPATH=f'{tmp_path}:{ROOT}')
+    assert 'no mask can be drawn on this process' in output
