@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, DictAction
 
 from support import data, ROOT
 from support.data import write_all, write_own
@@ -102,6 +102,8 @@ def without_launcher(words: list[str]) -> list[str]:
 def _run_recipe(words: list[str]) -> None:
     cfg = Config.fromfile(words[1])
     place = words.index('--cfg-options') if '--cfg-options' in words else len(words)
+    options = dict(word.split('=', 1) for word in words[place + 1 :])
+    cfg.merge_from_dict({key: DictAction._parse_iterable(value) for key, value in options.items()})
     own = words[place + 1 :] + (openai_options() if any('PATH/' in word for word in words) else [])
     run_here([*words[:place], '--cfg-options', *small_options(words[1], cfg), *own])
     work_dir = Path(cfg.get('work_dir') or f'work_dirs/{Path(words[1]).stem}')
