@@ -15,7 +15,7 @@ from torch import Tensor
 
 from beit_mm.checkpoint.sources import load_from_anywhere
 from beit_mm.config.flatten import drop_scope_stamps
-from beit_mm.config.parts import forget_starts, innermost_dataset, names_start, use_plain_batch_norm
+from beit_mm.config.parts import drop_pretrained, innermost_dataset, pretrained_of, use_plain_batch_norm
 from beit_mm.engine.hooks.check_weights_hook import require_weights
 from beit_mm.models import DiscreteVAE
 from beit_mm.models.weights import WeightsMismatch
@@ -113,17 +113,17 @@ def _read_config(model: str | Path | Config, options: dict | None) -> Config:
 
 def start_of_whole(cfg: Config) -> str | None:
     """The file that the config starts the whole model from: loaded as weights are, which leaves no head random."""
-    is_whole = names_start(cfg.model) and not cfg.model.init_cfg.get('prefix')
-    return cfg.model.init_cfg.checkpoint if is_whole else None
+    pretrained = pretrained_of(cfg.model)
+    return pretrained['checkpoint'] if pretrained and not pretrained.get('prefix') else None
 
 
 def _without_starts(cfg: Config, weights: str | None, tokenizer: str | Sequence[str] | None) -> ConfigDict:
     """The model without the files in whose place others were given."""
     model = copy.deepcopy(cfg.model)
     if weights is not None:
-        forget_starts(model)
+        drop_pretrained(model)
     elif tokenizer is not None:
-        forget_starts(model, 'tokenizer')
+        drop_pretrained(model, 'tokenizer')
     return model
 
 

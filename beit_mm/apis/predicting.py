@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 from torch import nn
 
-from beit_mm.config.parts import innermost_dataset, names_start
+from beit_mm.config.parts import has_pretrained, innermost_dataset
 from beit_mm.datasets.bad_images import BadImage
 from beit_mm.datasets.images import read_image
 from beit_mm.engine.runners.memory import describe_shortage, OutOfMemory
@@ -185,7 +185,7 @@ def ready_model(
             raise ValueError(f'a loaded {type(model).__name__} goes as it is, got {" and ".join(given)} beside it')
         return model.eval()
     loaded = load_model(model, weights, device, tokenizer, options, trunk_only)
-    is_named = start_of_whole(loaded.cfg) or trunk_only and names_start(loaded.cfg.model.get('backbone'))
+    is_named = start_of_whole(loaded.cfg) or trunk_only and has_pretrained(loaded.cfg.model.get('backbone'))
     if weights is None and not is_named:
         raise ValueError(f'weights must name a checkpoint for {type(loaded).__name__}, got none')
     return loaded

@@ -1,21 +1,27 @@
 """Checkpoint files that a kill, a full disk or a flipped bit cannot lose, and finding the one to resume from."""
 
 import errno
+import math
 import re
+import string
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mmengine.fileio import LocalBackend, register_backend
 
+from beit_mm.errors import UserError
 from beit_mm.files import atomic_write, flush, PARTIAL
 from beit_mm.registry import SCOPE
 
 from .checksums import verify_parts
+from .reading import read_meta
 
 BACKEND = f'{SCOPE}.verified'
 POINTER = 'last_checkpoint'  # MMEngine's, read by its `resume=True`
-_STEP = re.compile(r'^(epoch|iter)_(\d+)\.pth$')
+EPOCHS, STEPS = 'epoch_{}.pth', 'iter_{}.pth'  # MMEngine's names
+
+Stamps = dict[str, list[int]]
 
 
 class VerifiedFiles(LocalBackend):
@@ -68,10 +74,16 @@ def write_pointer(folder: Path, checkpoint: str) -> None:
     flush(folder)
 
 
-def read_pointer(folder: Path) -> str | None:
-    """The file that MMEngine's `last_checkpoint` names; None without it."""
+def read_pointer(folder: Path) -> Path | None:
+    """The file that MMEngine's `last_checkpoint` names; None without it.
+
+    A file of that name in the same folder comes first: a copy of a work directory has its own.
+    """
     pointer = folder / POINTER
-    return pointer.read_text().strip() if pointer.is_file() else None
+    if not pointer.is_file():
+        return None
+    named = Path(pointer.read_text(errors='replace').strip())
+    return folder / named.name if (folder / named.name).is_file() else named
 
 
 def remove_partial(folder: Path) -> None:
@@ -80,64 +92,105 @@ def remove_partial(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def find_newest(work_dir: Path, since: float = 0) -> Path | None:
-    """The newest whole checkpoint `epoch_N.pth` or `iter_N.pth` of a run; those that are not whole are named.
+def list_checkpoints(folder: Path, filename_tmpl: str) -> dict[int, Path]:
+    """Number to path of all files that fit a pattern such as `epoch_{}.pth`, in the order of the numbers."""
+    found = [(_number(path, filename_tmpl), path) for path in folder.glob('[!.]*')]
+    return dict(sorted((number, path) for number, path in found if number is not None))
+
+
+def stamp_checkpoints(work_dir: Path, filename_tmpl: str | None = None) -> Stamps:
+    """What tells, by path, whether a checkpoint is still the same file; see `find_newest`."""
+    pointed = read_pointer(work_dir)
+    paths = [path for kind in _by_kind(work_dir, filename_tmpl) for path in kind]
+    return {str(path): _stamp(path) for path in [*paths, *([pointed] if pointed else [])] if path.is_file()}
+
+
+def find_newest(work_dir: Path, filename_tmpl: str | None = None, old: Stamps | None = None) -> Path | None:
+    """The checkpoint to resume from: what `last_checkpoint` names, or without it the one of the most iterations.
+
+    If it is damaged or gone, the newest one before it is taken; each one passed over is named.
 
     Args:
-        work_dir: the run's folder; if there are none in it, they are looked for where its pointer points.
-        since: those written before are left out; seconds since 1970.
+        work_dir: the run's folder; if it holds no checkpoints, they are looked for where `last_checkpoint` points.
+        filename_tmpl: of the run's CheckpointHook; `epoch_N.pth` and `iter_N.pth` are found without it.
+        old: those to be left out, as `stamp_checkpoints` gave them, unless they were written anew since.
 
     Returns:
-        its path, None if there is no checkpoint.
+        Its path; None if there is no checkpoint and no `last_checkpoint`, or if all are old.
 
     Raises:
-        ValueError: If there are some, but all are damaged; names them.
+        UserError: If there are some, but all are damaged or gone; names them.
     """
-    pointed = read_pointer(work_dir)
-    paths = newest_first(work_dir)
-    if not paths and pointed:
-        paths = newest_first(Path(pointed).parent)
     problems = []
-    for path in paths:
-        if path.stat().st_mtime < since:
+    for path in _newest_first(work_dir, filename_tmpl):
+        if old and path.is_file() and old.get(str(path)) == _stamp(path):
             continue
         problem = find_damage(path)
         if problem is None:
             for passed in problems:
-                print(f'passed over: {passed}')
+                print(f'passed over: {passed}', flush=True)
             return path
         problems.append(problem)
     if problems:
-        raise ValueError(f'no checkpoint of {work_dir} is whole: {"; ".join(problems)}')
+        raise UserError(
+            f'no checkpoint of {work_dir} is whole: {"; ".join(problems)}; for a new training give another work_dir'
+        )
     return None
 
 
-def newest_first(folder: Path) -> list[Path]:
-    """Checkpoints of a folder by their numbers; between epochs and iterations the time of writing decides."""
-    kinds: dict[str, list[Path]] = {}
-    for path in folder.glob('*.pth'):
-        if _STEP.match(path.name):
-            kinds.setdefault(path.name.partition('_')[0], []).append(path)
-    for paths in kinds.values():
-        paths.sort(key=_number)
-    merged = []
-    while any(kinds.values()):
-        paths = max(filter(None, kinds.values()), key=lambda paths: paths[-1].stat().st_mtime_ns)
-        merged.append(paths.pop())
-    return merged
+def _newest_first(work_dir: Path, filename_tmpl: str | None) -> Iterator[Path]:
+    pointed = read_pointer(work_dir)
+    if pointed:
+        yield pointed
+    kinds = _by_kind(work_dir, filename_tmpl)
+    while kinds := [kind for kind in kinds if kind]:
+        newest = max(kinds, key=lambda kind: _iteration(kind[-1])) if len(kinds) > 1 else kinds[0]
+        yield newest.pop()
 
 
-def _number(path: Path) -> int:
-    return int(_STEP.match(path.name)[2])
+def _by_kind(work_dir: Path, filename_tmpl: str | None) -> list[list[Path]]:
+    """Checkpoints for each pattern of names, in the order of their numbers, up to the one that `last_checkpoint` names:
+    later ones are an older run's.
+    """
+    pointed = read_pointer(work_dir)
+    kinds = []
+    for template in dict.fromkeys((filename_tmpl or EPOCHS, EPOCHS, STEPS)):
+        end = None if pointed is None else _number(pointed, template)
+        found = list_checkpoints(work_dir, template)
+        if not found and pointed:
+            found = list_checkpoints(pointed.parent, template)
+        kinds.append([path for number, path in found.items() if end is None or number < end])
+    return kinds
+
+
+def _number(path: Path, filename_tmpl: str) -> int | None:
+    """The number in a file name; 0 for a pattern without one, None if the name does not fit."""
+    parts = string.Formatter().parse(filename_tmpl)
+    pattern = ''.join(re.escape(text) + (r'(\d+)' if field is not None else '') for text, field, *_ in parts)
+    match = re.fullmatch(pattern, path.name)
+    return match and int(match[1] if match.groups() else 0)
+
+
+def _iteration(path: Path) -> float:
+    """How many iterations a run had done; a file that cannot be read comes first, to be named as damaged."""
+    try:
+        return read_meta(path)['iter']
+    except Exception:  # a damaged file raises almost anything
+        return math.inf
+
+
+def _stamp(path: Path) -> list[int]:
+    status = path.stat()
+    return [status.st_ino, status.st_size, status.st_mtime_ns]
 
 
 def find_damage(path: Path) -> str | None:
     """What is wrong with a checkpoint file; None if every part has its CRC-32."""
+    if not path.is_file():
+        return f'{path} is no file'
     try:
-        with path.open('rb') as file:
-            if file.read(4) != b'PK\3\4':
-                return f'{path} is no file of torch.save'
-        verify_parts(path)
+        if not verify_parts(path):
+            return f'{path} is no file of torch.save'
     except Exception as error:  # a damaged zip file fails in many ways
         return f'{path}: {error}'
     return None

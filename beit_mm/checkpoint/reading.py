@@ -90,19 +90,27 @@ def _is_safetensors(path: Path) -> bool:
 
 def _read_torch(path: Path, map_location: MapLocation) -> Any:
     """What torch.save wrote, in its zip format or the one before."""
-    options: dict[str, Any] = dict(map_location=map_location, pickle_module=unpickling, weights_only=False)
     if verify_parts(path):
-        if 'constants.pkl' in torch._C.PyTorchFileReader(str(path)).get_all_records():
-            raise ValueError('a TorchScript archive')  # torch.load would run it
-        content = torch.load(path, **options)
-    else:  # from memory, as torch.load would unpack a file that is a tar archive
+        content = _unpickle_zip(path, map_location)
+    else:  # mapped, as torch.load would unpack a file that is a tar archive
         with path.open('rb') as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-            content = torch.load(mapped, **options)
+            content = torch.load(mapped, map_location, unpickling, weights_only=False)
     builder = Builder()
     if isinstance(content, Call) and content.name in DALLE_MODULES:
         sizes = {name: value for name, value in content.state.items() if type(value) is int}
         return dict(state_dict=builder.module_weights(content, DALLE_MODULES[content.name]), meta=sizes)
     return builder.build(content)
+
+
+def _unpickle_zip(path: Path, map_location: MapLocation) -> Any:
+    if 'constants.pkl' in torch._C.PyTorchFileReader(str(path)).get_all_records():
+        raise ValueError('a TorchScript archive')  # torch.load would run it
+    return torch.load(path, map_location, unpickling, weights_only=False)
+
+
+def read_meta(path: Path) -> dict:
+    """The entry `meta` of a run's checkpoint, without its tensors; other files raise an exception of any kind."""
+    return Builder().build(_unpickle_zip(path, 'meta')['meta'])
 
 
 def _read_paddle(path: Path, device: str | torch.device) -> Any:

@@ -35,19 +35,28 @@ def use_plain_batch_norm(model: dict) -> None:
             node['type'] = 'BN'
 
 
-def names_start(node: dict | None) -> bool:
-    """Whether the config of a part says itself which file its weights start from."""
-    start = (node or {}).get('init_cfg')
-    return isinstance(start, dict) and start.get('type') == 'Pretrained'
+def pretrained_of(node: dict | None) -> dict | None:
+    """The `init_cfg` of a part that names the file its weights start from, alone or in a list; None without one."""
+    init_cfg = (node or {}).get('init_cfg')
+    entries = init_cfg if isinstance(init_cfg, (list, tuple)) else [init_cfg]
+    return next((entry for entry in entries if isinstance(entry, dict) and entry.get('type') == 'Pretrained'), None)
 
 
-def forget_starts(model: dict, below: str = 'model') -> None:
-    """Leave out of a model's config the files that its parts, those with `below` in their key, would start from: they
-    may be gone, and other weights come in their place.
+def has_pretrained(node: dict | None) -> bool:
+    """Whether the config of a part names a file that its weights start from."""
+    return pretrained_of(node) is not None
+
+
+def drop_pretrained(model: dict, below: str = 'model') -> None:
+    """Drop from a model's config the files that its parts start from: they may be gone, and other weights replace them.
+
+    Args:
+        below: only parts with this in their key.
     """
     for key, node in walk(model, 'model'):
-        if below in key and names_start(node):
-            node['init_cfg'] = None
+        if below in key and has_pretrained(node):
+            entries = node['init_cfg'] if isinstance(node['init_cfg'], list) else []
+            node['init_cfg'] = [entry for entry in entries if entry.get('type') != 'Pretrained'] or None
 
 
 def drop_left_out(cfg: Config) -> None:

@@ -14,6 +14,7 @@ import torch
 from mmengine.fileio import get_file_backend
 
 from beit_mm.checkpoint.files import BACKEND, find_damage, find_newest, POINTER, remove_partial, write_pointer
+from beit_mm.errors import UserError
 from beit_mm.files import PARTIAL
 
 NUM_KILLS = 12
@@ -123,23 +124,57 @@ def test_a_run_whose_checkpoints_are_all_damaged_is_not_begun_anew(content, tmp_
         find_newest(tmp_path)
 
 
-def test_the_newest_is_that_of_the_highest_number_and_of_the_last_run(tmp_path):
+def save_run(folder: Path, **iterations: int) -> None:
+    """Checkpoints of a run, the first one written last, as by a clock that was set back."""
+    folder.mkdir(exist_ok=True)
+    for age, (name, iteration) in enumerate(iterations.items()):
+        torch.save(dict(meta=dict(iter=iteration, epoch=0)), folder / f'{name}.pth')
+        os.utime(folder / f'{name}.pth', (time.time() - age,) * 2)
+
+
+def test_without_a_pointer_the_most_iterations_are_newest(tmp_path):
     assert find_newest(tmp_path) is None and find_newest(tmp_path / 'none') is None
-    for name in ('epoch_9.pth', 'epoch_10.pth', 'best_accuracy_epoch_11.pth'):
-        backend().put(encoded(0), tmp_path / name)
-    assert find_newest(tmp_path).name == 'epoch_10.pth'
-    backend().put(encoded(0), tmp_path / 'iter_5.pth')
-    os.utime(tmp_path / 'iter_5.pth', (time.time() + 10,) * 2)
-    assert find_newest(tmp_path).name == 'iter_5.pth'
+    save_run(tmp_path, best_accuracy_epoch_11=44, epoch_9=36, epoch_10=40, iter_38=38, iter_7=7)
+    for expected in ('epoch_10', 'iter_38', 'epoch_9', 'iter_7'):
+        assert find_newest(tmp_path).stem == expected
+        (tmp_path / f'{expected}.pth').write_bytes(b'damaged')
+    with pytest.raises(UserError, match='no checkpoint of .* is whole: .*epoch_10.*; for a new training give another'):
+        find_newest(tmp_path)
+
+
+def test_the_pointer_decides_in_a_folder_that_holds_an_older_run(tmp_path):
+    save_run(tmp_path, epoch_1=4, epoch_2=8, epoch_6=24, iter_20=20)
+    write_pointer(tmp_path, str(tmp_path / 'epoch_2.pth'))
+    assert find_newest(tmp_path).stem == 'epoch_2'
+    (tmp_path / 'iter_20.pth').unlink()
+    (tmp_path / 'epoch_2.pth').write_bytes(b'damaged')
+    assert find_newest(tmp_path).stem == 'epoch_1'
+
+
+def test_names_of_any_pattern_are_found_by_it_or_by_the_pointer(tmp_path):
+    save_run(tmp_path, model_000009=9, model_000010=10)
+    assert find_newest(tmp_path) is None and find_newest(tmp_path, 'model_{:06d}.pth').stem == 'model_000010'
+    write_pointer(tmp_path, str(tmp_path / 'model_000010.pth'))
+    assert find_newest(tmp_path).stem == 'model_000010'
+    (tmp_path / 'model_000010.pth').unlink()
+    assert find_newest(tmp_path, 'model_{:06d}.pth').stem == 'model_000009'
+
+
+def test_a_run_whose_pointer_leads_nowhere_is_not_begun_anew(tmp_path):
+    write_pointer(tmp_path, str(tmp_path / 'model_7.pth'))
+    with pytest.raises(UserError, match='no checkpoint of .* is whole: .*model_7.pth is no file; for a new training'):
+        find_newest(tmp_path)
 
 
 def test_checkpoints_elsewhere_are_found_by_the_pointer(tmp_path):
     elsewhere, work_dir = tmp_path / 'elsewhere', tmp_path / 'work_dir'
-    backend().put(encoded(1), elsewhere / 'epoch_1.pth')
+    save_run(elsewhere, epoch_1=4)
     work_dir.mkdir()
     write_pointer(work_dir, str(elsewhere / 'epoch_1.pth'))
     assert (work_dir / POINTER).read_text() == str(elsewhere / 'epoch_1.pth')
     assert find_newest(work_dir) == elsewhere / 'epoch_1.pth'
+    save_run(work_dir, epoch_1=4)  # a copy of the run goes on from its own file
+    assert find_newest(work_dir) == work_dir / 'epoch_1.pth'
 
 
 def save_for_ever(folder: str, connection) -> None:

@@ -15,54 +15,63 @@ def cfg(tmp_path):
     return Config(dict(work_dir=str(tmp_path / 'run'), model=dict()))
 
 
-def save(cfg, name: str, age: float) -> str:
+def save(cfg, name: str) -> str:
     path = f'{cfg.work_dir}/{name}.pth'
     os.makedirs(cfg.work_dir, exist_ok=True)
     torch.save(dict(state_dict={}), path)
-    os.utime(path, (time.time() - age,) * 2)
     return path
 
 
 @pytest.fixture
-def restarted(tmp_path, monkeypatch):
-    """A second attempt of a launch 100 s ago."""
-    (tmp_path / 'launch' / 'attempt_0').mkdir(parents=True)
-    os.utime(tmp_path / 'launch' / 'attempt_0', (time.time() - 100,) * 2)
-    monkeypatch.setenv('TORCHELASTIC_RESTART_COUNT', '1')
-    monkeypatch.setenv('TORCHELASTIC_ERROR_FILE', str(tmp_path / 'launch' / 'attempt_1' / '0' / 'error.json'))
+def restart(tmp_path, monkeypatch):
+    """Start a second attempt of the launch."""
+    (tmp_path / 'launch').mkdir()
+    monkeypatch.setenv('TORCHELASTIC_ERROR_FILE', str(tmp_path / 'launch' / 'attempt_0' / '0' / 'error.json'))
+    return lambda: monkeypatch.setenv('TORCHELASTIC_RESTART_COUNT', '1')
 
 
-def test_it_resumes_from_the_newest_checkpoint_of_the_launch(cfg, restarted):
-    save(cfg, 'epoch_9', age=200)
-    newest = save(cfg, 'epoch_2', age=50)
+@pytest.mark.parametrize('anew', ['epoch_2', 'epoch_9', 'model_3'])
+def test_it_resumes_from_the_newest_checkpoint_of_the_launch(anew, cfg, restart):
+    """Whatever the clocks of this machine and of the file server say, and also if an older file was written over."""
+    cfg.default_hooks = dict(checkpoint=dict(filename_tmpl='model_{}.pth' if anew == 'model_3' else 'epoch_{}.pth'))
+    old = save(cfg, 'epoch_9')
+    os.utime(old, (time.time() + 1000,) * 2)
+    launch._set_resume(cfg, None)
+    assert 'resume' not in cfg
+    newest = save(cfg, anew)
+    os.utime(newest, (time.time() - 1000,) * 2)
+    restart()
     launch._set_resume(cfg, None)
     assert cfg.resume and cfg.load_from == newest
 
 
-def test_an_older_run_in_the_same_folder_is_not_taken_up(cfg, restarted):
-    save(cfg, 'epoch_9', age=200)
+def test_an_older_run_in_the_same_folder_is_not_taken_up(cfg, restart):
+    save(cfg, 'epoch_9')
+    launch._set_resume(cfg, None)
+    restart()
     launch._set_resume(cfg, None)
     assert 'resume' not in cfg
 
 
-def test_a_run_that_was_resumed_falls_back_on_its_own_start(cfg, restarted, tmp_path):
-    start = save(cfg, 'epoch_9', age=200)
+def test_a_run_that_was_resumed_falls_back_on_its_own_start(cfg, restart):
+    start = save(cfg, 'epoch_9')
     launch._set_resume(cfg, start)
-    assert cfg.load_from == start
-    launch._set_resume(cfg, 'auto')
-    assert cfg.load_from == start
+    restart()
+    for resume in (start, 'auto'):
+        launch._set_resume(cfg, resume)
+        assert cfg.load_from == start
 
 
 def test_a_first_attempt_begins_anew(cfg):
-    save(cfg, 'epoch_9', age=200)
+    save(cfg, 'epoch_9')
     launch._set_resume(cfg, None)
     assert 'resume' not in cfg
 
 
 @pytest.mark.parametrize('given', [True, False], ids=['load_from', 'newest'])
 def test_a_config_that_resumes_takes_the_newest_that_is_whole(given, cfg):
-    whole = save(cfg, 'epoch_1', age=200)
-    with open(save(cfg, 'epoch_2', age=100), 'r+b') as file:
+    whole = save(cfg, 'epoch_1')
+    with open(save(cfg, 'epoch_2'), 'r+b') as file:
         file.truncate(100)
     cfg.resume = True
     if given:

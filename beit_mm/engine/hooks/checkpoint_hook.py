@@ -6,7 +6,7 @@ from pathlib import Path
 from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook
 
-from beit_mm.checkpoint.files import BACKEND, newest_first, remove_partial, write_pointer
+from beit_mm.checkpoint.files import BACKEND, list_checkpoints, remove_partial, write_pointer
 from beit_mm.engine.optimizers.finite_updates import check_finite, names_of_constants
 from beit_mm.engine.runners.resume_position import average_gradients
 from beit_mm.engine.runners.stopwatch import timed
@@ -111,7 +111,7 @@ class VerifiedCheckpointHook(CheckpointHook):
 
     def _remove_stops(self, runner) -> None:
         stops = runner.message_hub.runtime_info.get(STOPS, [])
-        regular = [path for path in newest_first(Path(self.out_dir)) if path not in map(Path, stops)]
+        regular = set(list_checkpoints(Path(self.out_dir), self.filename_tmpl).values()) - set(map(Path, stops))
         if stops and len(regular) >= FEWEST:
             for stop in stops:
                 self.file_backend.remove(stop)

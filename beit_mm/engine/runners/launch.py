@@ -15,10 +15,10 @@ from mmengine.evaluator import DumpResults
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from beit_mm.checkpoint.files import find_newest
+from beit_mm.checkpoint.files import find_newest, stamp_checkpoints
 from beit_mm.checks import check_before_training, check_checkpoint, check_data
 from beit_mm.config.flatten import drop_scope_stamps
-from beit_mm.config.parts import drop_left_out, forget_starts, use_plain_batch_norm
+from beit_mm.config.parts import drop_left_out, drop_pretrained, use_plain_batch_norm
 from beit_mm.engine.hooks.check_weights_hook import CheckWeightsHook
 from beit_mm.engine.hooks.stop_hook import TrainingStopped
 from beit_mm.models.weights import WeightsMismatch
@@ -104,11 +104,16 @@ def _set_resume(cfg: Config, resume: str | None) -> None:
     """
     if resume is None and cfg.get('resume') and not cfg.get('load_from'):
         resume = 'auto'  # MMEngine's own way would not verify the checkpoint
-    if restarts.is_restart() and resume != 'auto':
-        resume = find_newest(Path(cfg.work_dir), restarts.launch_time()) or resume
+    work_dir = Path(cfg.work_dir)
+    hook = cfg.get('default_hooks', {}).get('checkpoint') or {}
+    filename_tmpl = hook.get('filename_tmpl')
+    if not restarts.is_restart():
+        restarts.note_checkpoints(stamp_checkpoints(work_dir, filename_tmpl))
+    elif resume != 'auto' and (old := restarts.noted_checkpoints()) is not None:
+        resume = find_newest(work_dir, filename_tmpl, old) or resume
         resume = resume and str(resume)
     if resume == 'auto':
-        newest = find_newest(Path(cfg.work_dir))
+        newest = find_newest(work_dir, filename_tmpl)
         if newest is None:
             print(f'nothing to resume in {cfg.work_dir}: a new training')
         resume = newest and str(newest)
@@ -116,7 +121,7 @@ def _set_resume(cfg: Config, resume: str | None) -> None:
         return
     check_checkpoint('--resume', resume)
     cfg.resume, cfg.load_from = True, resume
-    forget_starts(cfg.model)  # all weights are in the checkpoint
+    drop_pretrained(cfg.model)  # all weights are in the checkpoint
 
 
 def _adapt_to_cpu(cfg: Config) -> None:

@@ -1,10 +1,15 @@
 """How torchrun's restarts after a lost process go on (`--max-restarts`)."""
 
+import json
 import os
 import signal
 import time
 from pathlib import Path
 
+from beit_mm.checkpoint.files import Stamps
+from beit_mm.files import atomic_write
+
+NOTE = 'checkpoints.json'
 WAIT = 3.0  # seconds in which torchrun ends
 
 
@@ -13,9 +18,18 @@ def is_restart() -> bool:
     return int(os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)) > 0
 
 
-def launch_time() -> float:
-    """When torchrun started the first processes, in seconds since 1970; only under torchrun."""
-    return (_folder() / 'attempt_0').stat().st_mtime
+def note_checkpoints(stamps: Stamps) -> None:
+    """Note which checkpoints are there when torchrun starts the first processes, for those that it may start anew."""
+    folder = _folder()
+    if folder is not None:
+        with atomic_write(folder / NOTE) as temporary:
+            temporary.write_text(json.dumps(stamps))
+
+
+def noted_checkpoints() -> Stamps | None:
+    """Checkpoints that were there at the start; None if the first processes ended before they had looked."""
+    note = _folder() / NOTE
+    return json.loads(note.read_text()) if note.is_file() else None
 
 
 def end_restarts() -> None:

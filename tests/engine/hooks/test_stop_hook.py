@@ -2,7 +2,6 @@
 
 import os
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -90,17 +89,6 @@ def test_checkpoints_of_stops_stay_until_two_regular_ones_are_there(tmp_path):
         with pytest.raises(TrainingStopped):
             build(tmp_path, Signal('train', at), resume=True).train()
         assert names(tmp_path) == expected
-
-
-def test_the_checkpoint_before_a_damaged_one_is_taken(tmp_path):
-    for number in ('epoch_1', 'epoch_2', 'iter_10', 'epoch_3'):
-        torch.save(dict(number=number), tmp_path / f'{number}.pth')
-        time.sleep(0.01)
-    for expected in ('epoch_3', 'iter_10', 'epoch_2', 'epoch_1'):
-        assert find_newest(tmp_path).stem == expected
-        (tmp_path / f'{expected}.pth').write_bytes(b'damaged')
-    with pytest.raises(ValueError, match='no checkpoint of .* is whole'):
-        find_newest(tmp_path)
 
 
 @pytest.mark.parametrize('signals, number', [(('SIGTERM', 'SIGUSR1'), signal.SIGUSR1), (('SIGUSR1',), signal.SIGUSR1)])
