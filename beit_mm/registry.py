@@ -3,6 +3,8 @@
 A config names a part as ``beit_mm.BEiT``; the host's registries find it through their common root.
 """
 
+from typing import Any
+
 from mmengine import registry as root
 from mmengine.registry import Registry
 from torch import nn
@@ -26,6 +28,6 @@ OPTIM_WRAPPERS = _child(root.OPTIM_WRAPPERS, 'engine')
 OPTIM_WRAPPER_CONSTRUCTORS = _child(root.OPTIM_WRAPPER_CONSTRUCTORS, 'engine')
 
 
-def build_part(part: dict | nn.Module) -> nn.Module:
-    """A part of a model, built from its config unless it is built already."""
+def build_part(part: dict | nn.Module) -> Any:
+    """A part of a model, built from its config unless it is built already; any class that meets the contract."""
     return part if isinstance(part, nn.Module) else MODELS.build(part)

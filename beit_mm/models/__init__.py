@@ -1,4 +1,4 @@
-"""Models. A part of your own fits in where it meets one of these contracts:
+"""Models. Your own class can replace a part if it meets the part's contract:
 
 - A trunk has `embed_dim`, `forward(images, mask=None)` and `get_layer_depth(param_name, prefix)`.
 - A tokenizer has `vocab_size`, `encode(images) -> (B, h, w) int64` and `decode(tokens) -> (B, 3, H, W) in [0, 1]`.

@@ -1,4 +1,4 @@
-"""From the loader's bytes to what the models take, on the device."""
+"""Data preprocessors: from the loader's bytes to the models' inputs, on the device."""
 
 from collections.abc import Sequence
 
@@ -17,11 +17,12 @@ BRIGHTNESS, CONTRAST, SATURATION = range(3)
 
 @MODELS.register_module()
 class TwoViewPreprocessor(BaseDataPreprocessor):
-    """Normalises the trunk's view and brings the tokenizer's to [0, 1], both after the colour jitter that was drawn.
+    """Applies the colour jitter that the loader drew, then normalises the trunk's view and scales the tokenizer's view
+    to [0, 1].
 
     Args:
         mean, std: of the trunk's view, per channel in RGB, for values 0 to 255.
-        to_rgb: whether the loader gives BGR, as MMCV's does.
+        to_rgb: whether the loader returns BGR, as MMCV's does.
         non_blocking: copy pinned batches to the device without waiting.
     """
 
@@ -48,7 +49,7 @@ class TwoViewPreprocessor(BaseDataPreprocessor):
 
 @MODELS.register_module()
 class ClsDataPreprocessor(HostClsDataPreprocessor):
-    """MMPretrain's, but the copy of a pinned batch to the device does not wait for what the device is at.
+    """MMPretrain's ClsDataPreprocessor that copies pinned batches to the device without waiting for it.
 
     Args:
         non_blocking: whether copies return at once.
@@ -62,7 +63,7 @@ class ClsDataPreprocessor(HostClsDataPreprocessor):
 
 @MODELS.register_module()
 class SegDataPreProcessor(HostSegDataPreProcessor):
-    """MMSegmentation's, but the copy of a pinned batch to the device does not wait for what the device is at.
+    """MMSegmentation's SegDataPreProcessor that copies pinned batches to the device without waiting for it.
 
     Args:
         non_blocking: whether copies return at once.
@@ -75,11 +76,11 @@ class SegDataPreProcessor(HostSegDataPreProcessor):
 
 
 def jitter_colors(images: Tensor, jitter: Tensor, mean_color: Tensor) -> Tensor:
-    """Change brightness, contrast and saturation of every image, in its own order.
+    """Change brightness, contrast and saturation of every image, each image in its own order.
 
-    Each step blends an image with black, with the mean grey value, or with its grey values, and cuts to [0, 255], as
-    torchvision's ColorJitter; without its rounding to whole numbers after each step. The mean is that of the image
-    from which this one was cut, made brighter with it; how the cutting to [0, 255] moves it is left out.
+    Each step blends an image with black, with the mean grey value, or with its grey values, and clips to [0, 255], as
+    torchvision's ColorJitter does, but without rounding to whole numbers after each step. The mean is that of the whole
+    image before the crop. It follows the change of brightness, but not the clipping.
 
     Args:
         images: float RGB (B, 3, H, W) in [0, 255].
@@ -92,18 +93,18 @@ def jitter_colors(images: Tensor, jitter: Tensor, mean_color: Tensor) -> Tensor:
     factors, order = jitter[:, :3], jitter[:, 3:].long()
     mean = _gray(mean_color.to(images.dtype)[:, :, None, None])  # (B, 1, 1, 1)
     for step in range(3):
-        kind = order[:, step]
-        factor = factors.gather(1, kind[:, None]).to(images.dtype)[:, :, None, None]
-        kind = kind[:, None, None, None]
+        change = order[:, step]
+        factor = factors.gather(1, change[:, None]).to(images.dtype)[:, :, None, None]
+        change = change[:, None, None, None]
         gray = _gray(images)  # (B, 1, H, W)
-        other = torch.where(kind == CONTRAST, mean, gray).masked_fill(kind == BRIGHTNESS, 0.0)
+        other = torch.where(change == CONTRAST, mean, gray).masked_fill(change == BRIGHTNESS, 0.0)
         images = (factor * images + (1 - factor) * other).clamp(0, 255)
-        mean = torch.where(kind == BRIGHTNESS, factor * mean, mean)
+        mean = torch.where(change == BRIGHTNESS, factor * mean, mean)
     return images
 
 
 def _gray(images: Tensor) -> Tensor:
     """RGB (B, 3, H, W) to grey values (B, 1, H, W)."""
-    # By numbers: a tensor of them would be copied to the device at every step, and waited for.
+    # Plain numbers, because a tensor of them would be copied to the device at every step, and this copy waits.
     red, green, blue = images.split(1, dim=1)
     return RED * red + GREEN * green + BLUE * blue

@@ -1,4 +1,4 @@
-"""A model in evaluation mode for a while."""
+"""A context in which a model is in evaluation mode."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ from torch import nn
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, then every part's own mode again."""
+    """Put a model into evaluation mode, and afterwards every module back into its mode."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

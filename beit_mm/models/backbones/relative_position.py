@@ -1,4 +1,4 @@
-"""Relative position bias: the index of offsets, the bias of a grid, and tables moved from one grid to another.
+"""Relative position bias: the index of offsets, the bias of a grid, and resizing of tables.
 
 A table has (2h-1)(2w-1)+3 rows for a grid of h x w patches: one per offset between two patches, then class-to-patch,
 patch-to-class and class-to-class (arXiv 2106.08254, section 2.2, and the released code).
@@ -47,7 +47,7 @@ def relative_position_index(grid: Grid, device: torch.device | str = 'cpu') -> T
 
 
 def grid_of_index(index: Tensor) -> Tensor | None:
-    """The grid that a relative position index was made for, int64 (2,); None if it is no such index."""
+    """The grid of a relative position index, int64 (2,); None if the tensor is no such index."""
     if index.ndim != 2 or index.shape[0] != index.shape[1] or index.shape[0] < 2:
         return None
     offsets = index[1, 1:].long()  # of the first patch to all: falls by one within a row
@@ -60,10 +60,10 @@ def grid_of_index(index: Tensor) -> Tensor | None:
 
 
 def _geometric_positions(source: int, target: int) -> np.ndarray:
-    """Where the offsets of a source axis lie, in patches of the target: steps 1, q, q^2 ... away from the centre.
+    """Positions of a source axis' offsets, in patches of the target: steps 1, q, q^2 ... away from the centre.
 
-    q is bisected in [1.01, 1.5] as in the release's fine-tuning script. Where even 1.5 does not reach the target's
-    last offset, the offsets beyond take the value of the last source offset, as there.
+    q is found by bisection in [1.01, 1.5], as in the release's fine-tuning script. If even 1.5 does not reach the
+    target's last offset, the offsets beyond take the value of the last source offset, as in the release.
     """
     half, reach = source - 1, target - 1
     low, high = 1.01, 1.5
@@ -82,8 +82,8 @@ def axis_matrix(source: int, target: int) -> np.ndarray:
     """Matrix that resizes one axis of a bias table, float64 (2 * target - 1, 2 * source - 1).
 
     A larger axis is read with a cubic spline over geometrically spaced source offsets. An axis that does not grow
-    keeps the centre of the table as it is: those offsets were trained as such (the release would squeeze the whole
-    table into the smaller one).
+    keeps the centre of the table unchanged, because those offsets were trained as they are. (The release would squeeze
+    the whole table into the smaller one.)
     """
     num_source, num_target = 2 * source - 1, 2 * target - 1
     if target <= source:
@@ -99,17 +99,17 @@ def axis_matrix(source: int, target: int) -> np.ndarray:
 
 @torch.compiler.assume_constant_result  # SciPy cannot be traced
 def _axis_tensor(source: int, target: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """`axis_matrix` as a tensor. A GPU gets it without waiting for the work that it has to do."""
+    """`axis_matrix` as a tensor. The copy to a GPU does not wait for it."""
     return torch.from_numpy(axis_matrix(source, target)).to(dtype).to(device, non_blocking=True)
 
 
 class Positions(NamedTuple):
-    """What it takes to read any bias table for one grid of h x w patches.
+    """What is needed to read any bias table for a grid of h x w patches.
 
     Attributes:
         index: table row of every pair of tokens, int64 (N, N') with N = 1 + h * w; N' is the next multiple of 8, since
-            the memory-efficient attention kernel wants aligned rows.
-        resize: matrices that bring the rows and the columns of a table to this grid; None for a table of this grid.
+            the memory-efficient attention kernel needs aligned rows.
+        resize: matrices that resize the rows and the columns of a table to this grid; None for a table of this grid.
     """
 
     index: Tensor  # type: ignore[assignment]  # hides tuple.index
@@ -119,7 +119,7 @@ class Positions(NamedTuple):
 def locate(source: Grid, target: Grid, dtype: torch.dtype, device: torch.device) -> Positions:
     """Positions of the tokens of a target grid, for bias tables of a source grid.
 
-    Nothing of it is kept: a tensor in a cache would have the mode and the device of the first caller.
+    Nothing is cached: a cached tensor would have the mode and the device of the first caller.
 
     Args:
         source, target: patch grids (rows, columns).
@@ -136,14 +136,14 @@ def locate(source: Grid, target: Grid, dtype: torch.dtype, device: torch.device)
 
 
 def read_bias(table: Tensor, positions: Positions) -> Tensor:
-    """Attention bias (1, num_heads, N, N') of a table; the columns beyond N only align the rows.
+    """Attention bias (1, num_heads, N, N') of a table. The columns beyond N only align the rows.
 
-    It is float32 or wider, since the backward pass sums many entries into one row of the table.
+    Its dtype is float32 or wider, since the backward pass sums many entries into each row of the table.
     """
     if positions.resize is not None:
         table = _resize(table, *positions.resize)
     rows = table.t().to(torch.promote_types(table.dtype, torch.float32)).contiguous()  # (num_heads, offsets + 3)
-    # index_select is several times as fast as indexing, above all backward.
+    # index_select is several times as fast as indexing, especially in the backward pass.
     return rows.index_select(1, positions.index.flatten()).view(1, -1, *positions.index.shape)
 
 
@@ -158,8 +158,8 @@ def _resize(table: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 def expand_bias(table: Tensor, source: Grid, target: Grid) -> Tensor:
     """Resize a relative position bias table to another patch grid; differentiable.
 
-    Source offsets are laid out in a geometric progression so that the centre keeps its resolution, then read with a
-    bicubic spline at the integer offsets of the target (BEiT release, fine-tuning script).
+    The source offsets form a geometric progression, so that the centre keeps its resolution. A bicubic spline reads
+    them at the integer offsets of the target (BEiT release, fine-tuning script).
 
     Args:
         table: (num_offsets(source) + 3, num_heads); the last three rows belong to the class token and are kept.
@@ -183,7 +183,7 @@ def expand_bias(table: Tensor, source: Grid, target: Grid) -> Tensor:
 
 
 def infer_grid(num_rows: int, target: Grid) -> Grid:
-    """The grid that a table of num_rows rows was trained on: the target's own, else a square, else nearest in aspect.
+    """The grid of a table with num_rows rows: the target if it fits, else a square, else the nearest aspect ratio.
 
     Raises:
         ValueError: If no grid has that many rows.
@@ -202,7 +202,7 @@ def infer_grid(num_rows: int, target: Grid) -> Grid:
 
 
 def nearest_grid(grids: Sequence[Grid], target: Grid) -> Grid:
-    """The square among possible grids, else that whose aspect ratio is nearest to the target's."""
+    """The square among possible grids, else the grid with the aspect ratio nearest to the target's."""
     square = [grid for grid in grids if grid[0] == grid[1]]
     aspect = np.log(target[0] / target[1])
     return square[0] if square else min(grids, key=lambda grid: abs(np.log(grid[0] / grid[1]) - aspect))

@@ -16,9 +16,9 @@ from .upsampled_conv import conv_of_joined
 
 @MODELS.register_module()
 class UperNetHead(BaseDecodeHead):
-    """Pyramid pooling on the coarsest level, top-down sums, and one classifier on all levels joined.
+    """Pyramid pooling on the coarsest level, top-down sums, and a classifier on the concatenation of all levels.
 
-    Parameters are named as in MMSegmentation's UPerHead, so either loads the other's weights.
+    Parameters have the names of MMSegmentation's UPerHead, so each loads the other's weights.
 
     Args:
         pool_scales: cells per side of the pooled maps.
@@ -58,12 +58,12 @@ class UperNetHead(BaseDecodeHead):
         return F.interpolate(level, size=like.shape[2:], mode='bilinear', align_corners=self.align_corners)
 
     def _pooled(self, coarsest: Tensor) -> list[Tensor]:
-        """Pooled maps (B, channels, scale, scale), which PPM's own forward would up-sample."""
+        """Pooled maps (B, channels, scale, scale), not up-sampled as PPM's forward does."""
         return [branch(coarsest) for branch in self.psp_modules]
 
     def _join(self, module: ConvModule, levels: Sequence[Tensor]) -> Tensor:
-        """A convolution of all levels joined at the first one's size, with its norm and activation."""
-        if type(module.conv) is not nn.Conv2d:  # of a conv_cfg: as it would be written down
+        """Convolve the concatenation of all levels, up-sampled to the first; then norm and activation."""
+        if type(module.conv) is not nn.Conv2d:  # another convolution of conv_cfg: the plain way
             return module(torch.cat([levels[0], *(self._upsample(level, levels[0]) for level in levels[1:])], dim=1))
         joined = conv_of_joined(module.conv.weight, levels, self.align_corners)
         if module.conv.bias is not None:

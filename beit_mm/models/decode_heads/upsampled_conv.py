@@ -1,8 +1,8 @@
-"""A convolution of up-sampled maps, computed where the maps are small.
+"""A convolution of up-sampled maps, computed at their own size.
 
 A k x k convolution of a map x up-sampled by a linear U is the sum over its taps of shifted maps: conv(U x) =
-sum_t S_t U (W_t x), with the 1 x 1 convolution W_t of the tap and its shift S_t (zeros beyond the border). Mixing
-channels is most of the work, and W_t x does it at the resolution of x. The result is the same but for rounding.
+sum_t S_t U (W_t x), with the 1 x 1 convolution W_t of the tap and its shift S_t (zeros beyond the border). Most of
+the work is to mix channels, and W_t x does it at the resolution of x. Only rounding differs.
 """
 
 from collections.abc import Sequence
@@ -13,9 +13,9 @@ from torch.nn import functional as F
 
 
 def _shifted_upsampling(source: int, target: int, kernel_size: int, align_corners: bool, like: Tensor) -> Tensor:
-    """One axis of all taps, (kernel_size, source, target): bilinear up-sampling, then the tap's shift.
+    """Bilinear up-sampling along one axis, then the shift of each tap, (kernel_size, source, target).
 
-    It is made anew at every call, on the device: that costs little, waits for nothing and depends on no earlier call.
+    It is computed at every call, on the device, which costs little and waits for nothing.
     """
     identity = torch.eye(source, dtype=torch.promote_types(like.dtype, torch.float32), device=like.device)
     upsampling = F.interpolate(identity[None], size=target, mode='linear', align_corners=align_corners)[0]
@@ -24,8 +24,8 @@ def _shifted_upsampling(source: int, target: int, kernel_size: int, align_corner
     return torch.stack([padded[:, tap : tap + target] for tap in range(kernel_size)]).to(like.dtype)
 
 
-def conv_of_upsampled(weight: Tensor, level: Tensor, size: tuple[int, int], align_corners: bool = False) -> Tensor:
-    """Convolve a map as if it had been up-sampled bilinearly first.
+def conv_of_upsampled(weight: Tensor, level: Tensor, size: Sequence[int], align_corners: bool = False) -> Tensor:
+    """Convolve a map as if it were up-sampled bilinearly first.
 
     Args:
         weight: (C_out, C_in, k, k), k odd.
@@ -47,7 +47,7 @@ def conv_of_upsampled(weight: Tensor, level: Tensor, size: tuple[int, int], alig
 
 
 def conv_of_joined(weight: Tensor, levels: Sequence[Tensor], align_corners: bool = False) -> Tensor:
-    """Convolve levels joined by channels, as if all had been up-sampled to the size of the first.
+    """Convolve the concatenation of levels, as if all were up-sampled to the size of the first.
 
     Args:
         weight: (C_out, sum of C_i, k, k), k odd.

@@ -23,12 +23,12 @@ class MaskedImageModel(BaseModel):
         target: a prediction target with `num_outputs`, `forward(images, views)`, `loss(predictions, targets)` and
             `decide(predictions)`.
         recovered: the patches that the loss counts: MaskedPatches, or AllPatches for the ablation.
-        data_preprocessor: gives `inputs`, `views` and `mask`, see TwoViewPreprocessor.
+        data_preprocessor: returns `inputs`, `views` and `mask`, see TwoViewPreprocessor.
         init_cfg: MMEngine's.
 
     Raises:
-        UserError: If the trunk gives anything but all its tokens, has no mask token, or has patches of another size
-            than the target.
+        UserError: If the trunk does not return all its tokens, has no mask token, or has patches of another size than
+            the target.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class MaskedImageModel(BaseModel):
         self._check_parts()
         self.recovered = build_part(recovered or dict(type='beit_mm.MaskedPatches'))
         self.lm_head = nn.Linear(self.backbone.embed_dim, self.target.num_outputs)
-        # Cut at one standard deviation, as the release initialises everything in pre-training.
+        # Truncated at one standard deviation, as everything in the release's pre-training.
         nn.init.trunc_normal_(self.lm_head.weight, std=0.02, a=-0.02, b=0.02)
         nn.init.zeros_(self.lm_head.bias)
         self.register_load_state_dict_pre_hook(_check_head_weights)
@@ -63,7 +63,7 @@ class MaskedImageModel(BaseModel):
 
     def forward(self, inputs: Tensor, views: Tensor | None = None, mask: Tensor | None = None, mode: str = 'tensor'):
         """'tensor': features of the trunk; 'loss': losses; 'predict': predicted and true targets at masked patches;
-        'outputs': what lm_head gives at masked patches, (M, num_outputs), such as logits, image after image.
+        'outputs': outputs of lm_head at masked patches, (M, num_outputs), such as logits, image after image.
 
         Args:
             inputs: normalised images (B, 3, H, W).
@@ -72,20 +72,21 @@ class MaskedImageModel(BaseModel):
         """
         if mode == 'tensor':
             return self.backbone(inputs, mask)
+        assert mask is not None, f'mode {mode!r} needs a mask'
         if mode == 'loss':
             return self.loss(inputs, views, mask)
         if mode == 'outputs':
             return self._predict(inputs, mask, mask.flatten().nonzero().squeeze(1))
         return self.predict(inputs, views, mask)
 
-    def loss(self, inputs: Tensor, views: Tensor, mask: Tensor) -> dict[str, Tensor]:
+    def loss(self, inputs: Tensor, views: Tensor | None, mask: Tensor) -> dict[str, Tensor]:
         """Encode the targets, predict, compare."""
         targets = self._targets(inputs, views, mask)
         indices = self.recovered(mask)
         predictions = self._predict(inputs, mask, indices)
         return self.target.loss(predictions, targets.index_select(0, indices))
 
-    def predict(self, inputs: Tensor, views: Tensor, mask: Tensor) -> list[dict]:
+    def predict(self, inputs: Tensor, views: Tensor | None, mask: Tensor) -> list[dict]:
         """Per image: `predicted` and `target` at its k masked patches: classes (k,), or pixels (k, num_outputs)."""
         targets = self._targets(inputs, views, mask)
         indices = mask.flatten().nonzero().squeeze(1)
@@ -98,7 +99,7 @@ class MaskedImageModel(BaseModel):
         features = self.backbone(inputs, mask)[-1]  # (B, 1 + h * w, C)
         return self.lm_head(features[:, 1:].flatten(0, 1).index_select(0, indices))  # (M, num_outputs)
 
-    def _targets(self, inputs: Tensor, views: Tensor, mask: Tensor) -> Tensor:
+    def _targets(self, inputs: Tensor, views: Tensor | None, mask: Tensor) -> Tensor:
         targets = self.target(inputs, views)
         if targets.shape[1:3] != mask.shape[1:3]:
             raise UserError(
@@ -113,7 +114,7 @@ class MaskedImageModel(BaseModel):
 
 
 def _check_head_weights(module: MaskedImageModel, state_dict: dict[str, Tensor], prefix: str, *_) -> None:
-    """Pre-load hook: MMPretrain's names become ours. A head for another vocabulary is an error, not a random head.
+    """Pre-load hook: rename MMPretrain's names, and refuse a head for another vocabulary.
 
     Raises:
         WeightsMismatch: If the checkpoint's lm_head has another number of outputs.

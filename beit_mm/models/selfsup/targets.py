@@ -47,7 +47,7 @@ class VisualTokens(nn.Module):
         """Targets of every patch.
 
         Args:
-            images: what the trunk sees, normalised (B, 3, H, W). This target does not use it.
+            images: the trunk's images, normalised (B, 3, H, W). This target does not use them.
             views: the tokenizer's view of the same crops, (B, 3, 8h, 8w) in [0, 1].
 
         Returns:
@@ -69,7 +69,7 @@ class VisualTokens(nn.Module):
         if low < 0 or high >= self.num_outputs:
             raise UserError(
                 f'visual tokens must lie in 0 to {self.num_outputs - 1} to fit lm_head, '
-                f'the tokenizer gave {low} to {high}'
+                f'the tokenizer returned {low} to {high}'
             )
 
     @staticmethod
@@ -104,11 +104,11 @@ class NormalisedPixels(nn.Module):
         """Targets of every patch.
 
         Args:
-            images: what the trunk sees, normalised (B, C, H, W).
-            views: what the tokenizer would see; this target does not use it.
+            images: the trunk's images, normalised (B, C, H, W).
+            views: a tokenizer's images; this target does not use them.
 
         Returns:
-            (B, h, w, patch_size * patch_size * C), pixels row by row, the channels of each together.
+            (B, h, w, patch_size * patch_size * C): pixel after pixel in rows, the channels of a pixel together.
 
         Raises:
             UserError: If the patch size does not divide the images.
@@ -124,7 +124,7 @@ class NormalisedPixels(nn.Module):
 
     @staticmethod
     def decide(predictions: Tensor) -> Tensor:
-        """Pixels as they are predicted, (M, num_outputs)."""
+        """The predicted pixels, (M, num_outputs)."""
         return predictions
 
 
@@ -133,8 +133,8 @@ class MaskedPatches(nn.Module):
     """Predict the masked patches.
 
     Args:
-        num_masked: number of masked patches of every image; nothing then waits for the device to count them. None if
-            it differs from image to image.
+        num_masked: number of masked patches of every image, so that nothing waits for the device to count them. None
+            if the number varies.
     """
 
     def __init__(self, num_masked: int | None = None):
@@ -156,8 +156,8 @@ class MaskedPatches(nn.Module):
             counts = mask.sum(dim=1)
             if (counts != self.num_masked).any():
                 raise UserError(
-                    f'recovered.num_masked must be that of the mask generator, got {self.num_masked} and '
-                    f'{counts.tolist()} masked patches; give None where it differs'
+                    f"recovered.num_masked must be the mask generator's number, got {self.num_masked} and "
+                    f'{counts.tolist()} masked patches; set it to None if the number varies'
                 )
         indices = mask.int().argsort(dim=1, descending=True, stable=True)[:, : self.num_masked]
         return (indices + mask.shape[1] * torch.arange(len(mask), device=mask.device)[:, None]).flatten()

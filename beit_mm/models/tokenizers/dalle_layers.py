@@ -1,13 +1,14 @@
 """The convolutions of the visual tokenizer, as in OpenAI's released encoder and decoder (github.com/openai/DALL-E)."""
 
 import math
+from typing import Any
 
 import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
 
 NUM_GROUPS = 4
-# Logits of a position that are in memory at once. Slices of 2048 of 8192 cost a CPU nothing, smaller ones do.
+# Logits per position in memory at a time. On a CPU slices of 2048 cost no time, smaller slices do.
 VOCAB_SLICE = 2048
 
 
@@ -74,12 +75,12 @@ def _groups(
 
 
 class Encoder(nn.Module):
-    """Images to features; `logits` and `most_likely` are the last convolution."""
+    """Images to features. `logits` and `most_likely` apply the last convolution."""
 
     def __init__(self, n_hid: int, blocks_per_group: int, vocab_size: int):
         super().__init__()
         widths = [n_hid, n_hid, 2 * n_hid, 4 * n_hid, 8 * n_hid]
-        self.blocks = _groups(
+        self.blocks: Any = _groups(
             Conv2d(3, n_hid, 7),
             widths,
             [3, 3, 3, 1],
@@ -99,15 +100,12 @@ class Encoder(nn.Module):
     def most_likely(self, features: Tensor) -> Tensor:
         """`logits(features).argmax(dim=1)`, int64 (B, H / 8, W / 8), without the logits of the whole vocabulary."""
         last = self.blocks.output.conv
-        best = tokens = None
-        for start in range(0, len(last.w), VOCAB_SLICE):
+        highest, tokens = F.conv2d(features, last.w[:VOCAB_SLICE], last.b[:VOCAB_SLICE]).max(dim=1)
+        for start in range(VOCAB_SLICE, len(last.w), VOCAB_SLICE):
             stop = start + VOCAB_SLICE
-            highest, index = F.conv2d(features, last.w[start:stop], last.b[start:stop]).max(dim=1)
-            if best is None:
-                best, tokens = highest, index
-            else:
-                better = highest > best  # the first of equal logits, as argmax
-                best, tokens = torch.where(better, highest, best), torch.where(better, start + index, tokens)
+            logit, index = F.conv2d(features, last.w[start:stop], last.b[start:stop]).max(dim=1)
+            better = logit > highest  # the first of equal logits, as argmax
+            highest, tokens = torch.where(better, logit, highest), torch.where(better, start + index, tokens)
         return tokens
 
 
@@ -117,7 +115,7 @@ class Decoder(nn.Module):
     def __init__(self, n_hid: int, n_init: int, blocks_per_group: int, vocab_size: int):
         super().__init__()
         widths = [n_init, 8 * n_hid, 4 * n_hid, 2 * n_hid, n_hid]
-        self.blocks = _groups(
+        self.blocks: Any = _groups(
             Conv2d(vocab_size, n_init, 1),
             widths,
             [1, 3, 3, 3],
@@ -130,7 +128,7 @@ class Decoder(nn.Module):
         return self.blocks(codes)
 
     def forward_tokens(self, tokens: Tensor) -> Tensor:
-        """The same from tokens (B, h, w): the input convolution of a one-hot map is a look-up."""
+        """`forward` of one-hot codes, from tokens (B, h, w): the input convolution becomes a look-up."""
         first = self.blocks.input
         embedded = F.embedding(tokens, first.w.flatten(1).t()) + first.b
         return self.blocks[1:](embedded.permute(0, 3, 1, 2))

@@ -61,17 +61,16 @@ class DiscreteVAE(BaseModel):
         n_hid: width of the encoder's first and the decoder's last group.
         n_init: width of the decoder's token embedding.
         blocks_per_group: residual blocks in each of the four groups.
-        temperature, kl_weight: of the training objective; AnnealHook changes them as training goes on. kl_weight
-            multiplies the KL of a position and belongs to a loss averaged over sub-pixels (6.6 / 192 in DALL-E).
+        temperature, kl_weight: of the training objective; AnnealHook changes them during training. kl_weight
+            multiplies the KL of a position, for a loss averaged over sub-pixels (6.6 / 192 in DALL-E).
         encode_dtype: dtype of the convolutions in `encode`, not in training: 'float32', 'float16' or 'bfloat16'. The
-            last one, which chooses the tokens, is always float32, as in the release.
-        compile_encoder: run the encoder but for its last convolution through torch.compile. Names of weights stay.
+            last convolution, which chooses the tokens, is always float32, as in the release.
+        compile_encoder: run the encoder without its last convolution through torch.compile. Weights keep their names.
         data_preprocessor, init_cfg: MMEngine's.
 
     Attributes:
-        has_encoder, has_decoder: whether the part can be used. Loading a checkpoint sets them: a checkpoint without a
-            decoder, or with a decoder that was never trained, leaves a tokenizer that cannot decode. Pre-training that
-            starts from an encoder alone saves such a decoder.
+        has_encoder, has_decoder: whether the part can be used. Loading a checkpoint sets them. has_decoder is False
+            for a checkpoint without a decoder or with an untrained one, as pre-training with an encoder alone saves it.
 
     Raises:
         UserError: If encode_dtype is none of these.
@@ -107,10 +106,10 @@ class DiscreteVAE(BaseModel):
         self.register_load_state_dict_pre_hook(_check_tokenizer_weights)
 
     def init_weights(self) -> None:
-        """Load what init_cfg names; the rest was initialised when the tokenizer was built.
+        """Load the checkpoint of init_cfg, if any.
 
         Raises:
-            UserError: If the checkpoint does not fit this tokenizer; the message names the file.
+            UserError: If the checkpoint does not fit this tokenizer. The message names the file.
         """
         with naming_checkpoint(self.init_cfg):
             super().init_weights()
@@ -148,7 +147,7 @@ class DiscreteVAE(BaseModel):
         """Visual tokens (B, h, w) to images (B, 3, 8h, 8w) in [0, 1].
 
         Raises:
-            UserError: If the weights that were loaded have no decoder.
+            UserError: If the loaded weights have no decoder.
         """
         if not self.has_decoder:
             raise UserError(
@@ -207,11 +206,10 @@ def codebook_use(counts: Tensor) -> dict[str, Tensor]:
 
 
 def _check_tokenizer_weights(module: DiscreteVAE, state_dict: dict[str, Tensor], prefix: str, *_) -> None:
-    """Pre-load hook: a tokenizer that is loaded in part gives meaningless tokens, so anything but a full match is an
-    error.
+    """Pre-load hook: refuse partial matches, because a tokenizer that is loaded in part returns meaningless tokens.
 
-    A checkpoint of the encoder alone (OpenAI's encoder.pkl) is enough to encode, and the log says that the decoder is
-    missing. A larger model's checkpoint without any tokenizer leaves this one as it is.
+    A checkpoint of the encoder alone (OpenAI's encoder.pkl) is enough to encode; the log says that the decoder is
+    missing. A checkpoint of a larger model without a tokenizer changes nothing.
 
     Raises:
         WeightsMismatch: If a tensor is missing or has another shape.
