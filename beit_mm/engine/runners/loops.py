@@ -40,7 +40,6 @@ class ResumableLoop:
     ):
         if not isinstance(dataloader, dict):
             raise ValueError(f'{type(self).__name__} needs the config of its loader, got a {type(dataloader).__name__}')
-        self._runner = runner  # for `seed`, before MMEngine sets it
         dataloader = dict(
             dataloader,
             dataset=dict(
@@ -49,7 +48,7 @@ class ResumableLoop:
                 max_bad_share=max_bad_share,
                 bad_image_list=str(Path(runner.work_dir) / 'bad_images.txt'),
             ),
-            sampler=dict(type='beit_mm.SeededSampler', sampler=dataloader['sampler'], seed=self.seed),
+            sampler=dict(type='beit_mm.SeededSampler', sampler=dataloader['sampler'], seed=seed_of_run(runner)),
         )
         super().__init__(runner, dataloader, **kwargs)
         if not len(self.dataloader):
@@ -61,14 +60,10 @@ class ResumableLoop:
         self.sampler = self.dataloader.batch_sampler.sampler
         runner.register_hook(ResumePositionHook(self, allow_world_size_change))
 
-    @property
-    def seed(self) -> int:
-        """The seed of the run, the same in all processes."""
-        differs = self.runner._randomness_cfg.get('diff_rank_seed', False)
-        return self.runner.seed - (get_rank() if differs else 0)
-
     def run(self):
-        self.sampler.set_seed(self.seed)  # a resumed checkpoint may have changed it since the loader was built
+        self.sampler.set_seed(
+            seed_of_run(self.runner)
+        )  # a resumed checkpoint may have changed it since the loader was built
         try:
             return super().run()
         finally:
@@ -80,10 +75,16 @@ class ResumableLoop:
 
     def seed_step(self) -> None:
         """Seed all generators that a step draws from, on the CPU and on the device of this process."""
-        seed = derive_seed(self.seed, STEP, self._iter, get_rank())
+        seed = derive_seed(seed_of_run(self.runner), STEP, self.iter, get_rank())
         seed_generators(seed)
         if torch.cuda.is_initialized():
             torch.cuda.default_generators[torch.cuda.current_device()].manual_seed(seed)
+
+
+def seed_of_run(runner) -> int:
+    """The seed of a run, the same in all processes."""
+    differs = runner._randomness_cfg.get('diff_rank_seed', False)
+    return runner.seed - (get_rank() if differs else 0)
 
 
 @LOOPS.register_module()
@@ -93,13 +94,13 @@ class EpochTrainLoop(ResumableLoop, EpochBasedTrainLoop):
     def run_epoch(self) -> None:
         self.runner.call_hook('before_train_epoch')
         self.runner.model.train()
-        start = self._iter - self._epoch * len(self.dataloader)
+        start = self.iter - self.epoch * len(self.dataloader)
         if not 0 <= start <= len(self.dataloader):
             raise ValueError(
-                f'iteration {self._iter} of the checkpoint lies outside epoch {self._epoch + 1} of '
+                f'iteration {self.iter} of the checkpoint lies outside epoch {self.epoch + 1} of '
                 f'{len(self.dataloader)} steps: was it written with another number of images per step?'
             )
-        self.sampler.set_epoch(self._epoch)
+        self.sampler.set_epoch(self.epoch)
         self.sampler.skip(start * self.batch_size)
         for index, batch in enumerate(self.dataloader, start):
             self.run_iter(index, batch)

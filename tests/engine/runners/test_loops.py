@@ -1,11 +1,14 @@
 """Loops that resume exactly: other sizes of a step, and loaders that are refused."""
 
+from types import SimpleNamespace
+
 import pytest
 from mmengine.hooks import Hook
 from support.line_model import build, EightNumbers, Signal
 from torch.utils.data import DataLoader
 
 from beit_mm.engine.hooks.stop_hook import TrainingStopped
+from beit_mm.engine.runners import loops
 from beit_mm.registry import DATASETS
 
 
@@ -71,7 +74,7 @@ def test_a_loader_without_a_batch_or_without_a_config_is_refused(by_epoch, tmp_p
         runner.train()
 
 
-def test_seeds_of_ranks_that_differ_give_all_processes_one_seed(tmp_path):
-    runner = build(tmp_path)
-    runner.train_loop.runner.set_randomness(seed=5, diff_rank_seed=True)
-    assert runner.train_loop.seed == 5
+@pytest.mark.parametrize('differs, seed', [(True, 5), (False, 8)])
+def test_seeds_that_differ_by_rank_are_one_seed_of_the_run(differs, seed, monkeypatch):
+    monkeypatch.setattr(loops, 'get_rank', lambda: 3)
+    assert loops.seed_of_run(SimpleNamespace(seed=8, _randomness_cfg=dict(diff_rank_seed=differs))) == seed
