@@ -1,6 +1,6 @@
 # make demo: train and test all four stages on scikit-learn's images, 20 to 45 minutes on two cores.
 # make lint: ruff and mypy. make test: the tests.
-# make test-long: the slow tests that make test leaves out, 25 minutes more.
+# make test-long: the slow tests that make test leaves out, under 40 minutes on two cores.
 # Each creates the virtual environment .venv if it is missing or older than setup.cfg.
 PYTHON ?= python3
 VENV := .venv
@@ -17,10 +17,10 @@ lint: $(STAMP)
 	$(VENV)/bin/mypy
 
 test: $(STAMP)
-	$(VENV)/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	$(VENV)/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 test-long: $(STAMP)
-	$(VENV)/bin/python -m pytest -m long
+	$(VENV)/bin/python -m pytest --numprocesses 2 --dist worksteal -m long
 
 $(STAMP): setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)

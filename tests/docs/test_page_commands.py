@@ -14,7 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from mmengine.config import Config
+from mmengine.registry import MODELS
 from support import ROOT
 from support.clone import name_as_at_the_end, PLACEHOLDERS, run_command, small_options, split, without_launcher
 from support.data import write_ade20k, write_pixels
@@ -172,6 +174,17 @@ def test_archives_unpack_into_the_layouts(tmp_path):
         findings = list(LAYOUTS[layout].check(home / LAYOUTS[layout].root, 10))
         assert len(findings) > 3 and WRONG not in {finding.verdict for finding in findings}
     assert (home / LAYOUTS['cifar100'].root / 'cifar-100-python' / 'train').is_file()
+
+
+@pytest.mark.parametrize('page', ['README.md', 'docs/ecosystem.md'])
+def test_trunk_of_an_example_config_builds(page):
+    """In a host's segmentor: four maps for its head."""
+    (text,) = [block.text for block in blocks(page) if "type='beit_mm.BEiT'" in block.text]
+    trunk = Config.fromstring(text, '.py').model.backbone
+    trunk.pop('_delete_', None)
+    with torch.device('meta'):
+        maps = MODELS.build(trunk)(torch.zeros(1, 3, 512, 512))
+    assert [tuple(part.shape) for part in maps] == [(1, 768, 32, 32)] * 4
 
 
 @pytest.mark.long
