@@ -14,7 +14,7 @@ from torch import Tensor
 
 from beit_mm.files import atomic_write
 from beit_mm.models.backbones.relative_position import Grid, infer_grid, relative_position_index
-from beit_mm.models.weight_layouts import INDEX, kind_of, Layout, LAYOUTS
+from beit_mm.models.weight_layouts import INDEX, Layout, LAYOUTS, task_of
 from beit_mm.models.weights import expand_shared_table
 
 from . import transformers_config
@@ -53,7 +53,7 @@ def convert(source: str, target: str, layout: str, out_indices: list[int] | None
     if found is None:
         raise ValueError(f'{source} must hold the weights of a BEiT, got {_summary(content)}')
     weights, moves, unknown = to_our_names(found)
-    kind = kind_of(weights)
+    kind = task_of(weights)
     yield f'{source}: {kind} weights, layout {found.layout.name}' + (f', prefix {found.prefix}' if found.prefix else '')
     yield from _lines(moves, unknown)
     grid = _grid_of(weights, content)
@@ -82,8 +82,8 @@ def to_layout(
             f'the layout {layout.name} needs the grid, which the file does not tell: its tables and '
             f'position embeddings fit no square'
         )
-    if kind not in layout.kinds:
-        raise ValueError(f'the layout {layout.name} has a place for {" and ".join(layout.kinds)} weights, got {kind}')
+    if kind not in layout.tasks:
+        raise ValueError(f'the layout {layout.name} has a place for {" and ".join(layout.tasks)} weights, got {kind}')
     weights = dict(weights)
     weights.pop('backbone.grid_size', None)
     if layout.name == 'beit_mm' and grid is not None:

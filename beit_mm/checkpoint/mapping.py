@@ -62,7 +62,7 @@ def _is_beit(weights: dict[str, Tensor], layout: Layout, prefix: str) -> bool:
 
     EVA-02's may be the same, but its MLP is gated: half as many channels enter its second layer as leave the first.
     """
-    if any(name.startswith(prefix) and name.endswith(layout.absent) for name in weights):
+    if any(name.startswith(prefix) and name.endswith(layout.foreign_endings) for name in weights):
         return False
     names = {name: layout.our_name(name, prefix) for name in weights}
     ours = {names[name] or name: tensor for name, tensor in weights.items()}

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
 from beit_mm.checkpoint import read_checkpoint
-from beit_mm.models.weight_layouts import kind_of
+from beit_mm.models.weight_layouts import task_of
 
 from .parts import Outputs, Part, Segmentor
 
@@ -73,7 +73,7 @@ def run_pt2(part: Part, path: Path) -> Run:
 def write_safetensors(part: Part, images: Tensor, path: Path, metadata: dict[str, str], choices: Choices) -> None:
     """Weights under our names, tables and position embeddings at the grid of the size."""
     weights = part.weights()
-    save_file(weights, path, metadata=dict(format='pt', layout='beit_mm', kind=kind_of(weights), **metadata))
+    save_file(weights, path, metadata=dict(format='pt', layout='beit_mm', kind=task_of(weights), **metadata))
 
 
 def run_safetensors(part: Part, path: Path) -> Run:

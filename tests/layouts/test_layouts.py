@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from beit_mm.models import BEiT
-from beit_mm.models.weight_layouts import kind_of, LAYOUTS
+from beit_mm.models.weight_layouts import LAYOUTS, task_of
 
 WIDTH = dict(img_size=32, embed_dim=32, depth=3, num_heads=2)
 
@@ -46,7 +46,7 @@ def assert_equal(actual: dict, expected: dict) -> None:
 CASES = [
     (layout, kind)
     for layout in LAYOUTS.values()
-    for kind in layout.kinds
+    for kind in layout.tasks
     if layout.name != 'timm' or kind in ('classify', 'trunk')
 ]
 
@@ -54,12 +54,12 @@ CASES = [
 @pytest.mark.parametrize('layout, kind', CASES, ids=lambda value: getattr(value, 'name', value))
 def test_there_and_back_is_the_start(layout, kind):
     weights = weights_of(kind)
-    assert kind_of(weights) == kind
+    assert task_of(weights) == kind
     theirs, moves, unknown = layout.from_ours(weights, kind)
     assert not unknown
     assert {ours for _, ours in moves} == set(weights) and {name for name, _ in moves} == set(theirs)
-    home = '' if kind in layout.bare else layout.home
-    back, moves, unknown = layout.to_ours(theirs, home)
+    prefix = '' if kind in layout.without_prefix else layout.trunk_prefix
+    back, moves, unknown = layout.to_ours(theirs, prefix)
     assert not unknown
     assert_equal(back, weights)
     assert {ours for _, ours in moves} == set(weights)
@@ -68,8 +68,8 @@ def test_there_and_back_is_the_start(layout, kind):
 @pytest.mark.parametrize('layout, kind', CASES, ids=lambda value: getattr(value, 'name', value))
 def test_the_prefix_of_the_trunk_may_be_any(layout, kind):
     theirs, _, _ = layout.from_ours(weights_of(kind), kind)
-    home = '' if kind in layout.bare else layout.home
-    back, _, unknown = layout.to_ours({f'module.{name}': tensor for name, tensor in theirs.items()}, f'module.{home}')
+    prefix = '' if kind in layout.without_prefix else layout.trunk_prefix
+    back, _, unknown = layout.to_ours({f'module.{name}': tensor for name, tensor in theirs.items()}, f'module.{prefix}')
     assert not unknown
     assert_equal(back, weights_of(kind))
 
@@ -90,7 +90,7 @@ def test_q_k_and_v_are_thirds_in_this_order():
 def test_a_missing_key_projection_is_an_error():
     theirs, _, _ = LAYOUTS['transformers'].from_ours(weights_of('trunk'), 'trunk')
     del theirs['encoder.layer.1.attention.attention.key.weight']
-    with pytest.raises(ValueError, match='q, k and v of one shape'):
+    with pytest.raises(ValueError, match='q, k and v must be three tensors of the same shape'):
         LAYOUTS['transformers'].to_ours(theirs, '')
 
 

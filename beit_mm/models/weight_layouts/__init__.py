@@ -1,9 +1,9 @@
-"""The names that each implementation gives to BEiT's weights, and the way to and from ours.
+"""The names of BEiT's weights in each implementation, and renaming to and from ours.
 
-A leaf like the registry: it knows names and shapes of tensors, no models and no files.
+This package knows names and shapes of tensors. It imports no models and reads no files.
 """
 
-from .layout import INDEX, kind_of, Layout
+from .layout import INDEX, Layout, task_of
 from .tables import LAYOUTS, OPENMMLAB, READABLE
 
-__all__ = ['INDEX', 'LAYOUTS', 'OPENMMLAB', 'READABLE', 'Layout', 'kind_of']
+__all__ = ['INDEX', 'LAYOUTS', 'OPENMMLAB', 'READABLE', 'Layout', 'task_of']

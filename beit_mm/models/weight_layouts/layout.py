@@ -1,4 +1,4 @@
-"""What a layout is: pairs of name beginnings, and what is done to tensors on the way."""
+"""Layout: how an implementation names BEiT's weights, and how to rename them to ours and back."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -11,20 +11,25 @@ from torch import Tensor
 Pairs = Sequence[tuple[str, str]]
 Moves = list[tuple[str, str]]
 INDEX = 'relative_position_index'  # a buffer that follows from the grid
-KINDS = dict(pretrain='lm_head.weight', segment='decode_head.conv_seg.weight', classify='head.fc.weight',
-             trunk='backbone.cls_token')  # yapf: disable
+# A weight that only models for this task have, in our names; every model has a trunk.
+TASKS = dict(
+    pretrain='lm_head.weight',
+    segment='decode_head.conv_seg.weight',
+    classify='head.fc.weight',
+    trunk='backbone.cls_token',
+)
 
 
-def kind_of(names: Iterable[str]) -> str | None:
-    """'pretrain', 'segment', 'classify' or 'trunk', by our names of the weights; None if there is no trunk."""
+def task_of(names: Iterable[str]) -> str | None:
+    """'pretrain', 'segment', 'classify' or 'trunk' (no head), by our names of the weights; None without a trunk."""
     names = set(names)
-    if KINDS['trunk'] not in names:
+    if TASKS['trunk'] not in names:
         return None
-    return next(kind for kind, name in KINDS.items() if name in names)
+    return next(task for task, name in TASKS.items() if name in names)
 
 
 class _Renaming:
-    """Replaces the first beginning that matches; `{}` in a pair stands for a number."""
+    """Replaces the first matching beginning of a name; `{}` in a pair stands for a number."""
 
     def __init__(self, pairs: Pairs):
         self.rules = [
@@ -42,40 +47,40 @@ class _Renaming:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where an implementation keeps BEiT's weights.
+    """How an implementation names BEiT's weights.
 
-    Our names are those of the full model: `backbone.`, `lm_head.`, `head.fc.`, `neck.`, `decode_head.` and so on. Where
-    q, k and v are apart in a layout, its pairs name them `attn.q.`, `attn.k.` and `attn.v.`.
+    Our names are those of the full model: `backbone.`, `lm_head.`, `head.fc.`, `neck.`, `decode_head.` and so on. If a
+    layout has separate tensors for q, k and v, its pairs call them `attn.q.`, `attn.k.` and `attn.v.`.
 
     Args:
-        name: what users call it.
-        trunk: (theirs, ours) beginnings of names inside the trunk's module; theirs without that module's prefix.
-        beside: the same for what lies beside the trunk's module.
-        home: prefix of the trunk's module in a model that is more than it.
-        bare: kinds of model that are the trunk's module themselves.
-        trunk_aliases, beside_aliases: further names that are read and never written.
-        kinds: what the implementation has a model for, see `kind_of`.
-        wrapper: key of the state dict in a file; None for a file that is the state dict.
-        splits_qkv: whether q, k and v have tensors of their own.
+        name: the name that users see.
+        trunk: (theirs, ours) beginnings of names in the trunk's module; theirs without the prefix of that module.
+        outside: the same for weights outside the trunk's module.
+        trunk_prefix: prefix of the trunk's module in a larger model.
+        without_prefix: tasks whose model is the trunk's module itself.
+        trunk_aliases, outside_aliases: more names, which are read but never written.
+        tasks: tasks that the implementation has a model for, see `task_of`.
+        wrapper: key of the state dict in a file; None if the file is the state dict.
+        splits_qkv: whether q, k and v are separate tensors.
         transposes: whether linear weights are (in, out).
         keeps_index: whether the relative position index is among the weights.
-        absent: endings of names in the trunk that tell a model of another kind.
-        ignored: beginnings of names beside the trunk that such files hold and nothing here has a place for.
+        foreign_endings: endings of names in the trunk that only another model has.
+        ignored: beginnings of names outside the trunk that have no counterpart here.
     """
 
     name: str
     trunk: Pairs
-    beside: Pairs = ()
-    home: str = ''
-    bare: tuple[str, ...] = ('trunk',)
+    outside: Pairs = ()
+    trunk_prefix: str = ''
+    without_prefix: tuple[str, ...] = ('trunk',)
     trunk_aliases: Pairs = ()
-    beside_aliases: Pairs = ()
-    kinds: tuple[str, ...] = tuple(KINDS)
+    outside_aliases: Pairs = ()
+    tasks: tuple[str, ...] = tuple(TASKS)
     wrapper: str | None = None
     splits_qkv: bool = False
     transposes: bool = False
     keeps_index: bool = False
-    absent: tuple[str, ...] = ('attn.qkv.bias',)
+    foreign_endings: tuple[str, ...] = ('attn.qkv.bias',)
     ignored: tuple[str, ...] = ()
 
     @cached_property
@@ -85,36 +90,36 @@ class Layout:
 
         return dict(
             trunk=_Renaming([*self.trunk_aliases, *self.trunk]),
-            beside=_Renaming([*self.beside_aliases, *self.beside]),
+            outside=_Renaming([*self.outside_aliases, *self.outside]),
             trunk_back=reverse(self.trunk),
-            beside_back=reverse(self.beside),
+            outside_back=reverse(self.outside),
         )
 
     def our_name(self, name: str, prefix: str) -> str | None:
-        """Ours for one of their names in a file whose trunk lies under the prefix; None if unknown."""
-        found = None
+        """Our name for one of theirs, in a file whose trunk has this prefix; None if unknown."""
+        ours = None
         if name.startswith(prefix):
-            found = self._renamings['trunk'](name[len(prefix) :])
+            ours = self._renamings['trunk'](name[len(prefix) :])
         root = re.sub(r'[^.]*\.$', '', prefix)
-        if found is None and name.startswith(root):
-            found = self._renamings['beside'](name[len(root) :])
-        return found
+        if ours is None and name.startswith(root):
+            ours = self._renamings['outside'](name[len(root) :])
+        return ours
 
-    def their_name(self, name: str, kind: str) -> str | None:
-        """Theirs for one of our names; None if their model of that kind has no such tensor."""
-        home = '' if kind in self.bare else self.home
-        inside, outside = self._renamings['trunk_back'](name), self._renamings['beside_back'](name)
-        inside = inside if inside is None else home + inside
-        return (outside or inside) if kind == 'pretrain' else (inside or outside)
+    def their_name(self, name: str, task: str) -> str | None:
+        """Their name for one of ours; None if their model for the task has no such tensor."""
+        prefix = '' if task in self.without_prefix else self.trunk_prefix
+        inside, outside = self._renamings['trunk_back'](name), self._renamings['outside_back'](name)
+        inside = inside if inside is None else prefix + inside
+        return (outside or inside) if task == 'pretrain' else (inside or outside)
 
     def to_ours(self, weights: dict[str, Tensor], prefix: str) -> tuple[dict[str, Tensor], Moves, list[str]]:
         """Their weights under our names.
 
         Returns:
-            the weights; (theirs, ours) of every tensor; names that are not known, whose tensors are not among them.
+            the weights; (theirs, ours) of every tensor; unknown names, whose tensors are left out.
 
         Raises:
-            ValueError: If two tensors have one name of ours, or q, k and v do not belong together.
+            ValueError: If two tensors get the same name, or q, k and v do not fit each other.
         """
         renamed, moves, unknown = {}, [], []
         for name, tensor in weights.items():
@@ -125,7 +130,7 @@ class Layout:
                 unknown.append(name)
                 continue
             if ours in renamed:
-                raise ValueError(f'{name} and another weight of the file both stand for {ours}, one was expected')
+                raise ValueError(f'{name} and another weight of the file are both {ours}, expected one')
             renamed[ours] = tensor.t().contiguous() if self.transposes and _is_linear(ours, tensor) else tensor
             moves.append((name, ours))
         if self.splits_qkv:
@@ -133,13 +138,13 @@ class Layout:
             renamed = _fuse_qkv(renamed)
         return renamed, moves, unknown
 
-    def from_ours(self, weights: dict[str, Tensor], kind: str) -> tuple[dict[str, Tensor], Moves, list[str]]:
-        """Our weights under their names; what `to_ours` returns, with (theirs, ours) of every tensor."""
+    def from_ours(self, weights: dict[str, Tensor], task: str) -> tuple[dict[str, Tensor], Moves, list[str]]:
+        """Our weights under their names; returns the same three as `to_ours`."""
         renamed, moves, unknown = {}, [], []
         for name, tensor in weights.items():
             parts = _split_qkv(name, tensor) if self.splits_qkv else {name: tensor}
             for part, value in parts.items():
-                theirs = self.their_name(part, kind)
+                theirs = self.their_name(part, task)
                 if theirs is None:
                     unknown.append(name)
                     continue
@@ -162,12 +167,11 @@ def _fuse_qkv(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     fused = {}
     for name, tensor in weights.items():
         if name.endswith('attn.q.weight'):
-            parts = [weights.get(f'{name[: -len("q.weight")]}{part}.weight') for part in 'qkv']
-            if any(part is None or part.shape != tensor.shape for part in parts):
-                raise ValueError(
-                    f'q, k and v of one shape were expected beside {name}, got '
-                    f'{[None if part is None else tuple(part.shape) for part in parts]}'
-                )
+            names = [f'{name.removesuffix("q.weight")}{part}.weight' for part in 'qkv']
+            parts = [weights[part] for part in names if part in weights]
+            if len(parts) < 3 or any(part.shape != tensor.shape for part in parts):
+                shapes = [tuple(part.shape) for part in parts]
+                raise ValueError(f'{name}: q, k and v must be three tensors of the same shape, got {shapes}')
             fused[_fused_name(name)] = torch.cat(parts)
         elif not name.endswith(('attn.k.weight', 'attn.v.weight')):
             fused[_fused_name(name)] = tensor

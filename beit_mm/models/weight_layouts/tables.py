@@ -1,4 +1,4 @@
-"""The layouts: names as they stand in the files and state dicts of each implementation.
+"""The layouts: names in the files and state dicts of each implementation.
 
 Sources: the release (github.com/microsoft/unilm, beit), timm, transformers (the names of saved files, then those of
 version 5 in memory), MMPretrain, MMSegmentation, PASSL (github.com/PaddlePaddle/PASSL).
@@ -40,18 +40,18 @@ BEIT_MM = Layout(
     'beit_mm',
     [*_SAME, ('grid_size', 'backbone.grid_size')],
     [*((name, name) for name in ('lm_head.', 'head.fc.', 'target.')), *_SEGMENTOR],
-    home='backbone.',
+    trunk_prefix='backbone.',
     wrapper='state_dict',
 )
-# Read for our own files and timm's too: the names are the same, and what lies beside the trunk does not overlap.
+# Also reads our own files and timm's: they have the same names in the trunk, and no conflicting names outside it.
 RELEASE = Layout(
     'release',
     [*_SAME, ('head.', 'head.fc.'), ('lm_head.', 'lm_head.'), *_PYRAMID],
     _SEGMENTOR[1:],
-    home='backbone.',
-    bare=('trunk', 'pretrain', 'classify'),
+    trunk_prefix='backbone.',
+    without_prefix=('trunk', 'pretrain', 'classify'),
     trunk_aliases=[('grid_size', 'backbone.grid_size')],
-    beside_aliases=BEIT_MM.beside,
+    outside_aliases=BEIT_MM.outside,
     wrapper='model',
     keeps_index=True,
 )
@@ -61,8 +61,8 @@ PASSL = Layout(
     'passl',
     [*_SAME, ('lm_head.', 'lm_head.')],
     [('head.fc_cls.', 'head.fc.')],
-    home='backbone.',
-    kinds=('pretrain', 'classify', 'trunk'),
+    trunk_prefix='backbone.',
+    tasks=('pretrain', 'classify', 'trunk'),
     transposes=True,
     keeps_index=True,
     ignored=('d_vae.',),
@@ -84,17 +84,17 @@ _OPENMMLAB_TRUNK = [
     *((name, f'backbone.{name}') for name in _OUTSIDE_BLOCKS[:3]),
     ('rel_pos_bias.', 'backbone.rel_pos_bias.'),
 ]
-_OPENMMLAB_BESIDE = [
+_OPENMMLAB_OUTSIDE = [
     ('head.cls_head.', 'lm_head.'),
     ('head.fc.', 'head.fc.'),
     ('target_generator.blocks.', 'target.tokenizer.encoder.blocks.'),
     *_SEGMENTOR,
 ]
 OPENMMLAB = Layout(
-    'openmmlab', _OPENMMLAB_TRUNK, _OPENMMLAB_BESIDE, home='backbone.', wrapper='state_dict', keeps_index=True
+    'openmmlab', _OPENMMLAB_TRUNK, _OPENMMLAB_OUTSIDE, trunk_prefix='backbone.', wrapper='state_dict', keeps_index=True
 )
-MMPRETRAIN = replace(OPENMMLAB, name='mmpretrain', kinds=('pretrain', 'classify', 'trunk'))
-MMSEGMENTATION = replace(OPENMMLAB, name='mmsegmentation', kinds=('segment', 'trunk'))
+MMPRETRAIN = replace(OPENMMLAB, name='mmpretrain', tasks=('pretrain', 'classify', 'trunk'))
+MMSEGMENTATION = replace(OPENMMLAB, name='mmsegmentation', tasks=('segment', 'trunk'))
 
 
 def _block_pairs(theirs: str, names: dict) -> list:
@@ -132,7 +132,7 @@ TRANSFORMERS = Layout(
         ('layernorm.', 'backbone.norm.'),
         ('pooler.layernorm.', 'backbone.fc_norm.'),
     ],
-    beside=[
+    outside=[
         ('layernorm.', 'backbone.norm.'),
         ('lm_head.', 'lm_head.'),
         ('classifier.', 'head.fc.'),
@@ -157,7 +157,7 @@ TRANSFORMERS = Layout(
             },
         ),
     ],
-    beside_aliases=[
+    outside_aliases=[
         ('fpn.fpn1.conv_transpose1.', 'neck.upsample_4x.0.'),
         ('fpn.fpn1.normalization.', 'neck.upsample_4x.1.'),
         ('fpn.fpn1.conv_transpose2.', 'neck.upsample_4x.3.'),
@@ -172,13 +172,13 @@ TRANSFORMERS = Layout(
             )
         ),
     ],
-    home='beit.',
+    trunk_prefix='beit.',
     splits_qkv=True,
-    absent=('attention.key.bias', 'k_proj.bias'),
+    foreign_endings=('attention.key.bias', 'k_proj.bias'),
 )
 
 LAYOUTS = {layout.name: layout for layout in (BEIT_MM, RELEASE, TIMM, TRANSFORMERS, MMPRETRAIN, MMSEGMENTATION, PASSL)}
-# A tensor of the first block whose name, less its prefix, tells the layout; PASSL differs from RELEASE by its shape.
+# A tensor of the first block whose name without prefix tells the layout. PASSL differs from RELEASE by its shape.
 READABLE = {
     'blocks.0.attn.qkv.weight': RELEASE,
     'layers.0.attn.qkv.weight': OPENMMLAB,
