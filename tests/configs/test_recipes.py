@@ -43,6 +43,7 @@ def test_every_part_builds(name):
             assert len(Compose(dataset.pipeline).transforms) == len(dataset.pipeline)
     if 'tta_pipeline' in cfg:
         assert Compose(cfg.tta_pipeline).transforms
+    assert optim_wrapper(name)._skips_on_device, 'else every update waits for the device'
     groups = optim_wrapper(name).optimizer.param_groups
     trainable = [parameter for parameter in meta_model(name).parameters() if parameter.requires_grad]
     assert sum(len(group['params']) for group in groups) == len(trainable)

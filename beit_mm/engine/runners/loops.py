@@ -61,9 +61,7 @@ class ResumableLoop:
         runner.register_hook(ResumePositionHook(self, allow_world_size_change))
 
     def run(self):
-        self.sampler.set_seed(
-            seed_of_run(self.runner)
-        )  # a resumed checkpoint may have changed it since the loader was built
+        self.sampler.set_seed(seed_of_run(self.runner))  # a checkpoint may have changed it
         try:
             return super().run()
         finally:
