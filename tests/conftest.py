@@ -9,7 +9,7 @@ from support.data import enter, write_all
 from support.digits import write_classification, write_segmentation
 from support.tools import forget_instances
 
-# Small tensors: more threads only get in each other's way.
+# Tensors are small: more threads only slow each other down.
 torch.set_num_threads(1)
 
 

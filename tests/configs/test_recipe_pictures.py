@@ -29,9 +29,9 @@ def sample(tmp_path) -> dict:
 
 @pytest.mark.parametrize('name', [name for name in NAMES if 'pretrain' in name])
 def test_pre_training_sees_two_views_and_a_mask(name, sample):
-    found = Compose(load(name).train_dataloader.dataset.pipeline)(sample)
-    assert (found['inputs'].shape, found['views'].shape) == ((3, 224, 224), (3, 112, 112))
-    assert found['mask'].shape == (14, 14) and found['mask'].sum() == 75
+    actual = Compose(load(name).train_dataloader.dataset.pipeline)(sample)
+    assert (actual['inputs'].shape, actual['views'].shape) == ((3, 224, 224), (3, 112, 112))
+    assert actual['mask'].shape == (14, 14) and actual['mask'].sum() == 75
 
 
 @pytest.mark.parametrize('name', [name for name in NAMES if 'classify' in name or 'finetune' in name])
@@ -79,11 +79,11 @@ def test_segmentation_sees_crops_and_windows_of_the_size_in_the_name(name, sampl
     resize, crop = cfg.train_dataloader.dataset.pipeline[2:4]
     assert (resize.scale, resize.ratio_range) == ((4 * side, side), (0.5, 2.0))
     assert (crop.crop_size, crop.cat_max_ratio) == ((side, side), 0.75)
-    found = Compose(cfg.train_dataloader.dataset.pipeline)(dict(sample))['inputs']
+    actual = Compose(cfg.train_dataloader.dataset.pipeline)(dict(sample))['inputs']
     # A picture may be drawn smaller than the crop; the preprocessor pads it.
-    assert found.shape[1] <= side and found.shape[2] <= side
-    found = Compose(cfg.test_dataloader.dataset.pipeline)(dict(sample))['inputs']
-    assert found.shape == (3, side, side * WIDTH // HEIGHT)
+    assert actual.shape[1] <= side and actual.shape[2] <= side
+    actual = Compose(cfg.test_dataloader.dataset.pipeline)(dict(sample))['inputs']
+    assert actual.shape == (3, side, side * WIDTH // HEIGHT)
 
 
 @pytest.mark.parametrize('name', [name for name in NAMES if 'segment' in name])

@@ -50,7 +50,7 @@ def run(data, tmp_path_factory) -> Callable[[str], Path]:
 
 
 def start(name: str, run: Callable[[str], Path]) -> dict[str, str]:
-    """The option that names a checkpoint to start from, of a small training of the kind that the recipe wants."""
+    """The option that names the checkpoint to start from: a small pre-trained or fine-tuned model."""
     init = load(name).model.get('backbone', {}).get('init_cfg')
     if not init:
         return {}

@@ -79,8 +79,8 @@ def test_header_has_the_hardware_and_the_score_of_the_table(name):
 
 def test_the_table_has_every_recipe_with_published_settings():
     ours = {'beit_tokenizer.py', 'pretrain/beit_tiny_own_data.py', 'pretrain/beit_small_own_data.py'}
-    found = {name for name in RECIPES if re.match('beit_|pretrain/|segment/|classify/beit_', name)}
-    assert set(NAMES) == found and set(TABLE) == found - ours
+    actual = {name for name in RECIPES if re.match('beit_|pretrain/|segment/|classify/beit_', name)}
+    assert set(NAMES) == actual and set(TABLE) == actual - ours
     assert {f'demo/{stage}.py' for stage in ('tokenizer', 'pretrain', 'finetune', 'segment')} < set(RECIPES)
 
 

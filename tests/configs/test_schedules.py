@@ -56,13 +56,13 @@ def walk(schedules: str, steps_per_epoch: int, steps: tuple[int, ...]) -> list[f
     """The rate at some steps of a run that begins with 1, from MMEngine's schedules stepped that far."""
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     running = build_schedules(json.loads(schedules), optimizer, steps_per_epoch)
-    found = []
+    actual = []
     for step in range(steps[-1] + 1):
         if step in steps:
-            found.append(optimizer.param_groups[0]['lr'])
+            actual.append(optimizer.param_groups[0]['lr'])
         for schedule in running:
             schedule.step()
-    return found
+    return actual
 
 
 def shorten(recipe: Recipe) -> Recipe:
@@ -88,7 +88,7 @@ def test_rates_and_weight_decays_are_the_releases(name):
     # A run counts steps; an update comes with the last of those that are accumulated. Segmentation counts steps itself.
     per_update = recipe.hardware[2] if recipe.images else 1
     steps = tuple((mark + 1) * per_update - 1 for mark in marks(recipe))
-    found = walk(json.dumps(cfg.param_scheduler), epoch_length(cfg, recipe) if recipe.images else 1, steps)
+    actual = walk(json.dumps(cfg.param_scheduler), epoch_length(cfg, recipe) if recipe.images else 1, steps)
     formula = cosine if recipe.images else polynomial
     expected = [formula(recipe, mark) for mark in marks(recipe)]
     for group in groups:
@@ -98,8 +98,8 @@ def test_rates_and_weight_decays_are_the_releases(name):
             assert group['weight_decay'] == (recipe.weight_decay if is_decayed(own, parameter) else 0), own
             assert group['lr'] == pytest.approx(scale * recipe.lr, rel=1e-9), own
     # All rates are that of the last layer times a factor.
-    assert found[0] <= 1e-3
-    assert [recipe.lr * factor for factor in found[1:]] == pytest.approx(expected[1:], rel=0.01, abs=0)
+    assert actual[0] <= 1e-3
+    assert [recipe.lr * factor for factor in actual[1:]] == pytest.approx(expected[1:], rel=0.01, abs=0)
     assert sum(len(group['params']) for group in groups) == sum(p.requires_grad for p in model.parameters())
 
 

@@ -61,12 +61,12 @@ def test_evaluation_crops_as_published(size, side, image):
     """As the release: the short edge to side / ratio, rounded down, Pillow's bicubic, then the centre."""
     cfg = load(config_name(size, side))
     assert cfg.val_dataloader.dataset.pipeline == cfg.test_dataloader.dataset.pipeline
-    found = Compose(cfg.test_dataloader.dataset.pipeline)(dict(img_path=str(image), gt_label=0))['inputs']
+    actual = Compose(cfg.test_dataloader.dataset.pipeline)(dict(img_path=str(image), gt_label=0))['inputs']
     edge = int(side / TABLE[size, side].crop_ratio)
     pixels = Image.fromarray(mmcv.imread(image))
     expected = CenterCrop(side)(Resize(edge, interpolation=InterpolationMode.BICUBIC)(pixels))
-    assert found.shape == (3, side, side)
-    assert np.array_equal(found.permute(1, 2, 0).numpy(), np.asarray(expected))
+    assert actual.shape == (3, side, side)
+    assert np.array_equal(actual.permute(1, 2, 0).numpy(), np.asarray(expected))
 
 
 @pytest.mark.parametrize('size, side', TABLE)

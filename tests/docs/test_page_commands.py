@@ -43,10 +43,10 @@ def is_run(block: Block) -> bool:
 
 
 def test_every_block_is_of_a_known_kind_and_needs_what_is_known():
-    found = {page: blocks(page) for page in PAGES}
-    assert {'README.md', 'docs/training.md', 'docs/data.md', 'docs/inference.md'} < set(found)
-    assert {need for page in found for block in found[page] for need in block.needs} <= {*DATA_SETS, *OUTSIDE}
-    for block in (block for page in found for block in found[page] if block.kind == PYTHON):
+    actual = {page: blocks(page) for page in PAGES}
+    assert {'README.md', 'docs/training.md', 'docs/data.md', 'docs/inference.md'} < set(actual)
+    assert {need for page in actual for block in actual[page] for need in block.needs} <= {*DATA_SETS, *OUTSIDE}
+    for block in (block for page in actual for block in actual[page] if block.kind == PYTHON):
         ast.parse(block.text, f'{block.page}:{block.line}')
 
 
@@ -55,10 +55,10 @@ def test_files_and_links_of_a_page_exist(page):
     text, name = (ROOT / page).read_text(), r'(?<![\w/.$-])(?:configs|tools|docs|tests)/[\w/]+\.(?:py|sh|md|ipynb)'
     elsewhere = [block.file for block in blocks(page)]
     elsewhere += [
-        found for block in blocks(page) if 'another project' in block.needs for found in re.findall(name, block.text)
+        actual for block in blocks(page) if 'another project' in block.needs for actual in re.findall(name, block.text)
     ]
     links = {link for link in re.findall(r'\]\(([^)#\s]+)(?:#[\w-]+)?\)', text) if '://' not in link}
-    assert [found for found in {*re.findall(name, text)} - {*elsewhere} if not (ROOT / found).is_file()] == []
+    assert [actual for actual in {*re.findall(name, text)} - {*elsewhere} if not (ROOT / actual).is_file()] == []
     assert [link for link in links if not ((ROOT / page).parent / link).exists()] == []
 
 
@@ -108,10 +108,10 @@ ran: list[str] = []  # commands stand on several pages
 
 def test_every_command_of_own_data_runs(clone):
     """From the layout to the score, in the page's order; each stage starts from what the one before wrote."""
-    found = commands(IN_MAKE_TEST)
-    trained = {Path(word).stem for command in found for word in command.split() if word.startswith('configs/')}
+    actual = commands(IN_MAKE_TEST)
+    trained = {Path(word).stem for command in actual for word in command.split() if word.startswith('configs/')}
     assert trained == {'tokenizer', 'pretrain', 'finetune', 'segment', 'pretrain_shards', 'finetune_table'}
-    for command in found:
+    for command in actual:
         run_command(command)
 
 

@@ -1,4 +1,4 @@
-"""A project outside the repository that has beit_mm from its wheel alone."""
+"""A project outside the repository, with beit_mm installed from its wheel."""
 
 import os
 import shutil
@@ -33,13 +33,13 @@ def wheel(tmp_path_factory) -> Path:
         else:
             shutil.copy(ROOT / part, folder / 'source')
     pip('wheel', '--no-deps', '--no-build-isolation', '-w', folder, folder / 'source')
-    (found,) = folder.glob('*.whl')
-    return found
+    (actual,) = folder.glob('*.whl')
+    return actual
 
 
 @pytest.fixture(scope='session')
 def project(wheel, tmp_path_factory) -> Project:
-    """The folder project/ with the embedded data, beside what pip made of the wheel."""
+    """The folder project/ with the embedded data, and the installed wheel."""
     folder = tmp_path_factory.mktemp('ecosystem')
     pip('install', '--no-deps', '--no-compile', '--target', folder / 'site', wheel)
     shutil.copytree(Path(__file__).parent / 'project', folder / 'project')

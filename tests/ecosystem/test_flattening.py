@@ -26,7 +26,7 @@ def test_copy_of_a_recipe_says_the_same_without_bases(path, tmp_path):
 
 @pytest.fixture
 def pure_python(tmp_path) -> Path:
-    """The test project's config in MMEngine's pure-Python style, beside its base."""
+    """The test project's config in MMEngine's pure-Python style, with its base in the same folder."""
     write(flatten(CONFIGS / 'demo' / 'segment.py'), tmp_path / 'flat_segment.py', 'The base.')
     return shutil.copy(Path(__file__).parent / 'project' / 'configs' / 'pure_python.py', tmp_path)
 

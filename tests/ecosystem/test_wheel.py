@@ -23,9 +23,9 @@ def files(folder: str) -> dict:
 def test_wheel_carries_configs_tools_and_index(wheel):
     expected = {**files('configs'), **files('tools'), 'model-index.yml': (ROOT / 'model-index.yml').read_bytes()}
     with zipfile.ZipFile(wheel) as archive:
-        found = {name.removeprefix(MIM): archive.read(name) for name in archive.namelist() if name.startswith(MIM)}
+        actual = {name.removeprefix(MIM): archive.read(name) for name in archive.namelist() if name.startswith(MIM)}
     assert {'configs/demo/segment.py', 'configs/_base_/runtime.py', 'tools/slurm_train.sh'} <= set(expected)
-    assert found == expected
+    assert actual == expected
 
 
 @pytest.mark.long
@@ -33,8 +33,8 @@ def test_wheel_carries_the_whole_package(wheel):
     kinds = '.py', '.html', '.css', '.js'  # the latter of the page of a run
     expected = {name for name in files('beit_mm') if name.endswith(kinds) and '/.mim/' not in name}
     with zipfile.ZipFile(wheel) as archive:
-        found = {name for name in archive.namelist() if name.startswith('beit_mm/') and '/.mim/' not in name}
-    assert found == expected
+        actual = {name for name in archive.namelist() if name.startswith('beit_mm/') and '/.mim/' not in name}
+    assert actual == expected
 
 
 @pytest.mark.long

@@ -1,4 +1,4 @@
-"""A folder as a user's clone, with small data, in which the commands of the pages run in this process."""
+"""A folder like a user's clone, with small data, in which commands of the pages run in this process."""
 
 import gzip
 import json
@@ -22,7 +22,7 @@ from support.pages import blocks, PAGES
 from support.recipes import shrink
 from support.tools import run, run_here
 
-# What stands on a page for a path of the reader's own.
+# Names on the pages that stand for the reader's own paths.
 PLACEHOLDERS = dict(IN='work_dirs/demo/finetune/epoch_24.pth', OUT='work_dirs/converted', LAYOUT='timm')
 OWN_CLASSES = ['bird', 'cat', 'dog']
 # Images and crops of segmentation, 512 pixels high in the recipes.
@@ -64,7 +64,7 @@ def run_command(command: str) -> None:
 
     Raises:
         SystemExit: If it ends badly.
-        ValueError: If the command is of no kind that is run here.
+        ValueError: If this function cannot run such a command.
     """
     words, variables = split(command)
     if variables not in ({}, dict(PYTHONPATH='.')):
@@ -101,11 +101,11 @@ def without_launcher(words: list[str]) -> list[str]:
 
 def _run_recipe(words: list[str]) -> None:
     cfg = Config.fromfile(words[1])
-    place = words.index('--cfg-options') if '--cfg-options' in words else len(words)
-    options = dict(word.split('=', 1) for word in words[place + 1 :])
+    position = words.index('--cfg-options') if '--cfg-options' in words else len(words)
+    options = dict(word.split('=', 1) for word in words[position + 1 :])
     cfg.merge_from_dict({key: DictAction._parse_iterable(value) for key, value in options.items()})
-    own = words[place + 1 :] + (openai_options() if any('PATH/' in word for word in words) else [])
-    run_here([*words[:place], '--cfg-options', *small_options(words[1], cfg), *own])
+    own = words[position + 1 :] + (openai_options() if any('PATH/' in word for word in words) else [])
+    run_here([*words[:position], '--cfg-options', *small_options(words[1], cfg), *own])
     work_dir = Path(cfg.get('work_dir') or f'work_dirs/{Path(words[1]).stem}')
     if words[0] == 'tools/train.py':
         name_as_at_the_end(cfg, work_dir)

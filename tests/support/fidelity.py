@@ -1,4 +1,4 @@
-"""Comparing others' models with ours: seeded weights, our models, their files, and a table of what was compared."""
+"""Compare other implementations with ours: seeded weights, our models, their files, and a table of differences."""
 
 import math
 from pathlib import Path
@@ -67,7 +67,7 @@ def draw(model: nn.Module, seed: int = 0) -> nn.Module:
             is_norm = tensor.ndim == 1
             std = 0.2 if is_norm else 1 / math.sqrt(tensor[0].numel())
             tensor.normal_(float(is_norm), std, generator=generator)
-        else:  # a tokenizer's tokens would not depend on its image beside large biases
+        else:  # with large biases a tokenizer's tokens would not depend on its image
             tensor.normal_(0, 0.03 if name.endswith('.b') else 0.3, generator=generator)
     return model.eval()
 
@@ -78,7 +78,7 @@ def images(height: int, width: int = 0, count: int = 2) -> Tensor:
 
 
 def coloured_squares(side: int, count: int = 2) -> Tensor:
-    """What a tokenizer sees: uint8 (count, 3, side, side), every 8 x 8 pixels of a colour, so that tokens differ."""
+    """Images for a tokenizer: uint8 (count, 3, side, side), every 8 x 8 pixels of a colour, so that tokens differ."""
     squares = torch.randint(
         256, (count, 3, side // 8, side // 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(3)
     )
@@ -91,7 +91,7 @@ def masks(height: int, width: int = 0, count: int = 2) -> Tensor:
 
 
 def load(model: nn.Module, path: str | Path, strict: bool = True) -> nn.Module:
-    """Load as a user would, into a model whose weights are others."""
+    """Load as a user would, into a model with other weights."""
     draw(model, seed=99)
     load_checkpoint(model, str(path), map_location='cpu', strict=strict)
     return model.eval()
@@ -104,7 +104,7 @@ def save(path: Path, model: nn.Module) -> Path:
 
 
 def convert_to(layout: str, source: str | Path, target: Path, left_out: tuple = (), **kwargs) -> Path:
-    """Convert, with nothing left out but names that start with one of those given."""
+    """Convert; only names that start with one of `left_out` may be left out."""
     for line in convert(str(source), str(target), layout, **kwargs):
         assert ' left out' not in line or line.strip().startswith(left_out), line
     return target
@@ -122,7 +122,7 @@ def classifier(size: str = 'base', num_classes: int = 1000, **backbone) -> nn.Mo
 
 
 def segmentor(num_classes: int = 9, channels: int = 0, auxiliary: dict | None = None, **backbone) -> nn.Module:
-    """Its head has as many channels as the trunk unless they are given; `auxiliary` are options of the other head."""
+    """The head has `channels`, by default those of the trunk; `auxiliary` are options of the auxiliary head."""
     config = Config.fromfile(CONFIGS / 'beit_base_upernet.py').model.to_dict()
     config['backbone'].update(backbone)
     width = config['backbone']['embed_dim']

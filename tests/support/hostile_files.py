@@ -41,47 +41,47 @@ def _picture(rng: np.random.Generator, name: str) -> bytes:
 
 
 def _claim(rng: np.random.Generator, content: bytes, name: str) -> bytes:
-    """Another size in the header."""
+    """Write another size into the header."""
     sides = [int(rng.choice([0, 1, 7, 3000, 20000, 65535])) for _ in range(2)]
     if name == 'PNG':
         sides = [side * int(rng.choice([1, 1000])) for side in sides]
         head = b'IHDR' + struct.pack('>II', *sides) + content[24:29]
         return content[:12] + head + struct.pack('>I', zlib.crc32(head)) + content[33:]
-    place, form = dict(GIF=(6, '<HH'), BMP=(18, '<ii'), WEBP=(26, '<HH')).get(name, (None, '>HH'))
+    position, form = dict(GIF=(6, '<HH'), BMP=(18, '<ii'), WEBP=(26, '<HH')).get(name, (None, '>HH'))
     if name == 'JPEG':
         starts = [content.find(bytes([0xFF, mark])) for mark in (0xC0, 0xC2)]
-        place = max(starts) + 5
+        position = max(starts) + 5
     elif name == 'PPM':
         return content[:3] + f'{sides[0]} {sides[1]}\n'.encode() + content[content.find(b'\n', 3) + 1 :]
     elif name == 'JPEG2000':
-        place, form = content.find(b'ihdr') + 4, '>II'
+        position, form = content.find(b'ihdr') + 4, '>II'
     elif name == 'TIFF':  # an entry: tag, type, count, value
         tag = struct.pack('<HH', int(rng.choice([256, 257, 258, 277, 278, 322])), 4)
-        place, form = content.find(tag[:2], 8) + 8, '<I'
+        position, form = content.find(tag[:2], 8) + 8, '<I'
         sides = sides[:1]
-    return content[:place] + struct.pack(form, *sides) + content[place + struct.calcsize(form) :]
+    return content[:position] + struct.pack(form, *sides) + content[position + struct.calcsize(form) :]
 
 
 def damage(rng: np.random.Generator, content: bytes) -> bytes:
     """Bytes changed, cut off, put in, or repeated."""
     way = rng.integers(5)
-    place = int(rng.integers(len(content)))
+    position = int(rng.integers(len(content)))
     if way == 0:
         changed = np.frombuffer(content, np.uint8).copy()
         places = rng.integers(len(changed), size=rng.integers(1, 20))
         changed[places] = rng.integers(0, 256, len(places))
         return changed.tobytes()
     if way == 1:
-        return content[:place]
+        return content[:position]
     if way == 2:
-        return content[:place] + rng.bytes(int(rng.integers(1, 200))) + content[place:]
+        return content[:position] + rng.bytes(int(rng.integers(1, 200))) + content[position:]
     if way == 3:
-        return content[:place] + bytes(len(content) - place)
-    return content[:place] + content[int(rng.integers(place + 1)) :]
+        return content[:position] + bytes(len(content) - position)
+    return content[:position] + content[int(rng.integers(position + 1)) :]
 
 
 def hostile_image(rng: np.random.Generator) -> tuple[str, bytes]:
-    """Its format, and what is left of it."""
+    """A format and the damaged bytes of an image."""
     name = str(rng.choice(list(FORMATS)))
     content = _picture(rng, name)
     way = rng.random()
@@ -121,7 +121,7 @@ def hostile_lines(rng: np.random.Generator) -> bytes:
         '. 1',
         '.. 1',
     ]
-    lines = [f'c/{place}.jpg {rng.integers(NUM_CLASSES)}' for place in range(rng.integers(0, 30))]
+    lines = [f'c/{position}.jpg {rng.integers(NUM_CLASSES)}' for position in range(rng.integers(0, 30))]
     for _ in range(rng.integers(0, 3)):
         lines.insert(int(rng.integers(len(lines) + 1)), odd[rng.integers(len(odd))])
     text = '\n'.join(lines) + '\n' * int(rng.integers(0, 3))

@@ -1,4 +1,4 @@
-"""The code blocks of the README and docs, and what each needs that a clone does not hold."""
+"""The code blocks of the README and docs, and what each of them needs that a clone lacks."""
 
 import ast
 import re
@@ -10,7 +10,7 @@ from support import ROOT
 
 PAGES = ['README.md', *sorted(f'docs/{path.name}' for path in (ROOT / 'docs').glob('*.md'))]
 
-# Data sets: the tests put small ones of the same layout in their place.
+# Data sets: the tests put small ones of the same layout instead.
 DATA_SETS = ('ImageNet', 'ImageNet-22k', 'CIFAR-100', 'ADE20K')
 # What no test has.
 OUTSIDE = (
@@ -34,7 +34,7 @@ class Block(NamedTuple):
 
     Attributes:
         page, line: where it begins, from 1 on.
-        kind: SHELL, PYTHON or LISTING, lines of paths and what they hold.
+        kind: SHELL, PYTHON or LISTING, lines of paths with what they contain.
         text: without its indentation.
         needs: words of the comment before it.
     """
@@ -51,18 +51,18 @@ class Block(NamedTuple):
 
     @property
     def file(self) -> str:
-        """The file that a Python block is, by the comment in its first line; empty if it is none."""
-        found = re.match(r'# (\S+\.py)$', self.text.splitlines()[0])
-        return found[1] if found else ''
+        """The file name in the first line of a Python block; empty if there is none."""
+        actual = re.match(r'# (\S+\.py)$', self.text.splitlines()[0])
+        return actual[1] if actual else ''
 
 
 def blocks(page: str) -> list[Block]:
     """All code blocks of a page, fenced or indented.
 
     Raises:
-        ValueError: If one is neither commands nor Python nor a listing, or needs something unheard of.
+        ValueError: If one is neither commands nor Python nor a listing, or needs something unknown.
     """
-    return [_block(page, *found) for found in _find(_content(page).splitlines())]
+    return [_block(page, *actual) for actual in _find(_content(page).splitlines())]
 
 
 def commands(page: str) -> list[str]:
@@ -76,23 +76,23 @@ def _content(page: str) -> str:
 
 def _find(lines: list[str]) -> Iterator[tuple[int, str, list[str], tuple[str, ...]]]:
     """Line, language, lines and needs of each block."""
-    place, needs = 0, ()
-    while place < len(lines):
-        fence, marker = re.match(r'^ *```(\w*)$', lines[place]), MARKER.match(lines[place].strip())
-        start, before = place, lines[place - 1].strip()
+    position, needs = 0, ()
+    while position < len(lines):
+        fence, marker = re.match(r'^ *```(\w*)$', lines[position]), MARKER.match(lines[position].strip())
+        start, before = position, lines[position - 1].strip()
         if fence:
-            place = next(end for end in range(place + 1, len(lines)) if lines[end].strip() == '```')
-            yield start + 1, fence[1], lines[start + 1 : place], needs
-        elif lines[place].startswith('    ') and (not before or MARKER.match(before)):
-            while place < len(lines) and (lines[place].startswith('    ') or not lines[place].strip()):
-                place += 1
-            yield start + 1, '', lines[start:place], needs
-            place -= 1
+            position = next(end for end in range(position + 1, len(lines)) if lines[end].strip() == '```')
+            yield start + 1, fence[1], lines[start + 1 : position], needs
+        elif lines[position].startswith('    ') and (not before or MARKER.match(before)):
+            while position < len(lines) and (lines[position].startswith('    ') or not lines[position].strip()):
+                position += 1
+            yield start + 1, '', lines[start:position], needs
+            position -= 1
         if marker:
             needs = tuple(word.strip() for word in marker[1].split(','))
         elif lines[start].strip():
             needs = ()
-        place += 1
+        position += 1
 
 
 def _block(page: str, line: int, language: str, lines: list[str], needs: tuple[str, ...]) -> Block:

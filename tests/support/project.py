@@ -1,4 +1,4 @@
-"""Running commands in a project that cannot see the checkout."""
+"""Run commands in a project that cannot import from the checkout."""
 
 import importlib.util
 import json
@@ -15,18 +15,18 @@ CONFIGS = ROOT / 'beit_mm' / '.mim' / 'configs'
 
 
 class Project(NamedTuple):
-    """Where the project lies, and where pip put the wheel."""
+    """A project's folder, and the folder where pip installed the wheel."""
 
     folder: Path
     site: Path
 
     @property
     def mim(self) -> Path:
-        """What the wheel carries beside the package: configs, tools and index."""
+        """Configs, tools and model index in the wheel."""
         return self.site / 'beit_mm' / '.mim'
 
     def start(self, *command: object) -> subprocess.CompletedProcess:
-        """A command that must end well."""
+        """Run a command that must succeed."""
         env = dict(
             os.environ, PYTHONPATH=str(self.site), OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='', PYTHONWARNINGS='ignore'
         )
@@ -41,25 +41,25 @@ class Project(NamedTuple):
         return self.start(sys.executable, self.mim / 'tools' / f'{name}.py', *arguments)
 
     def host_tool(self, host: str, name: str, *arguments: object) -> str:
-        """What one of the tools prints that a host's wheel carries."""
+        """The output of a tool in a host's wheel."""
         package = Path(importlib.util.find_spec(host).origin).parent
         result = self.start(sys.executable, package / '.mim' / 'tools' / f'{name}.py', *arguments)
         return result.stdout + result.stderr
 
     def report(self, script: str) -> dict:
-        """What a script of the project writes as JSON into the file that it is given."""
+        """The JSON that a script of the project writes into the file named by its argument."""
         file = self.folder / f'{script}.json'
         self.start(sys.executable, script, file)
         return json.loads(file.read_text())
 
 
 class Trained(NamedTuple):
-    """What a training left."""
+    """The checkpoint and the score of a training."""
 
     checkpoint: Path
     score: float
 
 
 def last_score(output: str, name: str) -> float:
-    """A score as it stands in the log for the last time."""
+    """The last value of a score in a log."""
     return float(re.findall(rf' {name}: ([\d.]+)', output)[-1])

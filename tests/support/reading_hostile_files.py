@@ -1,6 +1,6 @@
-"""What our readers make of damaged and hostile files, by number.
+"""Read damaged and hostile files, by number, and count the outcomes.
 
-A child process reads them, so that a crash or a hang of a decoder is seen as such.
+A child process reads them, so that a crash or a hang of a decoder is noticed.
 """
 
 import multiprocessing
@@ -26,7 +26,7 @@ BACKENDS = ('simplejpeg', 'simplejpeg', 'cv2', 'pillow')
 
 
 class Case(NamedTuple):
-    """What a case has become.
+    """The result of one case.
 
     Attributes:
         kind: of file.
@@ -42,9 +42,9 @@ def read_image(rng: np.random.Generator, folder: Path) -> Case:
     step = LoadImage(imdecode_backend=str(rng.choice(BACKENDS)))
     path = folder / 'image'
     path.write_bytes(content)
-    given = dict(img_path=str(path)) if rng.random() < 0.5 else dict(img_path=str(path), img_bytes=content)
+    info = dict(img_path=str(path)) if rng.random() < 0.5 else dict(img_path=str(path), img_bytes=content)
     try:
-        image = step(given)['img']
+        image = step(info)['img']
     except BadImage as error:
         return Case(kind, 'refused' if str(path) in str(error) and error.reason else 'no reason')
     is_image = image.ndim == 3 and image.shape[2] == 3 and image.dtype == np.uint8 and image.size
@@ -91,10 +91,10 @@ def read_label_map(rng: np.random.Generator, folder: Path) -> Case:
         seg_map_path=str(path), reduce_zero_label=False, label_map=None, seg_fields=[], ori_shape=tuple(map(int, sides))
     )
     try:
-        found = step(results)['gt_seg_map']
+        labels = step(results)['gt_seg_map']
     except ValueError as error:
         return Case('label map', 'refused' if problems and str(path) in str(error) else f'let pass: {error}')
-    fits = np.isin(found, [*range(NUM_CLASSES), 255]).all()
+    fits = np.isin(labels, [*range(NUM_CLASSES), 255]).all()
     return Case('label map', 'refused early alone' if problems else 'read' if fits else 'label outside')
 
 

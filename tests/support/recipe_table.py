@@ -1,4 +1,4 @@
-"""The recipes as their sources give them, written down a second time: shared by the tests of the configs.
+"""The settings that the sources publish, written a second time, independently of the configs.
 
 Sources: the paper (arXiv 2106.08254) with its appendix, the commands of the BEiT release, and DeiT's commands where the
 paper refers to DeiT.
@@ -12,7 +12,7 @@ CIFAR = 50000
 
 
 class Recipe(NamedTuple):
-    """What a source says of one training.
+    """Published settings of one training.
 
     Attributes:
         hardware: GPUs, images per GPU, steps accumulated.
@@ -25,7 +25,7 @@ class Recipe(NamedTuple):
         clip: largest norm of the gradients, None for no limit.
         mixes: whether Mixup and CutMix are on.
         score: as the header prints it, '' if nobody published one.
-        warmup_updates: in place of epochs.
+        warmup_updates: instead of epochs.
     """
 
     hardware: tuple[int, int, int]
@@ -135,5 +135,5 @@ RECIPES = {
     ),
 }
 
-# Those and what is like them but has no published settings.
+# Also the recipes without published settings.
 NAMES = ['beit_tokenizer.py', 'pretrain/beit_tiny_own_data.py', 'pretrain/beit_small_own_data.py', *RECIPES]

@@ -1,6 +1,6 @@
 """Tiny runs of the four kinds, by the recipes themselves, with everything switched on that draws at random.
 
-They are stopped, killed with SIGKILL and resumed, and compared with runs that nobody disturbed.
+Tests stop, kill and resume them and compare them with uninterrupted runs.
 """
 
 import json
@@ -133,7 +133,7 @@ PATIENCE = 120  # seconds for a run to get further than the one before
 
 
 class Kills(NamedTuple):
-    """What was seen: kills, those while a checkpoint was being written, and the step that was reached."""
+    """Kills in all, kills while a checkpoint was being written, and the last step."""
 
     count: int
     while_saving: int
@@ -172,7 +172,7 @@ def kill_and_resume(kind: str, num_kills: int, folder: Path) -> Kills:
 
 
 def _compare(kind: str, folder: Path, reached: int) -> None:
-    """Let the killed run come to an end, and another one without a kill to the same."""
+    """Finish the killed run, train another to the same step without a kill, and compare."""
     last = -(-(reached + 1) // 12) * 12  # whole epochs of four steps, whole updates of three
     for name in ('killed', 'whole'):
         train(

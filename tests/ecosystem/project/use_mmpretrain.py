@@ -24,7 +24,7 @@ def by_config() -> dict:
     """One checkpoint by every way that takes a config, and the same weights without the record of their classes."""
     model = get_model(CONFIG, pretrained=WEIGHTS)
     torch.save(dict(state_dict=model.state_dict()), 'weights_alone.pth')
-    found = dict(
+    actual = dict(
         path=ImageClassificationInferencer(CONFIG, pretrained=WEIGHTS)(PICTURE)[0],
         config=ImageClassificationInferencer(Config.fromfile(CONFIG), pretrained=WEIGHTS)(PICTURE)[0],
         model=ImageClassificationInferencer(model)(PICTURE)[0],
@@ -33,7 +33,7 @@ def by_config() -> dict:
         )(PICTURE)[0],
     )
     return {
-        way: dict(scores=result['pred_scores'].tolist(), name=result['pred_class']) for way, result in found.items()
+        way: dict(scores=result['pred_scores'].tolist(), name=result['pred_class']) for way, result in actual.items()
     }
 
 
@@ -82,7 +82,7 @@ def in_host_config(name: str, out_type: str, **changes: dict) -> dict:
 
 
 def main(report: str) -> None:
-    found = dict(
+    actual = dict(
         package=beit_mm.__file__,
         by_config=by_config(),
         by_name=by_name(),
@@ -95,7 +95,7 @@ def main(report: str) -> None:
             ),
         ),
     )
-    Path(report).write_text(json.dumps(found))
+    Path(report).write_text(json.dumps(actual))
 
 
 if __name__ == '__main__':

@@ -38,7 +38,7 @@ def by_model(config, weights: str) -> torch.Tensor:
 def by_config() -> dict:
     """One checkpoint by every way that takes a config: how far the logits are apart."""
     expected = by_model(CONFIG, WEIGHTS)
-    found = dict(
+    actual = dict(
         path=by_inferencer(CONFIG, WEIGHTS),
         config=by_inferencer(Config.fromfile(CONFIG), WEIGHTS),
         pure_python=by_inferencer(flatten('configs/pure_python.py'), WEIGHTS),
@@ -46,7 +46,7 @@ def by_config() -> dict:
     return dict(
         classes=init_model(CONFIG, WEIGHTS, device='cpu').dataset_meta['classes'],
         spread=expected.std().item(),
-        distances=distances(expected, found),
+        distances=distances(expected, actual),
     )
 
 
@@ -56,16 +56,16 @@ def weights_alone() -> dict:
         list(convert(WEIGHTS, f'{layout}.pth', layout))
     save_file(init_model(CONFIG, WEIGHTS, device='cpu').state_dict(), 'weights.safetensors')
     files = ('release.pth', 'mmsegmentation.pth', 'weights.safetensors')
-    found = {f'{file}, {way.__name__}': way(CONFIG, file) for file in files for way in (by_model, by_inferencer)}
-    return distances(by_model(CONFIG, WEIGHTS), found)
+    actual = {f'{file}, {way.__name__}': way(CONFIG, file) for file in files for way in (by_model, by_inferencer)}
+    return distances(by_model(CONFIG, WEIGHTS), actual)
 
 
-def distances(expected: torch.Tensor, found: dict) -> dict:
-    return {way: (logits - expected).abs().max().item() for way, logits in found.items()}
+def distances(expected: torch.Tensor, actual: dict) -> dict:
+    return {way: (logits - expected).abs().max().item() for way, logits in actual.items()}
 
 
 def classes_of_ade20k() -> dict:
-    """The first class of weights for 150 classes in init_model, and in an inferencer that has been told."""
+    """The first class of weights for 150 classes in init_model, and in an inferencer that knows the classes."""
     cfg = Config.fromfile(f'{beit_mm.__path__[0]}/.mim/configs/beit_segment.py')
     small = dict(
         backbone=dict(embed_dim=32, num_heads=2),
@@ -113,7 +113,7 @@ def in_host_config(name: str, widths, **changes: dict) -> dict:
 
 
 def main(report: str) -> None:
-    found = dict(
+    actual = dict(
         package=beit_mm.__file__,
         by_config=by_config(),
         weights_alone=weights_alone(),
@@ -127,7 +127,7 @@ def main(report: str) -> None:
             ),
         ),
     )
-    Path(report).write_text(json.dumps(found))
+    Path(report).write_text(json.dumps(actual))
 
 
 if __name__ == '__main__':
