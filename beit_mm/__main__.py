@@ -1,5 +1,185 @@
-"""python -m beit_mm classify|segment|features|reconstruct|models"""
+"""The commands of `python -m beit_mm`: inference from the shell.
 
-from beit_mm.apis.command_line import main
+Results go to standard output, a line per image; everything else goes to standard error. A command imports what it needs
+when it runs, so that the parser needs the standard library only.
+"""
 
-main()
+import argparse
+import sys
+from collections.abc import Iterable, Sequence
+from contextlib import redirect_stdout
+from pathlib import Path
+
+NUM_SHARES = 5  # classes of a label map that are printed
+
+
+class Options(argparse.Action):
+    """KEY=VALUE words to a dict, by MMEngine's DictAction."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        from mmengine.config import DictAction
+
+        DictAction(self.option_strings, self.dest, nargs='+')(parser, namespace, values, option_string)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command. A mistake of the user ends in one sentence on standard error and exit code 1."""
+    args = _parse(arguments)
+    import warnings
+
+    from beit_mm.engine.runners.launch import run
+
+    # The hosts warn of parts and losses that inference does not use.
+    warnings.filterwarnings('ignore', category=UserWarning, module='mm(cv|engine|pretrain|seg)')
+    run(args.command, args)
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog='python -m beit_mm', description='Inference with BEiT.')
+    commands = parser.add_subparsers(required=True, metavar='COMMAND')
+
+    add = _add(commands, classify, 'print the classes of images', batch_size=32)
+    add('--top-k', type=int, default=5, help='number of classes that are shown; default: 5')
+    add('--out', metavar='FILE', help='a table, .json or .csv')
+
+    add = _add(commands, segment, 'write label maps of images and pictures of them', batch_size=1)
+    add('--out', metavar='FOLDER', required=True, help='for labels/ and overlays/')
+    add('--opacity', type=float, default=0.5, help='of the colors in overlays, 0 to 1; default: 0.5')
+
+    add = _add(commands, features, 'write features of images from the trunk of any model', batch_size=32)
+    add('--out', metavar='FILE', required=True, help='an .npz file with `images` and `features`')
+    add('--kind', choices=('mean', 'cls_token', 'patches'), default='mean', help='of features; default: mean')
+    add('--blocks', type=int, nargs='+', metavar='N', help='counted from 0, or back from -1; default: the last, alone')
+
+    add = _add(commands, reconstruct, 'mask patches of images, predict their visual tokens and decode them', 8)
+    add('--out', metavar='OUT', required=True, help='a folder for a picture per image, or one sheet: .png, .jpg, .pdf')
+    add('--json', metavar='FILE', help='also write masks, tokens and numbers of all images')
+    add('--tokenizer', nargs='+', metavar='FILE', help="its file, or OpenAI's encoder.pkl and decoder.pkl")
+    add('--mask', choices=('blockwise', 'random'), default='blockwise', help='default: blockwise')
+    add('--num-masked', type=int, metavar='N', help="masked patches in every image; default: the config's share")
+    add('--size', type=int, nargs=2, metavar=('H', 'W'), help="of the images for the trunk; default: an image's ratio")
+    add('--seed', type=int, default=0, help='of the masks; default: 0')
+
+    parser_of_models = commands.add_parser('models', help='list the models that --model knows by name')
+    parser_of_models.set_defaults(command=models, work_dir=None)
+    return parser.parse_args(arguments)
+
+
+def _add(commands, command, text: str, batch_size: int):
+    """Add a command that takes images and a model; returns the function that adds an argument."""
+    parser = commands.add_parser(command.__name__, help=text, description=f'{text[0].upper()}{text[1:]}.')
+    parser.add_argument('images', nargs='+', metavar='IMAGE', help='files or folders')
+    parser.add_argument(
+        '--model', required=True, metavar='NAME_OR_CONFIG', help='a config file, or a name that `models` lists'
+    )
+    parser.add_argument('--weights', required=True, metavar='FILE', help='a checkpoint in any layout')
+    parser.add_argument('--batch-size', type=int, default=batch_size, metavar='N', help=f'default: {batch_size}')
+    parser.add_argument('--device', help='such as cuda:1 or cpu; default: the GPU if there is one')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=Options, metavar='KEY=VALUE', help='override keys of the config'
+    )
+    parser.set_defaults(command=command, work_dir=None)  # there is no run, so there is no folder for a traceback
+    return parser.add_argument
+
+
+def classify(args: argparse.Namespace) -> None:
+    from beit_mm.apis import ClassificationInferencer
+    from beit_mm.apis.writing import check_suffix, refuse_inputs, write_classes
+
+    table = args.out and check_suffix(args.out, '.json', '.csv')
+    predictions = _predict(args, ClassificationInferencer, top_k=args.top_k)
+    refuse_inputs(predictions.images, [table] if table else [])
+    for _, result in write_classes(predictions, table) if table else predictions:
+        _print_shares(result['image'], zip(result['top_scores'], result['top_classes'], result['top_labels']))
+    _report_skipped(predictions)
+
+
+def segment(args: argparse.Namespace) -> None:
+    import numpy as np
+
+    from beit_mm.apis import SegmentationInferencer
+    from beit_mm.apis.writing import write_label_maps
+    from beit_mm.errors import UserError
+
+    if not 0 <= args.opacity <= 1:
+        raise UserError(f'--opacity must be 0 to 1, got {args.opacity}')
+    predictions = _predict(args, SegmentationInferencer)
+    palette = predictions.inferencer.model.dataset_meta.get('palette')
+    for _, result in write_label_maps(predictions, Path(args.out), palette, args.opacity):
+        counts = np.bincount(result['labels'].ravel())
+        largest = np.argsort(-counts, kind='stable')[: min(NUM_SHARES, np.count_nonzero(counts))].tolist()
+        names = [result['classes'][label] if result['classes'] else None for label in largest]
+        _print_shares(result['image'], zip(counts[largest] / counts.sum(), names, largest))
+    _report_skipped(predictions)
+
+
+def features(args: argparse.Namespace) -> None:
+    from beit_mm.apis import FeatureInferencer
+    from beit_mm.apis.writing import check_suffix, refuse_inputs, write_features
+
+    file = check_suffix(args.out, '.npz')
+    blocks = -1 if args.blocks is None else args.blocks
+    predictions = _predict(args, FeatureInferencer, kind=args.kind, blocks=blocks)
+    refuse_inputs(predictions.images, [file])
+    print(f'{file}: features {write_features(predictions, file)}')
+    _report_skipped(predictions)
+
+
+def reconstruct(args: argparse.Namespace) -> None:
+    from beit_mm.apis import ReconstructionInferencer
+    from beit_mm.apis.writing import write_reconstructions
+
+    predictions = _predict(
+        args,
+        ReconstructionInferencer,
+        tokenizer=args.tokenizer,
+        num_masked=args.num_masked,
+        mask=args.mask,
+        seed=args.seed,
+        size=args.size,
+    )
+    for _, result in write_reconstructions(predictions, Path(args.out), args.json and Path(args.json)):
+        print(
+            result['image'],
+            f'{result["mask"].sum()} of {result["mask"].size} patches masked',
+            f'token accuracy {100 * result["token_accuracy"]:.1f} %',
+            f'perplexity {result["perplexity"]:.1f}',
+            sep='\t',
+            flush=True,
+        )
+    _report_skipped(predictions)
+
+
+def models(args: argparse.Namespace) -> None:
+    from beit_mm.apis import list_models
+
+    for name, config in list_models().items():
+        print(f'{name}\t{config}')
+
+
+def _predict(args: argparse.Namespace, inferencer: type, **choices):
+    """Results of an inferencer with the model and the images of the arguments."""
+    with redirect_stdout(sys.stderr):  # the log of loading is no result
+        loaded = inferencer(args.model, args.weights, device=args.device, options=args.cfg_options, **choices)
+    # A bar would only disturb the lines on a terminal.
+    return loaded.each(args.images, args.batch_size, progress=not sys.stdout.isatty())
+
+
+def _print_shares(name: str, shares: Iterable[tuple]) -> None:
+    """Print an image and its classes, tab-separated; a class without a name by its number."""
+    from beit_mm.visualization.sheets import describe_share
+
+    columns = [f'{describe_share(share)} {label if known is None else known}' for share, known, label in shares]
+    print(name, *columns, sep='\t', flush=True)
+
+
+def _report_skipped(predictions) -> None:
+    """Print the images that could not be read."""
+    for name, reason in predictions.skipped.items():
+        print(f'skipped {name}: {reason}', file=sys.stderr)
+    if predictions.skipped:
+        print(f'{len(predictions.skipped)} of {len(predictions)} images could not be read', file=sys.stderr)
+
+
+if __name__ == '__main__':
+    main()

@@ -1,4 +1,4 @@
-"""A model ready for inference, from a config or a name and a file of weights."""
+"""Models for inference, from a config or a name and a file of weights."""
 
 import copy
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 import yaml
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config
 from mmengine.model import BaseModel
 from mmengine.registry import DATASETS, DefaultScope, MODELS
 from mmengine.runner.checkpoint import load_state_dict
@@ -15,8 +15,9 @@ from torch import Tensor
 
 from beit_mm.checkpoint.sources import load_from_anywhere
 from beit_mm.config.flatten import drop_scope_stamps
-from beit_mm.config.parts import drop_pretrained, innermost_dataset, pretrained_of, use_plain_batch_norm
+from beit_mm.config.parts import drop_pretrained, has_pretrained, innermost_dataset, pretrained_of, use_plain_batch_norm
 from beit_mm.engine.hooks.check_weights_hook import require_weights
+from beit_mm.errors import UserError
 from beit_mm.models import DiscreteVAE
 from beit_mm.models.weights import WeightsMismatch
 
@@ -25,12 +26,10 @@ Model = str | Path | Config | BaseModel
 
 
 def list_models() -> dict[str, Path]:
-    """Names in model-index.yml and the config of each."""
+    """The configs that model-index.yml lists, by name."""
     index = yaml.safe_load((MIM / 'model-index.yml').read_text())
-    files = [MIM / name for name in index['Import']]
-    return {
-        model['Name']: MIM / model['Config'] for file in files for model in yaml.safe_load(file.read_text())['Models']
-    }
+    metafiles = [yaml.safe_load((MIM / name).read_text()) for name in index['Import']]
+    return {model['Name']: MIM / model['Config'] for metafile in metafiles for model in metafile['Models']}
 
 
 def load_model(
@@ -44,48 +43,79 @@ def load_model(
     """Build a model in evaluation mode and load its weights.
 
     Args:
-        model: the path of a config, a Config, or a name of `list_models()`; a model passes as it is.
-        weights: a checkpoint in any layout, ours or converted; None where the config's own `init_cfg` says what to
-            load, and nothing else does.
-        device: where it computes; None for the GPU if there is one, else the CPU.
-        tokenizer: for masked image modelling, where the weights hold no tokenizer: its file, or OpenAI's two,
-            `encoder.pkl` and `decoder.pkl`.
+        model: a name of `list_models()`, the path of a config, or a Config. A loaded model is returned as it is.
+        weights: a checkpoint in any layout; None to load what the config's own `init_cfg` names.
+        device: None for the GPU if there is one, otherwise the CPU.
+        tokenizer: for masked image modeling, if the weights hold no tokenizer: its file, or OpenAI's `encoder.pkl` and
+            `decoder.pkl`.
         options: keys of the config to override, such as {'model.backbone.img_size': 384}.
-        trunk_only: whether only the trunk will be used, so that the weights may lack the heads.
+        trunk_only: only the trunk will be used, so the weights may lack the heads.
 
     Returns:
-        The model, with its config as `cfg` and its classes, where they are known and as many as its outputs, in
-        `dataset_meta`.
+        The model, with its config as `cfg`. `dataset_meta` has the names of the classes, if they are known and as many
+        as the outputs.
 
     Raises:
         FileNotFoundError: If there is no such config or checkpoint.
-        ValueError: If the name is unknown, there is no such device, or the weights do not fit; names the file.
+        UserError: If the name is unknown, there is no such device, or the weights do not fit. The message names the
+            file.
     """
     if isinstance(model, torch.nn.Module):
         return model
     device = _find_device(device)
     cfg = _read_config(model, options)
-    weights = weights or start_of_whole(cfg)
+    weights = weights or _weights_of_whole_model(cfg)
+    model_cfg = copy.deepcopy(cfg.model)
+    if weights is not None:
+        drop_pretrained(model_cfg)
+    elif tokenizer is not None:
+        drop_pretrained(model_cfg, 'tokenizer')
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmengine'):
-        built = MODELS.build(_without_starts(cfg, weights, tokenizer))
+        built = MODELS.build(model_cfg)
         if weights is None:
             built.init_weights()
         meta = {} if weights is None else _load(built, weights, trunk_only)
-        built.dataset_meta = _fit_to_outputs(meta.get('dataset_meta') or _classes_of_config(cfg), built)
+        built.dataset_meta = _fit_to_outputs(meta.get('dataset_meta') or _meta_of_config(cfg), built)
     if tokenizer is not None:
         _load_tokenizer(built, [tokenizer] if isinstance(tokenizer, (str, Path)) else list(tokenizer))
     built.cfg = cfg
     return built.to(device).eval()
 
 
+def load_for_inference(
+    model: Model,
+    weights: str | None = None,
+    device: str | torch.device | None = None,
+    options: dict | None = None,
+    trunk_only: bool = False,
+    tokenizer: str | Sequence[str] | None = None,
+) -> BaseModel:
+    """Like load_model, but random weights are an error, and a loaded model is put in evaluation mode.
+
+    Raises:
+        UserError: Also if neither `weights` nor the config names a checkpoint, or if a loaded model comes together with
+            weights, a tokenizer, a device or options.
+    """
+    if isinstance(model, torch.nn.Module):
+        others = dict(weights=weights, tokenizer=tokenizer, device=device, options=options)
+        others = [name for name, value in others.items() if value is not None]
+        if others:
+            raise UserError(f'{" and ".join(others)} must be None for a loaded {type(model).__name__}')
+        return model.eval()
+    loaded = load_model(model, weights, device, tokenizer, options, trunk_only)
+    has_weights = _weights_of_whole_model(loaded.cfg) or trunk_only and has_pretrained(loaded.cfg.model.get('backbone'))
+    if weights is None and not has_weights:
+        raise UserError(f'weights must name a checkpoint for {type(loaded).__name__}, got none')
+    return loaded
+
+
 def _find_device(device: str | torch.device | None) -> torch.device:
-    """The device meant; ValueError if this machine or this build of torch has none such."""
     if device is None:
         return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
     try:
         return torch.empty(1, device=device).device
-    except (RuntimeError, AssertionError) as error:  # of a name, a number or a kind that is not there
-        raise ValueError(
+    except (RuntimeError, AssertionError) as error:  # an unknown name or number, or a build of torch without it
+        raise UserError(
             f'a device must be cpu, or cuda or cuda:N of {torch.cuda.device_count()} GPUs, got {device}'
         ) from error
 
@@ -97,52 +127,42 @@ def _read_config(model: str | Path | Config, options: dict | None) -> Config:
         if not path.is_file():
             raise FileNotFoundError(f'a model must be a config file or one of {", ".join(known)}, got {model}')
         model = Config.fromfile(path)
-    cfg = Config(model.to_dict())  # a copy: the caller's stays as it is
+    cfg = Config(model.to_dict())  # a copy: the caller keeps an unchanged one
     unknown = [key for key in options or {} if key.split('.')[0] not in cfg]
     if unknown:
-        raise ValueError(f'options must name keys of the config, got {", ".join(unknown)}')
+        raise UserError(f'options must name keys of the config, got {", ".join(unknown)}')
     cfg.merge_from_dict(options or {})
     drop_scope_stamps(cfg)
     if cfg.get('custom_imports'):
         import_modules_from_strings(**cfg.custom_imports)
     if 'model' not in cfg:
-        raise ValueError('a config must have a model, got none')
+        raise UserError('a config must have a model, got none')
     use_plain_batch_norm(cfg.model)
     return cfg
 
 
-def start_of_whole(cfg: Config) -> str | None:
-    """The file that the config starts the whole model from: loaded as weights are, which leaves no head random."""
+def _weights_of_whole_model(cfg: Config) -> str | None:
+    """The checkpoint that the config's `init_cfg` names for the whole model, heads included."""
     pretrained = pretrained_of(cfg.model)
     return pretrained['checkpoint'] if pretrained and not pretrained.get('prefix') else None
 
 
-def _without_starts(cfg: Config, weights: str | None, tokenizer: str | Sequence[str] | None) -> ConfigDict:
-    """The model without the files in whose place others were given."""
-    model = copy.deepcopy(cfg.model)
-    if weights is not None:
-        drop_pretrained(model)
-    elif tokenizer is not None:
-        drop_pretrained(model, 'tokenizer')
-    return model
-
-
 def _load(model: BaseModel, weights: str, trunk_only: bool) -> dict:
-    """Load weights that must fit the whole model, or its trunk; the meta data of their file."""
+    """Load weights, which must fit the whole model or its trunk, and return the meta data of their file."""
     checkpoint = load_from_anywhere(str(weights), 'cpu')
     state = checkpoint.get('state_dict', checkpoint)
     tokenizer = _tokenizer_of(model)
     lacks_tokenizer = False
-    if isinstance(tokenizer, DiscreteVAE):  # random until weights hold it
+    if isinstance(tokenizer, DiscreteVAE):  # its weights are random until a file has them
         tokenizer.has_encoder = tokenizer.has_decoder = False
         lacks_tokenizer = not any(name.startswith('target.tokenizer.') for name in state)
     try:
         if not trunk_only:
             require_weights(model, checkpoint)
-        # MMEngine would list what the heads lack, of the trunk alone, or all of a tokenizer that has a file of its own.
+        # MMEngine would log every missing tensor of heads that are not used, or of a tokenizer that has its own file.
         load_state_dict(model, state, strict=False, logger='silent' if trunk_only or lacks_tokenizer else None)
     except WeightsMismatch as error:
-        raise ValueError(f'{weights}: {error}') from error
+        raise UserError(f'{weights}: {error}') from error
     meta = checkpoint.get('meta')
     return meta if isinstance(meta, dict) else {}
 
@@ -154,7 +174,7 @@ def _tokenizer_of(model: BaseModel) -> torch.nn.Module | None:
 def _load_tokenizer(model: BaseModel, files: list[str]) -> None:
     tokenizer = _tokenizer_of(model)
     if tokenizer is None:
-        raise ValueError(
+        raise UserError(
             f'a tokenizer belongs to a masked image model that predicts visual tokens, got {type(model).__name__}'
         )
     state: dict[str, Tensor] = {}
@@ -162,15 +182,13 @@ def _load_tokenizer(model: BaseModel, files: list[str]) -> None:
         checkpoint = load_from_anywhere(str(file), 'cpu')
         state.update(checkpoint.get('state_dict', checkpoint))
     try:
-        load_state_dict(tokenizer, state, strict=False, logger='silent')  # what it lacks is told where it is used
+        load_state_dict(tokenizer, state, strict=False, logger='silent')  # whoever uses it reports what it lacks
     except WeightsMismatch as error:
-        raise ValueError(f'{", ".join(map(str, files))}: {error}') from error
+        raise UserError(f'{", ".join(map(str, files))}: {error}') from error
 
 
 def _fit_to_outputs(meta: dict, model: BaseModel) -> dict:
-    """Meta data of a data set without classes and palette of another number than the model has outputs: a head for
-    other data than the config tests on has other classes.
-    """
+    """Drop classes and palette whose number is not that of the model's outputs: they belong to other data."""
     num_classes = getattr(getattr(model, 'head', model), 'num_classes', None)
     return {
         key: value
@@ -179,13 +197,13 @@ def _fit_to_outputs(meta: dict, model: BaseModel) -> dict:
     }
 
 
-def _classes_of_config(cfg: Config) -> dict:
-    """Meta data of the data set that the config tests on; empty if it says nothing of classes."""
+def _meta_of_config(cfg: Config) -> dict:
+    """Meta data of the first data set of the config that names classes; the test set comes first."""
     for loader in ('test_dataloader', 'val_dataloader', 'train_dataloader'):
-        dataset = innermost_dataset(cfg.get(loader))
-        with DATASETS.switch_scope_and_registry(None) as registry:  # of the default scope
-            kind = registry.get(dataset['type']) if dataset else None
-        meta = dict(getattr(kind, 'METAINFO', {}) or {}, **((dataset or {}).get('metainfo') or {}))
+        dataset = innermost_dataset(cfg.get(loader)) or {}
+        with DATASETS.switch_scope_and_registry(None) as registry:  # the config's default scope
+            dataset_class = registry.get(dataset['type']) if dataset else None
+        meta = {**(getattr(dataset_class, 'METAINFO', None) or {}), **(dataset.get('metainfo') or {})}
         if meta.get('classes'):
             return meta
     return {}

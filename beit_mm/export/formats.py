@@ -1,4 +1,4 @@
-"""The kinds of files: how each is written, and how it is run again to see that it is right."""
+"""The kinds of exported files: how each is written, and how it is run to compare it with the model."""
 
 import copy
 import json
@@ -12,30 +12,31 @@ from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
 from beit_mm.checkpoint import read_checkpoint
+from beit_mm.errors import UserError
 from beit_mm.models.weight_layouts import task_of
 
-from .parts import Outputs, Part, Segmentor
+from .parts import Outputs, Part
 
-METADATA_FILE = 'metadata.json'  # inside of a .pt2 file
+METADATA_FILE = 'metadata.json'  # inside a .pt2 file
 MAX_ONNX_BYTES = 2**31 - 1  # of a protocol buffer
 Run = Callable[[Tensor], tuple[Tensor, ...]]
 
 
 class Choices(NamedTuple):
-    """Of a graph: how many images it takes, None for any number, and the operator set of ONNX, None for others."""
+    """Of a graph: the number of images, None for any, and the operator set, None for formats other than ONNX."""
 
     batch: int | None
     opset: int | None
 
 
 def write_onnx(part: Part, images: Tensor, path: Path, metadata: dict[str, str], choices: Choices) -> None:
-    """One file, with the metadata in `metadata_props`; its input is `images`, its outputs the part's output_names."""
+    """One file, with the meta data in `metadata_props`. Its input is `images`, its outputs are the part's."""
     import onnx
 
     traced = trace(part, images, choices.batch)
     num_bytes = sum(tensor.nbytes for tensor in traced.state_dict.values())
     if num_bytes > MAX_ONNX_BYTES:
-        raise ValueError(
+        raise UserError(
             f'an ONNX file must be under 2 GiB, got a model of {num_bytes / 2**30:.1f} GiB; export it to .pt2'
         )
     program = torch.onnx.export(
@@ -43,7 +44,7 @@ def write_onnx(part: Part, images: Tensor, path: Path, metadata: dict[str, str],
     )
     proto = program.model_proto
     for node in proto.graph.node:
-        del node.metadata_props[:]  # stack traces, with the paths of this machine
+        del node.metadata_props[:]  # stack traces with the paths of this machine
     onnx.helper.set_model_props(proto, metadata)
     onnx.save(proto, str(path))
 
@@ -61,7 +62,7 @@ def run_onnx(part: Part, path: Path) -> Run:
 
 
 def write_pt2(part: Part, images: Tensor, path: Path, metadata: dict[str, str], choices: Choices) -> None:
-    """A program of torch.export, with the metadata in its extra file METADATA_FILE."""
+    """A program of torch.export, with the meta data in its extra file METADATA_FILE."""
     torch.export.save(trace(part, images, choices.batch), path, extra_files={METADATA_FILE: json.dumps(metadata)})
 
 
@@ -71,20 +72,20 @@ def run_pt2(part: Part, path: Path) -> Run:
 
 
 def write_safetensors(part: Part, images: Tensor, path: Path, metadata: dict[str, str], choices: Choices) -> None:
-    """Weights under our names, tables and position embeddings at the grid of the size."""
+    """Weights in our layout, with tables and position embeddings at the grid of the size."""
     weights = part.weights()
     save_file(weights, path, metadata=dict(format='pt', layout='beit_mm', kind=task_of(weights), **metadata))
 
 
 def run_safetensors(part: Part, path: Path) -> Run:
-    """Read a file into a copy of the part."""
+    """Load a file into a copy of the part."""
     loaded = copy.deepcopy(part)
     loaded.load(read_checkpoint(path))
     return lambda images: as_tuple(loaded(images))
 
 
 class Format(NamedTuple):
-    """How a kind of file is written, and opened to be run; whether it holds a graph or weights alone."""
+    """How a kind of file is written and run, and whether it is a graph or weights alone."""
 
     write: Callable[[Part, Tensor, Path, dict[str, str], Choices], None]
     run: Callable[[Part, Path], Run]
@@ -99,9 +100,9 @@ FORMATS = {
 
 
 def trace(part: Part, images: Tensor, batch: int | None) -> ExportedProgram:
-    """A part as a program of torch.export, for as many images as given or, if batch is None, for any number."""
-    if isinstance(part, Segmentor):
-        part.module.auxiliary_head = None  # serves training alone
+    """A part as a program of torch.export, for as many images as `images` has or, if batch is None, for any number."""
+    if part.name == 'segmentor':
+        part.module.auxiliary_head = None  # for training only
     shapes = dict(images={0: Dim('batch')}) if batch is None else None
     return torch.export.export(part, (images,), dynamic_shapes=shapes, strict=False)
 

@@ -1,105 +1,154 @@
-"""What of a model is exported: its classifier, its trunk or its segmentor, at one image size."""
+"""What is exported: a classifier, a trunk or a segmentor, and what an exported file says about itself."""
 
 import copy
+import json
+from pathlib import Path
+from typing import Any
 
+import numpy as np
+import torch
 from mmpretrain.models import ImageClassifier
 from mmseg.models.segmentors import EncoderDecoder
 from torch import nn, Tensor
 
+from beit_mm.checkpoint.checksums import sha256_of
+from beit_mm.config.parts import innermost_dataset
+from beit_mm.datasets.images import input_format
+from beit_mm.errors import UserError
 from beit_mm.models.backbones.beit import BEiT
 from beit_mm.models.classifiers.linear_probe import LinearProbeHead
+from beit_mm.version import __version__
 
 Outputs = Tensor | tuple[Tensor, ...]
 
 
+def classify(model: ImageClassifier, images: Tensor) -> Tensor:
+    """Logits (N, num_classes), before the softmax; a linear probe's are those of its predict_block."""
+    logits = model(images)
+    return logits[model.head.place] if isinstance(model.head, LinearProbeHead) else logits
+
+
+def segment(model: EncoderDecoder, images: Tensor) -> Tensor:
+    """Logits (N, num_classes, H, W) of images that are one window each."""
+    size = tuple(images.shape[2:])
+    return model.encode_decode(images, [dict(img_shape=size, pad_shape=size)])
+
+
+def extract(trunk: BEiT, images: Tensor) -> Outputs:
+    """What the trunk's out_type and out_indices say, one tensor or a tuple."""
+    features = trunk(images)
+    return features[0] if len(features) == 1 else features
+
+
+PARTS = dict(classifier=classify, trunk=extract, segmentor=segment)
+
+
 class Part(nn.Module):
-    """What is exported: `forward` takes normalised images (N, 3, H, W).
+    """A part of a model for export, on the CPU, float32, in evaluation mode. The model stays as it is.
+
+    `forward` takes normalized images (N, 3, H, W) and gives a tensor, or a tuple of several, named `output_names`.
 
     Args:
-        module: whose weights are the part's: a BEiT, or a model with one as `backbone`.
-        output_names: of what forward gives: one tensor, or a tuple if there are several names.
-        prefix: what our names of the weights have before the module's own.
+        model: a BEiT, or a model with one as `backbone`.
+        name: one of PARTS; None for what the model is.
+
+    Raises:
+        UserError: If the model has no BEiT, or is no such part.
     """
 
-    def __init__(self, module: nn.Module, output_names: tuple[str, ...], prefix: str = ''):
+    def __init__(self, model: nn.Module, name: str | None = None):
         super().__init__()
-        self.module = module
-        self.output_names = output_names
-        self.prefix = prefix
+        trunk = model if isinstance(model, BEiT) else getattr(model, 'backbone', None)
+        if not isinstance(trunk, BEiT):
+            raise UserError(f'a model must be or have a BEiT trunk, got {type(model).__name__}')
+        kinds = {ImageClassifier: 'classifier', EncoderDecoder: 'segmentor'}
+        kind = next((kind for cls, kind in kinds.items() if isinstance(model, cls)), 'trunk')
+        if name not in (None, kind, 'trunk'):
+            choices = ' or '.join(dict.fromkeys((kind, 'trunk')))
+            raise UserError(f'the part of {type(model).__name__} must be {choices}, got {name!r}')
+        self.name = name or kind
+        self.module = copy.deepcopy(trunk if self.name == 'trunk' else model).cpu().float()
+        self.eval().requires_grad_(False)
+        if self.name != 'trunk':
+            self.output_names: tuple[str, ...] = ('logits',)
+        elif len(trunk.out_indices) == 1:
+            self.output_names = ('features',)
+        else:
+            self.output_names = tuple(f'features_{index}' for index in range(len(trunk.out_indices)))
+
+    def forward(self, images: Tensor) -> Outputs:
+        return PARTS[self.name](self.module, images)
 
     @property
-    def trunk(self) -> BEiT:  # no second submodule: exported programs would hold its weights twice
-        return self.module if isinstance(self.module, BEiT) else self.module.backbone
+    def trunk(self) -> BEiT:
+        # Not a second submodule, as exported programs would then hold its weights twice.
+        return self.module if self.name == 'trunk' else self.module.backbone
+
+    @property
+    def prefix(self) -> str:
+        """What the names of the weights begin with in our layout, before the module's own names."""
+        return 'backbone.' if self.name == 'trunk' else ''
 
     def weights(self) -> dict[str, Tensor]:
-        """Weights under our names."""
+        """The weights in our layout."""
         return {self.prefix + name: tensor.contiguous() for name, tensor in self.module.state_dict().items()}
 
     def load(self, weights: dict[str, Tensor]) -> None:
-        """Take weights as `weights` gives them, all of them."""
+        """Load all weights, as `weights` gives them."""
         self.module.load_state_dict({name.removeprefix(self.prefix): tensor for name, tensor in weights.items()})
 
 
-class Classifier(Part):
-    """Images to `logits` (N, num_classes), before the softmax; a linear probe's are those of its predict_block."""
+def describe(
+    model: nn.Module, part: Part, size: tuple[int, int], num_outputs: int, weights: str | None = None
+) -> dict[str, str]:
+    """Meta data of an exported part. Numbers, lists and dicts are written as JSON.
 
-    def __init__(self, model: ImageClassifier):
-        super().__init__(model, ('logits',))
+    Args:
+        model: what the part comes from; `data_preprocessor`, `dataset_meta` and `cfg` are read if it has them.
+        part: at the grid of the size.
+        size: height and width of the images in pixels.
+        num_outputs: channels of the first output.
+        weights: the file that the model's weights come from.
 
-    def forward(self, images: Tensor) -> Tensor:
-        logits = self.module(images)
-        head = self.module.head
-        return logits[head.place] if isinstance(head, LinearProbeHead) else logits
-
-
-class Segmentor(Part):
-    """Images, each of them one window, to `logits` (N, num_classes, H, W)."""
-
-    def __init__(self, model: EncoderDecoder):
-        super().__init__(model, ('logits',))
-
-    def forward(self, images: Tensor) -> Tensor:
-        size = tuple(images.shape[2:])
-        return self.module.encode_decode(images, [dict(img_shape=size, pad_shape=size)])
-
-
-class Trunk(Part):
-    """Images to what the trunk's out_type and out_indices say: `features`, or `features_0`, `features_1` and so on."""
-
-    def __init__(self, model: nn.Module):
-        trunk = model if isinstance(model, BEiT) else model.backbone
-        count = len(trunk.out_indices)
-        names = ('features',) if count == 1 else tuple(f'features_{index}' for index in range(count))
-        super().__init__(trunk, names, 'backbone.')
-
-    def forward(self, images: Tensor) -> Outputs:
-        features = self.trunk(images)
-        return features[0] if len(features) == 1 else features
-
-
-PARTS = dict(classifier=Classifier, trunk=Trunk, segmentor=Segmentor)
-
-
-def name_part(model: nn.Module, part: str | None) -> str:
-    """The part that is meant: the one asked for, or by default what the model is.
-
-    Raises:
-        ValueError: If the model has no BEiT, or has no such part.
+    Returns:
+        Always `beit_mm_version`, `torch_version`, `part`, `image_size`, `patch_size`, `grid`, `embed_dim`, `depth`,
+        `num_heads`, `outputs`; `out_type` and `out_indices` of a trunk, `num_classes` of the others. If known,
+        `channel_order` ('RGB' or 'BGR'), `mean` and `std` (of pixels 0 to 255), `classes`, `test_pipeline` and
+        `test_cfg` as the config has them, `weights` (the file's name) and `weights_sha256`.
     """
-    trunk = model if isinstance(model, BEiT) else getattr(model, 'backbone', None)
-    if not isinstance(trunk, BEiT):
-        raise ValueError(f'a model must be or have a BEiT trunk, got {type(model).__name__}')
-    own = {ImageClassifier: 'classifier', EncoderDecoder: 'segmentor'}
-    own = next((name for kind, name in own.items() if isinstance(model, kind)), 'trunk')
-    if part not in (None, own, 'trunk'):
-        raise ValueError(
-            f'the part of {type(model).__name__} must be {" or ".join(dict.fromkeys((own, "trunk")))}, got {part!r}'
-        )
-    return part or own
-
-
-def take_part(model: nn.Module, name: str) -> Part:
-    """A copy of a part on the CPU, float32, in evaluation mode; the model stays as it is."""
-    if name == 'trunk' and not isinstance(model, BEiT):
-        model = model.backbone  # all else, such as a tokenizer, need not be copied
-    return PARTS[name](copy.deepcopy(model).cpu().float()).eval().requires_grad_(False)
+    trunk = part.trunk
+    meta: dict[str, Any] = dict(
+        beit_mm_version=__version__,
+        torch_version=torch.__version__,
+        part=part.name,
+        image_size=size,
+        patch_size=trunk.patch_embed.patch_size,
+        grid=trunk.grid,
+        embed_dim=trunk.embed_dim,
+        depth=len(trunk.blocks),
+        num_heads=trunk.blocks[0].attn.num_heads,
+        outputs=part.output_names,
+    )
+    if getattr(model, 'data_preprocessor', None) is not None:
+        wanted = input_format(model)
+        # By way of NumPy float32 has no more digits than it knows: 123.675, not 123.67500305175781.
+        mean, std = ([float(str(np.float32(value))) for value in values] for values in (wanted.mean, wanted.std))
+        meta.update(channel_order=wanted.channel_order, mean=mean, std=std)
+    cfg = getattr(model, 'cfg', None) or {}
+    if part.name == 'trunk':
+        meta.update(out_type=trunk.out_type, out_indices=trunk.out_indices)
+    else:
+        meta.update(num_classes=num_outputs)
+        classes = (getattr(model, 'dataset_meta', None) or {}).get('classes') or ()
+        if len(classes) == num_outputs:  # otherwise they belong to the config's data, not to this head
+            meta.update(classes=classes)
+    if part.name == 'segmentor':
+        meta.update(test_cfg=(cfg.get('model') or {}).get('test_cfg'))  # how windows are placed
+    meta.update(test_pipeline=(innermost_dataset(cfg.get('test_dataloader')) or {}).get('pipeline'))
+    if weights is not None and Path(weights).is_file():
+        meta.update(weights=Path(weights).name, weights_sha256=sha256_of(Path(weights)))
+    return {
+        key: value if isinstance(value, str) else json.dumps(value, default=str)
+        for key, value in meta.items()
+        if value is not None
+    }

@@ -1,56 +1,67 @@
-"""Where the trunk's self-attention looks: of all tokens, and of points of an image (arXiv 2106.08254, figure 2)."""
+"""Self-attention of the trunk: maps of whole batches, and of points of an image (arXiv 2106.08254, figure 2)."""
 
 from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 
+import numpy as np
 import torch
 from torch import nn, Tensor
 
-from beit_mm.datasets.images import input_format, normalise, read_image, resize_image, sides_for, Source
+from beit_mm.datasets.images import input_format, normalize, read_image, resize_image, size_for, Source
+from beit_mm.datasets.transforms.formatting import channels_first
+from beit_mm.errors import UserError
 from beit_mm.models import BEiT
 from beit_mm.models.backbones.beit import resolve_blocks
 from beit_mm.models.backbones.layers import patch_grid
 from beit_mm.models.evaluating import evaluating
 
+COLORMAP = 'inferno'
+OPACITY = 0.65  # of a map over the image in gray
+LONG_SIDE, MIN_WIDTH, GAP, TITLE, LABEL = 2.2, 1.1, 0.1, 0.45, 0.3  # inches, of pictures and of the space around them
+MAX_PIXELS = 800  # of a picture's longer side; more would only cost time and memory
+MARKER = dict(marker='o', markersize=9, clip_on=False)
+DOT = dict(MARKER, markerfacecolor='red', markeredgecolor='white', markeredgewidth=1.5)
+RING = dict(MARKER, markerfacecolor='none', markeredgecolor='cyan', markeredgewidth=1)  # a color that no map has
 Point = tuple[int, int]
+Extent = tuple[float, float, float, float]
 
 
 @torch.no_grad()
 def attention_maps(
     trunk: BEiT, images: Tensor, blocks: Sequence[int], mask: Tensor | None = None, queries: Tensor | None = None
 ) -> dict[int, Tensor]:
-    """Attention probabilities of chosen blocks, from one forward of the trunk in evaluation mode.
+    """Attention probabilities of blocks, from one forward of the trunk in evaluation mode.
 
     Args:
-        trunk: of any out_type and kind of positions; its mode is left as it was found.
+        trunk: of any out_type and kind of positions. Its mode is restored.
         images, mask: as for `BEiT.forward`, on the trunk's device.
         blocks: counted from 0, or back from -1.
         queries: int64 (Q,), the tokens whose attention is wanted: 0 is the class token, 1 + row * w + column a patch;
             None for all.
 
     Returns:
-        For every block, counted from 0 and in the order asked for, float32 or wider (B, num_heads, Q, 1 + h * w): of
-        the queries over all tokens, the class token first; each row sums to 1.
+        By block, counted from 0 and in the order of `blocks`, float32 or wider (B, num_heads, Q, 1 + h * w): the
+        attention of the queries to all tokens, the class token first. Each row sums to 1.
 
     Raises:
-        ValueError: If there is no such block, or the images or the mask do not fit the trunk.
+        UserError: If there is no such block, or the images or the mask do not fit the trunk.
     """
     maps: dict[int, Tensor] = {}
 
-    def keep(index: int, attention: nn.Module, args: tuple, kwargs: dict) -> None:
-        maps[index] = attention.probabilities(*args, **kwargs, queries=queries)
+    def keep(block: int, attention: nn.Module, args: tuple, kwargs: dict) -> None:
+        maps[block] = attention.probabilities(*args, **kwargs, queries=queries)
 
     chosen = list(dict.fromkeys(resolve_blocks(blocks, len(trunk.blocks))))
     with ExitStack() as stack:
         stack.enter_context(evaluating(trunk))
-        # A compiled block may not see hooks that came after its compilation.
+        # A block that is already compiled may not see new hooks.
         stack.enter_context(torch.compiler.set_stance('force_eager'))
-        for index in chosen:
-            hook = trunk.blocks[index].attn.register_forward_pre_hook(partial(keep, index), with_kwargs=True)
+        for block in chosen:
+            hook = trunk.blocks[block].attn.register_forward_pre_hook(partial(keep, block), with_kwargs=True)
             stack.callback(hook.remove)
         trunk(images, mask)
-    return {index: maps[index] for index in chosen}
+    return {block: maps[block] for block in chosen}
 
 
 def point_attention_maps(
@@ -60,39 +71,40 @@ def point_attention_maps(
     blocks: Sequence[int] = (-1,),
     size: tuple[int, int] | None = None,
 ) -> dict[int, Tensor]:
-    """Attention of the patches that hold chosen points of one image, over all patches.
+    """Attention of the patches at points of one image to all patches.
 
     Args:
-        model: as `load_model` gives it, a BEiT in it as `backbone`.
-        image: whatever `read_image` reads.
+        model: from `load_model`, with a BEiT as `backbone`.
+        image: anything that `read_image` reads.
         points: (x, y), whole pixels of the image as it is in the file, from its top left corner.
         blocks: counted from 0, or back from -1.
         size: (H, W) that the trunk sees, multiples of the patch size; None for the image's own ratio, at most 4 to 1,
-            with the shorter side as in training, both sides rounded to patches.
+            with the shorter side as in training.
 
     Returns:
-        For every block, counted from 0, float32 or wider (num_points, num_heads, h, w) on the model's device, h and w
-        in patches. The class token's column is left out and nothing is scaled up for it: what a map lacks to a sum of
-        1 is the attention to the class token.
+        By block, counted from 0, float32 or wider (num_points, num_heads, h, w) on the model's device, for h x w
+        patches. The class token's column is left out: what a map lacks to a sum of 1 is the attention to the class
+        token.
 
     Raises:
         BadImage: If the image cannot be read.
-        ValueError: If a point lies outside of the image, there is no such block, the size does not fit, or the model
-            has no BEiT.
+        UserError: If a point is outside the image, there is no such block, the size does not fit, or the model has no
+            BEiT.
     """
     trunk = getattr(model, 'backbone', None)
     if not isinstance(trunk, BEiT):
-        raise ValueError(
+        raise UserError(
             f'attention maps need a model with a BEiT as backbone, got {type(model).__name__}'
             f'{"" if trunk is None else f" with {type(trunk).__name__}"}'
         )
     image = read_image(image)
-    patch = trunk.patch_embed.patch_size
-    size = size or sides_for(image.shape[:2], patch * min(trunk.grid), patch)
-    grid = patch_grid(size, patch)
-    queries = torch.tensor([_token_of(point, image.shape[:2], grid) for point in points], dtype=torch.long)
-    pixels = normalise(resize_image(image, size), input_format(model)).to(trunk.cls_token)
-    maps = attention_maps(trunk, pixels, blocks, queries=queries.to(pixels.device))
+    patch_size = trunk.patch_embed.patch_size
+    size = size or size_for(image.shape[:2], patch_size * min(trunk.grid), patch_size)
+    grid = patch_grid(size, patch_size)
+    queries = torch.tensor([_token_at(point, image.shape[:2], grid) for point in points], dtype=torch.long)
+    pixels = channels_first(np.ascontiguousarray(resize_image(image, size)))[None]
+    inputs = normalize(pixels, input_format(model)).to(trunk.cls_token)
+    maps = attention_maps(trunk, inputs, blocks, queries=queries.to(inputs.device))
     return {block: rows[0, :, :, 1:].transpose(0, 1).unflatten(2, grid) for block, rows in maps.items()}
 
 
@@ -100,10 +112,10 @@ def grid_points(size: tuple[int, int], rows: int, columns: int) -> list[Point]:
     """Points (x, y) in the middle of the cells of a grid over an image of size (H, W), row by row.
 
     Raises:
-        ValueError: If there are not at least one row and one column.
+        UserError: If there is not at least one row and one column.
     """
     if rows < 1 or columns < 1:
-        raise ValueError(f'a grid of points must have at least one row and one column, got {rows} x {columns}')
+        raise UserError(f'a grid of points must have at least one row and one column, got {rows} x {columns}')
     return [
         ((2 * column + 1) * size[1] // (2 * columns), (2 * row + 1) * size[0] // (2 * rows))
         for row in range(rows)
@@ -111,12 +123,95 @@ def grid_points(size: tuple[int, int], rows: int, columns: int) -> list[Point]:
     ]
 
 
-def _token_of(point: Point, size: tuple[int, int], grid: tuple[int, int]) -> int:
-    """The token of the patch that holds the centre of pixel (x, y), when an image of size (H, W) is cut into a grid."""
+def _token_at(point: Point, size: tuple[int, int], grid: tuple[int, int]) -> int:
+    """The token of the patch that has the center of pixel (x, y) of an image of size (H, W)."""
     (x, y), (height, width) = point, size
     if not (0 <= x < width and 0 <= y < height):
-        raise ValueError(
-            f'a point must lie in the image, x from 0 to {width - 1} and y from 0 to {height - 1}, got {x},{y}'
+        raise UserError(
+            f'a point must be in the image, x from 0 to {width - 1} and y from 0 to {height - 1}, got {x},{y}'
         )
     row, column = int((y + 0.5) * grid[0] / height), int((x + 0.5) * grid[1] / width)
     return 1 + row * grid[1] + column
+
+
+def attention_figure(image: Source, points: Sequence[Point], maps: dict[int, Tensor], heads: Sequence[int] = ()):
+    """Draw one row per point: the image with the point, then for every block the mean of the heads and chosen heads.
+
+    Maps are drawn over the image in gray, interpolated between the centers of the patches, with a ring around the
+    point. The colors of each map run from its lowest to its highest probability, which are printed below it.
+
+    Args:
+        image: anything that `read_image` reads.
+        points, maps: what `point_attention_maps` took and returned.
+        heads: drawn after the mean, counted from 0.
+
+    Returns:
+        A matplotlib Figure; `figure.savefig('attention.png')` writes it, `.pdf` too.
+
+    Raises:
+        BadImage: If the image cannot be read.
+        UserError: If there is no such head.
+    """
+    columns = _columns(maps, heads)
+    image = read_image(image)[..., ::-1]
+    size = image.shape[:2]
+    if max(size) > MAX_PIXELS:
+        image = resize_image(image, tuple(max(side * MAX_PIXELS // max(size), 1) for side in size))
+    extent = -0.5, size[1] - 0.5, size[0] - 0.5, -0.5  # so that whole numbers are centers of pixels
+    figure, axes = _empty_figure(len(points), 1 + len(columns), size)
+    for row, point in enumerate(points):
+        axes[row, 0].imshow(image, extent=extent)
+        axes[row, 0].plot(*point, **DOT)
+        axes[row, 0].set_xlabel(f'x {point[0]}, y {point[1]}', fontsize=8)
+        for axis, values in zip(axes[row, 1:], columns.values()):
+            _draw_map(axis, image, point, values[row], extent)
+    for axis, title in zip(axes[0], ['point', *columns]):
+        axis.set_title(title, fontsize=9)
+    return figure
+
+
+def _columns(maps: dict[int, Tensor], heads: Sequence[int]) -> dict[str, np.ndarray]:
+    """Titles and maps (num_points, h, w) of the columns."""
+    columns = {}
+    for block, of_heads in maps.items():
+        of_heads = of_heads.float().cpu().numpy()  # (num_points, num_heads, h, w)
+        columns[f'block {block}\nmean of heads'] = of_heads.mean(axis=1)
+        for head in heads:
+            if not 0 <= head < of_heads.shape[1]:
+                raise UserError(f'a head must be 0 to {of_heads.shape[1] - 1}, got {head}')
+            columns[f'block {block}\nhead {head}'] = of_heads[:, head]
+    return columns
+
+
+def _empty_figure(rows: int, columns: int, size: tuple[int, int]):
+    """A figure and its axes (rows, columns), for images of size (H, W) with titles above and labels below.
+
+    The sizes are computed here because matplotlib's layout engines take many seconds for a hundred pictures.
+    """
+    from matplotlib.figure import Figure
+
+    height, width = (LONG_SIDE * side / max(size) for side in size)
+    width = max(width, MIN_WIDTH)
+    total = columns * width + (columns + 1) * GAP, TITLE + rows * (height + LABEL)
+    spacing = dict(
+        left=GAP / total[0],
+        right=1 - GAP / total[0],
+        wspace=GAP / width,
+        bottom=LABEL / total[1],
+        top=1 - TITLE / total[1],
+        hspace=LABEL / height,
+    )
+    figure = Figure(figsize=total, dpi=150)
+    axes = figure.subplots(rows, columns, squeeze=False, gridspec_kw=spacing)
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_visible(False)
+    return figure, axes
+
+
+def _draw_map(axis, image: np.ndarray, point: Point, values: np.ndarray, extent: Extent) -> None:
+    axis.imshow(image.mean(axis=2), extent=extent, cmap='gray', vmin=0, vmax=255)
+    axis.imshow(values, extent=extent, cmap=COLORMAP, alpha=OPACITY, interpolation='bilinear')
+    axis.plot(*point, **RING)
+    lowest, highest = (round(float(value), 4) for value in (values.min(), values.max()))
+    axis.set_xlabel(f'{lowest:.2g} to {highest:.2g}', fontsize=8)

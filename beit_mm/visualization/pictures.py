@@ -1,4 +1,4 @@
-"""Pictures of a batch in training, by the kind of model. Another kind joins in by `draw_pictures.register`."""
+"""Pictures of a training batch, by the kind of model. `draw_pictures.register` adds another kind."""
 
 from collections.abc import Sequence
 from functools import singledispatch
@@ -7,25 +7,25 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from mmpretrain.models import BaseClassifier
-from mmpretrain.structures import DataSample
 from mmseg.models import BaseSegmentor
+from PIL import Image
 from torch import nn, Tensor
 
 from beit_mm.models import DiscreteVAE, MaskedImageModel
+from beit_mm.models.tokenizers.discrete_vae import codebook_use
 
-from .codebook import describe_codebook
-from .overlay import generate_palette
-from .panels import draw_grid, draw_sheet, draw_text, fit, segmentation_panel, stack
-from .reconstruction import can_decode, draw_reconstructions, hide, reconstruct_batch, split_images, to_uint8
+from .reconstruction import can_decode, draw_reconstructions, gray_out, reconstruct_batch, split_images, to_uint8
+from .sheets import draw_sheet, draw_text, fit_to_cell, generate_palette, segmentation_panel, stack_rows
 
-CELL = 160  # smaller than on paper, as there are many
+CELL = 160  # smaller than in reports, because there are many
+NUM_COLUMNS = 4
 RIGHT, WRONG = 'green', 'red'
 
 
 class Pictures(NamedTuple):
     """What is shown of a batch.
 
-    images: uint8 RGB (H, W, 3) by name, a name being part of a file's.
+    images: uint8 RGB (H, W, 3) by name, which becomes part of a file name.
     scalars: numbers by tag.
     """
 
@@ -38,66 +38,59 @@ def draw_pictures(model: nn.Module, batch: dict, num_images: int, meta: dict) ->
     """Pictures of the first images of a batch.
 
     Args:
-        model: without wrappers, in evaluation mode; without gradients.
+        model: without wrappers, in evaluation mode, without gradients.
         batch: as the loader gives it.
-        num_images: how many are drawn, at most; numbers are those of the whole batch.
-        meta: of the data set, `classes` and `palette`, if it has any.
+        num_images: the most images that are drawn. Numbers are those of the whole batch.
+        meta: of the data set, with `classes` and `palette` if it has any.
 
     Raises:
-        NotImplementedError: If nothing is known to be drawn of this kind of model.
+        NotImplementedError: If nothing is registered for this kind of model.
     """
-    raise NotImplementedError(f'no pictures are known of {type(model).__name__}')
+    raise NotImplementedError(f'no pictures are known for {type(model).__name__}')
 
 
 @draw_pictures.register
 def _(model: MaskedImageModel, batch: dict, num_images: int, meta: dict) -> Pictures:
-    """The mask; where visual tokens are predicted, what they decode to and how many of the codebook there are."""
+    """The mask; if visual tokens are predicted, also what they decode to and the use of the codebook."""
     data = model.data_preprocessor(batch)
     few = {key: data[key][:num_images] for key in ('inputs', 'views', 'mask')}
     tokenizer = getattr(model.target, 'tokenizer', None)
     if can_decode(tokenizer):
         sheet = draw_reconstructions(split_images(reconstruct_batch(model, **few)), cell=CELL)
     else:
-        sheet = draw_sheet(
-            {'original': to_uint8(few['views']), 'masked': to_uint8(hide(few['views'], few['mask']))}, cell=CELL
-        )
+        masked = gray_out(few['views'], few['mask'])
+        sheet = draw_sheet({'original': to_uint8(few['views']), 'masked': to_uint8(masked)}, cell=CELL)
     images, scalars = dict(reconstruction=np.asarray(sheet)), {}
     if tokenizer is not None:
-        images['codebook'], numbers = describe_codebook(tokenizer.encode(data['views']), tokenizer.vocab_size)
-        scalars = {f'codebook/{name}': value for name, value in numbers.items()}
+        images['codebook'], scalars = describe_codebook(tokenizer.encode(data['views']), tokenizer.vocab_size)
     return Pictures(images, scalars)
 
 
 @draw_pictures.register
 def _(model: DiscreteVAE, batch: dict, num_images: int, meta: dict) -> Pictures:
-    """Images beside what their tokens decode to, and how many of the codebook there are."""
+    """Images, what their tokens decode to, and the use of the codebook."""
     images = model.data_preprocessor(batch)['inputs']
     tokens = model.encode(images)
     few = images[:num_images]
     decoded = model.decode(tokens[:num_images])
     decibels = -10 * (decoded - few).square().flatten(1).mean(dim=1).log10()
-    sheet = draw_sheet(
-        {'original': to_uint8(few), 'tokens decoded': to_uint8(decoded)},
-        [f'PSNR {value:.1f} dB' for value in decibels.tolist()],
-        cell=CELL,
-    )
-    chart, numbers = describe_codebook(tokens, model.vocab_size)
-    return Pictures(
-        dict(reconstruction=np.asarray(sheet), codebook=chart),
-        {f'codebook/{name}': value for name, value in numbers.items()},
-    )
+    captions = [f'PSNR {value:.1f} dB' for value in decibels.tolist()]
+    sheet = draw_sheet({'original': to_uint8(few), 'tokens decoded': to_uint8(decoded)}, captions, cell=CELL)
+    chart, scalars = describe_codebook(tokens, model.vocab_size)
+    return Pictures(dict(reconstruction=np.asarray(sheet), codebook=chart), scalars)
 
 
 @draw_pictures.register
 def _(model: BaseSegmentor, batch: dict, num_images: int, meta: dict) -> Pictures:
     """Images, and over them the ground truth and the prediction, with the names of classes."""
     few = {key: batch[key][:num_images] for key in ('inputs', 'data_samples')}
-    data = model.data_preprocessor(few, training=True)  # padded as in training, to one size
+    data = model.data_preprocessor(few, training=True)  # padded to one size, as in training
     predicted = model(data['inputs'], mode='predict')
-    sizes = [image.shape[1:] for image in few['inputs']]
+    truths = [sample.gt_sem_seg.data[0] for sample in data['data_samples']]
+    labels = [sample.pred_sem_seg.data[0] for sample in predicted]
     truths, labels = (
-        [_crop(getattr(sample, key).data[0], size) for sample, size in zip(samples, sizes)]
-        for samples, key in ((data['data_samples'], 'gt_sem_seg'), (predicted, 'pred_sem_seg'))
+        [label_map[: image.shape[1], : image.shape[2]].cpu().numpy() for label_map, image in zip(maps, few['inputs'])]
+        for maps in (truths, labels)
     )
     classes = meta.get('classes')
     palette = meta.get('palette') or generate_palette(len(classes or range(model.num_classes)))
@@ -107,30 +100,25 @@ def _(model: BaseSegmentor, batch: dict, num_images: int, meta: dict) -> Picture
 
 @draw_pictures.register
 def _(model: BaseClassifier, batch: dict, num_images: int, meta: dict) -> Pictures:
-    """Images as augmented, but not mixed, with their class and the predicted one."""
+    """Images as augmented, but not mixed, above their class and the predicted class."""
     inputs = batch['inputs'][:num_images]
-    scores = [sample.pred_score for sample in model(**model.data_preprocessor(dict(inputs=inputs)), mode='predict')]
+    predicted = model(**model.data_preprocessor(dict(inputs=inputs)), mode='predict')
     cells = [
-        _label(fit(image, CELL), sample, score, meta.get('classes'))
-        for image, sample, score in zip(_to_rgb(inputs), batch['data_samples'], scores)
+        _add_classes(fit_to_cell(image, CELL), sample.gt_label.tolist(), prediction.pred_score, meta.get('classes'))
+        for image, sample, prediction in zip(_to_rgb(inputs), batch['data_samples'], predicted)
     ]
-    return Pictures(dict(classification=np.asarray(draw_grid(cells))), {})
+    grid = stack_rows([cells[start : start + NUM_COLUMNS] for start in range(0, len(cells), NUM_COLUMNS)])
+    return Pictures(dict(classification=np.asarray(grid)), {})
 
 
-def _label(picture, sample: DataSample, scores: Tensor, classes: Sequence[str] | None):
-    """A picture above its class and the predicted one."""
-    score, best = scores.max(dim=0)
-    truths: list[int] = sample.gt_label.tolist()
-    # Of an ImageNet class the first of its names, 'tench, Tinca tinca'.
-    true, predicted = (
-        ' and '.join(str(classes[label] if classes else label).split(',')[0] for label in labels)
-        for labels in (truths, [best.item()])
-    )
-    lines = [
-        draw_text(f'true: {true}', width=picture.width),
-        draw_text(f'{100 * score.item():.0f} %: {predicted}', RIGHT if best.item() in truths else WRONG, picture.width),
-    ]
-    return stack([[picture], *([line] for line in lines)], gap=0)
+def _add_classes(picture: Image.Image, truths: list[int], scores: Tensor, classes: Sequence[str] | None) -> Image.Image:
+    score, best = (value.item() for value in scores.max(dim=0))
+    # An ImageNet class has several names, 'tench, Tinca tinca'; the first is shown.
+    names = {label: str(classes[label] if classes else label).split(',')[0] for label in (*truths, best)}
+    true = draw_text(f'true: {" and ".join(names[label] for label in truths)}', width=picture.width)
+    color = RIGHT if best in truths else WRONG
+    predicted = draw_text(f'{100 * score:.0f} %: {names[best]}', color, picture.width)
+    return stack_rows([[picture], [true], [predicted]], gap=0)
 
 
 def _to_rgb(images: Sequence[Tensor]) -> list[np.ndarray]:
@@ -138,5 +126,39 @@ def _to_rgb(images: Sequence[Tensor]) -> list[np.ndarray]:
     return [image.flip(0).permute(1, 2, 0).cpu().numpy() for image in images]
 
 
-def _crop(labels: Tensor, size: torch.Size) -> np.ndarray:
-    return labels[: size[0], : size[1]].cpu().numpy()
+def describe_codebook(tokens: Tensor, vocab_size: int) -> tuple[np.ndarray, dict[str, float]]:
+    """A chart and two numbers of how much of its vocabulary a tokenizer uses.
+
+    Args:
+        tokens: of a batch of images, int64 (B, h, w).
+        vocab_size: number of visual tokens.
+
+    Returns:
+        The share of every token, the most frequent first, uint8 RGB (H, W, 3); and `codebook/perplexity`, 1 to
+        vocab_size, and `codebook/used_codes`, 0 to 1, which both grow with the number of images.
+    """
+    counts = torch.bincount(tokens.flatten(), minlength=vocab_size)
+    numbers = {f'codebook/{name}': value.item() for name, value in codebook_use(counts).items()}
+    return _draw_codebook(counts.cpu().numpy(), len(tokens), numbers['codebook/perplexity']), numbers
+
+
+def _draw_codebook(counts: np.ndarray, num_images: int, perplexity: float) -> np.ndarray:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    shares = np.sort(counts[counts > 0])[::-1] / counts.sum()
+    figure = Figure(figsize=(7, 3.5), dpi=100)  # pyplot would keep it
+    figure.subplots_adjust(left=0.1, right=0.98, bottom=0.15, top=0.9)  # a layout engine would draw it twice
+    axes = figure.add_subplot()
+    axes.stairs(shares, np.arange(len(shares) + 1) + 0.5, fill=True, baseline=shares.min() / 2)
+    axes.axhline(1 / len(counts), color='black', linestyle='--', linewidth=1, label='all tokens equally often')
+    axes.set(yscale='log', xlim=(0.5, len(counts) + 0.5))
+    axes.set(xlabel='visual tokens, the most frequent first', ylabel='share of all patches')
+    title = (
+        f'{len(shares):,} of {len(counts):,} visual tokens used by {num_images} images, perplexity {perplexity:,.1f}'
+    )
+    axes.set_title(title, fontsize=11)
+    axes.legend(loc='upper right')
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()

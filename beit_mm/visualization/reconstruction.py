@@ -1,4 +1,4 @@
-"""Images and what a masked image model makes of them: its predicted tokens, decoded (arXiv 2106.08254, section 2.3)."""
+"""What a masked image model makes of images: its predicted tokens, decoded (arXiv 2106.08254, section 2.3)."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -9,34 +9,26 @@ from PIL import Image
 from torch import nn, Tensor
 from torch.nn import functional as F
 
+from beit_mm.errors import UserError
 from beit_mm.models import MaskedImageModel
 from beit_mm.models.evaluating import evaluating
 
-from .panels import CELL, draw_sheet
+from .sheets import CELL, draw_sheet
 
-GREY = 0.5
-PICTURES = {
-    'original': 'original',
-    'masked': 'masked',
-    'tokens_decoded': 'tokens decoded',
-    'completed': 'reconstruction',
-}
-NO_TOKENIZER = (
-    'reconstruction needs the tokenizer that the model was trained with, got weights without one: give its '
-    "files, such as OpenAI's encoder.pkl and decoder.pkl"
-)
+GRAY = 0.5
+TITLES = dict(original='original', masked='masked', tokens_decoded='tokens decoded', completed='reconstruction')
 
 
 class Reconstruction(NamedTuple):
     """What a masked image model makes of a batch; images are float32 (B, 3, 8h, 8w) in [0, 1].
 
     original: the tokenizer's view.
-    masked: it, grey where masked.
+    masked: the view, gray where masked.
     tokens_decoded: its visual tokens, decoded: the best that a prediction can reach.
     completed: the same with the predicted tokens at masked patches.
-    tokens, predicted: int64 (B, h, w); the second are the first but at masked patches.
+    tokens, predicted: int64 (B, h, w), which differ at masked patches only.
     token_accuracy: share of the masked patches whose token is predicted right, (B,).
-    perplexity: exp of the mean cross-entropy of the tokens at masked patches, 1 to infinity, (B,).
+    perplexity: exp of the mean cross-entropy of the tokens at masked patches, at least 1, (B,).
     """
 
     original: Tensor
@@ -54,21 +46,21 @@ def reconstruct_batch(model: MaskedImageModel, inputs: Tensor, views: Tensor, ma
     """Tokenize, predict the tokens at masked patches from the others, decode; in evaluation mode, in float32.
 
     Args:
-        model: predicts the visual tokens of a tokenizer that decodes; its mode is left as it was found.
-        inputs: normalised images (B, 3, H, W).
+        model: predicts the visual tokens of a tokenizer that decodes. Its mode is restored.
+        inputs: normalized images (B, 3, H, W).
         views: the tokenizer's view of the same crops, (B, 3, 8h, 8w) in [0, 1].
         mask: bool (B, h, w), True where masked.
 
     Raises:
-        ValueError: If the model predicts something else, or its tokenizer is missing or has no decoder, or the mask
-            does not fit the views.
+        UserError: If the model predicts something else, its tokenizer is missing or has no decoder, or the mask does
+            not fit the views.
     """
     tokenizer = decoding_tokenizer(model)
-    compiled_as_eager = torch.compiler.set_stance('force_eager')  # another batch size would compile anew
-    with evaluating(model), compiled_as_eager, torch.autocast(inputs.device.type, enabled=False):
+    eager = torch.compiler.set_stance('force_eager')  # another batch size would compile again
+    with evaluating(model), eager, torch.autocast(inputs.device.type, enabled=False):
         tokens = model.target(inputs, views)  # (B, h, w)
         if mask.shape != tokens.shape:
-            raise ValueError(
+            raise UserError(
                 f'mask must be {tuple(tokens.shape)} to fit views of {views.shape[2]} x {views.shape[3]}, '
                 f'got {tuple(mask.shape)}'
             )
@@ -82,7 +74,7 @@ def reconstruct_batch(model: MaskedImageModel, inputs: Tensor, views: Tensor, ma
     right = (mask & (predicted == tokens)).flatten(1).sum(dim=1)
     return Reconstruction(
         views,
-        hide(views, mask),
+        gray_out(views, mask),
         tokens_decoded,
         completed,
         tokens,
@@ -93,21 +85,24 @@ def reconstruct_batch(model: MaskedImageModel, inputs: Tensor, views: Tensor, ma
 
 
 def decoding_tokenizer(model: nn.Module) -> nn.Module:
-    """The tokenizer of a masked image model, or the reason why it cannot decode, as a ValueError."""
+    """The tokenizer of a masked image model; UserError with the reason if it cannot decode."""
     if not isinstance(model, MaskedImageModel):
-        raise ValueError(f'reconstruction needs a MaskedImageModel, got {type(model).__name__}')
+        raise UserError(f'reconstruction needs a MaskedImageModel, got {type(model).__name__}')
     tokenizer = getattr(model.target, 'tokenizer', None)
     if tokenizer is None:
-        raise ValueError(
+        raise UserError(
             f'reconstruction needs a model that predicts visual tokens, '
             f'got one that predicts {type(model.target).__name__}'
         )
     if not getattr(tokenizer, 'has_encoder', True):
-        raise ValueError(NO_TOKENIZER)
+        raise UserError(
+            'reconstruction needs the tokenizer that the model was trained with, got weights without one: give its '
+            "files, such as OpenAI's encoder.pkl and decoder.pkl"
+        )
     if not hasattr(tokenizer, 'decode'):
-        raise ValueError(f'reconstruction needs a tokenizer with `decode`, got {type(tokenizer).__name__}')
+        raise UserError(f'reconstruction needs a tokenizer with `decode`, got {type(tokenizer).__name__}')
     if not can_decode(tokenizer):
-        raise ValueError(
+        raise UserError(
             'reconstruction needs a tokenizer with its decoder, got weights without one: give both files, '
             "such as OpenAI's encoder.pkl and decoder.pkl"
         )
@@ -115,20 +110,20 @@ def decoding_tokenizer(model: nn.Module) -> nn.Module:
 
 
 def can_decode(tokenizer: nn.Module | None) -> bool:
-    """Whether images can be made of tokens: a tokenizer may encode alone, and a DiscreteVAE lack its decoder's file."""
+    """Whether a tokenizer can decode tokens. Some only encode, and a DiscreteVAE may lack its decoder's weights."""
     return getattr(tokenizer, 'has_decoder', hasattr(tokenizer, 'decode'))
 
 
-def hide(views: Tensor, mask: Tensor) -> Tensor:
-    """Images (B, 3, H, W), grey where a mask bool (B, h, w) is True."""
-    hidden = F.interpolate(mask[:, None].float(), size=views.shape[2:])
-    return views * (1 - hidden) + GREY * hidden
+def gray_out(views: Tensor, mask: Tensor) -> Tensor:
+    """Images (B, 3, H, W), gray where a mask, bool (B, h, w), is True."""
+    masked = F.interpolate(mask[:, None].float(), size=views.shape[2:])
+    return views * (1 - masked) + GRAY * masked
 
 
 def split_images(reconstruction: Reconstruction) -> list[dict[str, object]]:
-    """For every image a dict of the same names: pictures uint8 RGB (H, W, 3), int64 (h, w) and numbers."""
+    """A dict for every image with the names of Reconstruction: uint8 RGB (H, W, 3), int64 (h, w) and numbers."""
     arrays = {
-        name: to_uint8(value) if name in PICTURES else value.cpu().numpy()
+        name: to_uint8(value) if name in TITLES else value.cpu().numpy()
         for name, value in reconstruction._asdict().items()
     }
     return [
@@ -140,28 +135,22 @@ def split_images(reconstruction: Reconstruction) -> list[dict[str, object]]:
 def draw_reconstructions(
     images: Sequence[dict[str, object]], names: Sequence[str] | None = None, cell: int = CELL
 ) -> Image.Image:
-    """A sheet with a row and a line of numbers for every dict of `split_images`, after its name if it has one."""
+    """A sheet with a row and a line of numbers for every dict of `split_images`; names come before the numbers."""
     captions = [
         f'token accuracy {100 * image["token_accuracy"]:.1f} %, perplexity {image["perplexity"]:.1f}'
         for image in images
     ]
     if names is not None:
         captions = [f'{name}: {caption}' for name, caption in zip(names, captions)]
-    return draw_sheet(
-        {title: [image[name] for image in images] for name, title in PICTURES.items()}, captions, cell=cell
-    )
+    columns = {title: [image[name] for image in images] for name, title in TITLES.items()}
+    return draw_sheet(columns, captions, cell=cell)
 
 
 def reconstruction_panel(model: MaskedImageModel, batch: dict[str, Tensor]) -> Image.Image:
-    """Original, mask, the tokens decoded, and the image decoded from the predicted tokens at masked patches.
-
-    Args:
-        model: see reconstruct_batch.
-        batch: preprocessed `inputs`, `views` and `mask`, see there.
-    """
+    """The sheet of a batch with preprocessed `inputs`, `views` and `mask`, see reconstruct_batch."""
     return draw_reconstructions(split_images(reconstruct_batch(model, **batch)))
 
 
 def to_uint8(images: Tensor) -> np.ndarray:
-    """(B, 3, H, W) in [0, 1] to uint8 (B, H, W, 3)."""
+    """Images (B, 3, H, W) in [0, 1] to uint8 (B, H, W, 3)."""
     return (images.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()

@@ -1,32 +1,46 @@
-"""What stands for images: their names, their order and where their results belong."""
+"""The images that files, folders and arrays stand for, and where their results go."""
 
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from beit_mm.apis.sources import find_images, result_names
+from beit_mm.apis.images import find_images, result_files
+
+
+def touch(folder, *names: str):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    return folder
 
 
 @pytest.fixture
 def folder(tmp_path):
-    for name in ('b/2.JPG', 'b/10.png', 'a/2.jpg', 'a/deep/er/x.tiff', 'a/notes.txt', '.hidden/y.jpg', 'a/.z.jpg'):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    return tmp_path
+    return touch(
+        tmp_path, 'b/2.JPG', 'b/10.png', 'a/2.jpg', 'a/deep/er/x.tiff', 'a/notes.txt', '.hidden/y.jpg', 'a/.z.jpg'
+    )
 
 
-def places(images) -> list:
-    return [str(image.place) for image in images]
+def result_paths(images) -> list:
+    return [image.result_path for image in images]
 
 
-def test_a_folder_is_searched_to_the_bottom_sorted_without_hidden_files(folder):
+def test_a_folder_is_searched_to_the_bottom_in_order_without_hidden_files(folder):
     found = find_images(folder)
-    assert places(found) == ['a/2.jpg', 'a/deep/er/x.tiff', 'b/10.png', 'b/2.JPG']
-    assert [image.name for image in found] == [str(folder / place) for place in places(found)]
+    assert result_paths(found) == ['a/2.jpg', 'a/deep/er/x.tiff', 'b/10.png', 'b/2.JPG']
+    assert [image.name for image in found] == [str(folder / path) for path in result_paths(found)]
+    os.symlink(folder, folder / 'a' / 'circle')
+    assert find_images(folder) == found
     os.symlink(folder / 'b', folder / 'a' / 'link')
-    assert 'a/link/2.JPG' in places(find_images(folder))
+    assert 'a/link/2.JPG' in result_paths(find_images(folder))
+
+
+def test_a_folder_comes_before_names_that_only_begin_like_it(tmp_path):
+    touch(tmp_path, 'a-b/1.jpg', 'a/1.jpg', 'a.jpg')
+    assert result_paths(find_images(tmp_path)) == ['a/1.jpg', 'a-b/1.jpg', 'a.jpg']
 
 
 def test_names_are_as_given(folder, monkeypatch):
@@ -43,14 +57,14 @@ def test_names_are_as_given(folder, monkeypatch):
         (['a/deep', 'a/2.jpg'], ['deep/er/x.tiff', '2.jpg']),
     ],
 )
-def test_results_lie_as_the_images_below_their_shared_folder(given, expected, folder):
-    assert places(find_images([folder / one for one in given])) == expected
+def test_results_go_where_the_images_are_below_their_shared_folder(given, expected, folder):
+    assert result_paths(find_images([folder / path for path in given])) == expected
 
 
-def test_results_of_equal_stems_keep_the_suffix(tmp_path):
-    for name in ('a.jpg', 'a.png', 'b.v2.jpg', 'c.jpg', 'c.jpg.png', 'c.png'):
-        (tmp_path / name).touch()
-    assert list(result_names(find_images(tmp_path), '.png').values()) == [
+def test_results_keep_the_suffix_where_images_differ_in_nothing_else(tmp_path):
+    touch(tmp_path, 'a.jpg', 'a.png', 'b.v2.jpg', 'c.jpg', 'c.jpg.png', 'c.png')
+    files = result_files(find_images(tmp_path), Path('out'), '.png')
+    assert [file.name for file in files.values()] == [
         'a.jpg.png',
         'a.png.png',
         'b.v2.png',
@@ -60,48 +74,19 @@ def test_results_of_equal_stems_keep_the_suffix(tmp_path):
     ]
 
 
-def test_arrays_pictures_and_addresses_have_names(folder):
+def test_arrays_and_pillow_images_are_named_by_their_index(folder):
     array, picture = np.zeros((4, 4, 3), np.uint8), Image.new('L', (4, 4))
-    found = find_images([folder / 'b', array, picture, 'https://example.org/photos/cat.jpg?size=9'])
-    assert [image.name for image in found[2:]] == ['image_1', 'image_2', 'https://example.org/photos/cat.jpg?size=9']
+    found = find_images([folder / 'b', array, picture])
+    assert [image.name for image in found[2:]] == ['image_1', 'image_2']
     assert found[2].source is array and found[3].source is picture
-    assert places(found[3:]) == ['image_2.png', 'example.org/photos/cat.jpg']
-    assert [image.name for image in find_images(array)] == ['image_0']
 
 
-def test_places_of_addresses_stay_inside_and_apart(folder):
-    found = find_images(
-        [
-            'https://me:secret@example.org/../../a.jpg?id=1',
-            'https://example.org/a.jpg?id=2',
-            's3://../',
-            folder / 'a' / '2.jpg',
-            Image.new('L', (4, 4)),
-        ]
-    )
-    assert places(found) == ['example.org/a.jpg', 'example.org/a_2.jpg', 'image', '2.jpg', 'image_4.png']
-    (folder / 'image_0.png').touch()
-    assert places(find_images([Image.new('L', (4, 4)), folder / 'image_0.png'])) == ['image_0_2.png', 'image_0.png']
-
-
-def test_a_link_that_leads_in_a_circle_ends(folder):
-    os.symlink(folder, folder / 'a' / 'circle')
-    assert places(find_images(folder)) == ['a/2.jpg', 'a/deep/er/x.tiff', 'b/10.png', 'b/2.JPG']
-
-
-def test_a_folder_comes_before_names_that_only_begin_like_it(tmp_path):
-    for name in ('a-b/1.jpg', 'a/1.jpg', 'a.jpg'):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    assert places(find_images(tmp_path)) == ['a/1.jpg', 'a-b/1.jpg', 'a.jpg']
-
-
-def test_mistakes_are_one_sentence(tmp_path):
-    with pytest.raises(ValueError, match=r'must hold images \(\.jpg, .*\), got none'):
-        find_images(tmp_path)
-    with pytest.raises(FileNotFoundError, match='a file or folder that exists, got .*nowhere.jpg'):
-        find_images([tmp_path / 'nowhere.jpg'])
-    with pytest.raises(ValueError, match='at least one image, got an empty list'):
+def test_what_is_no_image_is_refused(folder):
+    with pytest.raises(FileNotFoundError, match='an image must be a file or folder that exists, got .*/c.jpg'):
+        find_images(folder / 'c.jpg')
+    with pytest.raises(ValueError, match=r'a must hold images \(.jpg, .*\), got none'):
+        find_images(touch(folder / 'none', 'a/notes.txt') / 'a')
+    with pytest.raises(ValueError, match='there must be at least one image, got an empty list'):
         find_images([])
-    with pytest.raises(ValueError, match='an image must be a file, .* got int'):
+    with pytest.raises(ValueError, match='an image must be a file, a folder, an array or a Pillow image, got int'):
         find_images([3])

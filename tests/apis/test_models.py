@@ -6,17 +6,11 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS
+from support.tiny import CLASSIFIER, CONFIGS, SEGMENTOR, TOKENIZER, TRUNK
 
 from beit_mm.apis import list_models, load_model
+from beit_mm.apis.models import load_for_inference
 from beit_mm.checkpoint.converting import convert
-
-CONFIGS = __file__.rpartition('/tests/')[0] + '/configs'
-SMALL = {f'model.backbone.{key}': value for key, value in dict(img_size=32, embed_dim=32, depth=2, num_heads=2).items()}
-CLASSIFIER = {**SMALL, 'model.head.in_channels': 32}
-TOKENIZER = {
-    f'model.target.tokenizer.{key}': value
-    for key, value in dict(vocab_size=16, n_hid=8, n_init=8, blocks_per_group=1).items()
-}
 
 
 @pytest.fixture
@@ -65,18 +59,10 @@ def test_the_callers_config_stays_as_it_is(weights):
 
 
 def test_a_segmentor_without_synchronised_batch_norm(tmp_path):
-    options = {
-        **SMALL,
-        'model.backbone.out_indices': [0, 0, 1, 1],
-        'model.backbone.init_cfg': None,
-        'model.neck.embed_dim': 32,
-        'model.decode_head.in_channels': [32] * 4,
-        'model.decode_head.channels': 16,
-        'model.auxiliary_head.in_channels': 32,
-    }
+    options = {**SEGMENTOR, 'model.backbone.init_cfg': None}
     model = load_model(f'{CONFIGS}/beit_segment.py', options=options, device='cpu')
     assert not any(isinstance(module, torch.nn.SyncBatchNorm) for module in model.modules())
-    assert len(model.dataset_meta['classes']) == 150
+    assert len(model.dataset_meta['classes']) == 7
 
 
 def test_weights_without_a_head_serve_the_trunk_alone(classifier, tmp_path):
@@ -96,7 +82,7 @@ def test_weights_without_a_head_serve_the_trunk_alone(classifier, tmp_path):
 
 def test_a_tokenizer_beside_pretrained_weights(tmp_path):
     """As the release has them: the trunk and its head in one file, the two halves of the tokenizer in two others."""
-    options = {**SMALL, **TOKENIZER}
+    options = {**TRUNK, **TOKENIZER}
     cfg = Config.fromfile(f'{CONFIGS}/beit_pretrain.py')
     cfg.merge_from_dict({**options, 'model.target.tokenizer.init_cfg': None})
     whole = MODELS.build(cfg.model)
@@ -145,20 +131,9 @@ def test_classes_of_other_data_than_the_head_s_are_no_names(tmp_path):
         load_model('beit-base-p16_22k-to-1k_224', tmp_path / 'own.pth', 'cpu', options=options).dataset_meta['classes']
         == names
     )
-    segmentor = load_model(
-        f'{CONFIGS}/beit_segment.py',
-        options={
-            **SMALL,
-            'model.backbone.out_indices': [0, 0, 1, 1],
-            'model.backbone.init_cfg': None,
-            'model.neck.embed_dim': 32,
-            'model.decode_head.in_channels': [32] * 4,
-            'model.decode_head.channels': 16,
-            'model.decode_head.num_classes': 7,
-            'model.auxiliary_head.in_channels': 32,
-        },
-        device='cpu',
-    )
+    no_names = {key: value for key, value in SEGMENTOR.items() if 'metainfo' not in key}
+    options = {**no_names, 'model.backbone.init_cfg': None}
+    segmentor = load_model(f'{CONFIGS}/beit_segment.py', options=options, device='cpu')
     assert not {'classes', 'palette'} & segmentor.dataset_meta.keys()
 
 
@@ -166,3 +141,23 @@ def test_classes_of_other_data_than_the_head_s_are_no_names(tmp_path):
 def test_a_device_that_is_not_there(device):
     with pytest.raises(ValueError, match=f'a device must be cpu, or cuda or cuda:N of [0-9]+ GPUs, got {device}'):
         load_model('beit-base-p16_22k-to-1k_224', 'nowhere.pth', device)
+
+
+def test_inference_needs_weights_once(classifier, weights):
+    options = {**CLASSIFIER, 'model.backbone.init_cfg': None}
+    with pytest.raises(ValueError, match='weights must name a checkpoint for ImageClassifier, got none'):
+        load_for_inference('beit-base-p16_22k-to-1k_224', None, 'cpu', options)
+    with pytest.raises(ValueError, match='weights and device must be None for a loaded ImageClassifier'):
+        load_for_inference(classifier, weights, 'cpu')
+    assert load_for_inference(classifier.train()) is classifier and not classifier.training
+
+
+def test_weights_that_the_config_names_for_the_whole_model_must_hold_its_head(classifier, weights, tmp_path):
+    start = dict(type='Pretrained', checkpoint=str(weights))
+    options = {**CLASSIFIER, 'model.backbone.init_cfg': None, 'model.init_cfg': start}
+    assert equal(load_for_inference('beit-base-p16_22k-to-1k_224', None, 'cpu', options), classifier)
+    trunk = {name: tensor for name, tensor in classifier.state_dict().items() if not name.startswith('head.')}
+    torch.save(trunk, tmp_path / 'trunk.pth')
+    start['checkpoint'] = str(tmp_path / 'trunk.pth')
+    with pytest.raises(ValueError, match=r'trunk\.pth: .* head \(head\.fc\.weight is missing\)'):
+        load_for_inference('beit-base-p16_22k-to-1k_224', None, 'cpu', options)

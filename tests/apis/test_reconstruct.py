@@ -1,7 +1,5 @@
-"""Reconstructions of images from Python and from the command line, by models as the recipes train them."""
+"""Reconstructions of images by models as the recipes train them."""
 
-import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,18 +8,13 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS
 from PIL import Image
-from support import ROOT
+from support.tiny import CONFIGS, draw, TOKENIZER
 
-from beit_mm.apis import load_model, reconstruct, writing
-from beit_mm.engine.runners import launch
+from beit_mm.apis import load_model, reconstruct, ReconstructionInferencer
 
-CONFIG = str(ROOT / 'configs' / 'beit_pretrain.py')
 SMALL = {
     **{f'model.backbone.{key}': value for key, value in dict(img_size=64, embed_dim=32, depth=2, num_heads=2).items()},
-    **{
-        f'model.target.tokenizer.{key}': value
-        for key, value in dict(vocab_size=16, n_hid=8, n_init=8, blocks_per_group=1).items()
-    },
+    **TOKENIZER,
 }
 
 
@@ -30,7 +23,7 @@ def files(tmp_path_factory) -> Path:
     """Weights: `whole.pth`, and as released `trunk.pth`, `encoder.pth` and `decoder.pth`; a small config; images."""
     folder = tmp_path_factory.mktemp('reconstruction')
     torch.manual_seed(0)
-    cfg = Config.fromfile(CONFIG)
+    cfg = Config.fromfile(CONFIGS / 'beit_pretrain.py')
     cfg.merge_from_dict({**SMALL, 'model.target.tokenizer.init_cfg': None})
     cfg.dump(folder / 'small.py')
     state = {
@@ -38,17 +31,14 @@ def files(tmp_path_factory) -> Path:
         for name, tensor in MODELS.build(cfg.model).state_dict().items()
     }
     torch.save(dict(state_dict=state), folder / 'whole.pth')
-    place = 'target.tokenizer.'
-    torch.save({name: tensor for name, tensor in state.items() if place not in name}, folder / 'trunk.pth')
+    prefix = 'target.tokenizer.'
+    torch.save({name: tensor for name, tensor in state.items() if prefix not in name}, folder / 'trunk.pth')
     for half in ('encoder', 'decoder'):
-        torch.save(
-            {name.removeprefix(place): tensor for name, tensor in state.items() if name.startswith(place + half)},
-            folder / f'{half}.pth',
-        )
-    rng = np.random.default_rng(0)
+        weights = {name.removeprefix(prefix): state[name] for name in state if name.startswith(prefix + half)}
+        torch.save(weights, folder / f'{half}.pth')
     (folder / 'images').mkdir()
-    for name, size in dict(square=(80, 80), wide=(40, 100)).items():
-        Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(folder / 'images' / f'{name}.png')
+    Image.fromarray(draw(80, 80)).save(folder / 'images' / 'square.png')
+    Image.fromarray(draw(40, 100, seed=1)).save(folder / 'images' / 'wide.png')
     return folder
 
 
@@ -68,6 +58,8 @@ def test_images_keep_their_ratio_and_the_share_of_masked_patches(model, files):
         same = image['tokens'] == image['predicted']
         assert same[~image['mask']].all() and image['token_accuracy'] == pytest.approx(same[image['mask']].mean())
         assert image['perplexity'] >= 1
+    (banner,) = reconstruct(model, np.zeros((10, 600, 3), np.uint8))
+    assert banner['mask'].shape == (4, 16)
 
 
 def test_the_original_is_the_image_in_rgb(model, files):
@@ -76,7 +68,7 @@ def test_the_original_is_the_image_in_rgb(model, files):
     assert np.abs(image['original'].astype(int) - np.asarray(expected).astype(int)).max() <= 1
 
 
-def test_masks_follow_from_the_seed_and_the_image_wherever_it_stands(model, files):
+def test_a_mask_depends_on_the_image_and_the_seed_only(model, files):
     paths = [str(files / 'images' / f'{name}.png') for name in ('square', 'wide')]
     state = torch.get_rng_state()
     together, alone = reconstruct(model, paths)[1], reconstruct(model, paths[1])[0]
@@ -90,7 +82,7 @@ def test_size_number_and_kind_of_masks_can_be_chosen(model, files):
     assert image['mask'].shape == (2, 6) and image['mask'].sum() == 3 and image['original'].shape == (16, 48, 3)
 
 
-def test_a_tokenizer_in_files_of_its_own_is_as_good(model, files, capsys):
+def test_a_tokenizer_in_its_own_files_gives_the_same(model, files, capsys):
     halves = [files / 'encoder.pth', files / 'decoder.pth']
     images = files / 'images' / 'square.png'
     (apart,) = reconstruct(files / 'small.py', images, files / 'trunk.pth', halves, device='cpu')
@@ -108,25 +100,10 @@ def test_a_tokenizer_in_files_of_its_own_is_as_good(model, files, capsys):
     ],
 )
 def test_weights_without_a_whole_tokenizer_are_refused(weights, tokenizer, message, files, capsys):
+    tokenizer = tokenizer and files / tokenizer
     with pytest.raises(ValueError, match=message):
-        reconstruct(
-            files / 'small.py', files / 'images', files / weights, tokenizer and files / tokenizer, device='cpu'
-        )
-    printed = ''.join(capsys.readouterr()).replace('missing: none', '')
-    assert 'missing' not in printed
-
-
-def test_a_model_is_loaded_from_weights_or_goes_as_it_is(model, files):
-    images = files / 'images'
-    with pytest.raises(ValueError, match='weights must name a checkpoint for MaskedImageModel, got none'):
-        reconstruct(files / 'small.py', images, device='cpu')
-    with pytest.raises(ValueError, match='goes as it is, got weights and tokenizer and device and options beside it'):
-        reconstruct(model, images, 'whole.pth', 'encoder.pth', device='cpu', options={})
-
-
-def test_a_banner_is_reconstructed_at_four_to_one(model):
-    (image,) = reconstruct(model, np.zeros((10, 600, 3), np.uint8))
-    assert image['mask'].shape == (4, 16)
+        ReconstructionInferencer(files / 'small.py', files / weights, device='cpu', tokenizer=tokenizer)
+    assert 'missing' not in ''.join(capsys.readouterr()).replace('missing: none', '')
 
 
 @pytest.mark.parametrize(
@@ -138,84 +115,6 @@ def test_a_banner_is_reconstructed_at_four_to_one(model):
         (dict(num_masked=0), 'num_masked must be 1 to 16, .* got 0'),
     ],
 )
-def test_what_does_not_fit_is_refused(options, message, model, files):
+def test_options_that_do_not_fit_are_refused(options, message, model, files):
     with pytest.raises(ValueError, match=message):
         reconstruct(model, files / 'images' / 'square.png', **options)
-
-
-@pytest.fixture
-def run_tool(files, monkeypatch):
-    """tools/reconstruct.py in this process."""
-    monkeypatch.syspath_prepend(ROOT / 'tools')
-    import reconstruct as script
-
-    def run(weights: str, *arguments: str) -> None:
-        monkeypatch.setattr(
-            sys,
-            'argv',
-            [
-                'reconstruct.py',
-                str(files / 'images'),
-                '--model',
-                str(files / 'small.py'),
-                '--weights',
-                str(files / weights),
-                *map(str, arguments),
-            ],
-        )
-        launch.run(script.main, script.parse_args())
-
-    return run
-
-
-def test_the_tool_writes_a_sheet_and_numbers(run_tool, tmp_path, capsys):
-    run_tool('whole.pth', '--out', tmp_path / 'new' / 'sheet.png', '--json', tmp_path / 'numbers.json')
-    lines = capsys.readouterr().out.splitlines()
-    first, second = json.loads((tmp_path / 'numbers.json').read_text())
-    assert lines[-3].endswith(
-        f'wide.png\t15 of 40 patches masked\ttoken accuracy '
-        f'{100 * second["token_accuracy"]:.1f} %\tperplexity {second["perplexity"]:.1f}'
-    )
-    assert np.shape(first['tokens']) == (4, 4) and np.sum(first['mask']) == 6
-    assert Image.open(tmp_path / 'new' / 'sheet.png').width > 4 * 80
-
-
-def test_a_sheet_shows_the_first_images_and_the_numbers_are_of_all(run_tool, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(writing, 'MAX_ROWS', 1)
-    monkeypatch.setattr('reconstruct.MAX_ROWS', 1)
-    run_tool(
-        'whole.pth',
-        '--out',
-        tmp_path / 'sheet.png',
-        '--json',
-        tmp_path / 'numbers.json',
-        '--cfg-options',
-        'train_dataloader.dataset.pipeline.3.num_masked=98',
-    )
-    first, second = json.loads((tmp_path / 'numbers.json').read_text())
-    assert np.sum(first['mask']) == 8 and np.sum(second['mask']) == 20  # half of the patches, as the option says
-    assert f'wrote {tmp_path}/sheet.png, the first 1 of 2 images' in capsys.readouterr().out
-    assert Image.open(tmp_path / 'sheet.png').height < 2 * 224
-
-
-def test_the_tool_overwrites_no_image_and_writes_pictures_only(run_tool, files, capsys):
-    image = files / 'images' / 'wide.png'
-    before = image.read_bytes()
-    for out, message in (
-        (image, 'error: results must not overwrite images, got'),
-        (files / 'sheet', 'error: --out must end in .png or .jpg or .pdf, got'),
-    ):
-        with pytest.raises(SystemExit, match='1'):
-            run_tool('whole.pth', '--out', out)
-        assert message in capsys.readouterr().err
-    assert image.read_bytes() == before
-
-
-def test_the_tool_ends_a_mistake_in_one_sentence(run_tool, capsys):
-    with pytest.raises(SystemExit, match='1'):
-        run_tool('trunk.pth')
-    assert (
-        capsys.readouterr()
-        .err.splitlines()[-1]
-        .startswith('error: reconstruction needs the tokenizer that the model was trained')
-    )

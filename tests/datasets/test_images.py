@@ -1,4 +1,4 @@
-"""Single images: whatever holds them, the pixels are the same, and a model gets what its own preprocessor gives."""
+"""Single images: the pixels are the same whatever holds them, and a model gets what its own preprocessor gives."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from mmseg.structures import SegDataSample
 from PIL import Image
 
 from beit_mm.datasets.bad_images import BadImage
-from beit_mm.datasets.images import input_format, normalise, read_image, resize_image, sides_for
+from beit_mm.datasets.images import input_format, normalize, read_image, resize_image, size_for
 
 MEAN, STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
 
@@ -50,7 +50,7 @@ def test_of_16_bits_the_upper_eight_are_taken_in_pictures_and_files(dtype, tmp_p
 
 
 def test_pictures_of_other_numbers_are_refused():
-    with pytest.raises(BadImage, match='a picture cannot .* 8 or 16 bits per channel, got mode F with values 0.0 to 1'):
+    with pytest.raises(BadImage, match='a Pillow image cannot .* 8 or 16 bits per channel, got mode F with values 0'):
         read_image(Image.fromarray(np.array([[0, 1]], np.float32)))
     with pytest.raises(BadImage, match='got mode I with values -1 to 1'):
         read_image(Image.fromarray(np.array([[-1, 1]], np.int32)))
@@ -80,7 +80,7 @@ def test_a_file_that_is_no_image_is_named(tmp_path):
     ],
 )
 def test_sides_keep_the_ratio_up_to_four_and_fit_patches(size, expected):
-    assert sides_for(size, 224, 16) == expected
+    assert size_for(size, 224, 16) == expected
 
 
 def test_a_resized_image_has_the_size(image):
@@ -105,4 +105,4 @@ def test_normalised_as_by_the_preprocessor(kind, options, image):
         batch = dict(inputs=[pixels], data_samples=[SegDataSample(metainfo=dict(img_shape=(32, 48)))])
     expected = model.data_preprocessor(batch)['inputs']
     assert input_format(model).channel_order == 'RGB'
-    torch.testing.assert_close(normalise(image, input_format(model)), expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(normalize(pixels[None], input_format(model)), expected, rtol=0, atol=1e-6)

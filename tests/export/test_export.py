@@ -9,23 +9,14 @@ import pytest
 import torch
 from safetensors import safe_open
 from support.exported_models import build
+from torch import nn
 
 from beit_mm.apis import load_model
 from beit_mm.checkpoint import read_checkpoint
-from beit_mm.datasets.images import input_format, normalise
+from beit_mm.datasets.images import input_format, normalize
 from beit_mm.export import export, FORMATS
-from beit_mm.export.parts import take_part
-
-ABSOLUTE = dict(use_rel_pos_bias=False, use_abs_pos_emb=True)
-SHARED = dict(use_rel_pos_bias=False, use_shared_rel_pos_bias=True)
-MODELS = [
-    ('demo/finetune', {}),
-    ('demo/finetune', dict(out_type='raw', **ABSOLUTE)),
-    ('demo/segment', {}),
-    ('demo/segment', ABSOLUTE),
-    ('demo/pretrain', SHARED),
-    ('demo/pretrain', dict(out_type='featmap', out_indices=[0, 1], depth=2, **SHARED)),
-]
+from beit_mm.export.parts import Part
+from beit_mm.models import BEiT
 
 
 @pytest.fixture(autouse=True)
@@ -37,19 +28,6 @@ def picture() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
 
 
-@pytest.mark.parametrize('config, trunk', MODELS)
-@pytest.mark.parametrize('size', [(64, 64), (96, 32)])
-def test_a_part_at_its_size_gives_what_the_trunk_that_takes_any_size_gives(config, trunk, size):
-    model = build(config, **trunk)
-    images = torch.randn(2, 3, *size)
-    part = take_part(model, 'trunk')
-    part.trunk.set_grid((size[0] // 16, size[1] // 16))
-    with torch.no_grad():
-        given, wanted = part.trunk(images), model.backbone(images)
-    assert all(torch.allclose(left, right, atol=1e-5) for left, right in zip(given, wanted))
-    assert part.trunk.grid_size.tolist() == [size[0] // 16, size[1] // 16] and model.backbone.grid == (4, 4)
-
-
 def test_a_classifier_in_onnx_predicts_as_the_model(tmp_path):
     model = build('demo/finetune')
     report = export(model, tmp_path / 'classifier.onnx')
@@ -58,15 +36,15 @@ def test_a_classifier_in_onnx_predicts_as_the_model(tmp_path):
     assert all(0 < check.difference < 1e-5 * check.magnitude for check in report.checks)
 
     session = onnxruntime.InferenceSession(str(report.path), providers=['CPUExecutionProvider'])
-    told = session.get_modelmeta().custom_metadata_map
+    metadata = session.get_modelmeta().custom_metadata_map
     assert onnx.load(report.path).opset_import[0].version == 18
-    assert told == report.metadata and json.loads(told['classes']) == [f'digit_{digit}' for digit in range(10)]
+    assert metadata == report.metadata and json.loads(metadata['classes']) == [f'digit_{digit}' for digit in range(10)]
     image = picture()  # BGR
-    assert told['channel_order'] == 'RGB'
-    pixels = (image[..., ::-1] - np.float32(json.loads(told['mean']))) / np.float32(json.loads(told['std']))
+    assert metadata['channel_order'] == 'RGB'
+    pixels = (image[..., ::-1] - np.float32(json.loads(metadata['mean']))) / np.float32(json.loads(metadata['std']))
     (logits,) = session.run(['logits'], dict(images=pixels.transpose(2, 0, 1)[None].astype(np.float32)))
     with torch.no_grad():
-        (sample,) = model.predict(normalise(image, input_format(model)))
+        (sample,) = model.predict(normalize(torch.from_numpy(image).permute(2, 0, 1)[None], input_format(model)))
     scores = np.exp(logits[0] - logits.max())
     np.testing.assert_allclose(scores / scores.sum(), sample.pred_score.numpy(), atol=1e-5)
     assert logits.argmax() == sample.pred_label.item()
@@ -102,8 +80,18 @@ def test_a_segmentor_in_torch_export(tmp_path):
     assert report.outputs == dict(logits=('N', 11, 64, 64)) and json.loads(report.metadata['num_classes']) == 11
 
 
-def test_a_pyramid_of_a_pre_trained_trunk_in_torch_export_for_one_image(tmp_path):
-    model = build('demo/pretrain', out_type='featmap', out_indices=[0, 1], depth=2, **SHARED)
+def test_a_pyramid_of_a_trunk_with_shared_bias_in_torch_export_for_one_image(tmp_path):
+    model = BEiT(
+        img_size=64,
+        embed_dim=32,
+        depth=2,
+        num_heads=2,
+        use_rel_pos_bias=False,
+        use_shared_rel_pos_bias=True,
+        out_type='featmap',
+        out_indices=[0, 1],
+    )
+    nn.init.normal_(model.rel_pos_bias.relative_position_bias_table)
     report = export(model, tmp_path / 'trunk.pt2', size=(96, 32), batch=1)
     assert report.inputs == dict(images=(1, 3, 96, 32))
     assert report.outputs == dict(features_0=(1, 32, 6, 2), features_1=(1, 32, 6, 2))
@@ -111,7 +99,7 @@ def test_a_pyramid_of_a_pre_trained_trunk_in_torch_export_for_one_image(tmp_path
     program = load_program(report)
     images = torch.randn(1, 3, 96, 32)
     with torch.no_grad():
-        given, wanted = program(images), model.backbone(images)
+        given, wanted = program(images), model.eval()(images)
     assert len(given) == 2 and all(torch.allclose(*pair, atol=1e-5) for pair in zip(given, wanted))
     with pytest.raises((AssertionError, RuntimeError)):
         program(torch.randn(2, 3, 96, 32))
@@ -122,7 +110,7 @@ def test_safetensors_hold_the_weights_at_the_size_and_what_they_are(tmp_path):
     torch.save(model.state_dict(), tmp_path / 'weights.pth')
     report = export(model, tmp_path / 'model.safetensors', size=(96, 32), weights=tmp_path / 'weights.pth')
     with safe_open(report.path, 'pt') as file:
-        told, names = file.metadata(), set(file.keys())
+        metadata, names = file.metadata(), set(file.keys())
     assert names == set(model.state_dict())
     expected = dict(
         format='pt',
@@ -140,8 +128,8 @@ def test_safetensors_hold_the_weights_at_the_size_and_what_they_are(tmp_path):
         std='[58.395, 57.12, 57.375]',
         weights='weights.pth',
     )
-    assert {name: told[name] for name in expected} == expected and len(told['weights_sha256']) == 64
-    assert json.loads(told['test_pipeline'])[0]['type'] == 'beit_mm.LoadImage'
+    assert {name: metadata[name] for name in expected} == expected and len(metadata['weights_sha256']) == 64
+    assert json.loads(metadata['test_pipeline'])[0]['type'] == 'beit_mm.LoadImage'
 
     weights = read_checkpoint(report.path)
     assert len(weights['backbone.blocks.0.attn.relative_position_bias_table']) == 11 * 3 + 3
@@ -169,7 +157,7 @@ def test_a_linear_probe_gives_the_logits_of_the_block_it_predicts_with(tmp_path)
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         samples = model.predict(images)
-        logits = take_part(model, 'classifier')(images)
+        logits = Part(model, 'classifier')(images)
     assert torch.allclose(logits.softmax(dim=1), torch.stack([sample.pred_score for sample in samples]))
 
 

@@ -9,6 +9,7 @@ import torch
 from support.exported_models import build, CLASSIFIER, CONFIGS
 from torch import nn
 
+from beit_mm.errors import UserError
 from beit_mm.export import export, exporting
 from beit_mm.models import DiscreteVAE
 
@@ -18,7 +19,7 @@ TOOL = Path(CONFIGS).parent / 'tools' / 'model_converters' / 'export.py'
 @pytest.mark.parametrize(
     'choices, message',
     [
-        (dict(path='model.pth'), r'a model is exported to a file that ends in \.onnx, \.pt2, \.safetensors, got .*pth'),
+        (dict(path='model.pth'), r'an exported file must end in \.onnx, \.pt2, \.safetensors, got .*pth'),
         (dict(size=(64, 40)), r'multiples of the patch size 16, got 64 x 40'),
         (dict(part='segmentor'), "the part of ImageClassifier must be classifier or trunk, got 'segmentor'"),
         (dict(batch=0), r'a batch must be a positive number of images .*, got 0'),
@@ -47,7 +48,7 @@ def test_models_without_a_trunk(model, tmp_path):
 
 def test_a_missing_package(tmp_path, monkeypatch):
     monkeypatch.setattr(exporting, 'find_spec', lambda name: None if name == 'onnxruntime' else name)
-    with pytest.raises(ImportError, match=r'^exporting to ONNX needs pip install "beit_mm\[export\]"$'):
+    with pytest.raises(UserError, match=r'^exporting to ONNX needs pip install "beit_mm\[export\]"$'):
         export(build('demo/finetune'), tmp_path / 'model.onnx')
 
 
@@ -76,7 +77,7 @@ def test_the_tool_says_what_it_wrote_and_what_is_wrong(tmp_path, monkeypatch, ca
     run_tool(monkeypatch, tmp_path / 'model.safetensors', *command)
     lines = capsys.readouterr().out.splitlines()
     assert lines[-3].startswith(f'{tmp_path}/model.safetensors: classifier, images (N, 3, 64, 64) -> logits (N, 10), ')
-    assert lines[-1].startswith('batch of 3: differs from the model by 0.0e+00 at most')
+    assert lines[-1].startswith('batch of 3: differs from the model by at most 0.0e+00')
     with pytest.raises(SystemExit) as stop:
         run_tool(monkeypatch, tmp_path / 'model.onnx', '--size', '64', '40', *command)
     assert stop.value.code == 1 and 'error: image height and width' in capsys.readouterr().err

@@ -83,7 +83,7 @@ def test_a_grid_of_points_and_all_heads_at_another_size(arguments, in_process, c
 @pytest.mark.parametrize(
     'mistake, sentence',
     [
-        (['--points', '64,0'], 'error: a point must lie in the image, x from 0 to 63 and y from 0 to 39, got 64,0\n'),
+        (['--points', '64,0'], 'error: a point must be in the image, x from 0 to 63 and y from 0 to 39, got 64,0\n'),
         (['--block', '4'], 'error: blocks must be 0 to 3 (or -4 to -1) for depth 4, got [4]\n'),
         (['--heads', '0', '4'], 'error: a head must be 0 to 3, got 4\n'),
         (['--size', '40', '96'], 'must be multiples of the patch size 16, got 40 x 96\n'),

@@ -270,7 +270,7 @@ def test_maps_are_those_of_transformers(tmp_path):
 def test_a_point_outside_of_the_image_is_refused(point, classifier, image):
     with pytest.raises(
         ValueError,
-        match=r'a point must lie in the image, x from 0 to 49 and y from 0 to 29, '
+        match=r'a point must be in the image, x from 0 to 49 and y from 0 to 29, '
         rf'got {point[0]},{point[1]}',
     ):
         point_attention_maps(classifier, image, [(0, 0), point])

@@ -1,4 +1,4 @@
-"""Draw where the self-attention of chosen points of an image looks."""
+"""Draw the self-attention of points of an image."""
 
 import argparse
 from pathlib import Path
@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 
 from beit_mm.apis import load_model
-from beit_mm.apis.sources import find_images
+from beit_mm.apis.images import find_images
 from beit_mm.apis.writing import refuse_inputs
 from beit_mm.datasets.images import read_image
 from beit_mm.engine.runners.launch import run
+from beit_mm.files import atomic_write
 from beit_mm.visualization import attention_figure, grid_points, point_attention_maps
 
 
@@ -28,7 +29,7 @@ def parse_args() -> argparse.Namespace:
         nargs=2,
         default=(2, 3),
         metavar=('ROWS', 'COLUMNS'),
-        help='points in a grid, where none are given; default: 2 3',
+        help='a grid of points instead; default: 2 3',
     )
     parser.add_argument(
         '--block',
@@ -44,15 +45,15 @@ def parse_args() -> argparse.Namespace:
         nargs='+',
         default=[],
         metavar='N',
-        help="heads beside their mean, counted from 0, or 'all'; default: the mean alone",
+        help="heads to draw after their mean, counted from 0, or 'all'; default: only the mean",
     )
     parser.add_argument(
         '--size',
         type=int,
         nargs=2,
         metavar=('H', 'W'),
-        help='what the image is resized to, multiples of the patch size; default: its own ratio, '
-        "at most 4 to 1, the shorter side as in the model's training",
+        help='size that the image is resized to, multiples of the patch size; default: its own '
+        "ratio, at most 4 to 1, with the shorter side as in the model's training",
     )
     parser.add_argument(
         '--out',
@@ -68,7 +69,7 @@ def parse_args() -> argparse.Namespace:
         help="also write the maps of all heads: 'points' (P, 2) and for every block 'block_N' (P, heads, h, w)",
     )
     parser.add_argument('--device', help="where to compute, such as 'cpu' or 'cuda:1'; default: a GPU if there is one")
-    parser.set_defaults(work_dir=None)  # no run, so no folder for a traceback
+    parser.set_defaults(work_dir=None)  # there is no run, so there is no folder for a traceback
     return parser.parse_args()
 
 
@@ -94,13 +95,14 @@ def main(args: argparse.Namespace) -> None:
     maps = point_attention_maps(model, image, points, args.block, args.size)
     heads = range(next(iter(maps.values())).shape[1]) if 'all' in args.heads else args.heads
     figure = attention_figure(image, points, maps, heads)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(args.out, format=args.out.suffix[1:] or 'png')
+    with atomic_write(args.out) as temporary:
+        figure.savefig(temporary, format=args.out.suffix[1:] or 'png')
     print(f'wrote {args.out}')
     if args.npz:
-        args.npz.parent.mkdir(parents=True, exist_ok=True)
-        with open(args.npz, 'wb') as file:  # else NumPy adds to names without .npz
-            np.savez(file, points=points, **{f'block_{block}': values.cpu() for block, values in maps.items()})
+        arrays = {f'block_{block}': values.cpu() for block, values in maps.items()}
+        # An open file, because NumPy would add .npz to other names.
+        with atomic_write(args.npz) as temporary, open(temporary, 'wb') as file:
+            np.savez(file, points=points, **arrays)
         print(f'wrote {args.npz}')
 
 

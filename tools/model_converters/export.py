@@ -1,10 +1,10 @@
-"""Export a classifier, trunk or segmentor to ONNX, torch.export or safetensors, compared with the model."""
+"""Export a classifier, trunk or segmentor to ONNX, torch.export or safetensors, and compare the file with the model."""
 
 import argparse
 
 from mmengine.config import DictAction
 
-from beit_mm.apis.predicting import ready_model
+from beit_mm.apis.models import load_for_inference
 from beit_mm.engine.runners.launch import run
 from beit_mm.export import export, PARTS
 
@@ -29,12 +29,12 @@ def parse_args() -> argparse.Namespace:
         metavar='KEY=VALUE',
         help='override keys of the config, such as model.backbone.out_type=raw',
     )
-    parser.set_defaults(work_dir=None)  # no run, so no folder for a traceback
+    parser.set_defaults(work_dir=None)  # there is no run, so there is no folder for a traceback
     return parser.parse_args()
 
 
 def main(args: argparse.Namespace) -> None:
-    model = ready_model(args.model, args.weights, 'cpu', args.cfg_options, trunk_only=args.part == 'trunk')
+    model = load_for_inference(args.model, args.weights, 'cpu', args.cfg_options, trunk_only=args.part == 'trunk')
     print(*export(model, args.out, args.part, args.size, args.batch, args.opset, args.weights).lines(), sep='\n')
 
 

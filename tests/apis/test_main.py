@@ -6,38 +6,27 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 from support.tiny import draw, Tiny
 
-from beit_mm.apis import classify, extract_features, list_models, reconstruct, segment
-from beit_mm.apis.command_line import main
+from beit_mm.__main__ import main
+from beit_mm.apis import classify, extract_features, inferencer, reconstruct, segment, writing
 
 
 @pytest.fixture
 def call(capsys):
-    """A command in this process; its exit code, standard output and standard error."""
+    """Run a command in this process; its exit code, standard output and standard error."""
 
     def run(command: str, images, tiny: Tiny, *arguments: object):
         options = [f'{key}={str(value).replace(" ", "")}' for key, value in tiny.options.items()]
-        given = [
-            command,
-            *images,
-            '--model',
-            tiny.model,
-            '--weights',
-            tiny.weights,
-            '--device',
-            'cpu',
-            *arguments,
-            '--cfg-options',
-            *options,
-        ]
+        words = [command, *images, '--model', tiny.model, '--weights', tiny.weights, '--device', 'cpu', *arguments]
         capsys.readouterr()
         try:
-            main([str(one) for one in given])
+            main([str(word) for word in (*words, '--cfg-options', *options)])
             code = 0
         except SystemExit as error:
             code = error.code
@@ -48,6 +37,10 @@ def call(capsys):
 
 def lines(output: str) -> list:
     return [line.split('\t') for line in output.splitlines()]
+
+
+def files_below(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob('*') if path.is_file())
 
 
 def test_classify_prints_a_line_per_image_and_names_what_it_skips(call, classifier, photos):
@@ -78,8 +71,13 @@ def test_classify_writes_a_table(suffix, call, classifier, photos, tmp_path):
     assert os.listdir(file.parent) == [file.name]
 
 
-def test_segment_writes_label_maps_and_overlays(call, segmentor, photos, tmp_path):
+def test_segment_reads_every_image_once_and_writes_label_maps_and_overlays(
+    call, segmentor, photos, tmp_path, monkeypatch
+):
+    read, read_image = [], inferencer.read_image
+    monkeypatch.setattr(inferencer, 'read_image', lambda source: read.append(source) or read_image(source))
     code, output, errors = call('segment', [photos], segmentor, '--out', tmp_path / 'out')
+    assert len(read) == 4 and not hasattr(writing, 'read_image')
     expected = segment(segmentor.load(), photos)
     assert code == 0 and [line[0] for line in lines(output)] == [result['image'] for result in expected]
     for name, result in zip(('a/1', 'a/2', 'b/1'), expected, strict=True):
@@ -87,8 +85,19 @@ def test_segment_writes_label_maps_and_overlays(call, segmentor, photos, tmp_pat
             assert labels.mode == 'L' and np.array_equal(np.asarray(labels), result['labels'])
         with Image.open(tmp_path / 'out' / 'overlays' / f'{name}.jpg') as overlay:
             assert overlay.height > len(result['labels'])
-    best = np.bincount(expected[0]['labels'].ravel())
-    assert lines(output)[0][1] == (f'{100 * best.max() / best.sum():.1f} % {expected[0]["classes"][best.argmax()]}')
+    counts = np.bincount(expected[0]['labels'].ravel())
+    share = f'{100 * counts.max() / counts.sum():.1f} % {expected[0]["classes"][counts.argmax()]}'
+    assert lines(output)[0][1] == share
+
+
+def test_a_picture_appears_only_when_it_is_complete(call, segmentor, photos, tmp_path, monkeypatch):
+    def save(picture, path, **options):
+        Path(path).write_bytes(b'half')
+        raise OSError('No space left on device')
+
+    monkeypatch.setattr(Image.Image, 'save', save)
+    code, _, errors = call('segment', [photos], segmentor, '--out', tmp_path / 'out')
+    assert code == 1 and 'No space left on device' in errors and files_below(tmp_path) == []
 
 
 def test_features_go_to_one_file(call, pretrained, photos, tmp_path):
@@ -114,16 +123,21 @@ def test_reconstruct_writes_a_picture_per_image(call, pretrained, photos, tmp_pa
         ]
         for result in expected
     ]
-    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob('*.png')) == [
-        'a/1.png',
-        'a/2.png',
-        'b/1.png',
-    ]
+    assert files_below(tmp_path) == ['a/1.png', 'a/2.png', 'b/1.png']
 
 
-def test_models_are_listed_with_their_configs(capsys):
-    main(['models'])
-    assert dict(lines(capsys.readouterr().out)) == {name: str(path) for name, path in list_models().items()}
+def test_reconstruct_writes_a_sheet_of_the_first_images_and_the_numbers_of_all(
+    call, pretrained, photos, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(writing, 'MAX_ROWS', 1)
+    out = ('--out', tmp_path / 'new' / 'sheet.png', '--json', tmp_path / 'numbers.json')
+    code, output, _ = call('reconstruct', [photos / 'a'], pretrained, *out, '--num-masked', 2)
+    first, second = json.loads((tmp_path / 'numbers.json').read_text())
+    expected = reconstruct(pretrained.load(), photos / 'a', num_masked=2)
+    assert code == 0 and len(lines(output)) == 2 and np.sum(second['mask']) == 2
+    assert first['tokens'] == expected[0]['tokens'].tolist() and second['perplexity'] == expected[1]['perplexity']
+    sheet = Image.open(tmp_path / 'new' / 'sheet.png')
+    assert sheet.width > 4 * 80 and sheet.height < 2 * 224
 
 
 def test_mistakes_end_in_one_sentence(call, classifier, segmentor, photos, tmp_path):
@@ -134,8 +148,9 @@ def test_mistakes_end_in_one_sentence(call, classifier, segmentor, photos, tmp_p
         ('classify', classifier, broken, [], f'{broken} cannot be read as an image: '),
         ('classify', classifier, photos, ['--out', 'x.txt'], '--out must end in .json or .csv, got x.txt'),
         ('classify', classifier, photos, ['--batch-size', 0], 'batch_size must be at least 1, got 0'),
+        ('classify', classifier, photos, ['--device', 'gpu'], 'a device must be cpu, or cuda or cuda:N of 0 GPUs, got'),
         ('features', classifier, photos, ['--out', 'x.npy'], '--out must end in .npz, got x.npy'),
-        ('segment', segmentor, photos, ['--out', tmp_path, '--opacity', 2], '--opacity must lie in 0 to 1, got 2'),
+        ('segment', segmentor, photos, ['--out', tmp_path, '--opacity', 2], '--opacity must be 0 to 1, got 2'),
     ]:
         code, output, errors = call(command, [images], tiny, *arguments)
         assert code == 1 and not output
@@ -148,12 +163,7 @@ def test_a_table_appears_only_when_it_is_complete(call, classifier, photos, tmp_
         shutil.copy(photos / 'b' / 'broken.jpg', tmp_path / 'in' / name)
     code, _, errors = call('classify', [tmp_path / 'in'], classifier, '--out', tmp_path / 'out' / 'x.csv')
     assert code == 1 and 'error: none of 2 images could be read' in errors
-    assert os.listdir(tmp_path / 'out') == []
-
-
-def test_a_device_that_is_not_there(call, classifier, photos):
-    code, _, errors = call('classify', [photos], classifier, '--device', 'gpu')
-    assert code == 1 and errors.endswith('GPUs, got gpu\n') and 'error: a device must be cpu, or cuda' in errors
+    assert files_below(tmp_path / 'out') == []
 
 
 def test_images_are_not_overwritten(call, classifier, segmentor, pretrained, tmp_path):
@@ -164,6 +174,7 @@ def test_images_are_not_overwritten(call, classifier, segmentor, pretrained, tmp
     os.link(tmp_path / 'a.png', tmp_path / 'other' / 'a.png')
     for command, tiny, image, out in [
         ('reconstruct', pretrained, 'a.png', '.'),
+        ('reconstruct', pretrained, 'a.png', 'a.png'),
         ('segment', segmentor, 'labels', '.'),
         ('reconstruct', pretrained, 'a.png', 'other'),
         ('classify', classifier, 'c.csv', 'c.csv'),
@@ -175,25 +186,13 @@ def test_images_are_not_overwritten(call, classifier, segmentor, pretrained, tmp
         assert {path: path.read_bytes() for path in tmp_path.rglob('*.*')} == before
 
 
-def test_as_a_program_standard_output_is_results_alone(classifier, tmp_path):
+@pytest.mark.long
+def test_a_program_s_standard_output_is_results_alone(classifier, tmp_path):
     Image.fromarray(draw(40, 50)).save(tmp_path / 'image.png')
-    command = [
-        sys.executable,
-        '-m',
-        'beit_mm',
-        'classify',
-        'image.png',
-        '--model',
-        classifier.model,
-        '--weights',
-        str(classifier.weights),
-        '--top-k',
-        '1',
-        '--cfg-options',
-        *(f'{key}={value}' for key, value in classifier.options.items()),
-    ]
+    options = [f'{key}={value}' for key, value in classifier.options.items()]
+    words = ['classify', 'image.png', '--model', classifier.model, '--weights', classifier.weights, '--top-k', '1']
     result = subprocess.run(
-        command,
+        [sys.executable, '-m', 'beit_mm', *words, '--cfg-options', *options],
         cwd=tmp_path,
         capture_output=True,
         text=True,

@@ -1,0 +1,193 @@
+"""Contact sheets, and label maps drawn over their images with a legend."""
+
+import colorsys
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+CELL = 224
+GAP = 6
+LINE = 20  # height of a line of text
+GOLDEN_RATIO = 0.618033988749895
+LEGEND_WIDTH = 640  # width in pixels up to which a legend's text has the usual size; it grows with wider images
+MIN_WIDTH = 200  # of a picture with a legend
+Palette = Sequence[Sequence[int]]
+
+
+def draw_sheet(
+    columns: dict[str, Sequence[np.ndarray]],
+    captions: Sequence[str] | None = None,
+    legend: Image.Image | None = None,
+    cell: int = CELL,
+) -> Image.Image:
+    """Pictures in rows, below the names of their columns.
+
+    Args:
+        columns: the pictures of every column, uint8 RGB (H, W, 3), of any sizes.
+        captions: a line of text for every row.
+        legend: a picture at the bottom.
+        cell: see fit_to_cell.
+    """
+    rows = [[draw_text(name) for name in columns]]
+    for index, images in enumerate(zip(*columns.values())):
+        rows.append([fit_to_cell(image, cell) for image in images])
+        if captions is not None:
+            rows.append([draw_text(captions[index])])
+    return stack_rows(rows if legend is None else [*rows, [legend]])
+
+
+def stack_rows(rows: Sequence[Sequence[Image.Image]], gap: int = GAP) -> Image.Image:
+    """Rows of pictures on white with aligned columns. A picture alone in its row may be wider than its column."""
+    num_columns = max(map(len, rows))
+    widths = [
+        max((row[column].width for row in rows if len(row) > max(column, 1) or num_columns == 1), default=0)
+        for column in range(num_columns)
+    ]
+    heights = [max(image.height for image in row) for row in rows]
+    width = max(sum(widths) + gap * (num_columns - 1), *(row[0].width for row in rows))
+    sheet = Image.new('RGB', (width + 2 * gap, sum(heights) + gap * (len(rows) + 1)), 'white')
+    top = gap
+    for row, height in zip(rows, heights):
+        for column, image in enumerate(row):
+            sheet.paste(image, (gap + sum(widths[:column]) + gap * column, top))
+        top += height + gap
+    return sheet
+
+
+def fit_to_cell(image: np.ndarray, cell: int = CELL) -> Image.Image:
+    """A picture uint8 RGB (H, W, 3) in its ratio, with a longer side of at most `cell` pixels.
+
+    A small picture is enlarged by a whole number, so that its pixels stay visible.
+    """
+    picture = Image.fromarray(np.ascontiguousarray(image))
+    longer = max(picture.size)
+    if longer > cell:
+        return picture.resize([max(1, round(side * cell / longer)) for side in picture.size], Image.LANCZOS)
+    return picture.resize([side * (cell // longer) for side in picture.size], Image.NEAREST)
+
+
+def draw_text(text: str, color: str = 'black', width: int | None = None) -> Image.Image:
+    """A line of text, cut to a width in pixels if there is one."""
+    font = ImageFont.load_default(13)
+    if width is not None and font.getlength(text) > width:
+        while text and font.getlength(f'{text}...') > width:
+            text = text[:-1]
+        text = f'{text}...'
+    line = Image.new('RGB', (max(1, round(font.getlength(text) + 0.5)), LINE), 'white')
+    ImageDraw.Draw(line).text((0, 2), text, fill=color, font=font)
+    return line
+
+
+def draw_legend(names: Sequence[str], colors: Palette, width: int) -> Image.Image:
+    """Names, each after a square of its color, in lines of a width in pixels."""
+    picture = Image.new('RGB', (width, LINE * (len(names) + 1)), 'white')
+    left = top = 0
+    for name, color in zip(names, colors):
+        text = draw_text(name, width=width - 2 * LINE)
+        entry_width = text.width + LINE + GAP
+        if left and left + entry_width > width:
+            left, top = 0, top + LINE
+        picture.paste(tuple(int(value) for value in color), (left, top + 4, left + 12, top + 16))
+        picture.paste(text, (left + LINE - 2, top))
+        left += entry_width + GAP
+    return picture.crop((0, 0, width, top + LINE))
+
+
+def blend_labels(image: np.ndarray, labels: np.ndarray, palette: Palette, opacity: float = 0.6) -> np.ndarray:
+    """Draw a label map over its image.
+
+    Args:
+        image: uint8 RGB (H, W, 3).
+        labels: whole numbers (H, W). The image stays where a label has no color, such as 255, unlabeled.
+        palette: uint8 RGB of every label from 0.
+        opacity: of the colors, 0 to 1.
+
+    Returns:
+        uint8 RGB (H, W, 3).
+    """
+    has_color = (labels >= 0) & (labels < len(palette))
+    colors = np.asarray(palette, dtype=np.float32)[np.where(has_color, labels, 0)]
+    blended = np.rint((1 - opacity) * image + opacity * colors).astype(np.uint8)
+    return np.where(has_color[..., None], blended, image)
+
+
+def segmentation_panel(
+    images: Sequence[np.ndarray],
+    truths: Sequence[np.ndarray],
+    predictions: Sequence[np.ndarray],
+    palette: Palette,
+    classes: Sequence[str] | None = None,
+    cell: int = CELL,
+) -> Image.Image:
+    """A sheet of images uint8 RGB (H, W, 3) and their label maps (H, W); 255 is unlabeled.
+
+    If classes have names, those in the label maps are in a legend.
+    """
+    legend = None
+    if classes is not None:
+        seen = np.unique(np.concatenate([labels.ravel() for labels in (*truths, *predictions)]))
+        seen = [label for label in seen if label < min(len(classes), len(palette))]
+        width = 3 * max(fit_to_cell(image, cell).width for image in images) + 2 * GAP  # of the three columns
+        legend = draw_legend([classes[label] for label in seen], [palette[label] for label in seen], max(width, cell))
+    columns = {
+        'image': images,
+        'ground truth': [blend_labels(image, truth, palette) for image, truth in zip(images, truths)],
+        'prediction': [blend_labels(image, labels, palette) for image, labels in zip(images, predictions)],
+    }
+    return draw_sheet(columns, legend=legend, cell=cell)
+
+
+def segmentation_overlay(
+    image: np.ndarray,
+    labels: np.ndarray,
+    classes: Sequence[str] | None = None,
+    palette: Palette | None = None,
+    opacity: float = 0.5,
+) -> Image.Image:
+    """A label map drawn over its image, above a legend of its classes by their share of the area, the largest first.
+
+    Args:
+        image: uint8 (H, W, 3) in RGB.
+        labels: (H, W), classes from 0.
+        classes: names by label; None for numbers.
+        palette: colors (R, G, B), 0 to 255, by label; generated ones if it is None or too short.
+        opacity: of the colors, 0 to 1.
+
+    Returns:
+        The picture, W pixels wide, at least MIN_WIDTH, and higher than H by the legend.
+    """
+    seen, counts = np.unique(labels, return_counts=True)
+    num_colors = int(seen[-1]) + 1
+    colors = generate_palette(num_colors) if palette is None or len(palette) < num_colors else palette
+    largest = np.argsort(-counts, kind='stable').tolist()
+    names = [
+        f'{classes[seen[index]] if classes else seen[index]} {describe_share(counts[index] / labels.size)}'
+        for index in largest
+    ]
+    picture = Image.fromarray(blend_labels(image, labels, colors, opacity))
+    scale = max(1, picture.width / LEGEND_WIDTH)
+    width = max(picture.width, MIN_WIDTH)
+    legend = draw_legend(names, [colors[seen[index]] for index in largest], round(width / scale) - 2 * GAP)
+    legend = legend.resize([round(side * scale) for side in legend.size], Image.BICUBIC)
+    margin = round(GAP * scale)
+    sheet = Image.new('RGB', (width, picture.height + legend.height + 2 * margin), 'white')
+    sheet.paste(picture, (0, 0))
+    sheet.paste(legend, (margin, picture.height + margin))
+    return sheet
+
+
+def generate_palette(num_classes: int) -> list[tuple[int, int, int]]:
+    """Colors (R, G, B), 0 to 255: hues a golden section apart, in three brightnesses."""
+    return [
+        tuple(
+            round(255 * part)
+            for part in colorsys.hsv_to_rgb(label * GOLDEN_RATIO % 1, 0.75, (0.95, 0.75, 0.55)[label % 3])
+        )
+        for label in range(num_classes)
+    ]
+
+
+def describe_share(share: float) -> str:
+    """A share, 0 to 1, in percent. One that is not 0 is never printed as 0."""
+    return '<0.1 %' if 0 < share < 0.0005 else f'{100 * share:.1f} %'
