@@ -18,7 +18,7 @@ from beit_mm.models.weight_layouts import INDEX, Layout, LAYOUTS, task_of
 from beit_mm.models.weights import expand_shared_table
 
 from . import transformers_config
-from .mapping import find_beit, to_our_names
+from .mapping import find_beit
 from .sources import read_from_anywhere
 
 TABLE = 'relative_position_bias_table'
@@ -52,23 +52,23 @@ def convert(source: str, target: str, layout: str, out_indices: list[int] | None
     found = find_beit(content)
     if found is None:
         raise ValueError(f'{source} must hold the weights of a BEiT, got {_summary(content)}')
-    weights, moves, unknown = to_our_names(found)
-    kind = task_of(weights)
-    yield f'{source}: {kind} weights, layout {found.layout.name}' + (f', prefix {found.prefix}' if found.prefix else '')
+    weights, moves, unknown = found.to_ours()
+    task = task_of(weights)
+    yield f'{source}: {task} weights, layout {found.layout.name}' + (f', prefix {found.prefix}' if found.prefix else '')
     yield from _lines(moves, unknown)
     grid = _grid_of(weights, content)
-    theirs, moves, unknown = to_layout(weights, LAYOUTS[layout], kind, grid)
+    theirs, moves, unknown = to_layout(weights, LAYOUTS[layout], task, grid)
     if layout == 'transformers':
-        config = transformers_config.build(weights, kind, grid, out_indices)
+        config = transformers_config.build(weights, task, grid, out_indices)
         transformers_config.write(target, theirs, config)
     else:
-        _write(Path(target), theirs, LAYOUTS[layout], kind)
-    yield f'{target}: {kind} weights, layout {layout}'
+        _write(Path(target), theirs, LAYOUTS[layout], task)
+    yield f'{target}: {task} weights, layout {layout}'
     yield from _lines([(ours, name) for name, ours in moves], unknown)
 
 
 def to_layout(
-    weights: dict[str, Tensor], layout: Layout, kind: str, grid: Grid | None
+    weights: dict[str, Tensor], layout: Layout, task: str, grid: Grid | None
 ) -> tuple[dict[str, Tensor], list[tuple[str, str]], list[str]]:
     """Our weights as a layout has them; with (theirs, ours) of every tensor, and ours that have no place there.
 
@@ -82,8 +82,8 @@ def to_layout(
             f'the layout {layout.name} needs the grid, which the file does not tell: its tables and '
             f'position embeddings fit no square'
         )
-    if kind not in layout.tasks:
-        raise ValueError(f'the layout {layout.name} has a place for {" and ".join(layout.tasks)} weights, got {kind}')
+    if task not in layout.tasks:
+        raise ValueError(f'the layout {layout.name} holds {" and ".join(layout.tasks)} weights, got {task}')
     weights = dict(weights)
     weights.pop('backbone.grid_size', None)
     if layout.name == 'beit_mm' and grid is not None:
@@ -94,12 +94,12 @@ def to_layout(
         }
         expand_shared_table(trunk, 1 + max(int(name.split('.')[1]) for name in trunk if name.startswith('blocks.')))
         weights = {**{f'backbone.{name}': tensor for name, tensor in trunk.items()}, **weights}
-    theirs, moves, unknown = layout.from_ours(weights, kind)
+    theirs, moves, unknown = layout.from_ours(weights, task)
     if layout.keeps_index:
         index = relative_position_index(grid)
         for name in [name for name in theirs if name.endswith(TABLE)]:
             theirs[name.replace(TABLE, INDEX)] = index.clone()
-    if layout.name == 'transformers' and kind == 'segment':
+    if layout.name == 'transformers' and task == 'segment':
         theirs.update(transformers_config.padding(theirs))
     return theirs, moves, unknown
 
@@ -125,15 +125,15 @@ def _grid_of(weights: dict[str, Tensor], content: dict) -> Grid | None:
     return grid if grid[0] == grid[1] else None
 
 
-def _write(path: Path, weights: dict[str, Tensor], layout: Layout, kind: str) -> None:
+def _write(path: Path, weights: dict[str, Tensor], layout: Layout, task: str) -> None:
     with atomic_write(path) as temporary:
         if path.suffix == '.safetensors':
-            save_file(weights, temporary, metadata=dict(format='pt', layout=layout.name, kind=kind))
+            save_file(weights, temporary, metadata=dict(format='pt', layout=layout.name, kind=task))
         elif path.suffix == '.pdparams':
             with temporary.open('wb') as file:
                 pickle.dump({name: _to_paddle(tensor) for name, tensor in weights.items()}, file, protocol=4)
         else:
-            wrapper = 'state_dict' if kind == 'segment' and layout.wrapper else layout.wrapper
+            wrapper = 'state_dict' if task == 'segment' and layout.wrapper else layout.wrapper
             wrapped = {wrapper: weights, **({'meta': {}} if wrapper == 'state_dict' else {})} if wrapper else weights
             torch.save(wrapped, temporary)
 

@@ -1,60 +1,75 @@
-"""Finds BEiT's weights in what a file holds, in any layout, under any prefix and wrapper, and gives them our names.
+"""Finds BEiT's weights in the content of a file, in any layout, under any prefix and key, and gives them our names.
 
-Files of MMPretrain and MMSegmentation keep their names: their own BEiT loads them in the same process, and our models
-rename them while loading. Files of other models pass unchanged.
+Files of MMPretrain and MMSegmentation keep their names, because their own BEiT may load them in the same process; our
+models rename them while loading. Files of other models pass unchanged.
 """
 
 import re
 from collections.abc import Iterator
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from mmengine.logging import print_log
 from torch import Tensor
 
+from beit_mm.errors import UserError
 from beit_mm.models.backbones.relative_position import grid_of_index
-from beit_mm.models.weight_layouts import INDEX, Layout, LAYOUTS, OPENMMLAB, READABLE
+from beit_mm.models.weight_layouts import find_layouts, INDEX, Layout, LAYOUTS, OPENMMLAB
 
-# Weights that were averaged over the training stand beside the last ones, which the release evaluates.
-_WRAPPERS = ('state_dict', 'model', 'module', 'model_state_dict')
+# Of weights that were averaged over the training and those of the last step, the release evaluates the last ones.
+_KEYS = ('state_dict', 'model', 'module', 'model_state_dict')
 _AVERAGED = ('state_dict_ema', 'ema_state_dict', 'model_ema', 'ema')
 MAX_UNKNOWN_SHARE = 0.1
 
+Moves = list[tuple[str, str]]
 
-class Found(NamedTuple):
-    """BEiT's weights in a file: the keys that lead to them, their layout, the prefix of the trunk, the tensors."""
 
-    wrappers: tuple[str, ...]
+@dataclass(frozen=True)
+class FoundWeights:
+    """BEiT's weights in a file.
+
+    Args:
+        keys: the keys that lead to them.
+        layout: their layout.
+        prefix: what stands before names of the trunk.
+        weights: the tensors, under their own names.
+    """
+
+    keys: tuple[str, ...]
     layout: Layout
     prefix: str
     weights: dict[str, Tensor]
 
+    def to_ours(self) -> tuple[dict[str, Tensor], Moves, list[str]]:
+        """All weights under our names; what moved and what is unknown, see Layout.to_ours.
 
-def find_beit(content: dict) -> Found | None:
-    """The first state dict of a BEiT in what a file holds; None if there is none."""
-    for wrappers, weights in _state_dicts(content):
-        for prefix, layout in _trunks(weights):
+        The grid is read off a relative position index, if there is one.
+        """
+        weights, moves, unknown = self.layout.to_ours(self.weights, self.prefix)
+        index = next((tensor for name, tensor in self.weights.items() if name.endswith(INDEX)), None)
+        grid = None if index is None else grid_of_index(index)
+        if grid is not None:
+            weights.setdefault('backbone.grid_size', grid)
+        _drop_padding(weights)
+        return weights, moves, unknown
+
+
+def find_beit(content: dict) -> FoundWeights | None:
+    """The first state dict of a BEiT in the content of a file; None if there is none."""
+    for keys, weights in _state_dicts(content):
+        for layout, prefix, name in find_layouts(weights):
+            shape = weights[name].shape
+            if layout is LAYOUTS['release'] and len(shape) == 2 and shape[1] == 3 * shape[0]:
+                layout = LAYOUTS['passl']  # the same names, (in, out)
             if _is_beit(weights, layout, prefix):
-                return Found(wrappers, layout, prefix, weights)
+                return FoundWeights(keys, layout, prefix, weights)
     return None
 
 
-def _state_dicts(content: dict, wrappers: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], dict]]:
-    yield (
-        wrappers,
-        {name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, Tensor)},
-    )
-    for key in (*_WRAPPERS, *_AVERAGED):
-        if isinstance(content.get(key), dict) and len(wrappers) < 3:
-            yield from _state_dicts(content[key], (*wrappers, key))
-
-
-def _trunks(weights: dict[str, Tensor]) -> Iterator[tuple[str, Layout]]:
-    for name, tensor in weights.items():
-        for ending, layout in READABLE.items():
-            if name == ending or name.endswith(f'.{ending}'):
-                if tensor.ndim == 2 and layout.name == 'release' and tensor.shape[1] == 3 * tensor.shape[0]:
-                    layout = LAYOUTS['passl']  # the same names
-                yield name[: -len(ending)], layout
+def _state_dicts(content: dict, keys: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], dict[str, Tensor]]]:
+    yield keys, {k: value for k, value in content.items() if isinstance(k, str) and isinstance(value, Tensor)}
+    for key in (*_KEYS, *_AVERAGED):
+        if isinstance(content.get(key), dict) and len(keys) < 3:
+            yield from _state_dicts(content[key], (*keys, key))
 
 
 def _is_beit(weights: dict[str, Tensor], layout: Layout, prefix: str) -> bool:
@@ -66,7 +81,7 @@ def _is_beit(weights: dict[str, Tensor], layout: Layout, prefix: str) -> bool:
         return False
     names = {name: layout.our_name(name, prefix) for name in weights}
     ours = {names[name] or name: tensor for name, tensor in weights.items()}
-    unknown = sum(found is None and not name.startswith(layout.ignored) for name, found in names.items())
+    unknown = sum(our_name is None and not name.startswith(layout.ignored) for name, our_name in names.items())
     first, second = (ours.get(f'backbone.blocks.0.mlp.{name}') for name in ('fc1.bias', 'fc2.weight'))
     if first is not None and second is not None and first.shape[0] not in second.shape:
         return False
@@ -78,22 +93,8 @@ def _is_beit(weights: dict[str, Tensor], layout: Layout, prefix: str) -> bool:
     )
 
 
-def to_our_names(found: Found) -> tuple[dict[str, Tensor], list[tuple[str, str]], list[str]]:
-    """All of the found weights under our names, with what moved and what is unknown, as Layout.to_ours gives them.
-
-    The grid is read off a relative position index, if there is one.
-    """
-    weights, moves, unknown = found.layout.to_ours(found.weights, found.prefix)
-    index = next((tensor for name, tensor in found.weights.items() if name.endswith(INDEX)), None)
-    grid = None if index is None else grid_of_index(index)
-    if grid is not None:
-        weights.setdefault('backbone.grid_size', grid)
-    _drop_padding(weights)
-    return weights, moves, unknown
-
-
 def _drop_padding(weights: dict[str, Tensor]) -> None:
-    """Drop last blocks of nothing but zeros, which stand in transformers' segmentor for its way of counting."""
+    """Drop last blocks of nothing but zeros, see `transformers_config.padding`."""
     blocks = sorted({int(name.split('.')[2]) for name in weights if name.startswith('backbone.blocks.')}, reverse=True)
     for index in blocks[:-1]:
         names = [name for name in weights if name.startswith(f'backbone.blocks.{index}.')]
@@ -103,42 +104,42 @@ def _drop_padding(weights: dict[str, Tensor]) -> None:
             del weights[name]
 
 
-def adopt(content: dict, origin: object) -> dict:
-    """What a file holds, with BEiT's weights under our names in `state_dict`; see the module for what stays as it is.
+def rename_beit_weights(content: dict, origin: object) -> dict:
+    """The content of a file with BEiT's weights under our names in `state_dict`; others are returned as they are.
 
     Args:
         content: what was read.
         origin: the file's path, for the log.
 
     Raises:
-        ValueError: If tensors of a BEiT contradict each other; names the file.
+        UserError: If tensors of a BEiT contradict each other; names the file.
     """
     found = find_beit(content)
     if found is None:
         return content
-    root = re.sub(r'[^.]*\.$', '', found.prefix)
     is_host = found.layout is OPENMMLAB
     if is_host:
+        root = re.sub(r'[^.]*\.$', '', found.prefix)
         weights = {name.removeprefix(root): tensor for name, tensor in found.weights.items()}
     else:
         try:
-            weights, _, unknown = to_our_names(found)
+            weights, _, unknown = found.to_ours()
         except ValueError as error:
-            raise ValueError(f'{origin}: {error}') from error
+            raise UserError(f'{origin}: {error}') from error
         weights.update({name: found.weights[name] for name in unknown})
-    if found.wrappers in ((), ('state_dict',)) and list(weights) == list(found.weights):
+    if found.keys in ((), ('state_dict',)) and list(weights) == list(found.weights):
         if 'meta' in content:
             return content  # already ours, or a host's own
-        # MMSegmentation's init_model asks every file for it.
-        return {**(content if found.wrappers else {}), 'state_dict': weights, 'meta': {}}
+        # MMSegmentation's init_model asks every file for `meta`.
+        return {**(content if found.keys else {}), 'state_dict': weights, 'meta': {}}
     if not is_host:
-        others = [key for key in (*_WRAPPERS, *_AVERAGED) if key in content and key not in found.wrappers]
+        others = [key for key in (*_KEYS, *_AVERAGED) if key in content and key not in found.keys]
         print_log(
             f'{origin}: {len(weights)} tensors in the layout "{found.layout.name}" renamed'
-            + (f'; taken from {".".join(found.wrappers)}, not from {", ".join(others)}' if others else ''),
+            + (f'; taken from {".".join(found.keys)}, not from {", ".join(others)}' if others else ''),
             logger='current',
         )
-    if found.wrappers == ('state_dict',):  # a run's checkpoint keeps what resuming needs
+    if found.keys == ('state_dict',):  # a run's checkpoint keeps what resuming needs
         return {**content, 'state_dict': weights}
     meta = content.get('meta')
     return dict(state_dict=weights, meta=meta if isinstance(meta, dict) else {})

@@ -1,6 +1,7 @@
-"""Finds weights wherever MMEngine would, and reads them here.
+"""Finds weights wherever MMEngine would, and reads them with our reader.
 
-On import, all of MMEngine's schemes are registered anew, for runners, host tools and inferencers.
+On import, all of MMEngine's schemes are registered anew: runners, the hosts' tools and inferencers then read with it,
+too, whatever model they load.
 """
 
 from http.client import HTTPException
@@ -12,51 +13,34 @@ from mmengine import dist, fileio
 from mmengine.runner import checkpoint as host
 from mmengine.runner import CheckpointLoader
 
+from beit_mm.errors import UserError
+
 from .checksums import ChecksumMismatch, split_checksum
-from .mapping import adopt
-from .reading import read_checkpoint
+from .mapping import rename_beit_weights
+from .reading import MapLocation, read_checkpoint
 
 
-def _download(url: str, sha256: str | None) -> tuple[Path, bool]:
-    """MMEngine's order (rank 0 first) and torch.hub's cache; the path there, and whether it is new.
+def load_from_anywhere(filename: str, map_location: MapLocation = None) -> dict:
+    """Read a checkpoint from any of MMEngine's schemes.
 
-    A known checksum becomes part of the name, so that files of one name from two places are kept apart.
+    Args:
+        filename: a path, `file://`, `http(s)://`, object storage or one of MMEngine's model names; may end in
+            `#sha256=HEX`.
+        map_location: as in ``read_checkpoint``.
+
+    Returns:
+        What ``read_checkpoint`` returns, with a BEiT's weights under our names (see ``mapping``); with `mmcls://` the
+        backbone's weights.
+
+    Raises:
+        OSError: If there is no such file, or it cannot be downloaded.
+        UserError: If the address, the file or its checksum is not as expected.
     """
-    name = Path(urlsplit(url).path)
-    if name.name in ('', '..'):
-        raise ValueError(f'the address of a checkpoint must end in the name of a file, got {url}')
-    name = f'{name.stem}-{sha256[:16]}{name.suffix}' if sha256 else name.name
-    path, is_new = Path(torch.hub.get_dir(), 'checkpoints', name), False
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for everyone in (False, True):
-        if (everyone or dist.is_main_process()) and not path.exists():
-            try:
-                torch.hub.download_url_to_file(url, str(path))  # under another name, then moved
-            except (OSError, HTTPException) as error:
-                raise OSError(f'{url} must be a file that can be downloaded, got {error}') from error
-            is_new = True
-        dist.barrier()
-    return path, is_new
+    return rename_beit_weights(read_from_anywhere(filename, map_location), filename)
 
 
-def _read_download(url: str, map_location, sha256: str | None) -> dict:
-    path, is_new = _download(url, sha256)
-    try:
-        return read_checkpoint(path, map_location, sha256)
-    except ValueError as error:
-        if is_new or isinstance(error, ChecksumMismatch):  # perhaps cut short: the next try downloads again
-            path.unlink(missing_ok=True)
-        raise
-
-
-def _look_up(models: dict[str, str], name: str) -> str:
-    if name not in models:
-        raise ValueError(f'a checkpoint must be one of the {len(models)} that MMEngine knows, got {name}')
-    return models[name]
-
-
-def read_from_anywhere(filename: str, map_location=None) -> dict:
-    """``load_from_anywhere`` with the names as they stand in the file."""
+def read_from_anywhere(filename: str, map_location: MapLocation = None) -> dict:
+    """``load_from_anywhere`` with the names that stand in the file."""
     address, sha256 = split_checksum(filename)
     scheme, _, name = address.partition('://')
     mark = f'#sha256={sha256}' if sha256 else ''
@@ -75,26 +59,45 @@ def read_from_anywhere(filename: str, map_location=None) -> dict:
     if scheme == 'mmcls':
         weights = read_from_anywhere(_look_up(host.get_mmcls_models(), name) + mark, map_location)
         return host._process_mmcls_checkpoint(weights)
-    raise ValueError(f'a checkpoint must be a local path or a scheme that can be read safely, got {filename}')
+    raise UserError(f'a checkpoint must be a local path or a scheme that can be read safely, got {filename}')
 
 
-def load_from_anywhere(filename: str, map_location=None) -> dict:
-    """MMEngine's loaders for all of its schemes in one: finds the file and leaves reading it to ``read_checkpoint``.
+def _look_up(models: dict[str, str], name: str) -> str:
+    if name not in models:
+        raise UserError(f'a checkpoint must be one of the {len(models)} that MMEngine knows, got {name}')
+    return models[name]
 
-    Args:
-        filename: a path, `file://`, `http(s)://`, object storage or one of MMEngine's model names; may end in
-            `#sha256=HEX`, with http(s) also `?sha256=HEX`.
-        map_location: as in ``read_checkpoint``.
 
-    Returns:
-        What ``read_checkpoint`` returns, with a BEiT's weights under our names (see ``mapping``); with `mmcls://` the
-        backbone's weights.
+def _read_download(url: str, map_location: MapLocation, sha256: str | None) -> dict:
+    path, is_new = _download(url, sha256)
+    try:
+        return read_checkpoint(path, map_location, sha256)
+    except ValueError as error:
+        if is_new or isinstance(error, ChecksumMismatch):  # perhaps cut short: the next try downloads again
+            path.unlink(missing_ok=True)
+        raise
 
-    Raises:
-        OSError: If there is no such file, or it cannot be downloaded.
-        ValueError: If the address, the file or its checksum is none of those expected.
+
+def _download(url: str, sha256: str | None) -> tuple[Path, bool]:
+    """Download to torch.hub's cache, rank 0 first, as MMEngine does; the path there, and whether it is new.
+
+    A checksum becomes part of the name, so that files of one name from two servers are kept apart.
     """
-    return adopt(read_from_anywhere(filename, map_location), filename)
+    name = Path(urlsplit(url).path)
+    if name.name in ('', '..'):
+        raise UserError(f'the address of a checkpoint must end in the name of a file, got {url}')
+    path = Path(torch.hub.get_dir(), 'checkpoints', f'{name.stem}-{sha256[:16]}{name.suffix}' if sha256 else name.name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    is_new = False
+    for everyone in (False, True):
+        if (everyone or dist.is_main_process()) and not path.exists():
+            try:
+                torch.hub.download_url_to_file(url, str(path))  # under another name, then moved
+            except (OSError, HTTPException) as error:
+                raise OSError(f'{url} must be a file that can be downloaded, got {error}') from error
+            is_new = True
+        dist.barrier()
+    return path, is_new
 
 
 for _prefix, _loader in list(CheckpointLoader._schemes.items()):

@@ -20,12 +20,12 @@ OUT_INDICES = {12: (3, 5, 7, 11), 24: (7, 11, 15, 23)}  # of the release's segme
 HEAD_WIDTH = 64  # of every released model, where no bias table tells the number of heads
 
 
-def build(weights: dict[str, Tensor], kind: str, grid: tuple[int, int], out_indices: list[int] | None = None) -> dict:
+def build(weights: dict[str, Tensor], task: str, grid: tuple[int, int], out_indices: list[int] | None = None) -> dict:
     """The content of config.json for weights under our names.
 
     Args:
         weights: as Layout.to_ours gives them.
-        kind: 'pretrain', 'classify', 'segment' or 'trunk'.
+        task: 'pretrain', 'classify', 'segment' or 'trunk'.
         grid: patches (h, w).
         out_indices: blocks that a segmentor reads, from 0; None for the release's.
 
@@ -43,7 +43,7 @@ def build(weights: dict[str, Tensor], kind: str, grid: tuple[int, int], out_indi
             f'got {grid[0]} x {grid[1]} patches'
         )
     config = dict(
-        architectures=[CLASSES[kind]],
+        architectures=[CLASSES[task]],
         model_type='beit',
         hidden_size=width,
         num_hidden_layers=depth,
@@ -59,15 +59,15 @@ def build(weights: dict[str, Tensor], kind: str, grid: tuple[int, int], out_indi
         use_relative_position_bias='backbone.blocks.0.attn.relative_position_bias_table' in weights,
         use_shared_relative_position_bias='backbone.rel_pos_bias.relative_position_bias_table' in weights,
         layer_scale_init_value=0.1 if 'backbone.blocks.0.gamma_1' in weights else 0.0,
-        use_mean_pooling=kind == 'pretrain' or 'backbone.norm.weight' not in weights,
+        use_mean_pooling=task == 'pretrain' or 'backbone.norm.weight' not in weights,
         drop_path_rate=0.1,
         dtype=str(patch.dtype).removeprefix('torch.'),
     )
-    if kind == 'pretrain':
+    if task == 'pretrain':
         config['vocab_size'] = len(weights['lm_head.weight'])
-    elif kind == 'classify':
+    elif task == 'classify':
         config.update(_labels(len(weights['head.fc.weight'])))
-    elif kind == 'segment':
+    elif task == 'segment':
         config.update(_segmentor(weights, depth, width, out_indices))
     return config
 

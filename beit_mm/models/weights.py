@@ -13,18 +13,16 @@ from torch.nn import functional as F
 from beit_mm.errors import UserError
 from beit_mm.models.backbones.relative_position import expand_bias, Grid, grid_of_index, infer_grid, nearest_grid
 
-from .weight_layouts import INDEX, OPENMMLAB
+from .weight_layouts import find_layouts, INDEX, OPENMMLAB
 
 SHARED_TABLE = 'rel_pos_bias.relative_position_bias_table'
 BLOCK_TABLE = 'attn.relative_position_bias_table'
 # Weights that the same trunk may have for another task. A file may hold them or not.
 TASK_WEIGHTS = ('mask_token', 'norm.', 'fc_norm.', 'lm_head.', 'head.', 'cls_pt_layers.')
-# Beginnings of names in MMPretrain and MMSegmentation that differ from ours.
-HOST_NAMES = ('layers.', 'patch_embed.projection.', 'ln1.', 'ln2.')
 MIN_MATCHED_SHARE = 0.9
 
 
-class WeightsMismatch(ValueError):
+class WeightsMismatch(UserError):
     """A checkpoint does not fit the model. The message does not name the file; `naming_checkpoint` adds it."""
 
 
@@ -160,11 +158,12 @@ def _take_trunk(state_dict: dict[str, Tensor], prefix: str) -> dict[str, Tensor]
     candidates = (prefix, 'backbone.', '')
     prefix = next((candidate for candidate in candidates if f'{candidate}cls_token' in state_dict), prefix)
     taken = {key[len(prefix) :]: state_dict.pop(key) for key in list(state_dict) if key.startswith(prefix)}
+    of_host = any(layout is OPENMMLAB for layout, *_ in find_layouts(taken))
     weights = {}
     for name, tensor in taken.items():
         if name.endswith(INDEX):
             continue
-        ours = OPENMMLAB.our_name(name, '') if name.startswith(HOST_NAMES) else None
+        ours = OPENMMLAB.our_name(name, '') if of_host else None
         weights[ours.removeprefix('backbone.') if ours else name] = tensor
     index = next((tensor for name, tensor in taken.items() if name.endswith(INDEX)), None)
     grid = None if index is None else grid_of_index(index)

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from beit_mm.checkpoint.converting import convert, to_layout
-from beit_mm.checkpoint.mapping import find_beit, to_our_names
+from beit_mm.checkpoint.mapping import find_beit
 from beit_mm.checkpoint.reading import read_checkpoint
 from beit_mm.models import BEiT
 from beit_mm.models.backbones.relative_position import expand_bias, relative_position_index
@@ -50,7 +50,7 @@ def assert_equal(actual: dict, expected: dict) -> None:
 
 
 def read_weights(path) -> dict:
-    return to_our_names(find_beit(read_checkpoint(path)))[0]
+    return find_beit(read_checkpoint(path)).to_ours()[0]
 
 
 @pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])

@@ -9,7 +9,7 @@ from mmengine.registry import init_default_scope
 from mmpretrain.registry import MODELS
 from transformers import BeitConfig, BeitModel, Dinov2Config, Dinov2Model, ViTConfig, ViTModel
 
-from beit_mm.checkpoint.mapping import adopt, find_beit, to_our_names
+from beit_mm.checkpoint.mapping import find_beit, rename_beit_weights
 from beit_mm.models import BEiT
 from beit_mm.models.backbones.relative_position import grid_of_index, relative_position_index
 from beit_mm.models.weight_layouts import LAYOUTS
@@ -34,7 +34,8 @@ def assert_same(weights: dict, expected: dict = GIVEN) -> None:
 @pytest.mark.parametrize('layout', ['release', 'timm', 'transformers', 'passl', 'beit_mm'])
 def test_any_prefix(layout, prefix):
     theirs, _, _ = LAYOUTS[layout].from_ours(GIVEN, 'classify')
-    assert_same(adopt({prefix + name: tensor for name, tensor in theirs.items()}, 'file').get('state_dict', theirs))
+    renamed = rename_beit_weights({prefix + name: tensor for name, tensor in theirs.items()}, 'file')
+    assert_same(renamed.get('state_dict', theirs))
 
 
 @pytest.mark.parametrize(
@@ -54,28 +55,28 @@ def test_any_wrapper(keys):
     content = dict(RELEASE)
     for key in reversed(keys):
         content = {key: content, 'epoch': 3, 'optimizer': dict(state={0: dict(step=torch.ones(1))})}
-    adopted = adopt(content, 'file')
-    assert_same(adopted['state_dict'])
-    assert isinstance(adopted.get('meta', {}), dict)
+    renamed = rename_beit_weights(content, 'file')
+    assert_same(renamed['state_dict'])
+    assert isinstance(renamed.get('meta', {}), dict)
 
 
 def test_weights_of_the_last_step_are_preferred_to_averaged_ones():
-    adopted = adopt(dict(model_ema=OTHERS, model=RELEASE), 'file')
-    assert_same(adopted['state_dict'])
+    renamed = rename_beit_weights(dict(model_ema=OTHERS, model=RELEASE), 'file')
+    assert_same(renamed['state_dict'])
 
 
 def test_what_belongs_to_no_layout_is_kept_under_its_name():
-    adopted = adopt({**RELEASE, 'steps': torch.tensor(3)}, 'file')
-    assert_same(adopted['state_dict'], {**GIVEN, 'steps': torch.tensor(3)})
+    renamed = rename_beit_weights({**RELEASE, 'steps': torch.tensor(3)}, 'file')
+    assert_same(renamed['state_dict'], {**GIVEN, 'steps': torch.tensor(3)})
 
 
 def test_our_own_checkpoint_is_returned_as_it_is():
     content = dict(state_dict=dict(GIVEN), meta=dict(epoch=1), optimizer={}, message_hub={})
-    assert adopt(content, 'file') is content
+    assert rename_beit_weights(content, 'file') is content
     flat = dict(GIVEN)
     # MMSegmentation's init_model asks every file for `meta`.
-    assert_same(adopt(flat, 'file')['state_dict'])
-    assert adopt(flat, 'file')['meta'] == {}
+    assert_same(rename_beit_weights(flat, 'file')['state_dict'])
+    assert rename_beit_weights(flat, 'file')['meta'] == {}
 
 
 def test_a_run_under_a_wrapper_keeps_what_resuming_needs():
@@ -86,9 +87,9 @@ def test_a_run_under_a_wrapper_keeps_what_resuming_needs():
         message_hub={},
         param_schedulers=[],
     )
-    adopted = adopt(content, 'file')
-    assert_same(adopted['state_dict'])
-    assert {key: value for key, value in adopted.items() if key != 'state_dict'} == {
+    renamed = rename_beit_weights(content, 'file')
+    assert_same(renamed['state_dict'])
+    assert {key: value for key, value in renamed.items() if key != 'state_dict'} == {
         key: value for key, value in content.items() if key != 'state_dict'
     }
 
@@ -97,8 +98,9 @@ def test_a_host_s_checkpoint_keeps_its_names_for_the_host():
     """MMPretrain's BEiTViT loads and resumes its own files in a process that has imported beit_mm."""
     theirs, _, _ = LAYOUTS['mmpretrain'].from_ours(GIVEN, 'classify')
     content = dict(state_dict=theirs, meta=dict(epoch=1), optimizer={})
-    assert adopt(content, 'file') is content
-    assert_same(adopt({f'module.{name}': tensor for name, tensor in theirs.items()}, 'file')['state_dict'], theirs)
+    assert rename_beit_weights(content, 'file') is content
+    wrapped = {f'module.{name}': tensor for name, tensor in theirs.items()}
+    assert_same(rename_beit_weights(wrapped, 'file')['state_dict'], theirs)
 
 
 def vision_transformer_of_mmpretrain() -> torch.nn.Module:
@@ -136,7 +138,7 @@ OTHER_MODELS = {
 )
 def test_other_models_pass_unchanged(name, wrap):
     content = wrap({f'backbone.{key}': tensor for key, tensor in OTHER_MODELS[name]().state_dict().items()})
-    assert adopt(content, 'file') is content
+    assert rename_beit_weights(content, 'file') is content
 
 
 @pytest.mark.parametrize(
@@ -152,7 +154,7 @@ def test_other_models_pass_unchanged(name, wrap):
 )
 def test_what_holds_no_model_passes_unchanged(content):
     before = copy.copy(content)
-    assert adopt(content, 'file') is content and content == before
+    assert rename_beit_weights(content, 'file') is content and content == before
 
 
 def test_a_beit_without_a_query_bias_is_known_by_its_tables():
@@ -164,7 +166,7 @@ def test_a_beit_without_a_query_bias_is_known_by_its_tables():
 def test_data2vec_and_other_names_of_the_trunk_s_module_are_read():
     theirs = BeitModel(BeitConfig(**NARROW, use_relative_position_bias=True)).state_dict()
     for prefix in ('', 'beit.', 'data2vec_vision.'):
-        weights, _, unknown = to_our_names(find_beit({prefix + name: value for name, value in theirs.items()}))
+        weights, _, unknown = find_beit({prefix + name: value for name, value in theirs.items()}).to_ours()
         assert not unknown and 'backbone.blocks.1.attn.qkv.weight' in weights
 
 
@@ -172,7 +174,7 @@ def test_data2vec_and_other_names_of_the_trunk_s_module_are_read():
 def test_the_grid_is_read_off_the_index(grid):
     index = relative_position_index(grid)
     weights = {**RELEASE, 'blocks.0.attn.relative_position_index': index}
-    assert adopt(weights, 'file')['state_dict']['backbone.grid_size'].tolist() == list(grid)
+    assert rename_beit_weights(weights, 'file')['state_dict']['backbone.grid_size'].tolist() == list(grid)
     assert grid_of_index(index.float()).tolist() == list(grid), 'PASSL keeps a float one'
 
 

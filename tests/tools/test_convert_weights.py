@@ -1,4 +1,4 @@
-"""tools/convert_weights.py as a user runs it."""
+"""tools/model_converters/convert_weights.py as a user runs it."""
 
 import torch
 from support import ROOT
@@ -6,6 +6,8 @@ from support.tools import tool
 from transformers import BeitForImageClassification
 
 from beit_mm.models import BEiT
+
+TOOL = 'model_converters/convert_weights'
 
 
 def test_weights_go_to_transformers_and_back_and_the_way_is_printed(tmp_path):
@@ -15,19 +17,25 @@ def test_weights_go_to_transformers_and_back_and_the_way_is_printed(tmp_path):
     }
     weights.update({'head.fc.weight': torch.randn(5, 32), 'head.fc.bias': torch.randn(5)})
     torch.save(dict(state_dict=weights, meta={}), tmp_path / 'ours.pth')
-    output = tool('convert_weights', tmp_path / 'ours.pth', tmp_path / 'folder', '--to', 'transformers')
+    output = tool(
+        'model_converters/convert_weights', tmp_path / 'ours.pth', tmp_path / 'folder', '--to', 'transformers'
+    )
     assert '  head.fc.weight -> classifier.weight' in output
     assert BeitForImageClassification.from_pretrained(tmp_path / 'folder').config.num_labels == 5
-    output = tool('convert_weights', tmp_path / 'folder', tmp_path / 'back.pth', '--to', 'beit_mm')
+    output = tool(TOOL, tmp_path / 'folder', tmp_path / 'back.pth', '--to', 'beit_mm')
     assert 'classify weights, layout transformers, prefix beit.' in output
     back = torch.load(tmp_path / 'back.pth')['state_dict']
     assert set(back) == set(weights) and all(torch.equal(back[name], tensor) for name, tensor in weights.items())
 
-    output = tool('convert_weights', tmp_path / 'ours.pth', tmp_path / 'back.pth', '--to', 'timm', ok=False)
+    output = tool(
+        'model_converters/convert_weights', tmp_path / 'ours.pth', tmp_path / 'back.pth', '--to', 'timm', ok=False
+    )
     assert f'error: {tmp_path / "back.pth"} exists and is not overwritten' in output and 'Traceback' not in output
 
 
 def test_a_file_without_a_beit_ends_in_one_sentence(tmp_path):
-    output = tool('convert_weights', ROOT / 'README.md', tmp_path / 'out.pth', '--to', 'timm', ok=False)
+    output = tool(
+        'model_converters/convert_weights', ROOT / 'README.md', tmp_path / 'out.pth', '--to', 'timm', ok=False
+    )
     assert 'error: ' in output and 'must be a complete checkpoint' in output and 'Traceback' not in output
     assert not (tmp_path / 'out.pth').exists()

@@ -1,5 +1,6 @@
 """MMEngine's checkpoint hook with files that a kill, a full disk or a flipped bit cannot lose."""
 
+import inspect
 from collections import deque
 from pathlib import Path
 
@@ -13,124 +14,138 @@ from beit_mm.engine.runners.stopwatch import timed
 from beit_mm.engine.runners.unwrapping import unwrap
 from beit_mm.registry import HOOKS
 
-FEWEST = 2
-STOPS = 'stop_ckpts'  # in MMEngine's message hub, which a checkpoint holds
+MIN_KEPT = 2  # the newest may turn out to be damaged
+STOP_CHECKPOINTS = 'stop_ckpts'  # in MMEngine's message hub, which is saved in every checkpoint
 
 
 @HOOKS.register_module()
 class VerifiedCheckpointHook(CheckpointHook):
-    """CheckpointHook that writes beside, verifies, renames, moves the pointer, and only then deletes the oldest.
+    """CheckpointHook that verifies a new checkpoint before it deletes the oldest one.
 
-    MMEngine's deletes the oldest first and writes in place. A checkpoint that is not finite
-    is not written. A best one is written alone, MMEngine's writes a regular one with it.
+    It writes a temporary file, verifies and renames it, and moves the pointer. MMEngine's deletes first and writes in
+    place.
+
+    Weights that are not finite are not saved. A new best score writes the best checkpoint alone; MMEngine's writes a
+    regular one, too.
 
     Args:
-        max_keep_ckpts: how many checkpoints stay, at least two, as the newest may turn out damaged; -1 for all.
-        **kwargs: of MMEngine's CheckpointHook but backend_args and file_client_args; files are local.
+        max_keep_ckpts: how many checkpoints to keep, at least two; -1 for all.
+        **kwargs: of MMEngine's CheckpointHook, except backend_args and file_client_args: files are local.
+
+    Raises:
+        TypeError: If an argument is unknown, which MMEngine's ignores.
     """
 
     def __init__(self, *args, max_keep_ckpts: int = -1, **kwargs):
+        known = inspect.signature(CheckpointHook).parameters.keys() - {'kwargs', 'backend_args', 'file_client_args'}
+        for name in kwargs.keys() - known:
+            raise TypeError(f'{type(self).__name__} got an unexpected keyword argument {name!r}')
         if max_keep_ckpts > 0:
-            max_keep_ckpts = max(max_keep_ckpts, FEWEST)
+            max_keep_ckpts = max(max_keep_ckpts, MIN_KEPT)
         super().__init__(*args, max_keep_ckpts=max_keep_ckpts, backend_args=dict(backend=BACKEND), **kwargs)
-        self._saved_at: tuple[int, int] | None = None
-        # Epochs and iterations done, for a save at which FlexibleRunner would count them once more.
-        self._complete: dict[str, int] = {}
+        # Epochs and iterations done: in the last regular checkpoint or stop, and in the one being written.
+        self._last_saved: dict[str, int] | None = None
+        self._progress: dict[str, int] = {}
+        self._saves_best = False
 
     def before_train(self, runner) -> None:
         super().before_train(runner)
-        self._saved_at, self._complete = None, {}  # of an earlier training of this process
+        self._last_saved = None  # of an earlier training in this process
         if is_main_process():
             remove_partial(Path(self.out_dir))
             self._release()
 
-    def _save_checkpoint_with_step(self, runner, step: int, meta: dict | None) -> None:
-        meta = dict(meta, **self._complete)
-        saved_at = meta['epoch'], meta['iter']
-        if self._complete and saved_at != self._saved_at:
-            return  # MMEngine's, for the best score so far: a run resumed from an older one finds it again
+    def _save_checkpoint_with_step(self, runner, step: int, meta: dict) -> None:
+        """Write a regular checkpoint. MMEngine calls it when one is due, and again after each new best score."""
+        progress = dict(epoch=meta['epoch'], iter=meta['iter'])
+        if self._saves_best and progress != self._last_saved:
+            return  # no regular one is due; a run that resumes from an older one finds the best score again
         name = self.filename_tmpl.format(step)
         self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
         surplus = []
         if self.max_keep_ckpts > 0:
-            kept = [other for other in self.keep_ckpt_ids if other != step] + [step]
-            surplus = kept[: -self.max_keep_ckpts]
-            self.keep_ckpt_ids = deque(kept[-self.max_keep_ckpts :], self.max_keep_ckpts)
+            steps = [other for other in self.keep_ckpt_ids if other != step] + [step]
+            surplus = steps[: -self.max_keep_ckpts]
+            self.keep_ckpt_ids = deque(steps[-self.max_keep_ckpts :], self.max_keep_ckpts)
             runner.message_hub.update_info('keep_ckpt_ids', list(self.keep_ckpt_ids))
         runner.message_hub.update_info('last_ckpt', self.last_ckpt)
-        average_gradients(runner)
-        self._write(runner, name, meta, self.by_epoch)
-        self._saved_at = saved_at
+        self._write(runner, name, progress, self.by_epoch)
         if is_main_process():
-            write_pointer(Path(runner.work_dir), self.last_ckpt)
             for other in surplus:
                 self.file_backend.remove(self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(other)))
             self._remove_stops(runner)
             self._release()
 
     def save_stop(self, runner, epoch: int, iteration: int) -> str:
-        """Save `iter_N.pth` where a run stops, in all processes; it is deleted once two regular ones are written.
+        """Save `iter_N.pth` where a run stops, in all processes. It is deleted once two regular ones are written.
 
         Args:
             runner: the runner.
-            epoch, iteration: how many of each are complete.
+            epoch, iteration: how many are complete.
 
         Returns:
-            its path, or that of a regular checkpoint which has just been written.
+            Its path, or the path of a regular checkpoint that has just been written.
         """
-        if self._saved_at == (epoch, iteration):
+        progress = dict(epoch=epoch, iter=iteration)
+        if progress == self._last_saved:
             return self.last_ckpt
         name = f'iter_{iteration}.pth'
-        path = self.file_backend.join_path(self.out_dir, name)
-        stops = [*(stop for stop in runner.message_hub.runtime_info.get(STOPS, []) if stop != path), path]
-        runner.message_hub.update_info(STOPS, stops[-FEWEST:])
-        runner.message_hub.update_info('last_ckpt', path)
-        self._complete = dict(epoch=epoch, iter=iteration)
-        average_gradients(runner)
-        self._write(runner, name, dict(self._complete), by_epoch=False)
-        self.last_ckpt, self._saved_at = path, (epoch, iteration)
+        self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
+        stops = runner.message_hub.runtime_info.get(STOP_CHECKPOINTS, [])
+        stops = [*(stop for stop in stops if stop != self.last_ckpt), self.last_ckpt]
+        runner.message_hub.update_info(STOP_CHECKPOINTS, stops[-MIN_KEPT:])
+        runner.message_hub.update_info('last_ckpt', self.last_ckpt)
+        self._write(runner, name, progress, by_epoch=False)
         if is_main_process():
-            write_pointer(Path(runner.work_dir), path)
-            for stop in stops[:-FEWEST]:
+            for stop in stops[:-MIN_KEPT]:
                 self.file_backend.remove(stop)
             self._release()
-        return path
+        return self.last_ckpt
 
-    def _write(self, runner, name: str, meta: dict, by_epoch: bool) -> None:
+    def _write(self, runner, name: str, progress: dict[str, int], by_epoch: bool) -> None:
+        """Save the whole run and let `last_checkpoint` name the file."""
+        average_gradients(runner)
+        self._progress = progress
         with timed(runner, 'checkpoints'):
             runner.save_checkpoint(
                 self.out_dir,
                 name,
                 save_optimizer=self.save_optimizer,
                 save_param_scheduler=self.save_param_scheduler,
-                meta=meta,
+                meta=dict(progress),
                 by_epoch=by_epoch,
                 backend_args=self.backend_args,
-                **self.args,
             )
-
-    def _remove_stops(self, runner) -> None:
-        stops = runner.message_hub.runtime_info.get(STOPS, [])
-        regular = set(list_checkpoints(Path(self.out_dir), self.filename_tmpl).values()) - set(map(Path, stops))
-        if stops and len(regular) >= FEWEST:
-            for stop in stops:
-                self.file_backend.remove(stop)
-            runner.message_hub.update_info(STOPS, [])
+        self._progress = {}
+        self._last_saved = progress
+        if is_main_process():
+            write_pointer(Path(runner.work_dir), self.last_ckpt)
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
-        """Raises NotFinite if weights or the optimiser's state are not finite; the hook stands after all others."""
-        checkpoint['meta'].update(self._complete)
+        """Raises NotFinite if weights or the optimizer's state are not finite. All other hooks have come before."""
+        checkpoint['meta'].update(self._progress)  # FlexibleRunner counts a step that is counted already
         check_finite(checkpoint, names_of_constants(unwrap(runner.model)))
 
     def _save_best_checkpoint(self, runner, metrics: dict) -> None:
-        if self.save_best is None:  # nor is there anything to write with where a runner validates without a training
+        if self.save_best is None:  # also where a runner validates without a training
             return
-        self._complete = dict(epoch=runner.epoch, iter=runner.iter)
-        with timed(runner, 'checkpoints'):
-            super()._save_best_checkpoint(runner, metrics)
-        self._complete = {}
+        self._progress = dict(epoch=runner.epoch, iter=runner.iter)
+        self._saves_best = True
+        try:
+            with timed(runner, 'checkpoints'):
+                super()._save_best_checkpoint(runner, metrics)
+        finally:
+            self._progress, self._saves_best = {}, False
         if is_main_process():
             self._release()  # the best one before, which MMEngine removes before it writes
+
+    def _remove_stops(self, runner) -> None:
+        stops = runner.message_hub.runtime_info.get(STOP_CHECKPOINTS, [])
+        regular = set(list_checkpoints(Path(self.out_dir), self.filename_tmpl).values()) - set(map(Path, stops))
+        if stops and len(regular) >= MIN_KEPT:
+            for stop in stops:
+                self.file_backend.remove(stop)
+            runner.message_hub.update_info(STOP_CHECKPOINTS, [])
 
     def _release(self) -> None:
         best = [getattr(self, 'best_ckpt_path', None), *getattr(self, 'best_ckpt_path_dict', {}).values()]

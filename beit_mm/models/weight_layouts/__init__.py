@@ -4,6 +4,6 @@ This package knows names and shapes of tensors. It imports no models and reads n
 """
 
 from .layout import INDEX, Layout, task_of
-from .tables import LAYOUTS, OPENMMLAB, READABLE
+from .tables import find_layouts, LAYOUTS, OPENMMLAB
 
-__all__ = ['INDEX', 'LAYOUTS', 'OPENMMLAB', 'READABLE', 'Layout', 'task_of']
+__all__ = ['INDEX', 'LAYOUTS', 'OPENMMLAB', 'Layout', 'find_layouts', 'task_of']

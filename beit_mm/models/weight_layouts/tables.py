@@ -4,6 +4,7 @@ Sources: the release (github.com/microsoft/unilm, beit), timm, transformers (the
 version 5 in memory), MMPretrain, MMSegmentation, PASSL (github.com/PaddlePaddle/PASSL).
 """
 
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from .layout import Layout
@@ -178,10 +179,22 @@ TRANSFORMERS = Layout(
 )
 
 LAYOUTS = {layout.name: layout for layout in (BEIT_MM, RELEASE, TIMM, TRANSFORMERS, MMPRETRAIN, MMSEGMENTATION, PASSL)}
-# A tensor of the first block whose name without prefix tells the layout. PASSL differs from RELEASE by its shape.
-READABLE = {
+# A tensor of the first block whose name without prefix shows the layout. PASSL differs from RELEASE by its shape.
+_FIRST_BLOCK = {
     'blocks.0.attn.qkv.weight': RELEASE,
     'layers.0.attn.qkv.weight': OPENMMLAB,
     'encoder.layer.0.attention.attention.query.weight': TRANSFORMERS,
     'layers.0.attention.q_proj.weight': TRANSFORMERS,
 }
+
+
+def find_layouts(names: Iterable[str]) -> Iterator[tuple[Layout, str, str]]:
+    """Layouts that weights may be in, by their names alone, in the order of the names.
+
+    Yields:
+        The layout, the prefix of the trunk, and the name that shows them.
+    """
+    for name in names:
+        for ending, layout in _FIRST_BLOCK.items():
+            if name == ending or name.endswith(f'.{ending}'):
+                yield layout, name.removesuffix(ending), name

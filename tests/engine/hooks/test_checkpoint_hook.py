@@ -17,6 +17,7 @@ from mmengine.runner import FlexibleRunner, Runner
 from torch import nn
 
 from beit_mm.checkpoint.files import find_damage, find_newest, POINTER, VerifiedFiles
+from beit_mm.engine.hooks.checkpoint_hook import VerifiedCheckpointHook
 from beit_mm.files import PARTIAL
 
 NUM_KILLS = 4
@@ -100,6 +101,13 @@ def test_so_many_checkpoints_stay_and_never_fewer_than_two(max_keep, expected, t
     assert names(tmp_path) == expected
     assert all(find_damage(tmp_path / name) is None for name in expected)
     assert (tmp_path / POINTER).read_text() == str(tmp_path / 'epoch_6.pth')
+
+
+@pytest.mark.parametrize('name', ['max_keep_ckpt', 'backend_args', 'file_client_args'])
+def test_unknown_arguments_are_refused(name):
+    """MMEngine's hook ignores them."""
+    with pytest.raises(TypeError, match=f"got an unexpected keyword argument '{name}'"):
+        VerifiedCheckpointHook(**{name: None})
 
 
 def test_the_best_checkpoint_is_replaced_by_a_better_one(tmp_path):
