@@ -55,9 +55,8 @@ def test_weights_of_timm(name, folder):
     compare_with_timm(name, folder, **SHRUNK)
 
 
-@pytest.mark.parametrize(
-    'name', ['beit_base_patch16_224', pytest.param('beit_large_patch16_224', marks=pytest.mark.long)]
-)
+@pytest.mark.long
+@pytest.mark.parametrize('name', ['beit_base_patch16_224', 'beit_large_patch16_224'])
 def test_weights_of_timm_at_full_size(name, folder):
     compare_with_timm(name, folder)
 
