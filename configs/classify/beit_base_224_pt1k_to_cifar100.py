@@ -10,7 +10,7 @@ model = dict(
     backbone=dict(
         init_cfg=dict(type='Pretrained', checkpoint='work_dirs/beit_pretrain/epoch_800.pth', prefix='backbone.')),
     head=dict(num_classes=100),
-    data_preprocessor=dict(num_classes=100, to_rgb=False))
+    data_preprocessor=dict(num_classes=100))
 
 optim_wrapper = dict(optimizer=dict(weight_decay=0.3))
 max_epochs = 150

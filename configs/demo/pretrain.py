@@ -15,36 +15,30 @@ model = dict(
 
 classes = [f'digit_{digit}' for digit in range(10)]
 dataset = dict(data_root='data/digits/imagenet', metainfo=dict(classes=classes))
-crop = dict(type='beit_mm.TwoViewRandomResizedCrop', scale=96, second_scale=48)
+view_sizes = dict(type='beit_mm.TwoViewRandomResizedCrop', scale=96, second_scale=48)
+train_views = [
+    dict(type='beit_mm.LoadImage'),
+    dict(type='ColorJitter', brightness=0.4, contrast=0.4, saturation=0.4),
+    dict(**view_sizes, crop_ratio_range=(0.5, 1.0))
+]
+val_views = [
+    dict(type='beit_mm.LoadImage'),
+    dict(**view_sizes, crop_ratio_range=(1.0, 1.0), aspect_ratio_range=(1.0, 1.0))
+]
 mask = [
     dict(type='beit_mm.BlockwiseMaskGenerator', grid=(6, 6), num_masked=14, min_block_size=3),
-    dict(type='beit_mm.PackTwoViews'),
+    dict(type='beit_mm.PackTwoViews')
 ]
 train_dataloader = dict(
     batch_size=64,
     num_workers=1,
-    dataset=dict(
-        **dataset,
-        pipeline=[
-            dict(type='beit_mm.LoadImage'),
-            dict(type='ColorJitter', brightness=0.4, contrast=0.4, saturation=0.4),
-            dict(**crop, crop_ratio_range=(0.5, 1.0)),
-            *mask
-        ]))
+    dataset=dict(**dataset, pipeline=[*train_views, *mask]))
 val_dataloader = dict(
     batch_size=64,
     num_workers=1,
     sampler=dict(type='DefaultSampler', shuffle=False),
     collate_fn=dict(type='default_collate'),
-    dataset=dict(
-        type='ImageNet',
-        **dataset,
-        split='val',
-        pipeline=[
-            dict(type='beit_mm.LoadImage'),
-            dict(**crop, crop_ratio_range=(1.0, 1.0), aspect_ratio_range=(1.0, 1.0)),
-            *mask
-        ]))
+    dataset=dict(type='ImageNet', **dataset, split='val', pipeline=[*val_views, *mask]))
 val_evaluator = dict(type='beit_mm.MaskedTokenAccuracy')
 val_cfg = dict()
 test_dataloader = val_dataloader

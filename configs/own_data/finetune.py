@@ -28,9 +28,12 @@ train_dataloader = dict(
         **dataset,
         data_prefix='train',
         pipeline=[
-            _base_.train_dataloader.dataset.pipeline[0],
-            dict(_base_.train_dataloader.dataset.pipeline[1], scale=img_size),
-            *_base_.train_dataloader.dataset.pipeline[2:]
+            _base_.load,
+            dict(_base_.random_crop, scale=img_size),
+            _base_.flip,
+            _base_.augment,
+            _base_.erase,
+            _base_.pack
         ]))
 val_dataloader = dict(
     num_workers=8,
@@ -40,8 +43,8 @@ val_dataloader = dict(
         data_prefix='val',
         pipeline=[
             dict(type='beit_mm.LoadImage'),
-            dict(type='ResizeEdge', scale=img_size * 8 // 7, edge='short', backend='pillow', interpolation='bicubic'),
-            dict(type='CenterCrop', crop_size=img_size),
+            dict(_base_.resize, scale=img_size * 8 // 7),
+            dict(_base_.center_crop, crop_size=img_size),
             dict(type='PackInputs')
         ]))
 test_dataloader = val_dataloader

@@ -20,12 +20,13 @@ model = dict(
                        init_cfg=dict(checkpoint='work_dirs/own_data/tokenizer/iter_20000.pth'))),
     recovered=dict(num_masked=num_masked))
 
+random_crop = dict(_base_.random_crop, scale=img_size, second_scale=img_size // 2)
 # The paper's 75 of 14 x 14 patches in blocks of at least 16, on any grid.
-sizes = {
-    'beit_mm.TwoViewRandomResizedCrop': dict(scale=img_size, second_scale=img_size // 2),
-    'beit_mm.BlockwiseMaskGenerator': dict(
-        grid=(grid, grid), num_masked=num_masked, min_block_size=max(1, round(16 / 196 * grid**2))),
-}
+mask = [
+    dict(type='beit_mm.BlockwiseMaskGenerator', grid=(grid, grid), num_masked=num_masked,
+         min_block_size=max(1, round(16 / 196 * grid**2)), min_aspect=0.3),
+    dict(type='beit_mm.PackTwoViews')
+]
 train_dataloader = dict(
     batch_size=128,
     num_workers=8,
@@ -34,7 +35,7 @@ train_dataloader = dict(
         type='CustomDataset',
         data_root=data_root,
         with_label=False,
-        pipeline=[dict(step, **sizes.get(step['type'], {})) for step in _base_.train_dataloader.dataset.pipeline]))
+        pipeline=[_base_.load, _base_.jitter, random_crop, *mask]))
 
 max_epochs = 300
 warmup_epochs = 10

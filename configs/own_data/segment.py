@@ -44,11 +44,13 @@ train_dataloader = dict(
         **dataset,
         data_prefix=dict(img_path='images/train', seg_map_path='labels/train'),
         pipeline=[
-            _base_.train_dataloader.dataset.pipeline[0],
-            dict(_base_.train_dataloader.dataset.pipeline[1], num_classes=num_classes),
-            dict(_base_.train_dataloader.dataset.pipeline[2], scale=scale),
-            dict(_base_.train_dataloader.dataset.pipeline[3], crop_size=crop_size),
-            *_base_.train_dataloader.dataset.pipeline[4:]
+            _base_.load,
+            dict(_base_.load_labels, num_classes=num_classes),
+            dict(_base_.random_resize, scale=scale),
+            dict(_base_.random_crop, crop_size=crop_size),
+            _base_.flip,
+            _base_.distort,
+            _base_.pack
         ]))
 test_pipeline = [
     dict(type='LoadImageFromFile'),
@@ -71,7 +73,9 @@ tta_pipeline = [
             # The short side is never smaller than the window.
             [dict(type='Resize', scale=(int(4 * crop * max(ratio, 1)), int(crop * max(ratio, 1))), keep_ratio=True)
              for ratio in _base_.img_ratios],
-            *_base_.tta_pipeline[1].transforms[1:]
+            _base_.flips,
+            [dict(type='LoadAnnotations')],
+            [dict(type='PackSegInputs')],
         ])
 ]
 

@@ -20,11 +20,7 @@ train_dataloader = dict(
     dataset=dict(
         _delete_=True,
         **dataset,
-        pipeline=[
-            _base_.train_dataloader.dataset.pipeline[0],
-            dict(_base_.train_dataloader.dataset.pipeline[1], scale=view_size),
-            *_base_.train_dataloader.dataset.pipeline[2:]
-        ]))
+        pipeline=[_base_.load, dict(_base_.random_crop, scale=view_size), _base_.flip, _base_.pack]))
 # The training images: this only watches whether the vocabulary stays in use.
 val_dataloader = dict(
     num_workers=4,
@@ -34,8 +30,8 @@ val_dataloader = dict(
         indices=-256,
         pipeline=[
             dict(type='beit_mm.LoadImage'),
-            dict(type='ResizeEdge', scale=view_size * 8 // 7, edge='short', backend='pillow', interpolation='lanczos'),
-            dict(type='CenterCrop', crop_size=view_size),
+            dict(_base_.resize, scale=view_size * 8 // 7),
+            dict(_base_.center_crop, crop_size=view_size),
             dict(type='PackInputs')
         ]))
 test_dataloader = val_dataloader

@@ -8,9 +8,9 @@
 # OpenAI's tokenizer: --cfg-options model.target.tokenizer.init_cfg.checkpoint=PATH/encoder.pkl
 _base_ = 'beit_base_1k_300e.py'
 
-train_dataloader = dict(
-    dataset=dict(pipeline=[
-        *_base_.train_dataloader.dataset.pipeline[:-2],
-        dict(type='beit_mm.RandomMaskGenerator', grid=(14, 14), num_masked=75),
-        _base_.train_dataloader.dataset.pipeline[-1]
-    ]))
+mask = [
+    dict(type='beit_mm.RandomMaskGenerator', grid=(14, 14), num_masked=75),
+    dict(type='beit_mm.PackTwoViews')
+]
+train_pipeline = [_base_.load, _base_.jitter, _base_.random_crop, *mask]
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))

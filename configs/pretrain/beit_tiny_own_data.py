@@ -13,7 +13,7 @@ train_dataloader = dict(
         type='CustomDataset',
         data_root='data/own/images',
         with_label=False,
-        pipeline=_base_.train_dataloader.dataset.pipeline))
+        pipeline=_base_.train_pipeline))
 
 # Few images need many updates, so the batch is small. The rate is about the paper's times the square root of the
 # batches' ratio.

@@ -56,8 +56,8 @@ def test_augmentation_is_the_releases(name):
     """RandAugment 9 / 0.5 increasing, erasing at 0.25 but not for CIFAR-100, filled with what becomes zero."""
     cfg = load(name)
     mean, std = (np.array(cfg.model.data_preprocessor[key]) for key in ('mean', 'std'))
-    if cfg.model.data_preprocessor.to_rgb:  # the pipeline's channels are the reverse
-        mean, std = mean[::-1], std[::-1]
+    assert cfg.model.data_preprocessor.to_rgb
+    mean, std = mean[::-1], std[::-1]  # pipelines have BGR
     pipeline = cfg.train_dataloader.dataset.pipeline
     augment = next(transform for transform in pipeline if transform.type == 'beit_mm.RandAugment')
     assert (augment.policies, augment.num_policies) == ('timm_increasing', 2)

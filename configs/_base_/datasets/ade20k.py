@@ -8,6 +8,15 @@ test_pipeline = [
     dict(type='LoadAnnotations'),
     dict(type='PackSegInputs')
 ]
+load = dict(type='beit_mm.LoadImage', imdecode_backend='simplejpeg')
+load_labels = dict(type='beit_mm.LoadAnnotations', num_classes=150)
+random_resize = dict(type='RandomResize', scale=(2048, 512), ratio_range=(0.5, 2.0), keep_ratio=True)
+random_crop = dict(type='beit_mm.RandomCrop', crop_size=crop_size, cat_max_ratio=0.75)
+flip = dict(type='beit_mm.RandomFlip', prob=0.5)
+distort = dict(type='beit_mm.PhotoMetricDistortion')
+pack = dict(type='beit_mm.PackSegInputs')
+train_pipeline = [load, load_labels, random_resize, random_crop, flip, distort, pack]
+
 train_dataloader = dict(
     batch_size=2,
     num_workers=4,
@@ -19,15 +28,7 @@ train_dataloader = dict(
         reduce_zero_label=True,
         data_root='data/ade/ADEChallengeData2016',
         data_prefix=dict(img_path='images/training', seg_map_path='annotations/training'),
-        pipeline=[
-            dict(type='beit_mm.LoadImage', imdecode_backend='simplejpeg'),
-            dict(type='beit_mm.LoadAnnotations', num_classes=150),
-            dict(type='RandomResize', scale=(2048, 512), ratio_range=(0.5, 2.0), keep_ratio=True),
-            dict(type='beit_mm.RandomCrop', crop_size=crop_size, cat_max_ratio=0.75),
-            dict(type='beit_mm.RandomFlip', prob=0.5),
-            dict(type='beit_mm.PhotoMetricDistortion'),
-            dict(type='beit_mm.PackSegInputs')
-        ]))
+        pipeline=train_pipeline))
 val_dataloader = dict(
     batch_size=1,
     num_workers=4,
@@ -45,6 +46,7 @@ test_dataloader = val_dataloader
 test_evaluator = val_evaluator
 
 # Multi-scale test with flips, as published: six ratios. The short side is never smaller than the window.
+flips = [dict(type='RandomFlip', prob=0.0), dict(type='RandomFlip', prob=1.0)]
 img_ratios = [0.5, 0.75, 1.0, 1.25, 1.5, 1.75]
 tta_model = dict(type='SegTTAModel')
 tta_pipeline = [
@@ -56,7 +58,7 @@ tta_pipeline = [
                 dict(type='Resize', scale=(int(2048 * max(ratio, 1)), int(512 * max(ratio, 1))), keep_ratio=True)
                 for ratio in img_ratios
             ],
-            [dict(type='RandomFlip', prob=0.0), dict(type='RandomFlip', prob=1.0)],
+            flips,
             [dict(type='LoadAnnotations')],
             [dict(type='PackSegInputs')],
         ])

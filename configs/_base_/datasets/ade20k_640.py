@@ -2,17 +2,18 @@
 _base_ = 'ade20k.py'
 
 crop_size = (640, 640)
-train_dataloader = dict(
-    dataset=dict(pipeline=[
-        *_base_.train_dataloader.dataset.pipeline[:2],
-        dict(_base_.train_dataloader.dataset.pipeline[2], scale=(2560, 640)),
-        dict(_base_.train_dataloader.dataset.pipeline[3], crop_size=crop_size),
-        *_base_.train_dataloader.dataset.pipeline[4:]
-    ]))
+random_resize = dict(_base_.random_resize, scale=(2560, 640))
+random_crop = dict(_base_.random_crop, crop_size=crop_size)
+train_pipeline = [
+    _base_.load, _base_.load_labels, random_resize, random_crop, _base_.flip, _base_.distort, _base_.pack
+]
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
+
 test_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='Resize', scale=(2560, 640), keep_ratio=True),
-    *_base_.test_pipeline[2:]
+    dict(type='LoadAnnotations'),
+    dict(type='PackSegInputs')
 ]
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
@@ -26,6 +27,8 @@ tta_pipeline = [
                 dict(type='Resize', scale=(int(2560 * max(ratio, 1)), int(640 * max(ratio, 1))), keep_ratio=True)
                 for ratio in _base_.img_ratios
             ],
-            *_base_.tta_pipeline[1].transforms[1:]
+            _base_.flips,
+            [dict(type='LoadAnnotations')],
+            [dict(type='PackSegInputs')],
         ])
 ]

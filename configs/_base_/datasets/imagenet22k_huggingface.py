@@ -9,4 +9,4 @@ train_dataloader = dict(
         path='data/imagenet22k_huggingface',
         split='train',
         with_label=False,
-        pipeline=_base_.train_dataloader.dataset.pipeline))
+        pipeline=_base_.train_pipeline))

@@ -9,4 +9,4 @@ train_dataloader = dict(
         data_root='data/imagenet22k',
         shards='imagenet22k-train-{000000..001299}.tar',
         with_label=False,
-        pipeline=_base_.train_dataloader.dataset.pipeline))
+        pipeline=_base_.train_pipeline))

@@ -4,6 +4,15 @@
 # mean of the whole image. With the same draws, views of photographs differ by 1.5 of 255 on average.
 _base_ = 'imagenet_pretrain_release_order.py'
 
+load = dict(type='beit_mm.LoadImage', imdecode_backend='simplejpeg')
+jitter = dict(type='beit_mm.DrawColorJitter', brightness=0.4, contrast=0.4, saturation=0.4)
+random_crop = dict(_base_.random_crop, resize_backend='torch', flip_prob=0.5)
+mask = [
+    dict(type='beit_mm.BlockwiseMaskGenerator', grid=(14, 14), num_masked=75, min_block_size=16, min_aspect=0.3),
+    dict(type='beit_mm.PackTwoViews')
+]
+train_pipeline = [load, jitter, random_crop, *mask]
+
 train_dataloader = dict(
     batch_size=256,
     num_workers=10,
@@ -16,11 +25,4 @@ train_dataloader = dict(
         type='ImageNet',
         data_root='data/imagenet',
         split='train',
-        pipeline=[
-            dict(type='beit_mm.LoadImage', imdecode_backend='simplejpeg'),
-            dict(type='beit_mm.DrawColorJitter', brightness=0.4, contrast=0.4, saturation=0.4),
-            dict(_base_.release_order[3], resize_backend='torch', flip_prob=0.5),
-            dict(type='beit_mm.BlockwiseMaskGenerator', grid=(14, 14), num_masked=75, min_block_size=16,
-                 min_aspect=0.3),
-            dict(type='beit_mm.PackTwoViews')
-        ]))
+        pipeline=train_pipeline))

@@ -1,5 +1,15 @@
 # ImageNet-1k for the tokenizer: random crops of 112 x 112 pixels in [0, 1].
 # torch's filter resizes; it differs from Pillow's (resize_backend='pillow') by 0.02 of 255 on average.
+load = dict(type='beit_mm.LoadImage', imdecode_backend='simplejpeg')
+random_crop = dict(type='beit_mm.RandomResizedCrop', scale=112, interpolation='lanczos', resize_backend='torch')
+flip = dict(type='beit_mm.RandomFlip', prob=0.5, direction='horizontal')
+pack = dict(type='beit_mm.PackInputs')
+train_pipeline = [load, random_crop, flip, pack]
+
+resize = dict(type='ResizeEdge', scale=128, edge='short', backend='pillow', interpolation='lanczos')
+center_crop = dict(type='CenterCrop', crop_size=112)
+test_pipeline = [dict(type='beit_mm.LoadImage'), resize, center_crop, dict(type='PackInputs')]
+
 train_dataloader = dict(
     batch_size=64,
     num_workers=8,
@@ -12,12 +22,7 @@ train_dataloader = dict(
         type='ImageNet',
         data_root='data/imagenet',
         split='train',
-        pipeline=[
-            dict(type='beit_mm.LoadImage', imdecode_backend='simplejpeg'),
-            dict(type='beit_mm.RandomResizedCrop', scale=112, interpolation='lanczos', resize_backend='torch'),
-            dict(type='beit_mm.RandomFlip', prob=0.5, direction='horizontal'),
-            dict(type='beit_mm.PackInputs')
-        ]))
+        pipeline=train_pipeline))
 val_dataloader = dict(
     batch_size=64,
     num_workers=8,
@@ -29,10 +34,5 @@ val_dataloader = dict(
         type='ImageNet',
         data_root='data/imagenet',
         split='val',
-        pipeline=[
-            dict(type='beit_mm.LoadImage'),
-            dict(type='ResizeEdge', scale=128, edge='short', backend='pillow', interpolation='lanczos'),
-            dict(type='CenterCrop', crop_size=112),
-            dict(type='PackInputs')
-        ]))
+        pipeline=test_pipeline))
 test_dataloader = val_dataloader
