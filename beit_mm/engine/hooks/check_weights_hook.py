@@ -1,4 +1,4 @@
-"""Whether a checkpoint holds what a run needs beside its trunk, which compares itself while loading."""
+"""Check that a checkpoint has the heads that a run needs; the trunk checks its own weights while loading."""
 
 from mmengine.hooks import Hook
 from mmengine.model import BaseTTAModel, is_model_wrapper
@@ -14,17 +14,17 @@ HEADS = ('head.', 'lm_head.', 'neck.', 'decode_head.', 'auxiliary_head.')
 
 @HOOKS.register_module()
 class CheckWeightsHook(Hook):
-    """Compares the heads in a checkpoint that is being loaded with the model's.
+    """Compares the heads of a checkpoint with those of the model when the checkpoint is loaded.
 
-    MMEngine only warns of tensors that are missing or have another shape, and would test a head of random weights.
+    MMEngine only warns about missing tensors and other shapes, and would test a head with random weights.
 
     Args:
-        purpose: 'train': heads that do not fit are left as initialised, and a line in the log says so; 'test': all must
-            fit, but for an auxiliary head, which serves training; 'resume': the same, and the state of the run must
-            be there.
+        purpose: 'train': heads that do not fit keep their initial weights, and the log says so. 'test': all heads must
+            fit, except an auxiliary head, which is for training. 'resume': all heads must fit, and the checkpoint must
+            have the state of the run.
 
     Raises:
-        WeightsMismatch: If something is missing or has another shape that the purpose needs.
+        WeightsMismatch: If something that the purpose needs is missing or has another shape.
     """
 
     def __init__(self, purpose: str = 'train'):
@@ -42,7 +42,7 @@ class CheckWeightsHook(Hook):
             require_weights(model, checkpoint, with_auxiliary=self.purpose == 'resume')
             return
         for problem in _compare_heads(model, checkpoint.get('state_dict', checkpoint), with_auxiliary=True):
-            runner.logger.warning(f'{problem}: left as initialised')
+            runner.logger.warning(f'{problem}: keeps its initial weights')
 
     @staticmethod
     def _check_run(checkpoint: dict) -> None:
@@ -50,48 +50,48 @@ class CheckWeightsHook(Hook):
         missing += [f'meta.{key}' for key in ('epoch', 'iter') if key not in checkpoint.get('meta', {})]
         if missing:
             raise WeightsMismatch(
-                f'a run resumes from its own checkpoint, got one without {", ".join(missing)} '
+                f'a run resumes from a checkpoint of a run, got a file without {", ".join(missing)} '
                 f'(load_from starts a new run from weights)'
             )
 
 
 def require_weights(model: nn.Module, checkpoint: dict, with_auxiliary: bool = False) -> None:
-    """Raise unless a checkpoint holds the heads of a model; its trunk compares itself while loading.
+    """Raise unless a checkpoint has the heads of a model; the trunk checks its own weights while loading.
 
     Args:
         model: without wrappers.
-        checkpoint: weights, or what holds them as `state_dict`.
-        with_auxiliary: whether the auxiliary head, which serves training, must be there, too.
+        checkpoint: weights, or a dict with them under `state_dict`.
+        with_auxiliary: whether the auxiliary head, which is for training, must be there too.
 
     Raises:
-        WeightsMismatch: If it holds nothing of the model, or a head is missing or has another shape.
+        WeightsMismatch: If the checkpoint has no weight of the model, or a head is missing or has another shape.
     """
     weights = checkpoint.get('state_dict', checkpoint)
     if not _our_names(weights).keys() & model.state_dict().keys():
-        found = ', '.join(list(weights)[:3]) + (' ...' if len(weights) > 3 else '')
-        raise WeightsMismatch(f'the checkpoint must hold the weights of this model, got {found or "an empty dict"}')
+        names = ', '.join(list(weights)[:3]) + (' ...' if len(weights) > 3 else '')
+        raise WeightsMismatch(f'the checkpoint must hold the weights of this model, got {names or "an empty dict"}')
     for problem in _compare_heads(model, weights, with_auxiliary):
         raise WeightsMismatch(f'the checkpoint does not fit the model: {problem}')
 
 
 def _our_names(weights: dict[str, Tensor]) -> dict[str, str]:
-    """Names in the checkpoint by ours, which differ where a host wrote it."""
+    """Map our names to those in the checkpoint; they differ if a host wrote it."""
     return {OPENMMLAB.our_name(name, 'backbone.') or name: name for name in weights}
 
 
 def _compare_heads(model: nn.Module, weights: dict[str, Tensor], with_auxiliary: bool) -> list[str]:
-    """A sentence for every head that does not fit; its tensors are taken out of the weights."""
+    """Remove the heads that do not fit from the weights; returns a sentence for each."""
     names = _our_names(weights)
     problems = {}
     for name, own in model.state_dict().items():
         head = name.split('.')[0]
         if not name.startswith(HEADS) or name.endswith('num_batches_tracked') or head in problems:
             continue
-        given = weights.get(names.get(name))
-        if given is None and (with_auxiliary or head != 'auxiliary_head'):
+        loaded = weights.get(names.get(name))
+        if loaded is None and (with_auxiliary or head != 'auxiliary_head'):
             problems[head] = f'{name} is missing'
-        elif given is not None and given.shape != own.shape and head != 'lm_head':  # which is never left at random
-            problems[head] = f'{name} must be {tuple(own.shape)}, got {tuple(given.shape)}'
-    for name in [given for ours, given in names.items() if ours.split('.')[0] in problems]:
+        elif loaded is not None and loaded.shape != own.shape and head != 'lm_head':  # MaskedImageModel refuses it
+            problems[head] = f'{name} must be {tuple(own.shape)}, got {tuple(loaded.shape)}'
+    for name in [theirs for ours, theirs in names.items() if ours.split('.')[0] in problems]:
         del weights[name]
     return [f'{head} ({problem})' for head, problem in problems.items()]

@@ -1,4 +1,4 @@
-"""Errors of too little memory, with advice that fits the config."""
+"""Errors about too little memory, with advice that fits the config."""
 
 import re
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ class OutOfMemory(RuntimeError):
 
 
 def describe_shortage(error: RuntimeError) -> str | None:
-    """What torch says of too little memory, its first two sentences; None for other errors."""
+    """The first two sentences of torch's error about too little memory; None for other errors."""
     text = str(error)
     if not re.search("out of memory|can't allocate memory", text):
         return None
@@ -22,7 +22,7 @@ def describe_shortage(error: RuntimeError) -> str | None:
 
 @contextmanager
 def advise_on_memory(cfg: Config, runner: Runner) -> Iterator[None]:
-    """Turn errors of too little memory while a runner runs into an OutOfMemory."""
+    """Turn errors about too little memory in a run into OutOfMemory."""
     try:
         yield
     except RuntimeError as error:
@@ -35,22 +35,20 @@ def advise_on_memory(cfg: Config, runner: Runner) -> Iterator[None]:
                 f'{worker[0].rstrip(".")}: the system ends processes when memory runs out; fewer workers need less: '
                 f'{loader}.num_workers is {cfg[loader].get("num_workers", 0)}'
             ) from error
-        told = describe_shortage(error)
-        if told is None:
+        shortage = describe_shortage(error)
+        if shortage is None:
             raise
         options = _options(cfg, stage)
-        way = (
-            f'try --cfg-options {" or ".join(options)}'
-            if options
-            else ('the model needs more than one such device (docs/scale.md)')
-        )
+        advice = 'the model needs more than one such device (docs/scale.md)'
+        if options:
+            advice = f'try --cfg-options {" or ".join(options)}'
         raise OutOfMemory(
-            f'{told}; with {stage}_dataloader.batch_size={cfg[f"{stage}_dataloader"].batch_size}, {way}'
+            f'{shortage}; with {stage}_dataloader.batch_size={cfg[f"{stage}_dataloader"].batch_size}, {advice}'
         ) from error
 
 
 def _options(cfg: Config, stage: str) -> list[str]:
-    """Options that need less memory, the one that costs least first."""
+    """Options that need less memory, the cheapest first."""
     batch_size = cfg[f'{stage}_dataloader'].batch_size
     factor = next((number for number in range(2, batch_size + 1) if batch_size % number == 0), 1)
     options = []

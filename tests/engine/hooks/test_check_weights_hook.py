@@ -33,15 +33,15 @@ def test_a_training_says_that_a_head_for_other_classes_is_left_as_initialised(ru
     weights = Classifier(5).state_dict()
     CheckWeightsHook().after_load_checkpoint(runner, dict(state_dict=weights))
     assert runner.lines == [
-        'head (head.fc.weight must be (3, 2), got (5, 2)): left as initialised',
-        'auxiliary_head (auxiliary_head.weight must be (3, 2), got (5, 2)): left as initialised',
+        'head (head.fc.weight must be (3, 2), got (5, 2)): keeps its initial weights',
+        'auxiliary_head (auxiliary_head.weight must be (3, 2), got (5, 2)): keeps its initial weights',
     ]
     assert set(weights) == {'backbone.weight', 'backbone.bias'}, 'nothing else is taken out'
 
 
 def test_a_training_says_that_a_head_is_missing(runner):
     CheckWeightsHook().after_load_checkpoint(runner, {'backbone.weight': torch.ones(2, 2)})
-    assert runner.lines[0] == 'head (head.fc.weight is missing): left as initialised'
+    assert runner.lines[0] == 'head (head.fc.weight is missing): keeps its initial weights'
 
 
 def test_heads_that_fit_are_left_alone(runner):
