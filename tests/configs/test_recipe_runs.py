@@ -12,7 +12,7 @@ import torch
 from mmengine.registry import MODELS
 from mmengine.runner import CheckpointLoader
 from support.data import enter
-from support.recipes import load, logged_scores, shrink, test, train
+from support.recipes import load, logged_scores, shrink, SMALL_SCENES, test, train
 
 STRUCTURES = {
     'tokenizer': 'beit_tokenizer.py',
@@ -41,7 +41,7 @@ def run(data, tmp_path_factory) -> Callable[[str], Path]:
     def get(name: str) -> Path:
         if name not in folders:
             folders[name] = tmp_path_factory.mktemp('run')
-            train(name, folders[name], **start(name, get))
+            train(name, folders[name], **start(name, get), **(SMALL_SCENES if 'segment/' in name else {}))
         return folders[name]
 
     with pytest.MonkeyPatch.context() as patch:
@@ -84,6 +84,7 @@ def test_absolute_positions_are_fine_tuned(run, tmp_path):
     assert 0 <= logged_scores(tmp_path)['accuracy/top1'] <= 100
 
 
+@pytest.mark.long
 def test_multi_scale_test_runs_at_640(run, tmp_path):
     name = 'segment/beit_base_640_ft22k_to_ade20k.py'
     small = {'model.backbone.depth': 1, 'model.backbone.out_indices': [0] * 4}

@@ -1,13 +1,13 @@
 from pathlib import Path
 
 import pytest
-from support.clone import enter, run_command, write_clone
+from support.clone import enter, train_demonstration, write_clone
 
 
 @pytest.fixture(scope='session')
-def clone_folder(tmp_path_factory) -> Path:
+def clone_folder(data, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp('clone')
-    write_clone(folder)
+    write_clone(folder, data / 'data')
     return folder
 
 
@@ -21,7 +21,6 @@ def clone(clone_folder, monkeypatch) -> Path:
 @pytest.fixture
 def demonstration(clone) -> Path:
     """The clone with the checkpoints of the demonstration, after two steps each."""
-    for name in ('tokenizer', 'pretrain', 'finetune', 'segment'):
-        if not (clone / 'work_dirs' / 'demo' / name).exists():
-            run_command(f'python tools/train.py configs/demo/{name}.py')
+    if not (clone / 'work_dirs' / 'demo').exists():
+        train_demonstration()
     return clone

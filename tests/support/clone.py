@@ -16,37 +16,29 @@ import torch
 from mmengine.config import Config, DictAction
 
 from support import data, ROOT
-from support.data import write_all, write_own
+from support.data import write_own
 from support.digits import write_classification, write_segmentation
 from support.pages import blocks, PAGES
-from support.recipes import shrink
+from support.recipes import shrink, SMALL_SCENES, SMALL_VIEWS
 from support.tools import run, run_here
 
 # Names on the pages that stand for the reader's own paths.
 PLACEHOLDERS = dict(IN='work_dirs/demo/finetune/epoch_24.pth', OUT='work_dirs/converted', LAYOUT='timm')
 OWN_CLASSES = ['bird', 'cat', 'dog']
-# Images and crops of segmentation, 512 pixels high in the recipes.
-SMALL_SCENES = {
-    'train_dataloader.dataset.pipeline.2.scale': (256, 64),
-    'train_dataloader.dataset.pipeline.3.crop_size': (64, 64),
-    'model.data_preprocessor.size': (64, 64),
-    'val_dataloader.dataset.pipeline.1.scale': (256, 64),
-    'test_dataloader.dataset.pipeline.1.scale': (256, 64),
-    **{f'tta_pipeline.1.transforms.0.{index}.scale': (256, 64) for index in range(6)},
-}
 
 
-def write_clone(folder: Path) -> None:
+def write_clone(folder: Path, small_data: Path) -> None:
     """Configs, tools, docs and the files of the pages, small data, and a small tokenizer in OpenAI's form in PATH."""
+    (folder / 'data').mkdir()
+    for source in small_data.iterdir():
+        if source.name != 'own':
+            (folder / 'data' / source.name).symlink_to(source)
     for name in ('tools', 'docs'):
         (folder / name).symlink_to(ROOT / name)
     shutil.copytree(ROOT / 'configs', folder / 'configs')
     for block in (block for page in PAGES for block in blocks(page) if block.file):
         (folder / block.file).parent.mkdir(exist_ok=True)
         (folder / block.file).write_text(block.text)
-    write_classification(folder / 'data' / 'digits' / 'imagenet', limit=6, renders=2)
-    write_segmentation(folder / 'data' / 'digits' / 'ade20k', num_train=6, num_val=2, limit=6)
-    write_all(folder)
     write_own(folder / 'data' / 'own', OWN_CLASSES)
     (folder / 'PATH').mkdir()
     with gzip.open(ROOT / 'tests/reference/data/dalle_encoder.pkl.gz') as source:
@@ -57,6 +49,14 @@ def enter(folder: Path, patch: pytest.MonkeyPatch) -> None:
     """Make a clone the working directory."""
     data.enter(folder, patch)
     patch.syspath_prepend(str(folder))
+
+
+def train_demonstration() -> None:
+    """Write the demonstration's data and checkpoints, after two steps each."""
+    write_classification(Path('data/digits/imagenet'), limit=6, renders=2)
+    write_segmentation(Path('data/digits/ade20k'), num_train=6, num_val=2, limit=6)
+    for name in ('tokenizer', 'pretrain', 'finetune', 'segment'):
+        run_command(f'python tools/train.py configs/demo/{name}.py')
 
 
 def run_command(command: str) -> None:
@@ -147,5 +147,5 @@ def small_options(config: str, cfg: Config) -> list[str]:
         if cfg.get(loader) and cfg[loader].dataset.type in ('beit_mm.WebDatasetShards', 'beit_mm.HuggingFaceImages'):
             options.pop(f'{loader}.dataset.serialize_data', None)
     if cfg.get('default_scope') == 'mmseg' and not config.startswith('configs/demo/'):
-        options.update(SMALL_SCENES)
+        options.update({**SMALL_SCENES, **SMALL_VIEWS})
     return [f'{key}={value}'.replace(' ', '') for key, value in options.items()]

@@ -19,6 +19,16 @@ from support.tools import forget_instances, scores
 RECIPES = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob('*.py') if '_base_' not in path.parts)
 TOKENIZER = dict(vocab_size=16, n_hid=8, n_init=8, blocks_per_group=1)
 
+# Images and crops of a segmentation recipe, and views of its test at several scales, 64 pixels high instead of 512.
+SMALL_SCENES = {
+    'train_dataloader.dataset.pipeline.2.scale': (256, 64),
+    'train_dataloader.dataset.pipeline.3.crop_size': (64, 64),
+    'model.data_preprocessor.size': (64, 64),
+    'val_dataloader.dataset.pipeline.1.scale': (256, 64),
+    'test_dataloader.dataset.pipeline.1.scale': (256, 64),
+}
+SMALL_VIEWS = {f'tta_pipeline.1.transforms.0.{index}.scale': (256, 64) for index in range(6)}
+
 
 @cache
 def _read(name: str) -> Config:

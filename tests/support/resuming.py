@@ -19,7 +19,7 @@ from beit_mm.engine.runners import launch
 from beit_mm.files import PARTIAL
 from support.checkpoints import content, differences
 from support.processes import together
-from support.recipes import load, shrink
+from support.recipes import load, shrink, SMALL_SCENES
 from support.tools import forget_instances, forkserver, leave_text_as_it_is
 
 STEPS = 8
@@ -69,9 +69,7 @@ KINDS = {
             **RANDOM_TRUNK,
             'param_scheduler.0.end': 3,
             'param_scheduler.1.end': STEPS + 1,
-            'train_dataloader.dataset.pipeline.2.scale': (256, 64),
-            'train_dataloader.dataset.pipeline.3.crop_size': (64, 64),
-            'model.data_preprocessor.size': (64, 64),
+            **SMALL_SCENES,
             'model.decode_head.dropout_ratio': 0.3,
         },
     ),
