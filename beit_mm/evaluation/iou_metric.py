@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from mmseg.evaluation import IoUMetric as HostIoUMetric
 
 from beit_mm.datasets.transforms.loading import check_kind
+from beit_mm.errors import UserError
 from beit_mm.registry import METRICS
 
 
@@ -17,7 +18,7 @@ class IoUMetric(HostIoUMetric):
     16 bits to 8, both silently. Arguments: those of MMSegmentation's IoUMetric.
 
     Raises:
-        ValueError: If a map is not a picture of one 8-bit label per pixel, has another size than the prediction, or has
+        UserError: If a map is not a picture of one 8-bit label per pixel, has another size than the prediction, or has
             a label that is not a class; names the file.
     """
 
@@ -33,7 +34,7 @@ class IoUMetric(HostIoUMetric):
             check_kind(path)
         labels, predicted = (sample[key]['data'].squeeze() for key in ('gt_sem_seg', 'pred_sem_seg'))
         if labels.shape != predicted.shape:
-            raise ValueError(
+            raise UserError(
                 f'{path} must have the size of its image, {" x ".join(map(str, predicted.shape))}, got '
                 f'{" x ".join(map(str, labels.shape))}'
             )
@@ -42,7 +43,7 @@ class IoUMetric(HostIoUMetric):
         if wrong.numel():
             reduces = sample.get('reduce_zero_label', False)
             first = 1 if reduces else 0
-            raise ValueError(
+            raise UserError(
                 f'{path} must have labels {first} to {num_classes - 1 + first} (reduce_zero_label='
                 f'{bool(reduces)}) or {self.ignore_index}, got {int(wrong.max()) + first}'
             )

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from mmengine.evaluator import BaseMetric
 
+from beit_mm.errors import UserError
 from beit_mm.models.tokenizers.discrete_vae import codebook_use
 from beit_mm.registry import METRICS
 
@@ -58,7 +59,7 @@ class TokenizerMetric(BaseMetric):
         """`psnr` in dB of the mean squared error, `perplexity`, and `used_codes` in percent of the vocabulary."""
         tokens = torch.cat([tokens for tokens, _ in results])
         if int(tokens.max()) >= self.vocab_size:
-            raise ValueError(
+            raise UserError(
                 f'vocab_size of TokenizerMetric must be that of the tokenizer, got {self.vocab_size} and token '
                 f'{int(tokens.max())}'
             )

@@ -5,6 +5,7 @@ import math
 from mmengine.hooks import Hook
 
 from beit_mm.engine.runners.unwrapping import unwrap
+from beit_mm.errors import UserError
 from beit_mm.registry import HOOKS
 
 
@@ -21,12 +22,12 @@ class AnnealHook(Hook):
         num_iters: iterations until it reaches the end, where it stays; at least 1.
 
     Raises:
-        ValueError: If num_iters is below 1, or, before the first step, if the model has no such attribute.
+        UserError: If num_iters is below 1, or, before the first step, if the model has no such attribute.
     """
 
     def __init__(self, attribute: str, start: float, end: float, num_iters: int):
         if num_iters < 1:
-            raise ValueError(f'AnnealHook.num_iters must be at least 1, got {num_iters}')
+            raise UserError(f'AnnealHook.num_iters must be at least 1, got {num_iters}')
         self.attribute = attribute
         self.start = start
         self.end = end
@@ -34,7 +35,7 @@ class AnnealHook(Hook):
 
     def before_train(self, runner) -> None:
         if not hasattr(unwrap(runner.model), self.attribute):
-            raise ValueError(
+            raise UserError(
                 f'AnnealHook.attribute must name an attribute of the model, '
                 f'{type(unwrap(runner.model)).__name__} has no {self.attribute!r}'
             )

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from beit_mm.engine.runners.random_states import untouched_random_states
 from beit_mm.engine.runners.stopwatch import timed
 from beit_mm.engine.runners.unwrapping import unwrap
+from beit_mm.errors import UserError
 from beit_mm.evaluation.nearest_neighbours import predict_by_neighbours
 from beit_mm.models.backbones.beit import BEiT
 from beit_mm.models.evaluating import evaluating
@@ -69,7 +70,7 @@ class KNNHook(Hook):
         k, temperature: as in predict_by_neighbours.
 
     Raises:
-        ValueError: If an option is out of range, or, before the first step, if there are fewer training images than k
+        UserError: If an option is out of range, or, before the first step, if there are fewer training images than k
             or the trunk does not compute these features.
     """
 
@@ -90,17 +91,17 @@ class KNNHook(Hook):
     ):
         for name, value in dict(num_train=num_train, num_val=num_val, interval=interval, k=k).items():
             if value < 1:
-                raise ValueError(f'KNNHook.{name} must be at least 1, got {value}')
+                raise UserError(f'KNNHook.{name} must be at least 1, got {value}')
         for name, loader in dict(train_dataloader=train_dataloader, val_dataloader=val_dataloader).items():
             if 'dataset' not in loader or RESERVED & set(loader):
-                raise ValueError(
+                raise UserError(
                     f'KNNHook.{name} must have a dataset and none of {", ".join(sorted(RESERVED))}, '
                     f'got {", ".join(loader)}'
                 )
         if features not in OUT_TYPES:
-            raise ValueError(f"KNNHook.features must be 'mean' or 'cls_token', got {features!r}")
+            raise UserError(f"KNNHook.features must be 'mean' or 'cls_token', got {features!r}")
         if temperature <= 0:
-            raise ValueError(f'KNNHook.temperature must be positive, got {temperature}')
+            raise UserError(f'KNNHook.temperature must be positive, got {temperature}')
         self.loaders = [(train_dataloader, num_train), (val_dataloader, num_val)]
         self.interval = interval
         self.by_epoch = by_epoch
@@ -113,13 +114,13 @@ class KNNHook(Hook):
         model = unwrap(runner.model)
         out_type = getattr(getattr(model, 'backbone', None), 'out_type', None)
         if out_type not in OUT_TYPES[self.features]:
-            raise ValueError(
+            raise UserError(
                 f'KNNHook.features={self.features!r} needs a backbone whose out_type is one of '
                 f'{", ".join(OUT_TYPES[self.features])}, got {out_type!r}'
             )
         missing = [name for name in ('mean', 'std', 'to_rgb') if not hasattr(model.data_preprocessor, name)]
         if missing:
-            raise ValueError(
+            raise UserError(
                 f'KNNHook needs a data_preprocessor with mean, std and to_rgb, got '
                 f'{type(model.data_preprocessor).__name__} without {", ".join(missing)}'
             )
@@ -127,7 +128,7 @@ class KNNHook(Hook):
             self.sources = [_choose_images(loader, number) for loader, number in self.loaders]
         num_train = len(self.sources[0]['sampler'])
         if num_train < self.k:
-            raise ValueError(f'KNNHook needs at least k={self.k} training images, got {num_train}')
+            raise UserError(f'KNNHook needs at least k={self.k} training images, got {num_train}')
 
     def after_train_epoch(self, runner) -> None:
         if self.by_epoch and (self.every_n_epochs(runner, self.interval) or self.is_last_train_epoch(runner)):

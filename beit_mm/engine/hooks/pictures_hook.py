@@ -9,6 +9,7 @@ from torch.distributed.tensor import DTensor
 from beit_mm.engine.runners.random_states import untouched_random_states
 from beit_mm.engine.runners.stopwatch import timed
 from beit_mm.engine.runners.unwrapping import unwrap
+from beit_mm.errors import UserError
 from beit_mm.models.evaluating import evaluating
 from beit_mm.registry import HOOKS
 from beit_mm.visualization.pictures import draw_pictures, Pictures
@@ -34,7 +35,7 @@ class PicturesHook(Hook):
             every backend.
 
     Raises:
-        ValueError: If an option is not positive.
+        UserError: If an option is not positive.
     """
 
     priority = 'LOW'
@@ -42,7 +43,7 @@ class PicturesHook(Hook):
     def __init__(self, interval: int = 1000, num_images: int = 8):
         for name, value in dict(interval=interval, num_images=num_images).items():
             if value < 1:
-                raise ValueError(f'PicturesHook.{name} must be at least 1, got {value}')
+                raise UserError(f'PicturesHook.{name} must be at least 1, got {value}')
         self.interval = interval
         self.num_images = num_images
         self.has_failed = False

@@ -15,6 +15,7 @@ from mmengine.runner import IterBasedTrainLoop
 
 from beit_mm.engine.runners.loops import ResumableLoop
 from beit_mm.engine.runners.resume_position import is_between_updates
+from beit_mm.errors import UserError
 from beit_mm.registry import HOOKS
 
 from .checkpoint_hook import VerifiedCheckpointHook
@@ -44,7 +45,7 @@ class StopOnSignalHook(Hook):
         signals: names such as SIGTERM, or SIGUSR1 for Slurm's `--signal`.
 
     Raises:
-        ValueError: If a name is unknown.
+        UserError: If a name is unknown.
         TrainingStopped: In the training, when the checkpoint is saved.
     """
 
@@ -53,7 +54,7 @@ class StopOnSignalHook(Hook):
     def __init__(self, signals: Sequence[str] = ('SIGTERM',)):
         unknown = [name for name in signals if name not in signal.Signals.__members__]
         if unknown:
-            raise ValueError(f'signals must be names such as SIGTERM, got {", ".join(unknown)}')
+            raise UserError(f'signals must be names such as SIGTERM, got {", ".join(unknown)}')
         self.signals = [signal.Signals[name] for name in signals]
         self._received: signal.Signals | None = None
         self._received_at = 0.0
@@ -109,7 +110,7 @@ class StopOnSignalHook(Hook):
     def _stop(self, runner, iteration: int) -> None:
         saver = next((hook for hook in runner.hooks if isinstance(hook, VerifiedCheckpointHook)), None)
         if saver is None:
-            raise ValueError('StopOnSignalHook needs default_hooks.checkpoint of type beit_mm.VerifiedCheckpointHook')
+            raise UserError('StopOnSignalHook needs default_hooks.checkpoint of type beit_mm.VerifiedCheckpointHook')
         path = saver.save_stop(runner, runner.epoch, iteration)
         if is_main_process():
             runner.visualizer.close()

@@ -9,6 +9,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Adam, AdamW
 
+from beit_mm.errors import UserError
 from beit_mm.registry import OPTIM_WRAPPERS
 
 from .finite_updates import DeferredScalars, RunningStatistics, SKIPPED
@@ -33,14 +34,14 @@ class AutocastOptimWrapper(OptimWrapper):
         **kwargs: arguments of OptimWrapper.
 
     Raises:
-        ValueError: If dtype is none of these.
+        UserError: If dtype is none of these.
         NotFinite: In a step, if three updates in a row were skipped.
     """
 
     def __init__(self, dtype: str = 'auto', **kwargs):
         super().__init__(**kwargs)
         if dtype not in ('auto', 'bfloat16', 'float32'):
-            raise ValueError(f"dtype must be 'auto', 'bfloat16' or 'float32', got {dtype!r}")
+            raise UserError(f"dtype must be 'auto', 'bfloat16' or 'float32', got {dtype!r}")
         self.dtype = dtype
         self.scalars = DeferredScalars()
         self.flushes_scalars = True  # a DeferredRuntimeInfoHook sets False and flushes them itself

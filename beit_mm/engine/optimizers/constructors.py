@@ -5,6 +5,7 @@ from collections.abc import Callable
 from mmengine.optim import DefaultOptimWrapperConstructor
 from torch import nn
 
+from beit_mm.errors import UserError
 from beit_mm.registry import OPTIM_WRAPPER_CONSTRUCTORS
 
 # Compared with the last part of a name, so the prefix does not matter; the release decays `backbone.cls_token`.
@@ -23,7 +24,7 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         paramwise_cfg: `layer_decay_rate`, over 0 and at most 1 (default 1.0: the same rate everywhere), nothing else.
 
     Raises:
-        ValueError: If paramwise_cfg has another key, the rate is out of range, the optimizer has no lr or
+        UserError: If paramwise_cfg has another key, the rate is out of range, the optimizer has no lr or
             weight_decay, or the rate is below 1 for a model without layers.
     """
 
@@ -32,19 +33,19 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         paramwise_cfg.setdefault('layer_decay_rate', 1.0)
         unknown = sorted(set(paramwise_cfg) - {'layer_decay_rate'})
         if unknown:
-            raise ValueError(f'paramwise_cfg takes layer_decay_rate, got {", ".join(unknown)}')
+            raise UserError(f'paramwise_cfg takes layer_decay_rate, got {", ".join(unknown)}')
         if not 0 < paramwise_cfg['layer_decay_rate'] <= 1:
-            raise ValueError(f'layer_decay_rate must be over 0 and at most 1, got {paramwise_cfg["layer_decay_rate"]}')
+            raise UserError(f'layer_decay_rate must be over 0 and at most 1, got {paramwise_cfg["layer_decay_rate"]}')
         super().__init__(optim_wrapper_cfg, paramwise_cfg)
         if self.base_lr is None or self.base_wd is None:
-            raise ValueError(f'optim_wrapper.optimizer needs lr and weight_decay, got {self.optimizer_cfg}')
+            raise UserError(f'optim_wrapper.optimizer needs lr and weight_decay, got {self.optimizer_cfg}')
 
     def add_params(self, params: list[dict], module: nn.Module, **kwargs) -> None:
         """Append the groups of a whole model; each has `lr_scale` and `layer` for the log."""
         rate = self.paramwise_cfg['layer_decay_rate']
         layer_of = find_layer_depth(module)
         if layer_of is None and rate != 1.0:
-            raise ValueError(
+            raise UserError(
                 f'layer_decay_rate={rate} needs a model or backbone with get_layer_depth, '
                 f'{type(module).__name__} has none'
             )
@@ -91,12 +92,12 @@ class TrainableOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         paramwise_cfg: None.
 
     Raises:
-        ValueError: If paramwise_cfg is given, or nothing requires a gradient.
+        UserError: If paramwise_cfg is given, or nothing requires a gradient.
     """
 
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None):
         if paramwise_cfg:
-            raise ValueError(f'TrainableOptimWrapperConstructor takes no paramwise_cfg, got {paramwise_cfg}')
+            raise UserError(f'TrainableOptimWrapperConstructor takes no paramwise_cfg, got {paramwise_cfg}')
         # MMEngine calls add_params only if there are options.
         super().__init__(optim_wrapper_cfg, dict(trainable=True))
 
@@ -104,5 +105,5 @@ class TrainableOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         """Append the group of a whole model."""
         trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
         if not trainable:
-            raise ValueError(f'{type(module).__name__} must have a parameter that requires a gradient, got none')
+            raise UserError(f'{type(module).__name__} must have a parameter that requires a gradient, got none')
         params.append(dict(params=trainable))

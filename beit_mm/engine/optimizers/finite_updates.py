@@ -8,12 +8,14 @@ import torch
 from mmengine.logging import MessageHub, MMLogger
 from torch import nn, Tensor
 
+from beit_mm.errors import UserError
+
 SKIPPED = 'train/skipped'  # 1 if the update of a step was skipped, else 0
 TOTAL_SKIPPED = 'train/skipped_updates'
 MAX_SKIPPED = 3
 
 
-class NotFinite(ValueError):
+class NotFinite(UserError):
     """A run or a checkpoint has infinite or NaN values; the message says where."""
 
 

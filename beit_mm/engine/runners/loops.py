@@ -8,6 +8,7 @@ from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 from torch.utils.data import DataLoader
 
 from beit_mm.datasets.seeds import derive_seed, seed_generators
+from beit_mm.errors import UserError
 from beit_mm.registry import LOOPS
 
 from .resume_position import ResumePositionHook
@@ -32,14 +33,14 @@ class ResumableLoop:
         **kwargs: arguments of MMEngine's loop.
 
     Raises:
-        ValueError: If the loader is built already, or holds no batch.
+        UserError: If the loader is built already, or holds no batch.
     """
 
     def __init__(
         self, runner, dataloader: dict, allow_world_size_change: bool = False, max_bad_share: float = 0.001, **kwargs
     ):
         if not isinstance(dataloader, dict):
-            raise ValueError(f'{type(self).__name__} needs the config of its loader, got a {type(dataloader).__name__}')
+            raise UserError(f'{type(self).__name__} needs the config of its loader, got a {type(dataloader).__name__}')
         dataloader = dict(
             dataloader,
             dataset=dict(
@@ -52,7 +53,7 @@ class ResumableLoop:
         )
         super().__init__(runner, dataloader, **kwargs)
         if not len(self.dataloader):
-            raise ValueError(
+            raise UserError(
                 f'train_dataloader holds no batch: {len(self.dataloader.dataset)} images for batches of '
                 f'{self.dataloader.batch_sampler.batch_size}'
             )
@@ -94,7 +95,7 @@ class EpochTrainLoop(ResumableLoop, EpochBasedTrainLoop):
         self.runner.model.train()
         start = self.iter - self.epoch * len(self.dataloader)
         if not 0 <= start <= len(self.dataloader):
-            raise ValueError(
+            raise UserError(
                 f'iteration {self.iter} of the checkpoint lies outside epoch {self.epoch + 1} of '
                 f'{len(self.dataloader)} steps: was it written with another number of images per step?'
             )

@@ -7,6 +7,7 @@ from mmengine.optim import OptimWrapperDict
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from beit_mm.errors import UserError
 from beit_mm.registry import SCOPE
 
 from .unwrapping import unwrap
@@ -37,7 +38,7 @@ class ResumePositionHook(Hook):
             checkpoint[GRADIENTS] = {name: p.grad.cpu() for name, p in parameters if p.grad is not None}
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
-        """Raises ValueError if the run divides its samples in another way than the checkpoint's, and may not."""
+        """Raises UserError if the run divides its samples in another way than the checkpoint's, and may not."""
         if not runner._resume:
             return
         self.gradients = checkpoint.get(GRADIENTS, {})
@@ -46,11 +47,11 @@ class ResumePositionHook(Hook):
             return
         message = f'the checkpoint is of {_describe(old)}, this run has {_describe(new)}'
         if not self.allow_change:
-            raise ValueError(f'{message}; train_cfg.allow_world_size_change=True resumes at the same sample')
+            raise UserError(f'{message}; train_cfg.allow_world_size_change=True resumes at the same sample')
         if old['batches_per_epoch'] is not None and new['batches_per_epoch'] is not None:
             _convert_progress(runner, checkpoint, old, new)
         elif _images_per_step(old) != _images_per_step(new):
-            raise ValueError(
+            raise UserError(
                 f'{message}; a run that counts iterations needs the same {_images_per_step(old)} images per step'
             )
         runner.logger.warning(f'{message}: it goes on at iteration {checkpoint["meta"]["iter"]}')

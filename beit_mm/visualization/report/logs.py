@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from beit_mm.errors import UserError
+
 from .record import FOLDER, read_record, Record
 
 SCALARS = f'{FOLDER}/scalars.json'
@@ -76,13 +78,13 @@ def read_sessions(work_dir: Path) -> list[Session]:
     """Read all folders of logs in a work directory, the oldest first.
 
     Raises:
-        ValueError: If there are none.
+        UserError: If there are none.
     """
     folders = sorted(path.parent for path in work_dir.glob(f'*/{FOLDER}') if path.is_dir())
     sessions = [_read_session(folder) for folder in folders]
     sessions = [session for session in sessions if session.records or session.is_training or _has_scores(session)]
     if not sessions:
-        raise ValueError(
+        raise UserError(
             f'{work_dir} must be the work directory of a run, with logs in TIMESTAMP/{SCALARS}; '
             f'{"it has none" if work_dir.is_dir() else "there is no such folder"}'
         )

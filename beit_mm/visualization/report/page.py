@@ -26,7 +26,7 @@ def write_report(work_dir: Path, path: Path | None = None) -> Path:
         its path.
 
     Raises:
-        ValueError: If there are no logs.
+        UserError: If there are no logs.
         OSError: If the page cannot be written.
     """
     path = path or work_dir / 'report.html'
@@ -45,7 +45,7 @@ def render(work_dir: Path) -> str:
     """The report of a work directory as HTML.
 
     Raises:
-        ValueError: If there are no logs.
+        UserError: If there are no logs.
     """
     from jinja2 import Environment, StrictUndefined
 
