@@ -17,9 +17,9 @@ from beit_mm.datasets.images import resize_image, size_for
 from beit_mm.datasets.seeds import derive_seed
 from beit_mm.datasets.transforms.formatting import channels_first
 from beit_mm.datasets.transforms.masking import MaskGenerator
-from beit_mm.engine.runners.random_states import untouched_random_states
 from beit_mm.errors import UserError
 from beit_mm.models.backbones.layers import patch_grid
+from beit_mm.models.inspection import keeping_random_states
 from beit_mm.models.tokenizers.discrete_vae import STRIDE
 from beit_mm.registry import TRANSFORMS
 from beit_mm.visualization.reconstruction import decoding_tokenizer, reconstruct_batch, split_images
@@ -86,7 +86,7 @@ class ReconstructionInferencer(Inferencer):
         )
 
     def compute(self, samples: list[dict]) -> list[dict]:
-        with untouched_random_states():
+        with keeping_random_states():
             samples = [dict(sample, mask=self._draw_mask(sample['views'])) for sample in samples]
         reconstruction = reconstruct_batch(self.model, **self.model.data_preprocessor(default_collate(samples)))
         return [

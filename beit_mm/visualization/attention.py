@@ -14,7 +14,7 @@ from beit_mm.errors import UserError
 from beit_mm.models import BEiT
 from beit_mm.models.backbones.beit import resolve_blocks
 from beit_mm.models.backbones.layers import patch_grid
-from beit_mm.models.evaluating import evaluating
+from beit_mm.models.inspection import evaluating
 
 COLORMAP = 'inferno'
 OPACITY = 0.65  # of a map over the image in gray

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from beit_mm.errors import UserError
 from beit_mm.models import MaskedImageModel
-from beit_mm.models.evaluating import evaluating
+from beit_mm.models.inspection import evaluating
 
 from .sheets import CELL, draw_sheet
 

@@ -4,8 +4,8 @@ import math
 
 from mmengine.hooks import Hook
 
-from beit_mm.engine.runners.unwrapping import unwrap
 from beit_mm.errors import UserError
+from beit_mm.models.inspection import unwrap
 from beit_mm.registry import HOOKS
 
 

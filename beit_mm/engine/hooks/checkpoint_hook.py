@@ -11,7 +11,7 @@ from beit_mm.checkpoint.files import BACKEND, list_checkpoints, remove_partial, 
 from beit_mm.engine.optimizers.finite_updates import check_finite, names_of_constants
 from beit_mm.engine.runners.resume_position import average_gradients
 from beit_mm.engine.runners.stopwatch import timed
-from beit_mm.engine.runners.unwrapping import unwrap
+from beit_mm.models.inspection import unwrap
 from beit_mm.registry import HOOKS
 
 MIN_KEPT = 2  # the newest may turn out to be damaged

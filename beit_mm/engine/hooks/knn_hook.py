@@ -12,13 +12,11 @@ from torch import nn, Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from beit_mm.engine.runners.random_states import untouched_random_states
 from beit_mm.engine.runners.stopwatch import timed
-from beit_mm.engine.runners.unwrapping import unwrap
 from beit_mm.errors import UserError
 from beit_mm.evaluation.nearest_neighbours import predict_by_neighbours
 from beit_mm.models.backbones.beit import BEiT
-from beit_mm.models.evaluating import evaluating
+from beit_mm.models.inspection import evaluating, keeping_random_states, unwrap
 from beit_mm.registry import DATASETS, HOOKS
 
 from .stop_hook import ignore_signals_in_worker
@@ -124,7 +122,7 @@ class KNNHook(Hook):
                 f'KNNHook needs a data_preprocessor with mean, std and to_rgb, got '
                 f'{type(model.data_preprocessor).__name__} without {", ".join(missing)}'
             )
-        with untouched_random_states():
+        with keeping_random_states():
             self.sources = [_choose_images(loader, number) for loader, number in self.loaders]
         num_train = len(self.sources[0]['sampler'])
         if num_train < self.k:
@@ -147,7 +145,7 @@ class KNNHook(Hook):
     @torch.no_grad()
     def top1(self, model: nn.Module) -> float:
         """Share of the validation images that are classified right, in percent, the same in every process."""
-        with untouched_random_states(), evaluating(model.backbone):
+        with keeping_random_states(), evaluating(model.backbone):
             (train_features, train_labels), (features, labels) = [
                 self._extract(model, **source) for source in self.sources
             ]

@@ -6,11 +6,9 @@ from mmengine.hooks import Hook
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from beit_mm.engine.runners.random_states import untouched_random_states
 from beit_mm.engine.runners.stopwatch import timed
-from beit_mm.engine.runners.unwrapping import unwrap
 from beit_mm.errors import UserError
-from beit_mm.models.evaluating import evaluating
+from beit_mm.models.inspection import evaluating, keeping_random_states, unwrap
 from beit_mm.registry import HOOKS
 from beit_mm.visualization.pictures import draw_pictures, Pictures
 
@@ -74,7 +72,7 @@ class PicturesHook(Hook):
 
     def _draw(self, runner, batch: dict) -> Pictures:
         model = unwrap(runner.model)
-        with untouched_random_states(), torch.no_grad(), evaluating(model):
+        with keeping_random_states(), torch.no_grad(), evaluating(model):
             with torch.compiler.set_stance('force_eager'):  # another batch size would compile again
                 return draw_pictures(model, batch, self.num_images, runner.visualizer.dataset_meta or {})
 

@@ -9,7 +9,7 @@ from mmengine.dist import get_world_size, is_main_process
 from mmengine.hooks import Hook, LoggerHook
 
 from beit_mm.engine.runners.stopwatch import Stopwatch
-from beit_mm.engine.runners.unwrapping import unwrap
+from beit_mm.models.inspection import unwrap
 from beit_mm.registry import HOOKS
 from beit_mm.visualization.report import Record, versions, write_report
 

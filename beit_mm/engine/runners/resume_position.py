@@ -8,9 +8,8 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from beit_mm.errors import UserError
+from beit_mm.models.inspection import unwrap
 from beit_mm.registry import SCOPE
-
-from .unwrapping import unwrap
 
 POSITION = f'{SCOPE}_position'
 GRADIENTS = f'{SCOPE}_gradients'

@@ -4,6 +4,7 @@ Parameter names are those of the released checkpoints.
 """
 
 import math
+import operator
 from collections.abc import Sequence
 
 import torch
@@ -11,7 +12,11 @@ from mmcv.cnn.bricks import DropPath
 from torch import nn, Tensor
 from torch.nn import functional as F
 
+from beit_mm.errors import UserError
+
 from .relative_position import Grid, NUM_CLASS_ROWS, num_offsets, Positions, read_bias
+
+IMAGE_SIZE = 'image height and width (img_size of the trunk, scale or crop_size of the pipeline)'
 
 
 class PatchEmbed(nn.Module):
@@ -31,20 +36,25 @@ class PatchEmbed(nn.Module):
         """Images (B, in_channels, H, W) to patches (B, h * w, embed_dim) and their grid (h, w).
 
         Raises:
-            ValueError: If the patch size does not divide H and W.
+            UserError: If the patch size does not divide H and W.
         """
         grid = patch_grid(images.shape[-2:], self.patch_size)
         return self.proj(images).flatten(2).transpose(1, 2), grid
 
 
-def patch_grid(image_size: Sequence[int], patch_size: int) -> Grid:
-    """Grid (h, w) of an image size (H, W); ValueError if the patch size does not divide it."""
-    height, width = (int(side) for side in image_size)
+def patch_grid(image_size: Sequence[int], patch_size: int, name: str = IMAGE_SIZE) -> Grid:
+    """Grid (h, w) of an image size (H, W).
+
+    Args:
+        image_size, patch_size: in pixels.
+        name: of the size, for the message.
+
+    Raises:
+        UserError: If the patch size does not divide both sides.
+    """
+    height, width = (operator.index(side) for side in image_size)  # torch.compile makes numbers of symbolic sizes here
     if height % patch_size or width % patch_size or not height or not width:
-        raise ValueError(
-            f'image height and width (img_size of the trunk, scale or crop_size of the pipeline) must be '
-            f'multiples of the patch size {patch_size}, got {height} x {width}'
-        )
+        raise UserError(f'{name} must be multiples of the patch size {patch_size}, got {height} x {width}')
     return height // patch_size, width // patch_size
 
 

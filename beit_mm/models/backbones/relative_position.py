@@ -34,12 +34,12 @@ def relative_position_index(grid: Grid, device: torch.device | str = 'cpu') -> T
         int64 (1 + h * w, 1 + h * w); index 0 is the class token.
     """
     height, width = grid
+    row_length = 2 * width - 1  # offsets of one row of the table
     rows = torch.arange(height, device=device).repeat_interleave(width)
     columns = torch.arange(width, device=device).repeat(height)
-    offset_rows = rows[:, None] - rows + height - 1
-    offset_columns = columns[:, None] - columns + width - 1
+    positions = rows * row_length + columns
+    index = (positions + (height - 1) * row_length + width - 1)[:, None] - positions
     class_row = num_offsets(grid)
-    index = offset_rows * (2 * width - 1) + offset_columns
     index = F.pad(index, (0, 0, 1, 0), value=class_row)
     index = F.pad(index, (1, 0, 0, 0), value=class_row + 1)
     index[:1, :1].fill_(class_row + 2)

@@ -9,6 +9,7 @@ from mmpretrain.structures import DataSample
 from torch import nn, Tensor
 from torch.nn import functional as F
 
+from beit_mm.errors import UserError
 from beit_mm.models.backbones.beit import BEiT
 from beit_mm.registry import build_part, MODELS
 
@@ -26,13 +27,13 @@ class LinearProbe(ImageClassifier):
         **kwargs: of ImageClassifier.
 
     Raises:
-        ValueError: If the trunk does not return all its tokens.
+        UserError: If the trunk does not return all its tokens.
     """
 
     def __init__(self, backbone: dict, head: dict, **kwargs):
         trunk = build_part(backbone)
         if trunk.out_type != 'raw':
-            raise ValueError(f"LinearProbe needs a backbone with out_type='raw', got {trunk.out_type!r}")
+            raise UserError(f"LinearProbe needs a backbone with out_type='raw', got {trunk.out_type!r}")
         trunk.norm = nn.Identity()  # blocks are read before any norm
         trunk.requires_grad_(False)
         head = dict(head, in_channels=2 * trunk.embed_dim, blocks=trunk.out_indices)
@@ -65,7 +66,7 @@ class LinearProbeHead(BaseModule):
             block is best.
 
     Raises:
-        ValueError: If predict_block is not probed, or a block is probed twice.
+        UserError: If predict_block is not probed, or a block is probed twice.
     """
 
     def __init__(self, num_classes: int, in_channels: int, blocks: Sequence[int], predict_block: int | None = None):
@@ -74,9 +75,9 @@ class LinearProbeHead(BaseModule):
         self.blocks = tuple(blocks)
         predict_block = self.blocks[-1] if predict_block is None else predict_block
         if len(set(self.blocks)) < len(self.blocks):
-            raise ValueError(f'every block of out_indices must be probed once, got {self.blocks}')
+            raise UserError(f'every block of out_indices must be probed once, got {self.blocks}')
         if predict_block not in self.blocks:
-            raise ValueError(f'predict_block must be one of the blocks probed, {self.blocks}, got {predict_block}')
+            raise UserError(f'predict_block must be one of the blocks probed, {self.blocks}, got {predict_block}')
         self.place = self.blocks.index(predict_block)
         self.classifiers = nn.ModuleDict({str(block): nn.Linear(in_channels, num_classes) for block in self.blocks})
         for classifier in self.classifiers.values():

@@ -5,6 +5,9 @@ from mmseg.models.segmentors import EncoderDecoder as HostEncoderDecoder
 from torch import Tensor
 from torch.nn import functional as F
 
+from beit_mm.errors import UserError
+from beit_mm.models.backbones.beit import BEiT
+from beit_mm.models.backbones.layers import patch_grid
 from beit_mm.registry import MODELS
 
 
@@ -16,7 +19,20 @@ class EncoderDecoder(HostEncoderDecoder):
     is padded to it with zeros, the mean of normalised images. `test_cfg` takes MMSegmentation's `crop_size` and
     `stride`, and `windows_per_batch`: how many windows run at once; by default all of a batch's images on a GPU, up
     to 8, and one on a CPU, where more only take memory.
+
+    Raises:
+        UserError: If the stride exceeds the window, or the trunk's patch size does not divide the window.
     """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        if (self.test_cfg or {}).get('mode') != 'slide':
+            return
+        window, stride = tuple(self.test_cfg.crop_size), tuple(self.test_cfg.stride)
+        if any(step > side for step, side in zip(stride, window)):
+            raise UserError(f'test_cfg.stride must not exceed crop_size {window}, or windows leave gaps, got {stride}')
+        if isinstance(self.backbone, BEiT):
+            patch_grid(window, self.backbone.patch_embed.patch_size, 'test_cfg.crop_size')
 
     def slide_inference(self, inputs: Tensor, batch_img_metas: list[dict]) -> Tensor:
         """Logits of images from overlapping windows, averaged where they overlap.

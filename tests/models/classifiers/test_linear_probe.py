@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from beit_mm.evaluation import LinearProbeAccuracy
 from beit_mm.models import LinearProbe
 
-RECIPE = Path(__file__).parents[2] / 'configs' / 'classify' / 'linear_probe_base_224_1k.py'
+RECIPE = Path(__file__).parents[3] / 'configs' / 'classify' / 'linear_probe_base_224_1k.py'
 SIZE = dict(img_size=32, embed_dim=16, depth=3, num_heads=2)
 
 

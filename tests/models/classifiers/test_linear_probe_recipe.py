@@ -15,7 +15,7 @@ from beit_mm.checkpoint import read_checkpoint
 from beit_mm.engine.runners import launch
 from beit_mm.models import BEiT, LinearProbe, MaskedImageModel, NormalisedPixels
 
-RECIPE = Path(__file__).parents[2] / 'configs' / 'classify' / 'linear_probe_base_224_1k.py'
+RECIPE = Path(__file__).parents[3] / 'configs' / 'classify' / 'linear_probe_base_224_1k.py'
 
 
 def test_every_block_of_the_base_trunk_is_probed():

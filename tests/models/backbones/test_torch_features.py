@@ -1,0 +1,187 @@
+"""The trunk with PyTorch's and the hosts' own means: hooks, LoRA, compilation, export, fake tensors, freezing."""
+
+import copy
+
+import pytest
+import torch
+from mmengine.optim import build_optim_wrapper
+from mmpretrain.models import ImageClassifier
+from mmpretrain.models.peft import LoRAModel
+from mmpretrain.structures import DataSample
+from torch._dynamo.testing import CompileCounter
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from beit_mm.models import BEiT, UperNetHead
+
+TINY = dict(img_size=64, embed_dim=32, depth=3, num_heads=4)
+PRE_TRAINING = dict(use_rel_pos_bias=False, use_shared_rel_pos_bias=True, use_mask_token=True, out_type='raw')
+TRUNKS = pytest.mark.parametrize('options', [{}, PRE_TRAINING], ids=['fine-tuning', 'pre-training'])
+
+
+def build(**options) -> BEiT:
+    torch.manual_seed(0)
+    trunk = BEiT(**{**TINY, **options})
+    with torch.no_grad():
+        for parameter in trunk.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    return trunk
+
+
+def pixels(height: int, width: int, batch: int = 2) -> torch.Tensor:
+    return torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(height * 1000 + width))
+
+
+# Linear layers
+
+
+def test_a_hook_on_any_linear_layer_sees_its_output():
+    trunk, shapes = build(), {}
+    for name, module in trunk.blocks.named_modules():
+        if isinstance(module, torch.nn.Linear):
+            module.register_forward_hook(lambda _, __, output, name=name: shapes.update({name: tuple(output.shape)}))
+    trunk(pixels(64, 64))
+    widths = {'attn.qkv': 96, 'attn.proj': 32, 'mlp.fc1': 128, 'mlp.fc2': 32}
+    assert shapes == {f'{block}.{name}': (2, 17, width) for block in range(3) for name, width in widths.items()}
+
+
+def test_what_a_hook_returns_takes_the_place_of_the_output():
+    trunk, x = build(), pixels(64, 64)
+    expected = trunk(x)[0]
+    trunk.blocks[1].attn.qkv.register_forward_hook(lambda module, args, output: 2 * output)
+    found = trunk(x)[0]
+    with torch.no_grad():
+        trunk.blocks[1].attn.qkv._forward_hooks.clear()
+        trunk.blocks[1].attn.qkv.weight.mul_(2)
+    assert not torch.allclose(found, expected) and torch.allclose(found, trunk(x)[0], atol=1e-5)
+
+
+def test_lora_of_mmpretrain_trains_qkv_alone():
+    backbone = dict(type='LoRAModel', module=dict(type='beit_mm.BEiT', **TINY), alpha=4, rank=2)
+    backbone['targets'] = [dict(type='qkv')]
+    torch.manual_seed(0)
+    model = ImageClassifier(backbone, head=dict(type='LinearClsHead', num_classes=4, in_channels=32))
+    assert isinstance(model.backbone, LoRAModel)
+    optimizer = dict(type='SGD', lr=0.5)
+    wrapper = build_optim_wrapper(model, dict(optimizer=optimizer))
+    data = dict(inputs=pixels(64, 64, 4), data_samples=[DataSample().set_gt_label(i) for i in range(4)])
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    losses = [model.train_step(data, wrapper)['loss'].item() for _ in range(5)]
+    after = model.state_dict()
+    changed = {name for name in before if not torch.equal(after[name], before[name])}
+    assert losses[-1] < losses[0]
+    assert {name for name in changed if name.startswith('backbone')} == {
+        f'backbone.module.blocks.{block}.attn.qkv.lora_{part}.weight' for block in range(3) for part in ('down', 'up')
+    }
+
+
+# Compilation and export
+
+
+@TRUNKS
+def test_the_whole_trunk_compiles_to_one_graph_at_any_grid(options):
+    trunk, counter = build(**options).eval(), CompileCounter()
+    compiled = torch.compile(trunk, backend=counter, fullgraph=True)
+    for count, size in enumerate(((64, 64), (48, 80)), start=1):
+        x = pixels(*size)
+        mask = torch.rand(2, size[0] // 16, size[1] // 16) < 0.4 if options else None
+        torch.testing.assert_close(compiled(x, mask)[0], trunk(x, mask)[0])
+        assert counter.frame_count == count
+    compiled(pixels(64, 64), torch.rand(2, 4, 4) < 0.4 if options else None)[0].sum().backward()
+    assert counter.frame_count == 2
+
+
+def test_equal_blocks_share_one_graph(monkeypatch):
+    counter, compiling = CompileCounter(), torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, 'compile', lambda module: compiling(module, backend=counter, fullgraph=True))
+    plain, compiled = build(), build(compile_blocks=True)
+    assert list(plain.state_dict()) == list(compiled.state_dict())
+    x = pixels(64, 64)
+    torch.testing.assert_close(compiled(x)[0], plain(x)[0])
+    assert counter.frame_count == 1
+
+
+@TRUNKS
+def test_an_export_at_a_new_grid_leaves_later_calls_as_they_are(options):
+    trunk, x = build(**options).eval(), pixels(80, 176)
+    program = torch.export.export(trunk, (x,), strict=False).module()
+    (found,) = trunk(x)
+    torch.testing.assert_close(program(x)[0], found)
+    found.sum().backward()
+
+
+@pytest.mark.parametrize('mode', ['fake', 'inference'])
+def test_the_mode_of_a_first_call_at_a_grid_does_not_last(mode):
+    trunk, x = build().eval(), pixels(96, 208)
+    head = UperNetHead(
+        in_channels=[32] * 2, in_index=[0, 1], channels=8, num_classes=3, norm_cfg=dict(type='BN')
+    ).eval()
+    levels = [torch.randn(1, 32, 24, 52), torch.randn(1, 32, 6, 13)]
+    if mode == 'fake':
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            trunk(x)
+            head(levels)
+    else:
+        with torch.inference_mode():
+            trunk(x)
+            head(levels)
+    for output in (trunk(x)[0], head(levels)):
+        assert type(output) is torch.Tensor
+        output.sum().backward()
+    assert trunk.blocks[0].attn.relative_position_bias_table.grad.any() and head.fpn_bottleneck.conv.weight.grad.any()
+
+
+def test_a_copy_computes_the_same():
+    trunk, x = build(), pixels(48, 64)
+    assert torch.equal(copy.deepcopy(trunk)(x)[0], trunk(x)[0])
+
+
+# Frozen stages
+
+
+@pytest.mark.parametrize('frozen_stages', [-1, 0, 2, 3])
+@pytest.mark.parametrize('out_type', ['avg_featmap', 'featmap', 'raw'])
+def test_frozen_stages_do_not_learn_and_stay_in_evaluation_mode(frozen_stages, out_type):
+    options = dict(use_abs_pos_emb=True, drop_path_rate=0.5, drop_rate=0.1, out_type=out_type)
+    trunk = build(frozen_stages=frozen_stages, **options).train()
+    frozen = {'patch_embed', 'cls_token', 'pos_embed'} if frozen_stages >= 0 else set()
+    frozen |= {f'blocks.{block}' for block in range(max(frozen_stages, 0))}
+    frozen |= {'fc_norm', 'norm'} if frozen_stages == 3 else set()
+    for name, parameter in trunk.named_parameters():
+        is_frozen = name in frozen or any(name.startswith(f'{part}.') for part in frozen)
+        assert parameter.requires_grad != is_frozen, name
+    for index, block in enumerate(trunk.blocks):
+        assert {module.training for module in block.modules()} == {index >= frozen_stages}
+    assert trunk.pos_drop.training == (frozen_stages < 0)
+    output = trunk(pixels(64, 64))[0]
+    assert output.requires_grad == (frozen_stages < 3)
+    assert not any(module.training for module in trunk.eval().modules())
+
+
+def test_frozen_stages_go_with_layer_decay():
+    model = ImageClassifier(
+        dict(type='beit_mm.BEiT', frozen_stages=1, **TINY),
+        head=dict(type='LinearClsHead', num_classes=4, in_channels=32),
+    )
+    config = dict(
+        type='beit_mm.AutocastOptimWrapper',
+        dtype='float32',
+        constructor='beit_mm.LayerDecayOptimWrapperConstructor',
+        paramwise_cfg=dict(layer_decay_rate=0.5),
+        optimizer=dict(type='AdamW', lr=1.0, weight_decay=0.1),
+    )
+    wrapper = build_optim_wrapper(model, config)
+    assert {(group['layer'], group['lr']) for group in wrapper.optimizer.param_groups} == {(2, 0.25), (3, 0.5), (4, 1)}
+    trained = {id(parameter) for group in wrapper.optimizer.param_groups for parameter in group['params']}
+    assert trained == {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
+    data = dict(inputs=pixels(64, 64), data_samples=[DataSample().set_gt_label(i) for i in range(2)])
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    model.train().train_step(data, wrapper)
+    for name, tensor in model.state_dict().items():
+        is_frozen = name.startswith(('backbone.patch_embed', 'backbone.cls_token', 'backbone.blocks.0.'))
+        assert torch.equal(tensor, before[name]) == (is_frozen or 'grid_size' in name), name
+
+
+@pytest.mark.parametrize('frozen_stages', [-2, 4])
+def test_stages_that_do_not_exist_are_refused(frozen_stages):
+    with pytest.raises(ValueError, match=f'frozen_stages must be -1 to 3, .* got {frozen_stages}'):
+        build(frozen_stages=frozen_stages)
