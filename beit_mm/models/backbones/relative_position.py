@@ -98,9 +98,14 @@ def axis_matrix(source: int, target: int) -> np.ndarray:
 
 
 @torch.compiler.assume_constant_result  # SciPy cannot be traced
-def _axis_tensor(source: int, target: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """`axis_matrix` as a tensor. The copy to a GPU does not wait for it."""
-    return torch.from_numpy(axis_matrix(source, target)).to(dtype).to(device, non_blocking=True)
+def _constant(source: int, target: int) -> Tensor:
+    return torch.from_numpy(axis_matrix(source, target))
+
+
+def _axis_tensors(source: Grid, target: Grid, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Both axes' `axis_matrix` as tensors. A GPU gets them without waiting for its earlier work."""
+    rows, columns = (_constant(s, t).to(dtype).to(device, non_blocking=True) for s, t in zip(source, target))
+    return rows, columns
 
 
 class Positions(NamedTuple):
@@ -131,8 +136,7 @@ def locate(source: Grid, target: Grid, dtype: torch.dtype, device: torch.device)
     if source == target:
         return Positions(index, None)
     dtype = torch.promote_types(dtype, torch.float32)
-    rows, columns = (_axis_tensor(s, t, dtype, device) for s, t in zip(source, target))
-    return Positions(index, (rows, columns))
+    return Positions(index, _axis_tensors(source, target, dtype, device))
 
 
 def read_bias(table: Tensor, positions: Positions) -> Tensor:
@@ -179,7 +183,7 @@ def expand_bias(table: Tensor, source: Grid, target: Grid) -> Tensor:
     if tuple(source) == tuple(target):
         return table
     dtype = torch.promote_types(table.dtype, torch.float32)
-    return _resize(table, *(_axis_tensor(s, t, dtype, table.device) for s, t in zip(source, target)))
+    return _resize(table, *_axis_tensors(source, target, dtype, table.device))
 
 
 def infer_grid(num_rows: int, target: Grid) -> Grid:

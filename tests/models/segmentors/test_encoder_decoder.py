@@ -33,7 +33,7 @@ PARTS = dict(
 @DefaultScope.overwrite_default_scope('mmseg')
 def build(kind, decode_head=PARTS['decode_head'], **test_cfg):
     torch.manual_seed(0)
-    test_cfg = ConfigDict(mode='slide', crop_size=(64, 64), stride=(43, 43), **test_cfg)
+    test_cfg = ConfigDict({**dict(mode='slide', crop_size=(64, 64), stride=(43, 43)), **test_cfg})
     return kind(**dict(PARTS, decode_head=decode_head), test_cfg=test_cfg).eval()
 
 
@@ -97,3 +97,15 @@ def test_the_mode_whole_is_the_host_s():
     with torch.no_grad():
         logits = model.inference(torch.randn(1, 3, 96, 64), [dict(ori_shape=(96, 64), img_shape=(96, 64))])
     assert logits.shape == (1, 5, 96, 64)
+
+
+@pytest.mark.parametrize(
+    'test_cfg, message',
+    [
+        (dict(stride=(43, 65)), r'stride must not exceed crop_size \(64, 64\), .* got \(43, 65\)'),
+        (dict(crop_size=(64, 72)), 'test_cfg.crop_size must be multiples of the patch size 16, got 64 x 72'),
+    ],
+)
+def test_windows_that_cannot_be_are_refused(test_cfg, message):
+    with pytest.raises(ValueError, match=message):
+        build(EncoderDecoder, **test_cfg)

@@ -8,7 +8,7 @@ from mmengine.registry import MODELS
 from torch import nn
 from torch.nn import functional as F
 
-from beit_mm.models import BEiT, DiscreteVAE, MaskedImageModel, VisualTokens
+from beit_mm.models import BEiT, DiscreteVAE, MaskedImageModel, NormalisedPixels, VisualTokens
 
 VOCAB = 16
 BACKBONE = dict(
@@ -183,6 +183,19 @@ def test_tensor_mode_gives_the_trunks_features():
 
 
 # What is refused
+
+
+@pytest.mark.parametrize(
+    'trunk, message',
+    [
+        (dict(out_type='featmap'), "backbone with out_type='raw', got 'featmap'"),
+        (dict(use_mask_token=False), 'backbone with use_mask_token=True'),
+        (dict(patch_size=8), "target.patch_size must be the backbone's 8, got 16"),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused(trunk, message):
+    with pytest.raises(ValueError, match=message):
+        MaskedImageModel(BEiT(**{**BACKBONE, **trunk}), NormalisedPixels())
 
 
 @pytest.mark.parametrize('grid', [(3, 3), (4, 5), (2, 8)])
