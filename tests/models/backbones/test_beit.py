@@ -72,6 +72,18 @@ def test_resizing_in_the_forward_equals_weights_loaded_into_a_trunk_of_that_size
     torch.testing.assert_close(built_for_64(x)[0], built_for_size(x)[0], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize('size', [(64, 64), (96, 32)])
+@pytest.mark.parametrize('bias', [{}, SHARED], ids=['per block', 'shared'])
+def test_set_grid_resizes_the_tables_and_changes_no_output(size, bias):
+    trunk = build(**bias, use_abs_pos_emb=True, out_type='raw')
+    x, grid = images(*size), (size[0] // 16, size[1] // 16)
+    (expected,) = trunk(x)
+    trunk.set_grid(grid)
+    assert trunk.grid == grid and trunk.grid_size.tolist() == list(grid)
+    assert trunk.pos_embed.shape[1] == 1 + grid[0] * grid[1]
+    torch.testing.assert_close(trunk(x)[0], expected, rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize('bias', [{}, SHARED], ids=['per block', 'shared'])
 def test_gradients_reach_the_bias_tables_at_another_size(bias):
     trunk = build(use_abs_pos_emb=True, **bias).double()
