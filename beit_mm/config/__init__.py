@@ -1,1 +1,1 @@
-"""Configs as data: parts found and changed wherever they stand, and a config as one text."""
+"""Configs as data: find and change parts, and write a config as one text."""

@@ -1,4 +1,4 @@
-"""A config as one text that stands alone, for projects that cannot inherit ours and tools that compare type names."""
+"""A config as one text without bases, for projects that cannot inherit ours and tools that compare type names."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,10 +15,10 @@ ROOTS = [value for value in vars(registry).values() if isinstance(value, registr
 
 
 def flatten(path: str | Path, options: dict | None = None) -> Config:
-    """A config of either style, text (`_base_`) or pure Python (`read_base`), as a text config without bases.
+    """A config of text style (`_base_`) or pure-Python style (`read_base`) as a text config without bases.
 
-    Types that were imported become the names that they are registered under in the config's default scope or in ours,
-    since inferencers compare them with such names; what is registered nowhere stays `module.Class`.
+    Imported types become their registered names in the config's default scope or in ours, since inferencers compare
+    such names. An unregistered type stays `module.Class`.
 
     Args:
         path: config file.
@@ -48,10 +48,10 @@ def flatten(path: str | Path, options: dict | None = None) -> Config:
 
 
 def drop_scope_stamps(cfg: Config) -> None:
-    """Take `_scope_='beit_mm'` out of a config, in place.
+    """Remove `_scope_='beit_mm'` from a config, in place.
 
-    MMEngine stamps it on all that is inherited as `beit_mm::...`, and would then look up the hosts' types among ours;
-    ours carry their scope in the type anyway.
+    MMEngine adds it to all parts inherited by `beit_mm::...`, and would then look for the hosts' types among ours. Our
+    types name their scope themselves.
     """
     for node in _dicts(cfg):
         if node.get('_scope_') == SCOPE:
@@ -65,15 +65,17 @@ def registered_name(path: str, scope: str | None) -> str:
         path: `package.module.Class`.
         scope: the default scope under which the name will be looked up.
     """
-    kind = get_object_from_string(path)
-    name = getattr(kind, '__name__', None)
+    cls = get_object_from_string(path)
+    if cls is None:
+        return path
+    name = getattr(cls, '__name__', None)
     for root in ROOTS:
-        # As MMEngine searches: the scope's own registry, then the root.
-        places = [place for place in (root.children.get(scope), root) if place is not None]
-        found = next((place.module_dict[name] for place in places if name in place.module_dict), None)
-        if found is kind is not None:
+        # MMEngine's order: the registry of the scope, then the root.
+        registries = [root.children[scope]] if scope in root.children else []
+        classes = [group.module_dict[name] for group in (*registries, root) if name in group.module_dict]
+        if classes and classes[0] is cls:
             return name
-        if SCOPE in root.children and root.children[SCOPE].module_dict.get(name) is kind is not None:
+        if SCOPE in root.children and root.children[SCOPE].module_dict.get(name) is cls:
             return f'{SCOPE}.{name}'
     return path
 
@@ -82,7 +84,7 @@ def write(cfg: Config, path: str | Path, header: str) -> None:
     """Write a config to a new .py file under a comment, and read it back.
 
     Raises:
-        ValueError: If the file is no .py, or the config holds what has no text.
+        ValueError: If the file is no .py, or the config has a value that cannot be written as text.
         FileExistsError: If there is such a file.
     """
     target = Path(path)
