@@ -55,6 +55,7 @@ NAMES = [
     # Python
     ('pickle', '_Unpickler', 'the unpickler in Python, whose steps can be overridden'),
 ]
+FILES = sorted(Path(beit_mm.__file__).parent.rglob('*.py'))
 # Underscore names that their owners document.
 DOCUMENTED = {'_exit', '_asdict', '_fields', '_replace', '_scope_'}
 
@@ -65,10 +66,15 @@ def test_the_name_exists(owner, name):
     assert hasattr(found, name) or re.search(rf'\b{name}\b', inspect.getsource(found))
 
 
+def test_every_listed_name_is_used():
+    text = '\n'.join(path.read_text() for path in FILES)
+    assert [name for _, name, _ in NAMES if not re.search(rf'\b{name}\b', text)] == []
+
+
 def test_the_package_uses_no_other_private_name():
     """Among attributes and imports; names that a class of ours defines or sets are its own."""
     used, ours = {}, set()
-    for path in Path(beit_mm.__file__).parent.rglob('*.py'):
+    for path in FILES:
         for node in ast.walk(ast.parse(path.read_text())):
             match node:
                 case ast.FunctionDef(name=name) | ast.ClassDef(name=name) | ast.Name(id=name, ctx=ast.Store()):
