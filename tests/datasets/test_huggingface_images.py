@@ -105,7 +105,7 @@ def test_numbers_without_names_are_labels_as_they_are(tmp_path):
     assert found(HuggingFaceImages(str(tmp_path), split=None, classes=CLASSES)) == EXPECTED
 
 
-@pytest.mark.parametrize('context', ['fork', 'spawn'])
+@pytest.mark.parametrize('context', ['fork', pytest.param('spawn', marks=pytest.mark.long)])
 def test_workers(folder, context):
     init_default_scope('mmpretrain')
     dataset = DATASETS.build(

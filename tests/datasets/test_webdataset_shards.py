@@ -183,7 +183,9 @@ class InWorker:
         return self.dataset[index], all(held.is_shared() for held in (store._offsets, store._sizes, store._labels))
 
 
-@pytest.mark.parametrize('context, sampler', [('fork', InfiniteSampler), ('spawn', DefaultSampler)])
+@pytest.mark.parametrize(
+    'context, sampler', [('fork', InfiniteSampler), pytest.param('spawn', DefaultSampler, marks=pytest.mark.long)]
+)
 def test_workers_and_samplers(shards, context, sampler):
     init_default_scope('mmpretrain')
     dataset = build(shards, pipeline=[dict(type='beit_mm.LoadImage'), dict(type='PackInputs')])

@@ -4,8 +4,6 @@ import numpy as np
 import pytest
 import torch
 from mmengine.dataset import default_collate
-from mmengine.registry import MODELS
-from mmpretrain.registry import TRANSFORMS
 from PIL import Image
 
 from beit_mm.datasets import PackTwoViews, TwoViewRandomResizedCrop
@@ -178,18 +176,3 @@ def test_views_of_any_bytes_stay_in_zero_to_one():
 def test_the_preprocessors_numbers_are_no_part_of_a_checkpoint():
     preprocessor = TwoViewPreprocessor([1, 2, 3], [4, 5, 6])
     assert not preprocessor.state_dict() and len(list(preprocessor.buffers())) == 2
-
-
-def test_a_config_builds_the_whole_way():
-    np.random.seed(0)
-    results = dict(img=noise())
-    for transform in (
-        dict(type='beit_mm.TwoViewRandomResizedCrop', scale=(32, 48), second_scale=(16, 24)),
-        dict(type='beit_mm.BlockwiseMaskGenerator', grid=(2, 3), num_masked=2, min_block_size=1),
-        dict(type='beit_mm.PackTwoViews'),
-    ):
-        results = TRANSFORMS.build(transform)(results)
-    preprocessor = MODELS.build(dict(type='beit_mm.TwoViewPreprocessor', mean=[0.0] * 3, std=[255.0] * 3))
-    data = preprocessor(default_collate([results, results]))
-    assert data['inputs'].shape == (2, 3, 32, 48) and data['inputs'].max() <= 1
-    assert data['views'].shape == (2, 3, 16, 24) and data['mask'].sum() == 4

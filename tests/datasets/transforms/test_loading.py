@@ -8,6 +8,8 @@ import zlib
 import numpy as np
 import pytest
 from mmcv.transforms import LoadImageFromFile
+from mmpretrain.datasets import BaseDataset
+from mmpretrain.registry import TRANSFORMS
 from PIL import Image
 
 from beit_mm.datasets import BadImage, LoadImage
@@ -62,8 +64,12 @@ def read(cls, content: bytes, path, **options) -> np.ndarray:
     return cls(**options)(dict(img_path=str(path)))['img']
 
 
-@pytest.mark.parametrize('backend', BACKENDS)
-@pytest.mark.parametrize('kind', KINDS)
+def cases(names, few: tuple) -> list:
+    """Every name with simplejpeg, few of them with the other decoders."""
+    return [(name, 'simplejpeg') for name in names] + [(name, other) for other in BACKENDS[1:] for name in few]
+
+
+@pytest.mark.parametrize('kind, backend', cases(KINDS, ('rgb', 'deep', 'turned_6')))
 def test_kinds_are_read_as_the_host_reads_them(kind, backend, tmp_path):
     """The host's backend: simplejpeg stands for Pillow where it is a JPEG, else for OpenCV."""
     content = KINDS[kind]
@@ -91,7 +97,7 @@ def test_an_animation_is_its_first_picture(kind, backend, tmp_path):
 
 
 def damaged() -> dict:
-    cases = {
+    truncated = {
         f'{kind}_{share}': KINDS[kind][: int(len(KINDS[kind]) * share)]
         for kind in ('rgb', 'progressive', 'grayscale', 'cmyk', 'turned_6', 'gray_png', 'tiff', 'webp')
         for share in (0.01, 0.5, 0.9)
@@ -99,7 +105,7 @@ def damaged() -> dict:
     whole = KINDS['rgb']
     half = len(whole) // 2
     return dict(
-        cases,
+        truncated,
         empty=b'',
         text=b'no image',
         zero_tail=whole[:half] + bytes(half),
@@ -114,8 +120,7 @@ def with_thumbnail(content: bytes) -> bytes:
     return content[:2] + b'\xff\xe2' + struct.pack('>H', 2 + len(small)) + small + content[2:]
 
 
-@pytest.mark.parametrize('backend', BACKENDS)
-@pytest.mark.parametrize('case', damaged())
+@pytest.mark.parametrize('case, backend', cases(damaged(), ('rgb_0.5', 'empty', 'text')))
 def test_damaged_images_are_refused_by_name(case, backend, tmp_path):
     with pytest.raises(BadImage, match=f'{tmp_path}/a cannot be read as an image: .'):
         read(LoadImage, damaged()[case], tmp_path / 'a', imdecode_backend=backend)
@@ -143,8 +148,7 @@ def huge(form: str) -> bytes:
     return content[:place] + packed + content[place + len(packed) :]
 
 
-@pytest.mark.parametrize('backend', BACKENDS)
-@pytest.mark.parametrize('form', ['PNG', 'JPEG', 'GIF', 'BMP', 'TIFF'])
+@pytest.mark.parametrize('form, backend', cases(('PNG', 'JPEG', 'GIF', 'BMP', 'TIFF'), ('PNG', 'JPEG')))
 def test_oversized_images_are_refused_from_their_header(form, backend, tmp_path):
     tracemalloc.start()
     with pytest.raises(BadImage, match='pixels'):
@@ -173,3 +177,55 @@ def test_an_image_that_was_read_already_passes():
     """A host's inferencer gives the image without a path."""
     given = dict(img=SMALL, img_shape=(5, 7), ori_shape=(5, 7))
     assert LoadImage()(given)['img'] is SMALL
+
+
+@pytest.mark.parametrize('kind', ['rgb', 'turned_6', 'gray_alpha'])
+@pytest.mark.parametrize(
+    'options',
+    [
+        {},
+        dict(imdecode_backend='pillow'),
+        dict(color_type='grayscale'),
+        dict(to_float32=True),
+        dict(color_type='unchanged', imdecode_backend='pillow'),
+    ],
+)
+def test_bytes_and_files_give_all_that_mmcv_gives(tmp_path, options, kind):
+    path = tmp_path / 'image.jpg'
+    path.write_bytes(KINDS[kind])
+    expected = LoadImageFromFile(**options)(dict(img_path=str(path), gt_label=1))
+    image = expected.pop('img')
+    for sample in (dict(img_path='shard.tar/1.jpg', img_bytes=KINDS[kind]), dict(img_path=str(path))):
+        results = LoadImage(**options)(dict(sample, gt_label=1))
+        found = results.pop('img')
+        assert found.dtype == image.dtype and np.array_equal(found, image)
+        assert results == dict(expected, img_path=sample['img_path'])
+
+
+def test_bytes_that_are_no_image_are_named():
+    with pytest.raises(BadImage, match='shard.tar/1.jpg cannot be read as an image: '):
+        LoadImage()(dict(img_path='shard.tar/1.jpg', img_bytes=b'no image'))
+
+
+class TwoImages(BaseDataset):
+    """One broken image and one that is whole."""
+
+    def load_data_list(self) -> list:
+        return [dict(img_path='broken', img_bytes=b'no image'), dict(img_path='whole', img_bytes=KINDS['rgb'])]
+
+
+def test_ignore_empty_takes_another_sample():
+    dataset = TwoImages('', pipeline=[TRANSFORMS.build(dict(type='beit_mm.LoadImage', ignore_empty=True))])
+    np.random.seed(0)
+    assert {dataset[0]['img_path'] for _ in range(4)} == {'whole'}
+
+
+def test_file_clients_are_used(tmp_path):
+    (tmp_path / 'a.jpg').write_bytes(KINDS['rgb'])
+    with pytest.warns(DeprecationWarning):
+        load = LoadImage(imdecode_backend='simplejpeg', file_client_args=dict(backend='disk'))
+    assert load(dict(img_path=str(tmp_path / 'a.jpg')))['img'].shape == (HEIGHT, WIDTH, 3)
+    with pytest.warns(DeprecationWarning):
+        load = LoadImage(imdecode_backend='simplejpeg', file_client_args=dict(backend='memcached'))
+    with pytest.raises(Exception):
+        load(dict(img_path=str(tmp_path / 'a.jpg')))
