@@ -20,7 +20,7 @@ class Row:
         section, name: what was done, and by whom or at which size.
         seconds, fastest, slowest: per item, the median round, the smallest and the largest.
         ratio: seconds over those of the section's first row, which is ours where others are compared.
-        working_bytes: memory at the highest point of a run less what was held before it (weights, optimiser states,
+        working_bytes: memory at the highest point of a run less what was held before it (weights, optimizer states,
             inputs): of the device where it is a GPU, else of the process; None where neither can be told.
         dtype: what matrix products are computed in.
         share_of_limit: of this machine's matrix products per second in that dtype, by the work that the section's
@@ -60,7 +60,7 @@ def compare(
     items = items if isinstance(items, dict) else dict.fromkeys(candidates, items)
     memory = {}
     for name, run in candidates.items():
-        run()  # also makes the optimiser's states, which every later run finds
+        run()  # also makes the optimizer's states, which every later run finds
         memory[name] = working_memory(run)
     times = {name: [] for name in candidates}
     for _ in range(rounds):

@@ -19,7 +19,7 @@ from beit_mm.registry import MODELS as OUR_MODELS
 
 HOSTS_RECIPE = 'beit/beit_beit-base-p16_8xb256-amp-coslr-300e_in1k.py'
 # The release: torch's AdamW over two groups, those with decay and those without; float16 with a scaler on a GPU.
-RELEASES_OPTIMISER = Config(dict(default_scope='mmpretrain', optim_wrapper=dict(
+RELEASES_OPTIMIZER = Config(dict(default_scope='mmpretrain', optim_wrapper=dict(
     constructor='beit_mm.LayerDecayOptimWrapperConstructor', clip_grad=dict(max_norm=3.0),
     optimizer=dict(type='AdamW', lr=LEARNING_RATE, weight_decay=0.05))))  # yapf: disable
 
@@ -76,7 +76,7 @@ def compare_pretraining(
     }
     release = ReleasesModel(width, depth, width // 64, n_hid)
     steps["the release's steps"] = training_step(
-        release, lambda: release(images, views, mask), build_hosts_wrapper(release, RELEASES_OPTIMISER)
+        release, lambda: release(images, views, mask), build_hosts_wrapper(release, RELEASES_OPTIMIZER)
     )
     steps['MMPretrain'] = _hosts_step(hosts_model(width, depth, n_hid), images, views, mask)
     return compare_steps(

@@ -74,7 +74,7 @@ def recipe(package: ModuleType, name: str) -> Config:
 
 
 def build_wrapper(model: nn.Module, config: Config, dtype: str = 'auto') -> OptimWrapper:
-    """The optimiser wrapper of one of our recipes."""
+    """The optimizer wrapper of one of our recipes."""
     return _build(model, dict(config.optim_wrapper.to_dict(), dtype=dtype), config.default_scope)
 
 
