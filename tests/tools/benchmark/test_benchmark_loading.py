@@ -1,6 +1,7 @@
 """What the benchmark reads with, ours and the hosts', gives the same from the same draws."""
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 from support.tools import import_tool
