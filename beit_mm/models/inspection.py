@@ -3,6 +3,7 @@
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import cast
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from torch import nn
 
 def unwrap(model: nn.Module) -> nn.Module:
     """A model without DDP or another wrapper of MMEngine around it."""
-    return model.module if is_model_wrapper(model) else model
+    return cast(nn.Module, model.module) if is_model_wrapper(model) else model
 
 
 @contextmanager
