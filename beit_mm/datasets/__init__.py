@@ -2,12 +2,16 @@
 
 - A mask generator is a transform that adds `mask`, bool (h, w), True where masked.
 - A pipeline for pre-training ends in PackTwoViews; TwoViewPreprocessor takes its samples.
-- A step with the name of a host's step (RandAugment, PackInputs, ...) replaces it: the same draws, less time for
+- A step with the name of a host's step (RandomCrop, PackInputs, ...) replaces it: the same draws, less time for
   uint8 colour images. RandomResizedCrop calls the library that resizes `resize_backend`.
 - A data set too large for folders gives `img_bytes` instead of a file at `img_path`; LoadImage takes either.
 """
 
 import warnings
+
+from mmpretrain.datasets.transforms import RandAugment, RandomErasing
+
+from beit_mm.registry import TRANSFORMS
 
 from .bad_images import BadImage, BadImages
 from .cifar import CIFAR100
@@ -15,7 +19,6 @@ from .class_folders import ClassFolders
 from .huggingface import HuggingFaceImages
 from .samplers import SeededSampler
 from .seeded_dataset import SeededDataset
-from .transforms.augmentation import RandAugment, RandomErasing
 from .transforms.color import DrawColorJitter, PhotoMetricDistortion
 from .transforms.crops import RandomCrop, RandomFlip, RandomResizedCrop, TwoViewRandomResizedCrop
 from .transforms.formatting import PackInputs, PackSegInputs, PackTwoViews
@@ -37,9 +40,7 @@ __all__ = [
     'PackSegInputs',
     'PackTwoViews',
     'PhotoMetricDistortion',
-    'RandAugment',
     'RandomCrop',
-    'RandomErasing',
     'RandomFlip',
     'RandomMaskGenerator',
     'RandomResizedCrop',
@@ -48,6 +49,10 @@ __all__ = [
     'TwoViewRandomResizedCrop',
     'WebDatasetShards',
 ]
+
+# MMPretrain's own; `beit_mm.RandAugment` and `beit_mm.RandomErasing` work until the next release.
+for step in (RandAugment, RandomErasing):
+    TRANSFORMS.register_module(module=step)
 
 
 def __getattr__(name: str):

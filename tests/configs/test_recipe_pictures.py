@@ -59,11 +59,11 @@ def test_augmentation_is_the_releases(name):
     assert cfg.model.data_preprocessor.to_rgb
     mean, std = mean[::-1], std[::-1]  # pipelines have BGR
     pipeline = cfg.train_dataloader.dataset.pipeline
-    augment = next(transform for transform in pipeline if transform.type == 'beit_mm.RandAugment')
+    augment = next(transform for transform in pipeline if transform.type == 'RandAugment')
     assert (augment.policies, augment.num_policies) == ('timm_increasing', 2)
     assert (augment.magnitude_level, augment.total_level, augment.magnitude_std) == (9, 10, 0.5)
     assert np.abs(np.broadcast_to(augment.hparams.pad_val, 3) - mean).max() <= 0.5
-    erasing = [transform for transform in pipeline if transform.type == 'beit_mm.RandomErasing']
+    erasing = [transform for transform in pipeline if transform.type == 'RandomErasing']
     assert [(part.erase_prob, part.mode) for part in erasing] == ([] if 'cifar' in name else [(0.25, 'rand')])
     for part in erasing:
         assert np.allclose(part.fill_color, mean) and np.allclose(part.fill_std, std)

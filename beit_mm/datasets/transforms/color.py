@@ -9,8 +9,7 @@ from mmcv.transforms import BaseTransform
 
 from beit_mm.registry import TRANSFORMS
 
-from .augmentation import VALUES
-
+VALUES = np.arange(256, dtype=np.uint8)
 NUM_HUES = 180  # of OpenCV's uint8 images in HSV
 
 

@@ -14,8 +14,6 @@ from torch.nn import functional as F
 
 from beit_mm.registry import TRANSFORMS
 
-from .augmentation import count_values, VALUES
-
 FILTERS = ('bicubic', 'bilinear', 'lanczos')
 RESIZE_BACKENDS = ('pillow', 'torch')
 FLIP_CODES = dict(horizontal=1, vertical=0, diagonal=-1)  # OpenCV's
@@ -177,7 +175,8 @@ class RandomCrop(mmseg_transforms.RandomCrop):
 
     def _is_mixed(self, labels: np.ndarray) -> bool:
         if labels.dtype == np.uint8:
-            values, counts = VALUES, count_values(labels)
+            values = np.arange(256)  # several times as fast as np.unique
+            counts = cv2.calcHist([labels], [0], None, [256], [0, 256]).ravel().astype(np.int64)
         else:
             values, counts = np.unique(labels, return_counts=True)
         counts = counts[values != self.ignore_index]
