@@ -1,6 +1,6 @@
-"""Checks of a config before anything is built, so that a mistake ends in one sentence at once."""
+"""The early check of a config: a small dry run, so that a mistake ends in one sentence at once."""
 
-from .config_check import check_before_training, check_command, check_config, ConfigMistakes
+from .dry_run import check_before_training, check_config, ConfigMistakes
 from .files import check_checkpoint, check_checkpoints, check_data, starting_points
 from .problems import Problem
 
@@ -10,7 +10,6 @@ __all__ = [
     'check_before_training',
     'check_checkpoint',
     'check_checkpoints',
-    'check_command',
     'check_config',
     'check_data',
     'starting_points',

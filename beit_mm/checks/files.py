@@ -1,42 +1,37 @@
-"""Checks of the files that a config names: data folders, annotation files, shards, checkpoints."""
+"""Files that a config names: data folders, annotation files, shards, checkpoints and the names of weights in them."""
 
+import json
+import pickletools
+import re
+import zipfile
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 from mmengine.config import Config
+from torch import nn
 
 from beit_mm.checkpoint.checksums import split_checksum
 from beit_mm.checkpoint.reading import find_weights
 from beit_mm.config.parts import walk
 from beit_mm.datasets.webdataset import expand_shards
+from beit_mm.models.weight_layouts import READABLE
 
-from .problems import Problem
+from .problems import Problem, suggest
 
-# What MMSegmentation's data sets look for below each prefix, unless told otherwise.
-SEGMENTATION_SUFFIXES = dict(img_path=('img_suffix', '.jpg'), seg_map_path=('seg_map_suffix', '.png'))
-
-
-class Missing(NamedTuple):
-    """A file that is not there: the key that names it, what is missing, and the mend."""
-
-    key: str
-    fact: str
-    mend: str
+# What MMSegmentation's data sets look for below each prefix by default.
+SUFFIXES = dict(img_path=('img_suffix', '.jpg'), seg_map_path=('seg_map_suffix', '.png'))
+MAX_LIST = 1 << 26  # bytes of a list of contents; larger ones are left to the loader
 
 
 def check_data(cfg: Config, dataloaders: Iterable[str]) -> None:
     """Look for the data folders, the files in them and the annotation files that a config names.
 
-    Args:
-        cfg: the whole config.
-        dataloaders: keys of the data loaders in use.
-
     Raises:
         FileNotFoundError: If a file or folder is missing, or no file is in a folder; names it and its key.
     """
-    for missing in _missing_data(cfg, dataloaders):
-        raise FileNotFoundError(f'{missing.key} {missing.fact}')
+    for problem in _missing_data(cfg, dataloaders):
+        raise FileNotFoundError(str(problem))
 
 
 def check_checkpoints(cfg: Config) -> None:
@@ -67,10 +62,9 @@ def starting_points(cfg: Config) -> Iterator[tuple[str, str]]:
             yield f'{key}.checkpoint', node['checkpoint']
 
 
-def check_files(cfg: Config, dataloaders: Iterable[str]) -> Iterator[Problem]:
+def check_files(cfg: dict, dataloaders: Iterable[str]) -> Iterator[Problem]:
     """All that check_data and check_checkpoints look for."""
-    for missing in _missing_data(cfg, (*dataloaders, 'custom_hooks')):
-        yield Problem(missing.key, f'{missing.fact}; {missing.mend}')
+    yield from _missing_data(cfg, (*dataloaders, 'custom_hooks'))
     for key, checkpoint in starting_points(cfg):
         try:
             check_checkpoint(key, checkpoint)
@@ -80,59 +74,121 @@ def check_files(cfg: Config, dataloaders: Iterable[str]) -> Iterator[Problem]:
             yield Problem(key, str(error))
 
 
-def _missing_data(cfg: Config, dataloaders: Iterable[str]) -> Iterator[Missing]:
+def _missing_data(cfg: dict, dataloaders: Iterable[str]) -> Iterator[Problem]:
     for name in dataloaders:
         for key, node in walk(cfg.get(name), name):
             if 'data_root' in node or 'data_prefix' in node:
-                yield from _check_data_set(key, node)
+                yield from _missing_folders(key, node)
             if 'shards' in node:
-                yield from _check_shards(key, node)
+                yield from _missing_shards(key, node)
 
 
-def _check_data_set(key: str, dataset: dict) -> Iterator[Missing]:
+def _missing_folders(key: str, dataset: dict) -> Iterator[Problem]:
     root = Path(dataset.get('data_root') or '')
     prefixes = dataset.get('data_prefix') or dataset.get('split') or ''
     prefixes = prefixes if isinstance(prefixes, dict) else {'': prefixes}
-    if any('://' in str(place) for place in (dataset.get('data_root'), *prefixes.values())):
+    if any('://' in str(path) for path in (dataset.get('data_root'), *prefixes.values())):
         return
     if not root.is_dir():
-        yield Missing(key, f'names a data folder that does not exist: {root}', 'set data_root to where the data is')
+        yield Problem(key, f'names a data folder that does not exist: {root}; set data_root to where the data is')
         return
     for kind, prefix in prefixes.items():
         folder = root / (prefix or '')
-        suffix = (
-            dataset.get(*SEGMENTATION_SUFFIXES[kind])
-            if ('seg_map_path' in prefixes and kind in SEGMENTATION_SUFFIXES)
-            else ''
-        )
+        name, default = SUFFIXES[kind] if 'seg_map_path' in prefixes and kind in SUFFIXES else ('', '')
+        suffix = dataset.get(name, default) if name else ''
         if not folder.is_dir():
-            yield Missing(
-                key,
-                f'names a data folder that does not exist: {folder}',
-                f'set data_prefix to a folder in data_root={root}',
-            )
+            mend = f'set data_prefix to a folder in data_root={root}'
+            yield Problem(key, f'names a data folder that does not exist: {folder}; {mend}')
         elif not any(path.is_file() and path.name.endswith(suffix) for path in folder.rglob('*')):
-            fact = f'names a data folder without any {suffix} file: {folder}'.replace('  ', ' ')
-            yield Missing(key, fact, f'put data there{" or set " + SEGMENTATION_SUFFIXES[kind][0] if suffix else ""}')
+            what = f'any {suffix} file' if suffix else 'any file'
+            mend = f'put data there or set {name}' if name else 'put data there'
+            yield Problem(key, f'names a data folder without {what}: {folder}; {mend}')
     annotations = dataset.get('ann_file')
     if annotations and not (root / annotations).is_file():
-        yield Missing(
-            f'{key}.ann_file',
-            f'names a file that does not exist: {root / annotations}',
-            'give its path from data_root on',
-        )
+        mend = 'give its path from data_root on'
+        yield Problem(f'{key}.ann_file', f'names a file that does not exist: {root / annotations}; {mend}')
 
 
-def _check_shards(key: str, dataset: dict) -> Iterator[Missing]:
+def _missing_shards(key: str, dataset: dict) -> Iterator[Problem]:
     root = Path(dataset.get('data_root') or '').expanduser()
     try:
         paths = [root / Path(shard).expanduser() for shard in expand_shards(dataset['shards'])]
-    except (ImportError, ValueError):  # told when the data set is built
+    except (ImportError, ValueError):  # the data set says it when it is built
         return
     missing = [path for path in paths if not path.is_file()]
     if missing and root.is_dir():
-        yield Missing(
-            f'{key}.shards',
-            f'names {len(missing)} of {len(paths)} files that do not exist, the first: {missing[0]}',
-            'set data_root and the numbers in braces to the files there are',
-        )
+        fact = f'names {len(missing)} of {len(paths)} files that do not exist, the first: {missing[0]}'
+        yield Problem(f'{key}.shards', f'{fact}; set data_root and the numbers in braces to the files there are')
+
+
+def check_weights(cfg: dict, model: nn.Module | None) -> Iterator[Problem]:
+    """`init_cfg` prefixes under which a checkpoint holds nothing, and a `load_from` without any name of the model."""
+    for key, node in walk(cfg.get('model'), 'model'):
+        prefix, path = node.get('prefix'), node.get('checkpoint')
+        names = our_names(path) if isinstance(path, str) and isinstance(prefix, str) else None
+        if names is not None and not any(name.startswith(f'{prefix.rstrip(".")}.') for name in names):
+            held = _prefixes(names)
+            mend = f"it holds {', '.join(held[:4])}; name another file, or prefix=None for a trunk's own"
+            yield Problem(f'{key}.prefix', f'{prefix} is not in {path}; {suggest(prefix, held, mend)}')
+    path = cfg.get('load_from')
+    names = our_names(path) if isinstance(path, str) and model is not None else None
+    if names is not None and not set(model.state_dict()) & {name.removeprefix('module.') for name in names}:
+        held = ', '.join(_prefixes(names)[:4]) or 'other names'
+        what = f'{path} holds no tensor of this {type(model).__name__}'
+        yield Problem('load_from', f'{what}, it holds {held}; name a checkpoint of this model')
+
+
+def _prefixes(names: set[str]) -> list[str]:
+    """First words of names, the most frequent first."""
+    counts = Counter(name.split('.')[0] for name in sorted(names) if '.' in name)
+    return [f'{word}.' for word, _ in counts.most_common()]
+
+
+def our_names(checkpoint: str) -> set[str] | None:
+    """Names of the tensors in a checkpoint as a model gets them: BEiT's under ours, whatever layout they are in.
+
+    Only the head of a safetensors file or the list of contents of a torch.save file is read: milliseconds for any size,
+    and nothing in it is executed.
+
+    Returns:
+        The names, and of files by torch.save other texts in them; None for what cannot be read fast: addresses,
+        folders, other kinds of files.
+    """
+    path = Path(split_checksum(checkpoint)[0]).expanduser()
+    try:
+        names = _safetensors_names(path) if path.suffix == '.safetensors' else _pickled_texts(path)
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):  # no such file, or a damaged one: the loader says so
+        return None
+    for name in names or ():
+        for ending, layout in READABLE.items():
+            if name == ending or name.endswith(f'.{ending}'):
+                prefix = name[: -len(ending)]
+                return {layout.our_name(other, prefix) or other for other in names}
+    return names
+
+
+def _safetensors_names(path: Path) -> set[str]:
+    """The format's head: its length in 8 bytes, then a JSON object."""
+    with path.open('rb') as file:
+        length = int.from_bytes(file.read(8), 'little')
+        head: dict[str, dict] = json.loads(file.read(length)) if length < MAX_LIST else {}
+    if not head:
+        raise ValueError('no names')
+    return set(head) - {'__metadata__'}
+
+
+def _pickled_texts(path: Path) -> set[str] | None:
+    """All texts like names in the pickle that lists what a file of torch.save holds, a zip archive since torch 1.6."""
+    with path.open('rb') as file:
+        if file.read(4) != b'PK\3\4':
+            return None
+        with zipfile.ZipFile(file) as archive:
+            member = next((item for item in archive.infolist() if item.filename.endswith('/data.pkl')), None)
+            if member is None or member.file_size > MAX_LIST:
+                return None
+            content = archive.read(member)
+    return {
+        value
+        for code, value, _ in pickletools.genops(content)
+        if 'UNICODE' in code.name and re.fullmatch(r'[A-Za-z_][\w.-]*', value)
+    }

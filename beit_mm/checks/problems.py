@@ -1,4 +1,4 @@
-"""What a check finds, and how names that were nearly right are told."""
+"""A mistake in a config, and names that are nearly right."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -10,7 +10,7 @@ class Problem(NamedTuple):
 
     Attributes:
         key: dotted key of the config, or an argument of the command line.
-        sentence: what is wrong and what mends it.
+        sentence: what is wrong and how to mend it.
         is_error: whether a training would fail or compute something else than was meant; else a warning.
     """
 

@@ -41,7 +41,7 @@ def train(args: Namespace) -> None:
         if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
             raise ValueError('--auto-scale-lr needs auto_scale_lr.base_batch_size in the config, got none')
         cfg.auto_scale_lr.enable = True
-    warnings = check_before_training(cfg)
+    warnings = check_before_training(cfg, 1)
     runner = _build_runner(cfg, 'resume' if cfg.get('resume') else 'train')
     for warning in warnings:
         runner.logger.warning(str(warning))

@@ -1,0 +1,268 @@
+"""From an exception to the key of the config that caused it, for any model.
+
+The traceback knows more than the message: MMEngine's `build_from_cfg` has the config of the part that could not be built
+among its variables, and a method of a module or of a transform has `self`.
+"""
+
+import inspect
+import linecache
+import math
+import re
+import traceback
+from collections.abc import Iterable, Iterator
+from importlib.util import find_spec
+from types import FrameType
+from typing import Any
+
+import torch
+from mmengine.registry import Registry
+
+from beit_mm.config.parts import walk
+
+from .problems import closest, Problem
+
+BUILDERS = ('build_from_cfg', 'build_scheduler_from_cfg')
+# What other implementations of vision transformers call the arguments of our trunk.
+OTHER_WORDS = dict(num_layers='depth', init_values='layer_scale_init_value', in_chans='in_channels')
+# Errors of this machine or of the trial, not of the config: such a check could not run.
+CANNOT_RUN = re.compile(
+    r'\bmeta\b|CUDA|GPU|No backend type|not implemented for|only (?:available|supported) on|download|Connection'
+)
+
+
+def blame(error: Exception, cfg: dict, root: str, owners: dict[int, str] | None = None) -> Problem:
+    """The problem that an exception tells of.
+
+    Args:
+        error: raised while something of the config was built or ran.
+        cfg: the whole config, as plain dicts and lists.
+        root: dotted key of the section that was built or ran.
+        owners: dotted keys of modules and transforms by `id`.
+    """
+    frames = [(frame, line) for frame, line in traceback.walk_tb(error.__traceback__)][::-1]  # innermost first
+    key, cls, registry = _find_part(frames, cfg, root, owners or {})
+    part = get(cfg, key)
+    part = part if isinstance(part, dict) else {}
+    text = _describe(error, frames)
+    if isinstance(error, KeyError) and registry is not None and 'registry' in text:
+        return _unknown_type(key, cls, registry)
+    name = re.search(r"(?:unexpected|multiple values for)(?: keyword)? argument '(\w+)'", text)
+    if isinstance(error, TypeError) and name:
+        return _unknown_argument(name[1], text, key, part, cls, registry, cfg, root)
+    missing = re.search(r"missing \d+ required .*arguments?: '(\w+)'", text)
+    if isinstance(error, TypeError) and missing:
+        return Problem(key, f'{getattr(cls, "__name__", key)} needs the argument {missing[1]}; add it')
+    can_run = not (isinstance(error, (ImportError, NotImplementedError, MemoryError)) or CANNOT_RUN.search(text))
+    full = _find_argument(text, frames, cfg, key)
+    what = f'{cls.__name__}: ' if inspect.isclass(cls) and cls.__name__ not in text else ''
+    return Problem(full, f'{what}{text}', is_error=can_run)
+
+
+def get(cfg: Any, key: str) -> Any:
+    """What stands at a dotted key; None if nothing does."""
+    for name in key.split('.') if key else ():
+        try:
+            cfg = cfg[int(name)] if isinstance(cfg, (list, tuple)) else cfg[name]
+        except (KeyError, IndexError, TypeError, ValueError):
+            return None
+    return cfg
+
+
+def _find_part(
+    frames: list[tuple[FrameType, int]], cfg: dict, root: str, owners: dict[int, str]
+) -> tuple[str, Any, Registry | None]:
+    """Key of the innermost part at work, the class or type that it names, and the registry where that was looked up."""
+    for frame, _ in frames:
+        names = frame.f_locals
+        if frame.f_code.co_name in BUILDERS and isinstance(names.get('cfg'), dict):
+            cls = names.get('obj_cls') or names.get('scheduler_cls') or names['cfg'].get('type')
+            return _find_key(names['cfg'], cfg, root), cls, names.get('registry')
+        owner = names.get('self')
+        if id(owner) in owners:
+            return _nearest(owners[id(owner)], cfg), type(owner), None
+    return root, None, None
+
+
+def _nearest(key: str, cfg: dict) -> str:
+    """The longest beginning of a dotted key that the config has: `model.head` of `model.head.fc`."""
+    while '.' in key and not isinstance(get(cfg, key), dict):
+        key = key.rpartition('.')[0]
+    return key
+
+
+def _find_key(part: dict, cfg: dict, root: str) -> str:
+    """Where a part stands in the config: builders get copies of it, with arguments added."""
+    best, most = root, -1
+    for key, node in walk(get(cfg, root), root):
+        if node.get('type') == part.get('type'):
+            shared = sum(name in part and _equal(part[name], value) for name, value in node.items())
+            if shared > most:
+                best, most = key, shared
+        for name, value in node.items():  # such as `constructor='X'`, which MMEngine turns into dict(type='X')
+            if most < 0 and name != 'type' and isinstance(value, str) and value == part.get('type'):
+                best = f'{key}.{name}'
+    return best
+
+
+def _equal(first: Any, second: Any) -> bool:
+    try:
+        return bool(first == second)
+    except (ValueError, RuntimeError):  # arrays and tensors
+        return False
+
+
+def _describe(error: Exception, frames: list[tuple[FrameType, int]]) -> str:
+    """The message, in one line; an assertion without one by its source."""
+    if isinstance(error, KeyError) and error.args and ' ' not in str(error.args[0]):
+        return f'{error.args[0]!r} is missing'
+    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
+    text = ' '.join(lines[:3])
+    if not text:
+        text = f'{type(error).__name__} at `{_source(frames)}`'
+    elif isinstance(error, (IndexError, AttributeError)):
+        text = f'{text} at `{_source(frames)}`'
+    return text
+
+
+def _source(frames: list[tuple[FrameType, int]]) -> str:
+    frame, line = frames[0]
+    return linecache.getline(frame.f_code.co_filename, line).strip()
+
+
+def _find_argument(text: str, frames: list[tuple[FrameType, int]], cfg: dict, key: str) -> str:
+    """Key of the argument that a message is about: it names it, or its value, or the line of code that failed reads it;
+    of the part at work, or else of the model and the pipelines. The part's own key if none is found.
+    """
+    words, numbers = set(re.findall(r'[A-Za-z_]\w*', text)), set(re.findall(r'-?\d+(?:\.\d+)?', text))
+    source = set(re.findall(r'[A-Za-z_]\w*', _source(frames)))
+    best, most = key, 0
+    for full, name, value in _arguments(cfg, key):
+        is_own, is_named = full.startswith(f'{key}.'), name in words
+        is_valued = bool(_numbers_of(value) & numbers - {'0', '1', '2', '3'})
+        if is_own and isinstance(value, dict) and is_named:
+            full = next((f'{full}.{inner}' for inner in value if inner in words), full)
+        score = 8 * (is_named and is_valued) + 4 * (is_named and is_own) + 3 * (is_own and name in source)
+        score = score or 2 * (is_named and '_' in name) or is_valued and (is_own or 'pipeline' in full)
+        if score > most:
+            best, most = full, score
+    return best
+
+
+def _arguments(cfg: dict, key: str) -> Iterator[tuple[str, str, Any]]:
+    """Key, name and value of all arguments of a part, then of the others that a step reads."""
+    for section in (key, 'model', 'train_dataloader', 'val_dataloader', 'optim_wrapper'):
+        for node_key, node in walk(get(cfg, section), section):
+            yield from ((f'{node_key}.{name}', name, value) for name, value in node.items() if name != 'type')
+
+
+def _numbers_of(value: Any) -> set[str]:
+    values = value if isinstance(value, (list, tuple)) else [value]
+    return {str(number) for number in values if isinstance(number, (int, float)) and not isinstance(number, bool)}
+
+
+def other_values(text: str, cfg: dict, key: str) -> list[tuple[str, Any]]:
+    """Keys and values that a mismatch of numbers may be mended with, the likeliest first: the numbers in its message, or
+    the value times the ratio of two of them.
+    """
+    words = set(re.findall(r'[A-Za-z_]\w*', text))
+    numbers = sorted({int(number) for number in re.findall(r'\d+', text)} - set(range(4)))
+    found: dict[tuple[str, str], tuple[float, str, Any]] = {}
+    for full, name, value in _arguments(cfg, key):
+        olds = set(value) if isinstance(value, (list, tuple)) else {value}
+        old = next(iter(olds)) if len(olds) == 1 else None
+        if type(old) is not int or old < 4 or not (old in numbers or name in words):
+            continue
+        scaled = {old * first // second for first in numbers for second in numbers if old * first % second == 0}
+        for new in (set(numbers) if old in numbers else set()) | scaled - {old}:
+            cost = abs(math.log(new / old)) + (new not in numbers) + 2 * (not full.startswith(f'{key}.'))
+            cost -= 2 * (name in words)
+            changed = type(value)([new] * len(value)) if isinstance(value, (list, tuple)) else new
+            found.setdefault((full, str(new)), (cost, full, changed))
+    return [(full, new) for _, full, new in sorted(found.values(), key=lambda each: each[0]) if new != get(cfg, full)]
+
+
+def _unknown_type(key: str, cls: Any, registry: Registry) -> Problem:
+    """A type that is registered nowhere."""
+    name, scope = str(cls), registry.scope
+    if _names_a_part(key):
+        key = f'{key}.type'
+    if '.' in name and find_spec(name.partition('.')[0]) is None:
+        package = name.partition('.')[0]
+        return Problem(key, f'{name} is of a package that is not installed; install {package}')
+    known = registered_names(registry)
+    short = {full.rpartition('.')[2]: full for full in known}
+    plain = name.rpartition('.')[2]
+    meant = short.get(plain) or closest(name, known) or short.get(closest(plain, short), '')
+    mend = f'did you mean {meant}?' if meant else f'it may be one of {", ".join(sorted(known)[:12])}'
+    return Problem(key, f'no {registry.name} {name!r} is registered for default_scope {scope!r}; {mend}')
+
+
+def _names_a_part(key: str) -> bool:
+    """Whether a key is that of a part, not of an argument that names a type."""
+    return key.rpartition('.')[2] != 'constructor'
+
+
+def find_class(part: Any, registry: Registry) -> Any:
+    """The class that a part of a config names, as MMEngine finds it under the default scope; None if there is none."""
+    kind = part.get('type') if isinstance(part, dict) else None
+    if not isinstance(kind, str):
+        return kind
+    try:
+        with registry.switch_scope_and_registry(None) as scoped:
+            return scoped.get(kind)
+    except (ImportError, AttributeError, RuntimeError):  # a name such as `package.module.Class` that leads nowhere
+        return None
+
+
+def registered_names(registry: Registry) -> dict[str, Any]:
+    """All that is registered beside a registry, under the names that a config would use in its scope."""
+    root = registry
+    while root.parent is not None:
+        root = root.parent
+    names = dict(root.module_dict)
+    for child in root.children.values():
+        prefix = '' if child.scope == registry.scope else f'{child.scope}.'
+        names.update({f'{prefix}{name}': cls for name, cls in child.module_dict.items()})
+    return names
+
+
+def accepted_arguments(cls: Any) -> set[str]:
+    """Names of the arguments of a function or of a class and, as far as it hands on others, of its bases."""
+    names: set[str] = set()
+    for base in inspect.getmro(cls) if inspect.isclass(cls) else (cls,):
+        call = vars(base).get('__init__') if inspect.isclass(base) else base
+        if call is None or base is object:
+            continue
+        parameters = inspect.signature(call).parameters.values()
+        names |= {each.name for each in parameters if each.kind not in (each.VAR_KEYWORD, each.VAR_POSITIONAL)}
+        if not any(each.kind is each.VAR_KEYWORD for each in parameters):
+            break
+    return names - {'self'}
+
+
+def _unknown_argument(
+    name: str, text: str, key: str, part: dict, cls: Any, registry: Registry | None, cfg: dict, root: str
+) -> Problem:
+    function = re.match(r'(\w+)\(\)', text)
+    if name not in part and function:  # not the part's own: of a function that it calls
+        cls = getattr(torch.nn.utils, function[1], cls)
+        key = next((node_key for node_key, node in walk(cfg.get(root), root) if name in node), key)
+    label = getattr(cls, '__name__', text.split('.')[0])
+    arguments = {argument for argument in part if argument not in ('type', '_scope_')}
+    if registry is not None and inspect.isclass(cls):
+        for full, other in registered_names(registry).items():
+            is_namesake = full.rpartition('.')[2] == cls.__name__ and other is not cls
+            if is_namesake and arguments <= accepted_arguments(other):
+                package = cls.__module__.partition('.')[0]
+                return Problem(
+                    f'{key}.type', f'the {label} of {package} takes no argument {name}; did you mean {full}?'
+                )
+    known = accepted_arguments(cls) if callable(cls) else set()
+    meant = OTHER_WORDS.get(name, '') if OTHER_WORDS.get(name) in known else closest(name, known)
+    mend = f'did you mean {meant}?' if meant else f'remove it (it takes {_listing(known)})'
+    return Problem(f'{key}.{name}', f'{label} takes no such argument; {mend}')
+
+
+def _listing(names: Iterable[str]) -> str:
+    names = sorted(names)
+    return ', '.join(names[:12]) + (', ...' if len(names) > 12 else '')

@@ -1,0 +1,350 @@
+"""The early check: a config is run small, on this machine's CPU, before anything large is built or read.
+
+It works for any model, since the classes themselves say what they refuse. A check that cannot run becomes a warning.
+"""
+
+import copy
+import logging
+import random
+import sys
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from io import StringIO
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+from mmengine.config import Config, ConfigDict
+from mmengine.dist import is_main_process
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import DefaultScope, HOOKS, METRICS, MODELS, PARAM_SCHEDULERS, VISUALIZERS
+from mmengine.utils import ManagerMixin
+from torch import nn
+
+from beit_mm.config.parts import use_plain_batch_norm, walk
+from beit_mm.errors import UserError
+from beit_mm.models import BEiT, DiscreteVAE
+
+from . import advice, files, keys
+from .blame import blame, find_class, get, other_values
+from .problems import Problem
+from .samples import collate, cut, cut_size, draw, Drawn, NotChecked, sides
+
+LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+MAX_TRIALS = 10
+
+
+class ConfigMistakes(UserError):
+    """A config with which no training may start; the message is its first mistake."""
+
+
+def check_config(
+    cfg: Config,
+    loaders: Iterable[str] = LOADERS,
+    num_processes: int | None = None,
+    lists: Iterable[str] = LOADERS,
+    is_training: bool = False,
+) -> list[Problem]:
+    """Find the mistakes of a config, without a GPU and, besides listing data, in about three seconds.
+
+    Args:
+        cfg: the config, of either style, with all changes merged.
+        loaders: keys of the data loaders that will be used.
+        num_processes: of the training, to compare its batch with the recipe's; None if not known.
+        lists: keys of the data loaders whose data sets may list their files, for real samples instead of random ones.
+        is_training: whether a training starts here and now, so that what this machine lacks is an error.
+
+    Returns:
+        Errors, then warnings.
+    """
+    plain = cfg.to_dict()
+    used = tuple(key for key in loaders if isinstance(plain.get(key), dict))
+    with _isolated(plain.get('default_scope') or 'mmengine'), TemporaryDirectory() as folder:
+        run = DryRun(plain, used, tuple(lists), Path(folder))
+        problems = [*keys.check_keys(plain, used), *files.check_files(plain, used)]
+        problems += run.check()
+        problems += _guarded(advice.check_course, plain, run.model, is_training)
+        problems += _guarded(advice.check_batch, plain, num_processes, cfg.text)
+        problems += _guarded(advice.check_labels, plain, run.model, run.drawn)
+        problems += _guarded(files.check_weights, plain, run.model)
+    problems = keys.join_scope_mistakes(list(dict.fromkeys(problems)))
+    return sorted(problems, key=lambda problem: not problem.is_error)
+
+
+def _guarded(check, *arguments) -> Iterator[Problem]:
+    """A check must not stop a run that would have worked, so its own failure is a warning."""
+    try:
+        yield from check(*arguments)
+    except Exception as error:
+        name = check.__name__.replace('_', ' ')
+        yield Problem('config', f'not checked in full ({name}): {type(error).__name__}: {error}', is_error=False)
+
+
+@contextmanager
+def _isolated(scope: str) -> Iterator[None]:
+    """No output, and afterwards the random states and MMEngine's global instances of before."""
+    managers = {manager: dict(manager._instance_dict) for manager in _subclasses(ManagerMixin)}
+    states = random.getstate(), np.random.get_state()
+    disabled, has_gradients = logging.root.manager.disable, torch.is_grad_enabled()
+    logging.disable(logging.CRITICAL)
+    try:
+        with (
+            torch.random.fork_rng(devices=[]),
+            warnings.catch_warnings(),
+            redirect_stdout(StringIO()),
+            DefaultScope.overwrite_default_scope(scope),
+            torch.set_grad_enabled(True),
+        ):
+            warnings.simplefilter('ignore')
+            torch.manual_seed(0)
+            yield
+    finally:
+        logging.disable(disabled)
+        torch.set_grad_enabled(has_gradients)
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        for manager in _subclasses(ManagerMixin):
+            manager._instance_dict.clear()
+            manager._instance_dict.update(managers.get(manager, {}))
+
+
+def _subclasses(kind: type) -> Iterator[type]:
+    for subclass in kind.__subclasses__():
+        yield subclass
+        yield from _subclasses(subclass)
+
+
+class DryRun:
+    """Builds the parts of a config and runs a step and an evaluation of a small copy of its model.
+
+    Args:
+        cfg: plain dicts and lists.
+        loaders: keys of the data loaders in use.
+        lists: those whose data sets may list their files.
+        folder: for temporary files.
+
+    Attributes:
+        model: the whole model on the meta device, without memory; None if it cannot be built there.
+        drawn: a sample of every loader in use, as far as there is one.
+    """
+
+    def __init__(self, cfg: dict, loaders: tuple[str, ...], lists: tuple[str, ...], folder: Path):
+        self.cfg = cfg
+        self.loaders = loaders
+        self.lists = lists
+        self.folder = folder
+        self.model: nn.Module | None = None
+        self.drawn: dict[str, Drawn] = {}
+
+    def check(self, may_mend: bool = True) -> Iterator[Problem]:
+        """All problems that building and running show.
+
+        Args:
+            may_mend: whether to try other numbers where those of a step do not fit each other.
+        """
+        problems = [*self._build_model(), *self._build_hooks(), *self._draw_samples()]
+        yield from problems
+        is_model_built = not any(problem.is_error and problem.key.startswith('model') for problem in problems)
+        drawn = self.drawn.get('train_dataloader') if is_model_built else None
+        problems = list(self._train(drawn))
+        if may_mend and drawn and problems and problems[0].is_error:
+            problems[0] = self._mend(problems[0])
+        yield from problems
+        if is_model_built and not any(problem.is_error and problem.key.startswith('model') for problem in problems):
+            for loader in self.drawn:
+                if loader != 'train_dataloader':
+                    yield from self._evaluate(loader)
+
+    def _build_model(self) -> Iterator[Problem]:
+        if not isinstance(self.cfg.get('model'), dict):
+            return
+        try:
+            with torch.device('meta'):
+                self.model = MODELS.build(self._model_config())
+        except Exception as error:
+            yield blame(error, self.cfg, 'model')
+
+    def _model_config(self) -> dict:
+        model = ConfigDict(copy.deepcopy(self.cfg['model']))  # the hosts read attributes of `test_cfg`
+        if self.cfg.get('data_preprocessor') is not None:  # the hosts' configs may name it beside the model
+            model.setdefault('data_preprocessor', copy.deepcopy(self.cfg['data_preprocessor']))
+        return model
+
+    def _build_hooks(self) -> Iterator[Problem]:
+        if isinstance(self.cfg.get('visualizer'), dict):
+            try:
+                VISUALIZERS.build(dict(copy.deepcopy(self.cfg['visualizer']), name='dry run', vis_backends=None))
+            except Exception as error:
+                yield blame(error, self.cfg, 'visualizer')
+        hooks = {f'default_hooks.{name}': hook for name, hook in (self.cfg.get('default_hooks') or {}).items()}
+        hooks |= {f'custom_hooks.{index}': hook for index, hook in enumerate(self.cfg.get('custom_hooks') or [])}
+        for key, hook in hooks.items():
+            if isinstance(hook, dict) and 'type' in hook:
+                try:
+                    HOOKS.build({name: value for name, value in copy.deepcopy(hook).items() if name != 'priority'})
+                except Exception as error:
+                    yield blame(error, self.cfg, key)
+
+    def _draw_samples(self) -> Iterator[Problem]:
+        sources: dict[str, str] = {}
+        for loader in self.loaders:
+            source = repr({name: self.cfg[loader].get(name) for name in ('dataset', 'collate_fn')})
+            if source in sources:  # a test on the validation's images
+                continue
+            try:
+                self.drawn[loader] = draw(self.cfg, loader, self.folder, loader in self.lists)
+                sources[source] = loader
+            except NotChecked as end:
+                if end.problem is not None:
+                    yield end.problem
+
+    def _train(self, drawn: Drawn | None) -> Iterator[Problem]:
+        """The optimizer with its schedules, and a step on a sample if there is one."""
+        if not isinstance(self.cfg.get('optim_wrapper'), dict):
+            return
+        for side in sides(drawn):
+            problems = list(self._step(drawn, side))
+            if not problems:
+                return
+        yield from problems
+
+    def _mend(self, problem: Problem) -> Problem:
+        """The same problem at the number to blame, if another number there lets a step run."""
+        part = problem.key if isinstance(get(self.cfg, problem.key), dict) else problem.key.rpartition('.')[0]
+        if not part.startswith(('model', 'train_dataloader')):
+            return problem
+        for key, value in other_values(problem.sentence, self.cfg, part)[:MAX_TRIALS]:
+            cfg = copy.deepcopy(self.cfg)
+            holder, _, name = key.rpartition('.')
+            get(cfg, holder)[name] = value
+            trial = DryRun(cfg, ('train_dataloader',), self.lists, self.folder)
+            if not any(other.is_error for other in trial.check(may_mend=False)):
+                return Problem(key, f'{problem.sentence}; set {name}={value}')
+        return problem
+
+    def _step(self, drawn: Drawn | None, side: int) -> Iterator[Problem]:
+        try:
+            model = MODELS.build(self._small(side)).train() if drawn else nn.Linear(2, 2)
+        except Exception as error:
+            yield blame(error, self.cfg, 'model')
+            return
+        options = advice.ReadKeys(self.cfg['optim_wrapper'].get('paramwise_cfg') or {})
+        try:
+            wrapper = build_optim_wrapper(model, dict(advice.on_cpu(self.cfg['optim_wrapper']), paramwise_cfg=options))
+        except Exception as error:
+            yield blame(error, self.cfg, 'optim_wrapper')
+            return
+        if drawn:
+            yield from advice.check_options(self.cfg, self.model, options)
+        schedules = self.cfg.get('param_scheduler') or []
+        for index, schedule in enumerate(schedules if isinstance(schedules, list) else [schedules]):
+            key = f'param_scheduler.{index}' if isinstance(schedules, list) else 'param_scheduler'
+            try:
+                PARAM_SCHEDULERS.build(dict(schedule), default_args=dict(optimizer=wrapper, epoch_length=100))
+            except Exception as error:
+                yield blame(error, self.cfg, key)
+        if drawn:
+            try:
+                batch = collate(self.cfg, 'train_dataloader', cut(drawn.sample, side), self._num_images())
+                model.train_step(batch, wrapper)
+            except NotChecked as end:
+                yield end.problem
+            except Exception as error:
+                yield self._blame_module(error, model, 'optim_wrapper')
+
+    def _num_images(self) -> int:
+        """Two, or one where a training has one and its batch norm would see it alone."""
+        is_synchronised = any(node.get('type') == 'SyncBN' for _, node in walk(self.cfg['model'], ''))
+        return 1 if self.cfg['train_dataloader'].get('batch_size') == 1 and not is_synchronised else 2
+
+    def _small(self, side: int) -> dict:
+        """The config of a model for one short step: our parts with few blocks, windows as large as the images."""
+        model = self._model_config()
+        use_plain_batch_norm(model)
+        for _, node in walk(model, 'model'):
+            cls = find_class(node, MODELS)
+            if cls is BEiT:
+                indices = node.get('out_indices', -1)
+                count = len(indices) if isinstance(indices, (list, tuple)) else 1
+                if count < node.get('depth', 12):
+                    node.update(depth=count, compile_blocks=False)
+                    node['out_indices'] = list(range(count)) if isinstance(indices, (list, tuple)) else -1
+            if cls is DiscreteVAE:
+                node.update(blocks_per_group=1, n_hid=32, n_init=16)  # no other part depends on these
+        preprocessor, test_cfg = model.get('data_preprocessor') or {}, model.get('test_cfg') or {}
+        if test_cfg.get('mode') == 'slide' and {'crop_size', 'stride'} <= set(test_cfg):
+            crop, stride = test_cfg['crop_size'], test_cfg['stride']
+            test_cfg['crop_size'] = tuple(cut_size(each, side) for each in crop)
+            test_cfg['stride'] = tuple(
+                max(1, step * new // old) for step, new, old in zip(stride, test_cfg['crop_size'], crop)
+            )
+        for node in (preprocessor, preprocessor.get('test_cfg') or {}):
+            if isinstance(node.get('size'), (list, tuple)):
+                node['size'] = tuple(cut_size(each, side) for each in node['size'])
+        return model
+
+    def _blame_module(self, error: Exception, model: nn.Module, root: str) -> Problem:
+        owners = {id(module): f'model.{name}'.rstrip('.') for name, module in model.named_modules()}
+        return blame(error, self.cfg, root, owners)
+
+    def _evaluate(self, loader: str) -> Iterator[Problem]:
+        evaluator = loader.replace('dataloader', 'evaluator')
+        metrics = self.cfg.get(evaluator)
+        if metrics is None:
+            return
+        for side in sides(self.drawn[loader]):
+            problems = list(self._predict(loader, evaluator, metrics, side))
+            if not problems:
+                return
+        yield from problems
+
+    def _predict(self, loader: str, evaluator: str, metrics: dict | list, side: int) -> Iterator[Problem]:
+        drawn, owners = self.drawn[loader], {}
+        try:
+            batch = collate(self.cfg, loader, cut(drawn.sample, side), 1)
+            model = MODELS.build(self._small(side)).eval()
+        except NotChecked as end:
+            yield end.problem
+            return
+        except Exception as error:
+            yield blame(error, self.cfg, 'model')
+            return
+        try:
+            with torch.no_grad():
+                outputs = model.val_step(batch)
+        except Exception as error:
+            yield self._blame_module(error, model, 'model')
+            return
+        for index, node in enumerate(metrics if isinstance(metrics, (list, tuple)) else [metrics]):
+            key = f'{evaluator}.{index}' if isinstance(metrics, (list, tuple)) else evaluator
+            try:
+                metric = METRICS.build(copy.deepcopy(node))
+                metric.dataset_meta = getattr(drawn.dataset, 'metainfo', None)
+                owners[id(metric)] = key
+                metric.process(
+                    batch, [getattr(output, 'to_dict', lambda output=output: output)() for output in outputs]
+                )
+                metric.compute_metrics(metric.results)
+            except Exception as error:
+                yield blame(error, self.cfg, key, owners)
+
+
+def check_before_training(cfg: Config, num_processes: int) -> list[Problem]:
+    """Check the config of a training that starts on this process. Its own data set is listed once, by the training.
+
+    Returns:
+        Warnings, in the main process alone.
+
+    Raises:
+        ConfigMistakes: If there are errors; the message is the first, the others go to standard error.
+    """
+    used = ('train_dataloader', 'val_dataloader')
+    problems = check_config(cfg, used, num_processes, lists=('val_dataloader',), is_training=True)
+    errors = [problem for problem in problems if problem.is_error]
+    if errors:
+        for problem in errors[1:] if is_main_process() else ():
+            print(f'also: {problem}', file=sys.stderr)
+        raise ConfigMistakes(str(errors[0]))
+    return problems if is_main_process() else []

@@ -1,0 +1,180 @@
+"""Samples for a dry run: real ones from a loader's data set, or a random image in the form in which the set gives them."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from mmengine.dataset import BaseDataset
+from mmengine.registry import DATASETS, TRANSFORMS
+from mmengine.runner import Runner
+from mmengine.structures import PixelData
+from mmpretrain.datasets import BaseDataset as ClassificationDataset
+from mmpretrain.datasets import CIFAR10, MultiLabelDataset
+from mmseg.datasets import BaseSegDataset
+from PIL import Image
+from torch.utils.data import Dataset
+
+from beit_mm.config.parts import walk
+from beit_mm.datasets.bad_images import BadImage
+
+from .blame import accepted_arguments, blame, find_class
+from .problems import Problem
+
+MAX_BAD = 3  # unreadable images at the beginning of a data set, which a training would replace
+MAX_SIDE = 256  # larger images are cut, to keep a step short
+SIDES = (64, 192)  # to about so many pixels
+
+
+class NotChecked(Exception):
+    """A check ends here; `problem` says why, None if something else already does."""
+
+    def __init__(self, problem: Problem | None = None):
+        self.problem = problem
+
+
+class Drawn(NamedTuple):
+    """A sample of a loader.
+
+    Attributes:
+        sample: what the pipeline gives.
+        dataset: the innermost data set, without its list of images unless the sample is real.
+        is_real: whether the sample was read from the data set.
+    """
+
+    sample: Any
+    dataset: Dataset
+    is_real: bool
+
+
+def draw(cfg: dict, loader: str, folder: Path, may_list: bool) -> Drawn:
+    """One sample of a loader's innermost data set through its pipeline.
+
+    Args:
+        cfg: the whole config.
+        loader: key of the loader.
+        folder: where a random image may be written.
+        may_list: whether the data set may list its images, which takes minutes for millions of files.
+
+    Raises:
+        NotChecked: If there is none; with the problem.
+    """
+    key, node = [
+        (key, node)
+        for key, node in walk(cfg[loader].get('dataset'), f'{loader}.dataset')
+        if key.rstrip('.0123456789').endswith(('dataset', 'datasets')) and not {'dataset', 'datasets'} & set(node)
+    ][0]
+    steps = node.get('pipeline') or []
+    transforms = [_try(cfg, f'{key}.pipeline.{index}', TRANSFORMS.build, step) for index, step in enumerate(steps)]
+    cls = find_class(node, DATASETS)
+    is_lazy = cls is not None and 'lazy_init' in accepted_arguments(cls)
+    dataset = _try(cfg, key, DATASETS.build, dict(node, pipeline=[], lazy_init=True) if is_lazy else node)
+    infos = _real_infos(dataset) if may_list or not is_lazy else []
+    is_real = bool(infos)
+    if not is_real:
+        infos = [_random_info(dataset, folder)]
+    for info in infos:
+        try:
+            return Drawn(_run(cfg, key, transforms, info), dataset, is_real)
+        except BadImage as error:
+            reason = str(error)
+    raise NotChecked(Problem(key, f'none of the first {len(infos)} images can be read: {reason}'))
+
+
+def _try(cfg: dict, key: str, function, *arguments):
+    try:
+        return function(*arguments)
+    except Exception as error:
+        raise NotChecked(blame(error, cfg, key)) from error
+
+
+def _real_infos(dataset: Dataset) -> list:
+    """What the data set knows of its first images; nothing if its files are missing, which check_files says."""
+    try:
+        if isinstance(dataset, BaseDataset):
+            dataset.full_init()
+            return [dataset.get_data_info(index) for index in range(min(MAX_BAD, len(dataset)))]
+        return [dataset[0]]
+    except OSError:
+        return []
+
+
+def _run(cfg: dict, key: str, transforms: list, info: Any) -> Any:
+    for index, transform in enumerate(transforms):
+        try:
+            info = transform(info)
+        except BadImage:
+            raise
+        except Exception as error:
+            raise NotChecked(blame(error, cfg, f'{key}.pipeline.{index}')) from error
+        if info is None:
+            raise NotChecked(Problem(f'{key}.pipeline.{index}', 'gave no image', is_error=False))
+    return info
+
+
+def _random_info(dataset: Dataset, folder: Path) -> dict:
+    """What a data set of a known kind would give, of a random image."""
+    generator = np.random.default_rng(0)
+    image, labels = folder / 'image.jpg', folder / 'labels.png'
+    if not image.exists():
+        pixels = generator.integers(0, 256, (12, 16, 3), np.uint8)
+        Image.fromarray(pixels).resize((640, 480), Image.BILINEAR).save(image)
+        Image.fromarray(generator.integers(1, 3, (480, 640), np.uint8)).save(labels)
+    info = dict(img_path=str(image), gt_label=0, sample_idx=0)
+    if isinstance(dataset, CIFAR10):
+        return dict(info, img=generator.integers(0, 256, (32, 32, 3), np.uint8))
+    if isinstance(dataset, BaseSegDataset):
+        maps = dict(label_map=dataset.label_map, reduce_zero_label=dataset.reduce_zero_label)
+        return dict(info, seg_map_path=str(labels), seg_fields=[], **maps)
+    if isinstance(dataset, ClassificationDataset) and not isinstance(dataset, MultiLabelDataset):
+        return info
+    raise NotChecked
+
+
+def collate(cfg: dict, loader: str, sample: Any, num_images: int) -> Any:
+    """A batch of copies of a sample, by the loader's own function; builds the loader, too, for its arguments.
+
+    Raises:
+        NotChecked: If the loader cannot be built; with the problem.
+    """
+    node = cfg[loader]
+    samples = _Samples([sample] * max(num_images, 2))
+    try:
+        built = Runner.build_dataloader(dict(node, dataset=samples), seed=0)
+    except Exception as error:
+        problem = blame(error, cfg, loader)
+        is_error = isinstance(error, (ValueError, TypeError, KeyError))  # a sampler may ask more of a data set
+        raise NotChecked(problem._replace(is_error=problem.is_error and is_error)) from error
+    return _try(cfg, f'{loader}.collate_fn', built.collate_fn, [sample] * num_images)
+
+
+class _Samples(list, Dataset):
+    """A list that loaders take for a data set."""
+
+
+def sides(drawn: Drawn | None) -> tuple[int, ...]:
+    """Sizes to cut large images to, one after the other while a model refuses them."""
+    sample = drawn.sample if drawn else None
+    images = sample.get('inputs') if isinstance(sample, dict) else None
+    is_large = isinstance(images, torch.Tensor) and max(images.shape[1:]) > MAX_SIDE
+    return SIDES if is_large else SIDES[:1]
+
+
+def cut_size(side: int, most: int) -> int:
+    """A side of at most about 2 * `most` pixels, by multiples of 64, so that patches and strides fit as before."""
+    return side if side <= MAX_SIDE else most + side % 64
+
+
+def cut(sample: Any, most: int) -> Any:
+    """A sample with its upper left corner alone, where it is large and made of one image and its labels."""
+    images = sample.get('inputs') if isinstance(sample, dict) else None
+    if not isinstance(images, torch.Tensor) or images.ndim != 3 or set(sample) != {'inputs', 'data_samples'}:
+        return sample
+    height, width = (cut_size(side, most) for side in images.shape[1:])
+    if (height, width) == tuple(images.shape[1:]):
+        return sample
+    data_sample = sample['data_samples'].clone()
+    if 'gt_sem_seg' in data_sample:
+        data_sample.gt_sem_seg = PixelData(data=data_sample.gt_sem_seg.data[:, :height, :width])
+    data_sample.set_metainfo(dict(img_shape=(height, width), ori_shape=(height, width)))
+    return dict(inputs=images[:, :height, :width], data_samples=data_sample)
