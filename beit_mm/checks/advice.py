@@ -235,9 +235,7 @@ def check_options(cfg: dict, model: nn.Module | None, options: ReadKeys) -> Iter
     constructor = cfg['optim_wrapper'].get('constructor', 'DefaultOptimWrapperConstructor')
     for name in sorted(names - options.read):
         known = sorted(options.read - names)
-        mend = suggest(
-            name, known, f'it reads {", ".join(known)}; BEiT needs beit_mm.LayerDecayOptimWrapperConstructor'
-        )
+        mend = suggest(name, known, f'it reads {", ".join(known)}; BEiT uses beit_mm.LayerDecayOptimWrapperConstructor')
         yield Problem(f'optim_wrapper.paramwise_cfg.{name}', f'{constructor} does not read it; {mend}')
     patterns = dict.get(options, 'custom_keys')
     if not isinstance(patterns, dict) or model is None:
@@ -301,7 +299,7 @@ def check_labels(cfg: dict, model: nn.Module | None, drawn: dict[str, Drawn]) ->
 
 
 def _check_sizes(cfg: dict, drawn: Drawn | None) -> Iterator[Problem]:
-    """Training images against the trunk's training size and the preprocessor's padding, which differ by mistake only."""
+    """Training images against the trunk's training size and the preprocessor's padding."""
     images = drawn.sample.get('inputs') if drawn and isinstance(drawn.sample, dict) else None
     if not isinstance(images, Tensor):
         return

@@ -1,7 +1,7 @@
 """From an exception to the key of the config that caused it, for any model.
 
-The traceback knows more than the message: MMEngine's `build_from_cfg` has the config of the part that could not be built
-among its variables, and a method of a module or of a transform has `self`.
+The traceback knows more than the message: among the variables of MMEngine's `build_from_cfg` is the config of the part
+that could not be built, and a method of a module or of a transform has `self`.
 """
 
 import inspect
@@ -30,7 +30,9 @@ CANNOT_RUN = re.compile(
 )
 
 
-def blame(error: Exception, cfg: dict, root: str, owners: dict[int, str] | None = None) -> Problem:
+def blame(
+    error: Exception, cfg: dict, root: str, owners: dict[int, str] | None = None, cuts: dict[int, int] | None = None
+) -> Problem:
     """The problem that an exception tells of.
 
     Args:
@@ -38,12 +40,16 @@ def blame(error: Exception, cfg: dict, root: str, owners: dict[int, str] | None 
         cfg: the whole config, as plain dicts and lists.
         root: dotted key of the section that was built or ran.
         owners: dotted keys of modules and transforms by `id`.
+        cuts: the config's number for numbers that were made smaller for the run.
     """
     frames = [(frame, line) for frame, line in traceback.walk_tb(error.__traceback__)][::-1]  # innermost first
     key, cls, registry = _find_part(frames, cfg, root, owners or {})
     part = get(cfg, key)
     part = part if isinstance(part, dict) else {}
-    text = _describe(error, frames)
+    source = _source(frames)
+    text = _describe(error, source)
+    for new, old in (cuts or {}).items():
+        text = re.sub(rf'\b{new}\b', str(old), text)
     if isinstance(error, KeyError) and registry is not None and 'registry' in text:
         return _unknown_type(key, cls, registry)
     name = re.search(r"(?:unexpected|multiple values for)(?: keyword)? argument '(\w+)'", text)
@@ -53,7 +59,11 @@ def blame(error: Exception, cfg: dict, root: str, owners: dict[int, str] | None 
     if isinstance(error, TypeError) and missing:
         return Problem(key, f'{getattr(cls, "__name__", key)} needs the argument {missing[1]}; add it')
     can_run = not (isinstance(error, (ImportError, NotImplementedError, MemoryError)) or CANNOT_RUN.search(text))
-    full = _find_argument(text, frames, cfg, key)
+    callers = ' '.join(_source(frames[at:]) for at in range(min(2, len(frames))))
+    full = _find_argument(text, callers, cfg, key if part else key.rpartition('.')[0] or key)
+    absent = re.match(r"'ConfigDict' object has no attribute '(\w+)'", text)
+    if absent and isinstance(get(cfg, full), dict):
+        return Problem(f'{full}.{absent[1]}', f'{getattr(cls, "__name__", root)} needs it; add it')
     what = f'{cls.__name__}: ' if inspect.isclass(cls) and cls.__name__ not in text else ''
     return Problem(full, f'{what}{text}', is_error=can_run)
 
@@ -111,37 +121,37 @@ def _equal(first: Any, second: Any) -> bool:
         return False
 
 
-def _describe(error: Exception, frames: list[tuple[FrameType, int]]) -> str:
-    """The message, in one line; an assertion without one by its source."""
+def _describe(error: Exception, source: str) -> str:
+    """The message in one line, with the line of code where it says too little."""
     if isinstance(error, KeyError) and error.args and ' ' not in str(error.args[0]):
         return f'{error.args[0]!r} is missing'
-    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
-    text = ' '.join(lines[:3])
+    text = ' '.join(line.strip() for line in str(error).strip().splitlines()[:3])
     if not text:
-        text = f'{type(error).__name__} at `{_source(frames)}`'
-    elif isinstance(error, (IndexError, AttributeError)):
-        text = f'{text} at `{_source(frames)}`'
-    return text
+        return f'{type(error).__name__} at `{source}`'
+    return f'{text} at `{source}`' if isinstance(error, (IndexError, AttributeError)) else text
 
 
 def _source(frames: list[tuple[FrameType, int]]) -> str:
-    frame, line = frames[0]
+    """The line of code that failed, but for MMEngine's access to attributes of a config."""
+    frame, line = next((each for each in frames if '/config/' not in each[0].f_code.co_filename), frames[0])
     return linecache.getline(frame.f_code.co_filename, line).strip()
 
 
-def _find_argument(text: str, frames: list[tuple[FrameType, int]], cfg: dict, key: str) -> str:
+def _find_argument(text: str, source: str, cfg: dict, key: str) -> str:
     """Key of the argument that a message is about: it names it, or its value, or the line of code that failed reads it;
     of the part at work, or else of the model and the pipelines. The part's own key if none is found.
     """
     words, numbers = set(re.findall(r'[A-Za-z_]\w*', text)), set(re.findall(r'-?\d+(?:\.\d+)?', text))
-    source = set(re.findall(r'[A-Za-z_]\w*', _source(frames)))
+    in_source = set(re.findall(r'[A-Za-z_]\w*', source))
     best, most = key, 0
     for full, name, value in _arguments(cfg, key):
         is_own, is_named = full.startswith(f'{key}.'), name in words
-        is_valued = bool(_numbers_of(value) & numbers - {'0', '1', '2', '3'})
+        is_listed = isinstance(value, (list, tuple)) and len(value) > 1 and ', '.join(map(str, value)) in text
+        is_valued = is_listed or bool(_numbers_of(value) & numbers - {'0', '1', '2', '3'})
         if is_own and isinstance(value, dict) and is_named:
-            full = next((f'{full}.{inner}' for inner in value if inner in words), full)
-        score = 8 * (is_named and is_valued) + 4 * (is_named and is_own) + 3 * (is_own and name in source)
+            inner = max(value, key=lambda inner: text.rfind(f' {inner}'), default='')
+            full = f'{full}.{inner}' if inner in words else full
+        score = 8 * (is_named and is_valued) + is_own * (20 * is_listed + 4 * is_named + 3 * (name in in_source))
         score = score or 2 * (is_named and '_' in name) or is_valued and (is_own or 'pipeline' in full)
         if score > most:
             best, most = full, score
@@ -161,15 +171,16 @@ def _numbers_of(value: Any) -> set[str]:
 
 
 def other_values(text: str, cfg: dict, key: str) -> list[tuple[str, Any]]:
-    """Keys and values that a mismatch of numbers may be mended with, the likeliest first: the numbers in its message, or
-    the value times the ratio of two of them.
+    """Keys and values that may mend a mismatch of numbers, the likeliest first.
+
+    The values are the numbers in the message, or the old value times the ratio of two of them.
     """
     words = set(re.findall(r'[A-Za-z_]\w*', text))
     numbers = sorted({int(number) for number in re.findall(r'\d+', text)} - set(range(4)))
     found: dict[tuple[str, str], tuple[float, str, Any]] = {}
     for full, name, value in _arguments(cfg, key):
-        olds = set(value) if isinstance(value, (list, tuple)) else {value}
-        old = next(iter(olds)) if len(olds) == 1 else None
+        values = value if isinstance(value, (list, tuple)) else [value]
+        old = values[0] if values and all(other == values[0] for other in values) else None
         if type(old) is not int or old < 4 or not (old in numbers or name in words):
             continue
         scaled = {old * first // second for first in numbers for second in numbers if old * first % second == 0}
@@ -178,7 +189,9 @@ def other_values(text: str, cfg: dict, key: str) -> list[tuple[str, Any]]:
             cost -= 2 * (name in words)
             changed = type(value)([new] * len(value)) if isinstance(value, (list, tuple)) else new
             found.setdefault((full, str(new)), (cost, full, changed))
-    return [(full, new) for _, full, new in sorted(found.values(), key=lambda each: each[0]) if new != get(cfg, full)]
+    ranked = sorted(found.values(), key=lambda each: each[0])
+    nearest = [each for at, each in enumerate(ranked) if [other[1] for other in ranked[:at]].count(each[1]) < 2]
+    return [(full, new) for _, full, new in nearest if new != get(cfg, full)]
 
 
 def _unknown_type(key: str, cls: Any, registry: Registry) -> Problem:

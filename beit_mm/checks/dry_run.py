@@ -22,6 +22,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DefaultScope, HOOKS, METRICS, MODELS, PARAM_SCHEDULERS, VISUALIZERS
 from mmengine.utils import ManagerMixin
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from beit_mm.config.parts import use_plain_batch_norm, walk
 from beit_mm.errors import UserError
@@ -116,6 +117,15 @@ def _subclasses(kind: type) -> Iterator[type]:
         yield from _subclasses(subclass)
 
 
+class NoRandomWeights(TorchFunctionMode):
+    """Fills new weights with a constant: drawing them would take most of the time of a small step."""
+
+    def __torch_function__(self, function, types, arguments=(), options=None):
+        if getattr(function, '__name__', '') in ('uniform_', 'normal_', 'trunc_normal_') and arguments:
+            return arguments[0].detach().fill_(0.01)
+        return function(*arguments, **(options or {}))
+
+
 class DryRun:
     """Builds the parts of a config and runs a step and an evaluation of a small copy of its model.
 
@@ -137,6 +147,8 @@ class DryRun:
         self.folder = folder
         self.model: nn.Module | None = None
         self.drawn: dict[str, Drawn] = {}
+        self.cuts: dict[int, int] = {}  # sides of windows in the small copy and the config's
+        self._built: tuple[int, nn.Module] | None = None
 
     def check(self, may_mend: bool = True) -> Iterator[Problem]:
         """All problems that building and running show.
@@ -146,13 +158,14 @@ class DryRun:
         """
         problems = [*self._build_model(), *self._build_hooks(), *self._draw_samples()]
         yield from problems
-        is_model_built = not any(problem.is_error and problem.key.startswith('model') for problem in problems)
-        drawn = self.drawn.get('train_dataloader') if is_model_built else None
+        if self.model is None or any(problem.is_error and problem.key.startswith('model') for problem in problems):
+            return
+        drawn = self.drawn.get('train_dataloader')
         problems = list(self._train(drawn))
         if may_mend and drawn and problems and problems[0].is_error:
             problems[0] = self._mend(problems[0])
         yield from problems
-        if is_model_built and not any(problem.is_error and problem.key.startswith('model') for problem in problems):
+        if not any(problem.is_error and problem.key.startswith('model') for problem in problems):
             for loader in self.drawn:
                 if loader != 'train_dataloader':
                     yield from self._evaluate(loader)
@@ -226,7 +239,7 @@ class DryRun:
 
     def _step(self, drawn: Drawn | None, side: int) -> Iterator[Problem]:
         try:
-            model = MODELS.build(self._small(side)).train() if drawn else nn.Linear(2, 2)
+            model = self._small_model(side).train()
         except Exception as error:
             yield blame(error, self.cfg, 'model')
             return
@@ -236,8 +249,7 @@ class DryRun:
         except Exception as error:
             yield blame(error, self.cfg, 'optim_wrapper')
             return
-        if drawn:
-            yield from advice.check_options(self.cfg, self.model, options)
+        yield from advice.check_options(self.cfg, self.model, options)
         schedules = self.cfg.get('param_scheduler') or []
         for index, schedule in enumerate(schedules if isinstance(schedules, list) else [schedules]):
             key = f'param_scheduler.{index}' if isinstance(schedules, list) else 'param_scheduler'
@@ -254,6 +266,13 @@ class DryRun:
             except Exception as error:
                 yield self._blame_module(error, model, 'optim_wrapper')
 
+    def _small_model(self, side: int) -> nn.Module:
+        """A small copy of the model, built once for training and evaluation."""
+        if self._built is None or self._built[0] != side:
+            with NoRandomWeights():
+                self._built = side, MODELS.build(self._small(side))
+        return self._built[1]
+
     def _num_images(self) -> int:
         """Two, or one where a training has one and its batch norm would see it alone."""
         is_synchronised = any(node.get('type') == 'SyncBN' for _, node in walk(self.cfg['model'], ''))
@@ -269,7 +288,9 @@ class DryRun:
                 indices = node.get('out_indices', -1)
                 count = len(indices) if isinstance(indices, (list, tuple)) else 1
                 if count < node.get('depth', 12):
-                    node.update(depth=count, compile_blocks=False)
+                    node.update(
+                        depth=count, frozen_stages=min(node.get('frozen_stages', -1), count), compile_blocks=False
+                    )
                     node['out_indices'] = list(range(count)) if isinstance(indices, (list, tuple)) else -1
             if cls is DiscreteVAE:
                 node.update(blocks_per_group=1, n_hid=32, n_init=16)  # no other part depends on these
@@ -277,17 +298,19 @@ class DryRun:
         if test_cfg.get('mode') == 'slide' and {'crop_size', 'stride'} <= set(test_cfg):
             crop, stride = test_cfg['crop_size'], test_cfg['stride']
             test_cfg['crop_size'] = tuple(cut_size(each, side) for each in crop)
+            self.cuts.update(zip(test_cfg['crop_size'], crop))
             test_cfg['stride'] = tuple(
                 max(1, step * new // old) for step, new, old in zip(stride, test_cfg['crop_size'], crop)
             )
         for node in (preprocessor, preprocessor.get('test_cfg') or {}):
             if isinstance(node.get('size'), (list, tuple)):
-                node['size'] = tuple(cut_size(each, side) for each in node['size'])
+                size, node['size'] = node['size'], tuple(cut_size(each, side) for each in node['size'])
+                self.cuts.update(zip(node['size'], size))
         return model
 
     def _blame_module(self, error: Exception, model: nn.Module, root: str) -> Problem:
         owners = {id(module): f'model.{name}'.rstrip('.') for name, module in model.named_modules()}
-        return blame(error, self.cfg, root, owners)
+        return blame(error, self.cfg, root, owners, self.cuts)
 
     def _evaluate(self, loader: str) -> Iterator[Problem]:
         evaluator = loader.replace('dataloader', 'evaluator')
@@ -304,7 +327,7 @@ class DryRun:
         drawn, owners = self.drawn[loader], {}
         try:
             batch = collate(self.cfg, loader, cut(drawn.sample, side), 1)
-            model = MODELS.build(self._small(side)).eval()
+            model = self._small_model(side).eval()
         except NotChecked as end:
             yield end.problem
             return

@@ -1,4 +1,4 @@
-"""Samples for a dry run: real ones from a loader's data set, or a random image in the form in which the set gives them."""
+"""Samples for a dry run: of the loader's data set, or of a random image."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +23,7 @@ from .problems import Problem
 
 MAX_BAD = 3  # unreadable images at the beginning of a data set, which a training would replace
 MAX_SIDE = 256  # larger images are cut, to keep a step short
-SIDES = (64, 192)  # to about so many pixels
+SIDES = (32, 192)  # to about so many pixels
 
 
 class NotChecked(Exception):
@@ -95,7 +95,7 @@ def _real_infos(dataset: Dataset) -> list:
             dataset.full_init()
             return [dataset.get_data_info(index) for index in range(min(MAX_BAD, len(dataset)))]
         return [dataset[0]]
-    except OSError:
+    except (OSError, RuntimeError):  # RuntimeError is MMPretrain's for CIFAR
         return []
 
 
@@ -170,7 +170,8 @@ def cut(sample: Any, most: int) -> Any:
     images = sample.get('inputs') if isinstance(sample, dict) else None
     if not isinstance(images, torch.Tensor) or images.ndim != 3 or set(sample) != {'inputs', 'data_samples'}:
         return sample
-    height, width = (cut_size(side, most) for side in images.shape[1:])
+    is_padded_later = 'gt_sem_seg' in sample['data_samples']
+    height, width = (min(side, most) if is_padded_later else cut_size(side, most) for side in images.shape[1:])
     if (height, width) == tuple(images.shape[1:]):
         return sample
     data_sample = sample['data_samples'].clone()
