@@ -141,7 +141,10 @@ def _find_argument(text: str, source: str, cfg: dict, key: str) -> str:
     """Key of the argument that a message is about: it names it, or its value, or the line of code that failed reads it;
     of the part at work, or else of the model and the pipelines. The part's own key if none is found.
     """
-    words, numbers = set(re.findall(r'[A-Za-z_]\w*', text)), set(re.findall(r'-?\d+(?:\.\d+)?', text))
+    words, numbers = (
+        set(re.findall(r'[A-Za-z_]\w*', text)),
+        set(re.findall(r'\d+(?:\.\d+)?|(?<=got )-\d+(?:\.\d+)?|(?<=: )-\d+(?:\.\d+)?', text)),
+    )
     in_source = set(re.findall(r'[A-Za-z_]\w*', source))
     best, most = key, 0
     for full, name, value in _arguments(cfg, key):
@@ -152,6 +155,8 @@ def _find_argument(text: str, source: str, cfg: dict, key: str) -> str:
             inner = max(value, key=lambda inner: text.rfind(f' {inner}'), default='')
             full = f'{full}.{inner}' if inner in words else full
         score = 8 * (is_named and is_valued) + is_own * (20 * is_listed + 4 * is_named + 3 * (name in in_source))
+        score += 20 * (f'{full.split(".")[-2]}.{name}' in text)
+        score += is_named * (1 - text.find(name) / len(text))  # the first that is named
         score = score or 2 * (is_named and '_' in name) or is_valued and (is_own or 'pipeline' in full)
         if score > most:
             best, most = full, score
@@ -184,7 +189,7 @@ def other_values(text: str, cfg: dict, key: str) -> list[tuple[str, Any]]:
         if type(old) is not int or old < 4 or not (old in numbers or name in words):
             continue
         scaled = {old * first // second for first in numbers for second in numbers if old * first % second == 0}
-        for new in (set(numbers) if old in numbers else set()) | scaled - {old}:
+        for new in ((set(numbers) if old in numbers else set()) | scaled) - {old}:
             cost = abs(math.log(new / old)) + (new not in numbers) + 2 * (not full.startswith(f'{key}.'))
             cost -= 2 * (name in words)
             changed = type(value)([new] * len(value)) if isinstance(value, (list, tuple)) else new

@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 from mmengine.config import Config, ConfigDict
-from mmengine.dist import is_main_process
+from mmengine.dist import get_world_size, is_main_process
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DefaultScope, HOOKS, METRICS, MODELS, PARAM_SCHEDULERS, VISUALIZERS
 from mmengine.utils import ManagerMixin
@@ -371,3 +371,16 @@ def check_before_training(cfg: Config, num_processes: int) -> list[Problem]:
             print(f'also: {problem}', file=sys.stderr)
         raise ConfigMistakes(str(errors[0]))
     return problems if is_main_process() else []
+
+
+def check_runner(runner) -> None:
+    """Check the config of a runner whose training loop is being built, as by the hosts' tools/train.py; once.
+
+    Raises:
+        ConfigMistakes: If there are errors.
+    """
+    if getattr(runner, 'is_checked', False) or not isinstance(runner.cfg.get('model'), dict):
+        return
+    runner.is_checked = True
+    for warning in check_before_training(runner.cfg, get_world_size()):
+        runner.logger.warning(str(warning))

@@ -59,11 +59,7 @@ def draw(cfg: dict, loader: str, folder: Path, may_list: bool) -> Drawn:
     Raises:
         NotChecked: If there is none; with the problem.
     """
-    key, node = [
-        (key, node)
-        for key, node in walk(cfg[loader].get('dataset'), f'{loader}.dataset')
-        if key.rstrip('.0123456789').endswith(('dataset', 'datasets')) and not {'dataset', 'datasets'} & set(node)
-    ][0]
+    key, node = leaf_datasets(cfg, loader)[0]
     steps = node.get('pipeline') or []
     transforms = [_try(cfg, f'{key}.pipeline.{index}', TRANSFORMS.build, step) for index, step in enumerate(steps)]
     cls = find_class(node, DATASETS)
@@ -79,6 +75,15 @@ def draw(cfg: dict, loader: str, folder: Path, may_list: bool) -> Drawn:
         except BadImage as error:
             reason = str(error)
     raise NotChecked(Problem(key, f'none of the first {len(infos)} images can be read: {reason}'))
+
+
+def leaf_datasets(cfg: dict, loader: str) -> list[tuple[str, dict]]:
+    """Keys and configs of a loader's data sets inside of all wrappers."""
+    return [
+        (key, node)
+        for key, node in walk(cfg[loader].get('dataset'), f'{loader}.dataset')
+        if key.rstrip('.0123456789').endswith(('dataset', 'datasets')) and not {'dataset', 'datasets'} & set(node)
+    ]
 
 
 def _try(cfg: dict, key: str, function, *arguments):

@@ -1,4 +1,4 @@
-"""tools/print_config.py: copies of configs that stand alone."""
+"""tools/misc/print_config.py: copies of configs that stand alone."""
 
 import runpy
 import shutil

@@ -85,7 +85,12 @@ ERRORS = [
         "set out_type='avg_featmap'",
     ),
     (FINETUNE, {'model.data_preprocessor.mean': [0.5, 0.5]}, 'model.data_preprocessor.mean', 'in_channels=3', 'add'),
-    (FINETUNE, {'model.head.num_classes': 3}, 'val_evaluator.topk', '3 classes of the head', 'set topk=(1,)'),
+    (
+        FINETUNE,
+        {'model.head.num_classes': 3, 'model.data_preprocessor.num_classes': 3},
+        'val_evaluator.topk',
+        'out of range',
+    ),
     (PRETRAIN, {'model.backbone.use_mask_token': False}, 'model.backbone.use_mask_token', 'set use_mask_token=True'),
     (
         PRETRAIN,

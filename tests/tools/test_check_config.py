@@ -166,5 +166,5 @@ def test_two_processes_say_it_once(digits, tmp_path):
 
 def test_the_tool_runs_outside_of_the_repository(tmp_path):
     (tmp_path / 'config.py').write_text(f"_base_ = '{ROOT}/configs/demo/tokenizer.py'\nmodel = dict(n_hidden=8)\n")
-    output = run(sys.executable, ROOT / 'tools/check_config.py', 'config.py', cwd=tmp_path, ok=False)
+    output = run(sys.executable, ROOT / 'tools/misc/check_config.py', 'config.py', cwd=tmp_path, ok=False)
     assert 'error: model.n_hidden: DiscreteVAE takes no such argument' in output

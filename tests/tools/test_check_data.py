@@ -1,4 +1,4 @@
-"""tools/check_data.py: the four layouts on small stand-ins, and mistakes sown into them."""
+"""tools/misc/check_data.py: the four layouts on small stand-ins, and mistakes sown into them."""
 
 import hashlib
 import runpy

@@ -1,7 +1,9 @@
 """From a config and command-line arguments to a training or a test, on any number of processes, with or without GPU."""
 
+import logging
 import os
 import sys
+import tempfile
 import traceback
 from argparse import Namespace
 from collections.abc import Callable
@@ -21,14 +23,18 @@ from beit_mm.config.flatten import drop_scope_stamps
 from beit_mm.config.parts import drop_left_out, drop_pretrained, use_plain_batch_norm
 from beit_mm.engine.hooks.check_weights_hook import CheckWeightsHook
 from beit_mm.engine.hooks.stop_hook import TrainingStopped
+from beit_mm.errors import UserError
 from beit_mm.models.weights import WeightsMismatch
 
 from . import restarts
 from .memory import advise_on_memory, OutOfMemory
 
-# What a config or its files cause. The last may pass, and torchrun may try again.
-MISTAKES = ValueError, KeyError, TypeError, AssertionError, ImportError, FileNotFoundError, OutOfMemory
-FAILURES = (OSError,)
+# Errors that a user can fix. OSError may be temporary, so torchrun may retry.
+MISTAKES = UserError, FileNotFoundError, OutOfMemory
+# Errors of this kind are a mistake in code, not in a config or a file.
+BUGS = AttributeError, AssertionError, IndexError, KeyError, NameError, TypeError
+# Environment variables in which launchers say how many processes they started.
+WORLD_SIZES = dict(pytorch='WORLD_SIZE', slurm='SLURM_NTASKS', mpi='OMPI_COMM_WORLD_SIZE')
 
 
 def train(args: Namespace) -> None:
@@ -39,10 +45,11 @@ def train(args: Namespace) -> None:
     _set_resume(cfg, args.resume)
     if args.auto_scale_lr:
         if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
-            raise ValueError('--auto-scale-lr needs auto_scale_lr.base_batch_size in the config, got none')
+            raise UserError('--auto-scale-lr needs auto_scale_lr.base_batch_size in the config, got none')
         cfg.auto_scale_lr.enable = True
-    warnings = check_before_training(cfg, 1)
+    warnings = check_before_training(cfg, int(os.environ.get(WORLD_SIZES.get(cfg.launcher, ''), 1)))
     runner = _build_runner(cfg, 'resume' if cfg.get('resume') else 'train')
+    runner.is_checked = True  # for the training loop, see beit_mm.checks.check_runner
     for warning in warnings:
         runner.logger.warning(str(warning))
     _explain(cfg, runner, runner.train)
@@ -52,18 +59,18 @@ def test(args: Namespace) -> None:
     """Evaluate as the arguments of tools/test.py say."""
     cfg = _load_config(args)
     if cfg.get('test_dataloader') is None:
-        raise ValueError(f'{args.config} has no test_dataloader, so there is nothing to test on')
+        raise UserError(f'{args.config} has no test_dataloader, so there is nothing to test on')
     cfg.load_from, cfg.resume = args.checkpoint, False
     if args.show_dir is not None:
         if 'visualization' not in cfg.default_hooks:
-            raise ValueError('--show-dir needs default_hooks.visualization in the config, got none')
+            raise UserError('--show-dir needs default_hooks.visualization in the config, got none')
         cfg.default_hooks.visualization.update(
             {'draw': True} if cfg.default_scope == 'mmseg' else {'enable': True, 'out_dir': args.show_dir}
         )
         cfg.visualizer.save_dir = args.show_dir
     if args.tta:
         if 'tta_model' not in cfg or 'tta_pipeline' not in cfg:
-            raise ValueError('--tta needs tta_model and tta_pipeline in the config')
+            raise UserError('--tta needs tta_model and tta_pipeline in the config')
         cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
         cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
     # As in the hosts' tools: a folder of label maps in MMSegmentation, a file of all predictions in MMPretrain.
@@ -86,7 +93,7 @@ def _load_config(args: Namespace) -> Config:
     drop_scope_stamps(cfg)
     for key in args.cfg_options or {}:
         if key.split('.')[0] not in cfg:
-            raise ValueError(f'--cfg-options must name keys of {args.config}, got {key}')
+            raise UserError(f'--cfg-options must name keys of {args.config}, got {key}')
     cfg.merge_from_dict(args.cfg_options or {})
     drop_left_out(cfg)
     cfg.launcher = args.launcher
@@ -134,7 +141,7 @@ def _adapt_to_cpu(cfg: Config) -> None:
         if not dist.is_initialized():  # before the Runner, which would ask for a GPU
             dist.init_process_group('gloo')
     elif cfg.launcher != 'none':
-        raise ValueError(f"--launcher must be 'none' or 'pytorch' on a machine without GPU, got {cfg.launcher!r}")
+        raise UserError(f"--launcher must be 'none' or 'pytorch' on a machine without GPU, got {cfg.launcher!r}")
 
 
 def _build_runner(cfg: Config, purpose: str) -> Runner:
@@ -151,44 +158,64 @@ def _explain(cfg: Config, runner: Runner, job: Callable[[], object]) -> None:
         with advise_on_memory(cfg, runner):
             job()
     except WeightsMismatch as error:
-        raise ValueError(f'{cfg.load_from}: {error}') from error
+        raise UserError(f'{cfg.load_from}: {error}') from error
     except BaseException as error:
         runner.call_hook('on_exception', error=error)
         raise
 
 
 def run(job: Callable[[Namespace], None], args: Namespace) -> None:
-    """Run a job; what a config or its files cause ends in one sentence on standard error and exit code 1.
+    """Run a job. An error that the user can fix ends in one sentence on standard error and exit code 1; any other shows
+    its traceback. The traceback is always written to a file, whose name is printed.
 
-    The traceback goes to a file beside the logs. A training that a signal stopped ends with exit code 0.
+    A training that a signal stopped ends with exit code 0.
     """
     try:
         job(args)
     except TrainingStopped:
         pass  # the log says where it goes on
-    except (*MISTAKES, *FAILURES) as error:
-        _report(error, args.work_dir)
-        if isinstance(error, MISTAKES):
+    except Exception as error:
+        is_known = isinstance(error, (*MISTAKES, OSError, ImportError)) or _is_raised_by_us(error)
+        _report(error, args.work_dir, is_known)
+        if is_known and (isinstance(error, FileNotFoundError) or not isinstance(error, OSError)):
             restarts.end_restarts()
-        # The others may wait for this process in a collective: leaving the group in order would wait for them.
-        os._exit(1) if dist.is_initialized() and dist.get_world_size() > 1 else sys.exit(1)
+        _leave(1)
     if dist.is_initialized():
         dist.barrier()
         dist.destroy_process_group()
+        _leave(0, is_shared=True)
+
+
+def _is_raised_by_us(error: Exception) -> bool:
+    """Whether a `raise ValueError` of this package, which checks what it is given, made the error."""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    return isinstance(error, ValueError) and frames[-1][0].f_globals.get('__name__', '').startswith('beit_mm.')
+
+
+def _leave(code: int, is_shared: bool = False) -> None:
+    """End the process; one of several at once, since leaving the group in order would wait for the others.
+
+    Leaving through the interpreter's shutdown aborted 3 of 51 gloo runs in torch's own threads ("terminate called
+    without an active exception"), which torchrun takes for a failure.
+    """
+    if is_shared or dist.is_initialized() and dist.get_world_size() > 1:
+        logging.shutdown()
         sys.stdout.flush()
         sys.stderr.flush()
-        # All is written. Leaving through the interpreter's shutdown aborted 3 of 51 gloo runs in torch's own threads
-        # ("terminate called without an active exception"), which torchrun takes for a failure.
-        os._exit(0)
+        os._exit(code)
+    sys.exit(code)
 
 
-def _report(error: Exception, work_dir: str | None) -> None:
+def _report(error: Exception, work_dir: str | None, is_known: bool) -> None:
+    """Say what happened on standard error, and write the traceback to a file."""
+    text = traceback.format_exc()
     lines = str(error).strip().splitlines() or [type(error).__name__]
     # A loader's worker sends its whole traceback as the message; the sentence comes last.
-    print(f'error: {lines[-1]}', file=sys.stderr)
-    if work_dir and is_main_process():
-        folder = Path(work_dir)
+    print(f'error: {lines[-1]}' if is_known else text, file=sys.stderr)
+    if isinstance(error, BUGS) and not is_known:
+        print('This is a bug of beit_mm or of a part in your config.', file=sys.stderr)
+    if is_main_process():
+        folder = Path(work_dir or tempfile.mkdtemp(prefix='beit_mm_'))
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / 'traceback.txt').write_text(traceback.format_exc())
+        (folder / 'traceback.txt').write_text(text)
         print(f'(traceback in {folder / "traceback.txt"})', file=sys.stderr)
-    sys.stderr.flush()

@@ -41,6 +41,9 @@ class ResumableLoop:
     ):
         if not isinstance(dataloader, dict):
             raise UserError(f'{type(self).__name__} needs the config of its loader, got a {type(dataloader).__name__}')
+        from beit_mm.checks import check_runner  # here: the checks import parts of this folder
+
+        check_runner(runner)
         dataloader = dict(
             dataloader,
             dataset=dict(

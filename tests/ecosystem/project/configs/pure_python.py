@@ -1,6 +1,6 @@
 # The demonstration's segmentor, smaller, in MMEngine's pure-Python style. Its base is the copy that
 #
-#   python MIM/tools/print_config.py MIM/configs/demo/segment.py --out configs/flat_segment.py
+#   python MIM/tools/misc/print_config.py MIM/configs/demo/segment.py --out configs/flat_segment.py
 #
 # writes, MIM being `.mim` in the installed beit_mm. Types can be classes.
 from mmengine.config import read_base

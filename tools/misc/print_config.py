@@ -1,4 +1,4 @@
-"""Print a config without its bases, or write it as a copy that stands alone: python tools/print_config.py CONFIG"""
+"""Print a config without its bases, or write that to a file: python tools/misc/print_config.py CONFIG"""
 
 import argparse
 import sys
@@ -31,7 +31,7 @@ def main(args: argparse.Namespace) -> None:
     if args.out is None:
         print(cfg.pretty_text, end='')
     else:
-        print_config.write(cfg, args.out, f'{args.config}, without its bases (tools/print_config.py).')
+        print_config.write(cfg, args.out, f'{args.config}, without its bases (tools/misc/print_config.py).')
 
 
 if __name__ == '__main__':

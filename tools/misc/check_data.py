@@ -1,0 +1,130 @@
+"""Check data before a training: python tools/misc/check_data.py imagenet|imagenet22k|cifar100|ade20k|CONFIG"""
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from mmengine.config import Config
+from mmengine.registry import DATASETS, DefaultScope, TRANSFORMS
+from rich.progress import track
+from torch.utils.data import DataLoader, Dataset
+
+from beit_mm.checks.samples import leaf_datasets
+from beit_mm.config.flatten import drop_scope_stamps
+from beit_mm.engine.runners.launch import run
+
+IGNORED = 255
+# Where the recipes look for the published data sets, and by folder how many class folders and files they have.
+LAYOUTS = dict(
+    imagenet=('data/imagenet', {'train': (1000, 1_281_167), 'val': (1000, 50_000)}),
+    imagenet22k=('data/imagenet22k', {'train': (21_841, 14_197_087)}),
+    cifar100=('data/cifar100', {'cifar-100-python': (0, 4)}),
+    ade20k=(
+        'data/ade/ADEChallengeData2016',
+        {
+            f'{kind}/{split}': (0, count)
+            for split, count in (('training', 20_210), ('validation', 2_000))
+            for kind in ('images', 'annotations')
+        },
+    ),
+)
+
+
+def check_layout(root: Path, folders: dict[str, tuple[int, int]]) -> Iterator[str]:
+    """What differs between the folders of a data set and the published counts of class folders and of files."""
+    for name, (num_classes, num_files) in folders.items():
+        folder = root / name
+        if not folder.is_dir():
+            inner = next((path for path in sorted(root.glob('*')) if (path / name).is_dir()), None)
+            yield f'{folder}: expected a folder, got none' + (f'; give {inner} as ROOT' if inner else '')
+            continue
+        classes = sum(entry.is_dir() for entry in os.scandir(folder))
+        files = sum(len(names) for _, _, names in os.walk(folder, followlinks=True))
+        for what, expected, got in (('class folders', num_classes, classes), ('files', num_files, files)):
+            if got != expected:
+                yield f'{folder}: expected {expected:,} {what}, got {got:,}; a part is missing or doubled'
+
+
+class Loading(Dataset):
+    """What is wrong with each image of a data set: it is loaded by the first steps of its pipeline, not changed.
+
+    Args:
+        dataset: of MMEngine, listed.
+        steps: the steps of its pipeline that load.
+        num_classes: of the head; None if there is none.
+    """
+
+    def __init__(self, dataset, steps: list, num_classes: int | None):
+        self.dataset = dataset
+        self.steps = steps
+        self.num_classes = num_classes
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> str:
+        info = self.dataset.get_data_info(index)
+        path = info.get('img_path', f'image {index}')
+        try:
+            for step in self.steps:
+                info = step(info)
+        except Exception as error:  # decoders have many kinds
+            return f'{error}' if str(path) in str(error) else f'{path}: {error}'
+        labels = np.ravel(info.get('gt_seg_map', info.get('gt_label', ())))
+        labels = labels[labels != IGNORED] if 'gt_seg_map' in info else labels
+        if self.num_classes and labels.size and labels.max() >= self.num_classes:
+            return f'{info.get("seg_map_path", path)}: label {labels.max()}, the head has {self.num_classes} classes'
+        return ''
+
+
+def check_config_data(path: str, num_workers: int) -> Iterator[str]:
+    """What is wrong with the images and labels of a config's data sets."""
+    cfg = Config.fromfile(path)
+    drop_scope_stamps(cfg)
+    plain, done = cfg.to_dict(), []
+    head = plain['model'].get('decode_head') or plain['model'].get('head') or {}
+    for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        for key, node in leaf_datasets(plain, loader) if plain.get(loader) else ():
+            if node in done:
+                continue
+            done.append(node)
+            with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmengine'):
+                steps = [step for step in node.get('pipeline', ()) if 'Load' in str(step['type'])]
+                dataset = DATASETS.build(dict(node, pipeline=[]))
+                checked = Loading(dataset, [TRANSFORMS.build(step) for step in steps], head.get('num_classes'))
+            batches = DataLoader(checked, batch_size=32, num_workers=num_workers, collate_fn=list)
+            for faults in track(batches, f'{key}: {len(dataset)} images', transient=True):
+                yield from (f'{key}: {fault}' for fault in faults if fault)
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('data', help=f'config file, or one of {", ".join(LAYOUTS)}')
+    parser.add_argument('root', nargs='?', help='folder of the published data set; default: where the recipes look')
+    parser.add_argument('--workers', type=int, default=len(os.sched_getaffinity(0)), help='default: %(default)s')
+    parser.set_defaults(work_dir=None)
+    return parser.parse_args()
+
+
+def main(args: argparse.Namespace) -> None:
+    """Print all that is wrong; exit with 1 if anything is."""
+    if args.data in LAYOUTS:
+        default, folders = LAYOUTS[args.data]
+        faults = check_layout(Path(args.root or default), folders)
+    elif Path(args.data).is_file():
+        faults = check_config_data(args.data, args.workers)
+    else:
+        raise FileNotFoundError(f'{args.data} must be a config file or one of {", ".join(LAYOUTS)}')
+    count = 0
+    for count, fault in enumerate(faults, 1):
+        print(f'wrong: {fault}', flush=True)
+    print(f'{args.data}: {count} wrong')
+    if count:
+        sys.exit(1)
+
+
+if __name__ == '__main__':
+    run(main, parse_args())
