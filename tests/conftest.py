@@ -19,6 +19,13 @@ def no_instances_left_behind():
     forget_instances()
 
 
+@pytest.fixture(autouse=True)
+def no_dry_runs_in_loops(request, monkeypatch):
+    """Training loops that tests build check their config only in tests marked `dry_run`: it takes a second."""
+    if not request.node.get_closest_marker('dry_run'):
+        monkeypatch.setattr('beit_mm.checks.check_runner', lambda runner: None)
+
+
 @pytest.fixture(scope='session')
 def once(tmp_path_factory) -> Callable:
     """A function of a name and a writer: a folder that the first process of a test run writes and all of them share."""

@@ -15,7 +15,7 @@ from beit_mm.checkpoint.checksums import split_checksum
 from beit_mm.checkpoint.reading import find_weights
 from beit_mm.config.parts import walk
 from beit_mm.datasets.webdataset import expand_shards
-from beit_mm.models.weight_layouts import READABLE
+from beit_mm.models.weight_layouts import find_layouts
 
 from .problems import Problem, suggest
 
@@ -159,25 +159,22 @@ def our_names(checkpoint: str) -> set[str] | None:
         names = _safetensors_names(path) if path.suffix == '.safetensors' else _pickled_texts(path)
     except (OSError, ValueError, KeyError, zipfile.BadZipFile):  # no such file, or a damaged one: the loader says so
         return None
-    for name in names or ():
-        for ending, layout in READABLE.items():
-            if name == ending or name.endswith(f'.{ending}'):
-                prefix = name[: -len(ending)]
-                return {layout.our_name(other, prefix) or other for other in names}
-    return names
+    for layout, prefix, _ in find_layouts(names or ()):
+        return {layout.our_name(other, prefix) or other for other in names}
+    return names and set(names)
 
 
-def _safetensors_names(path: Path) -> set[str]:
+def _safetensors_names(path: Path) -> list[str]:
     """The format's head: its length in 8 bytes, then a JSON object."""
     with path.open('rb') as file:
         length = int.from_bytes(file.read(8), 'little')
         head: dict[str, dict] = json.loads(file.read(length)) if length < MAX_LIST else {}
     if not head:
         raise ValueError('no names')
-    return set(head) - {'__metadata__'}
+    return [name for name in head if name != '__metadata__']
 
 
-def _pickled_texts(path: Path) -> set[str] | None:
+def _pickled_texts(path: Path) -> list[str] | None:
     """All texts like names in the pickle that lists what a file of torch.save holds, a zip archive since torch 1.6."""
     with path.open('rb') as file:
         if file.read(4) != b'PK\3\4':
@@ -187,8 +184,8 @@ def _pickled_texts(path: Path) -> set[str] | None:
             if member is None or member.file_size > MAX_LIST:
                 return None
             content = archive.read(member)
-    return {
+    return [
         value
         for code, value, _ in pickletools.genops(content)
         if 'UNICODE' in code.name and re.fullmatch(r'[A-Za-z_][\w.-]*', value)
-    }
+    ]

@@ -67,7 +67,7 @@ def segmentor(project, classifier) -> Trained:
 def flat_copy(project) -> Path:
     """Our segmentor's config without its bases, where the project's pure-Python config looks for it."""
     path = project.folder / 'configs' / 'flat_segment.py'
-    path.write_text(project.tool('print_config', project.mim / 'configs' / 'demo' / 'segment.py').stdout)
+    path.write_text(project.tool('misc/print_config', project.mim / 'configs' / 'demo' / 'segment.py').stdout)
     return path
 
 

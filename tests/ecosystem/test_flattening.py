@@ -120,7 +120,7 @@ def test_nothing_is_overwritten(tmp_path):
 
 def call_tool(monkeypatch, *arguments: object) -> None:
     monkeypatch.setattr(sys, 'argv', ['print_config.py', *map(str, arguments)])
-    runpy.run_path(str(ROOT / 'tools' / 'print_config.py'), run_name='__main__')
+    runpy.run_path(str(ROOT / 'tools' / 'misc' / 'print_config.py'), run_name='__main__')
 
 
 def test_tool_writes_a_copy(monkeypatch, tmp_path):
