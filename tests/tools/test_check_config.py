@@ -160,7 +160,7 @@ def test_two_processes_say_it_once(digits, tmp_path):
         'default_hooks.stop.typ=1',
         ok=False,
     )
-    assert len(re.findall(r'^also:  output, flags=re.M)) == 1
+    assert len(re.findall(r'^also: ', output, flags=re.M)) == 1
     assert 'error: model.vocab_siz: ' in output
 
 

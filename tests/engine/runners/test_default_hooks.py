@@ -5,12 +5,13 @@ from pathlib import Path
 
 from mmengine.hooks import IterTimerHook
 from mmengine.runner import Runner
+from support import CONFIGS
 from torch import nn
 
 from beit_mm.engine import PicturesHook, ReportHook
 from beit_mm.engine.runners import launch
 
-CONFIG = Path(__file__).parents[2] / 'configs' / 'demo' / 'finetune.py'
+CONFIG = CONFIGS / 'demo' / 'finetune.py'
 
 
 def hooks_of(work_dir: Path, **options) -> set:

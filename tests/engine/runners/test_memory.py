@@ -2,17 +2,19 @@
 
 import os
 import signal
+import sys
+import tempfile
 from argparse import Namespace
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from mmengine.config import Config
+from support import CONFIGS
 
 from beit_mm.engine.runners import launch, restarts
+from beit_mm.errors import UserError
 
-CONFIGS = Path(__file__).parents[2] / 'configs'
 CUDA = torch.OutOfMemoryError(
     'CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 139.81 GiB of which 1 GiB is free. '
     'If reserved but unallocated memory is large try setting PYTORCH_ALLOC_CONF\nmore'
@@ -103,22 +105,57 @@ def test_a_loader_s_worker_that_the_system_killed(tmp_path, capsys):
     )
 
 
-def test_other_errors_stay_what_they_are(tmp_path):
-    cfg = Config.fromfile(CONFIGS / 'beit_pretrain.py')
-    runner = SimpleNamespace(message_hub=SimpleNamespace(runtime_info={}), call_hook=lambda *args, **kwargs: None)
+@pytest.mark.parametrize(
+    'error, is_bug', [(RuntimeError('mat1 and mat2 shapes'), False), (KeyError('pred_score'), True)]
+)
+@pytest.mark.parametrize('has_work_dir', [True, False])
+def test_other_errors_show_their_traceback(error, is_bug, has_work_dir, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path))
 
-    def fail():
-        raise RuntimeError('mat1 and mat2 shapes cannot be multiplied')
+    def fail(args):
+        raise error
 
-    with pytest.raises(RuntimeError, match='^mat1 and mat2 shapes cannot be multiplied$'):
-        launch.run(lambda args: launch._explain(cfg, runner, fail), Namespace(work_dir=str(tmp_path)))
+    with pytest.raises(SystemExit) as stopped:
+        launch.run(fail, Namespace(work_dir=str(tmp_path / 'run') if has_work_dir else None))
+    assert stopped.value.code == 1
+    output = capsys.readouterr().err
+    (path,) = tmp_path.glob('*/traceback.txt')
+    assert 'Traceback' in output and str(error) in output and str(path) in output
+    assert ('bug of beit_mm' in output) == is_bug
+    assert 'raise error' in path.read_text()
+
+
+@pytest.mark.parametrize('error, code', [(UserError('a mistake'), 1), (None, 0)])
+def test_several_processes_flush_what_they_printed(error, code, tmp_path, monkeypatch, capfd):
+    """They leave by os._exit, which flushes nothing by itself."""
+    ends = []
+    monkeypatch.setattr(launch.dist, 'is_initialized', lambda: True)
+    monkeypatch.setattr(launch.dist, 'get_world_size', lambda: 2)
+    monkeypatch.setattr(launch.dist, 'barrier', lambda: None)
+    monkeypatch.setattr(launch.dist, 'destroy_process_group', lambda: None)
+    flushed = []
+    monkeypatch.setattr(sys, 'stdout', SimpleNamespace(flush=lambda: flushed.append(1), write=lambda text: None))
+
+    def leave(status):
+        ends.append(status)
+        raise SystemExit(status)
+
+    monkeypatch.setattr(os, '_exit', leave)
+
+    def job(args):
+        if error is not None:
+            raise error
+
+    with pytest.raises(SystemExit):
+        launch.run(job, Namespace(work_dir=str(tmp_path)))
+    assert ends == [code] and flushed
 
 
 @pytest.mark.parametrize(
     'error, max_restarts, ends',
     [
-        (ValueError('a mistake'), 3, True),
-        (ValueError('a mistake'), 0, False),
+        (UserError('a mistake'), 3, True),
+        (UserError('a mistake'), 0, False),
         (OSError(5, 'input/output error'), 3, False),
     ],
 )
