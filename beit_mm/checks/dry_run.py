@@ -34,7 +34,7 @@ from .problems import Problem
 from .samples import collate, cut, cut_size, draw, Drawn, NotChecked, sides
 
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
-MAX_TRIALS = 10
+MAX_TRIALS = 6
 
 
 class ConfigMistakes(UserError):
@@ -147,6 +147,7 @@ class DryRun:
         self.folder = folder
         self.model: nn.Module | None = None
         self.drawn: dict[str, Drawn] = {}
+        self.may_mend = True
         self.cuts: dict[int, int] = {}  # sides of windows in the small copy and the config's
         self._built: tuple[int, nn.Module] | None = None
 
@@ -156,6 +157,7 @@ class DryRun:
         Args:
             may_mend: whether to try other numbers where those of a step do not fit each other.
         """
+        self.may_mend = may_mend
         problems = [*self._build_model(), *self._build_hooks(), *self._draw_samples()]
         yield from problems
         if self.model is None or any(problem.is_error and problem.key.startswith('model') for problem in problems):
@@ -217,7 +219,7 @@ class DryRun:
         """The optimizer with its schedules, and a step on a sample if there is one."""
         if not isinstance(self.cfg.get('optim_wrapper'), dict):
             return
-        for side in sides(drawn):
+        for side in sides(drawn)[: None if self.may_mend else 1]:
             problems = list(self._step(drawn, side))
             if not problems:
                 return

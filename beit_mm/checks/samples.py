@@ -23,7 +23,7 @@ from .problems import Problem
 
 MAX_BAD = 3  # unreadable images at the beginning of a data set, which a training would replace
 MAX_SIDE = 256  # larger images are cut, to keep a step short
-SIDES = (32, 192)  # to about so many pixels
+SIDES = (32, 96)  # to about so many pixels
 
 
 class NotChecked(Exception):
