@@ -75,10 +75,14 @@ def batch():
     )
 
 
-@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
-@pytest.mark.parametrize('encode_dtype', ['float32', 'float16'])
-@pytest.mark.parametrize('num_masked, expected', [(5, set()), (None, {'nonzero'})])
-@pytest.mark.parametrize('max_norm', [3.0, None])
+@pytest.mark.parametrize(
+    'max_norm, num_masked, expected, encode_dtype, dtype',
+    [
+        (3.0, 5, set(), 'float32', 'bfloat16'),
+        (None, 5, set(), 'float16', 'float32'),
+        (3.0, None, {'nonzero'}, 'bfloat16', 'bfloat16'),
+    ],
+)
 def test_after_the_first_step_only_an_unknown_number_of_masks_waits(
     max_norm, num_masked, expected, encode_dtype, dtype
 ):

@@ -6,7 +6,6 @@ import math
 import pytest
 import torch
 from mmengine.logging import MMLogger
-from mmengine.registry import MODELS
 from torch.distributions import Categorical, kl_divergence, Laplace, SigmoidTransform, TransformedDistribution
 from torch.nn import functional as F
 
@@ -82,11 +81,6 @@ def test_tensor_mode_gives_tokens_and_predict_mode_errors_of_every_image():
         torch.testing.assert_close(sample['squared_error'], error)
 
 
-def test_a_config_builds_it_under_its_scope():
-    model = MODELS.build(dict(type='beit_mm.DiscreteVAE', **TINY))
-    assert isinstance(model, DiscreteVAE) and model.vocab_size == 16
-
-
 # The objective
 
 
@@ -98,14 +92,6 @@ def test_logit_laplace_is_the_density_of_a_sigmoid_of_a_laplace_variable():
         Laplace(statistics[:, :3], statistics[:, 3:].exp()), SigmoidTransform()
     ).log_prob(pixels)
     torch.testing.assert_close(logit_laplace_nll(statistics, pixels).double(), expected, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize('mean, scale', [(0.3, 0.5), (-1.2, 0.3), (0.0, 0.9)])
-def test_logit_laplace_integrates_to_one(mean, scale):
-    pixels = torch.linspace(1e-5, 1 - 1e-5, 100_001).expand(1, 3, 1, -1)
-    statistics = torch.tensor([mean] * 3 + [math.log(scale)] * 3).view(1, 6, 1, 1).expand(-1, -1, 1, 100_001)
-    density = torch.exp(-logit_laplace_nll(statistics, pixels))[0, 0, 0]
-    assert torch.trapezoid(density.double(), pixels[0, 0, 0].double()).item() == pytest.approx(1, abs=2e-3)
 
 
 def test_kl_is_that_of_the_codes_to_the_uniform_prior():
@@ -162,24 +148,6 @@ def test_the_loss_reports_the_use_of_the_codebook_in_the_batch():
     total, logged = model.parse_losses(losses)
     torch.testing.assert_close(total, losses['loss_reconstruction'] + losses['loss_kl'])
     assert set(logged) == {'loss', *losses}
-
-
-def test_training_lowers_the_loss_on_a_fixed_batch():
-    model = build(kl_weight=0.01)
-    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-    x = torch.zeros(4, 3, 16, 16)
-    x[::2, :, :8] = 1
-    x[1::2, 0] = 1
-    losses = []
-    for _ in range(16):
-        parts = model.loss(x)
-        loss = parts['loss_reconstruction'] + parts['loss_kl']
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    assert max(losses[-3:]) < losses[0] - 0.3
-    assert all(parameter.grad is not None for parameter in model.parameters())
 
 
 # Checkpoints
