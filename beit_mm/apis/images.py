@@ -21,7 +21,7 @@ class NamedImage(NamedTuple):
     """An image of a list.
 
     Attributes:
-        name: how results and messages call it: its path as given, or `image_3` for the fourth of a list.
+        name: its name in results and messages: its path, or `image_3` for the fourth of a list.
         source: what read_image takes.
         result_path: where its results go in a folder of results: its path below the folder that all images share.
         pixels: uint8 (H, W, 3) in BGR, where an inferencer keeps them.
@@ -34,7 +34,7 @@ class NamedImage(NamedTuple):
 
 
 def find_images(images: Images) -> list[NamedImage]:
-    """List images in the order given.
+    """List images in the order of the argument.
 
     Args:
         images: a file, a folder, an array uint8 (H, W, 3) in BGR or (H, W) in gray, a Pillow image, or a list of these.
@@ -43,7 +43,7 @@ def find_images(images: Images) -> list[NamedImage]:
     Raises:
         FileNotFoundError: If a file or folder does not exist.
         OSError: If a folder cannot be read.
-        UserError: If there is no image at all, a folder has none, or something else is given.
+        UserError: If there is no image at all, a folder has none, or an item is something else.
     """
     items = list(images) if isinstance(images, (list, tuple)) else [images]
     if not items:
@@ -51,15 +51,15 @@ def find_images(images: Images) -> list[NamedImage]:
     paths = [Path(item) for item in items if isinstance(item, (str, Path))]
     folders = [os.path.abspath(path if path.is_dir() else path.parent) for path in paths]
     shared = os.path.commonpath(folders) if folders else ''
-    found = []
+    named = []
     for index, item in enumerate(items):
         if isinstance(item, (str, Path)):
-            found += _files(Path(item), shared)
+            named += _files(Path(item), shared)
         elif isinstance(item, (np.ndarray, Image.Image)):
-            found.append(NamedImage(f'image_{index}', item, f'image_{index}.png'))
+            named.append(NamedImage(f'image_{index}', item, f'image_{index}.png'))
         else:
             raise UserError(f'an image must be a file, a folder, an array or a Pillow image, got {type(item).__name__}')
-    return found
+    return named
 
 
 def _files(path: Path, shared: str) -> list[NamedImage]:

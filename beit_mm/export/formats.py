@@ -1,4 +1,4 @@
-"""The kinds of exported files: how each is written, and how it is run to compare it with the model."""
+"""Formats of exported files: how each is written, and how it is run to compare it with the model."""
 
 import copy
 import json
@@ -85,7 +85,7 @@ def run_safetensors(part: Part, path: Path) -> Run:
 
 
 class Format(NamedTuple):
-    """How a kind of file is written and run, and whether it is a graph or weights alone."""
+    """How a file of a format is written and run, and whether it is a graph or weights alone."""
 
     write: Callable[[Part, Tensor, Path, dict[str, str], Choices], None]
     run: Callable[[Part, Path], Run]

@@ -25,7 +25,7 @@ Outputs = Tensor | tuple[Tensor, ...]
 def classify(model: ImageClassifier, images: Tensor) -> Tensor:
     """Logits (N, num_classes), before the softmax; a linear probe's are those of its predict_block."""
     logits = model(images)
-    return logits[model.head.place] if isinstance(model.head, LinearProbeHead) else logits
+    return logits[model.head.predict_index] if isinstance(model.head, LinearProbeHead) else logits
 
 
 def segment(model: EncoderDecoder, images: Tensor) -> Tensor:
@@ -61,12 +61,12 @@ class Part(nn.Module):
         trunk = model if isinstance(model, BEiT) else getattr(model, 'backbone', None)
         if not isinstance(trunk, BEiT):
             raise UserError(f'a model must be or have a BEiT trunk, got {type(model).__name__}')
-        kinds = {ImageClassifier: 'classifier', EncoderDecoder: 'segmentor'}
-        kind = next((kind for cls, kind in kinds.items() if isinstance(model, cls)), 'trunk')
-        if name not in (None, kind, 'trunk'):
-            choices = ' or '.join(dict.fromkeys((kind, 'trunk')))
+        whole_parts = {ImageClassifier: 'classifier', EncoderDecoder: 'segmentor'}
+        whole = next((part for cls, part in whole_parts.items() if isinstance(model, cls)), 'trunk')
+        if name not in (None, whole, 'trunk'):
+            choices = ' or '.join(dict.fromkeys((whole, 'trunk')))
             raise UserError(f'the part of {type(model).__name__} must be {choices}, got {name!r}')
-        self.name = name or kind
+        self.name = name or whole
         self.module = copy.deepcopy(trunk if self.name == 'trunk' else model).cpu().float()
         self.eval().requires_grad_(False)
         if self.name != 'trunk':

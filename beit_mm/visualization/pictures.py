@@ -1,4 +1,4 @@
-"""Pictures of a training batch, by the kind of model. `draw_pictures.register` adds another kind."""
+"""Pictures of a training batch. `draw_pictures.register` adds a function for another class of model."""
 
 from collections.abc import Sequence
 from functools import singledispatch
@@ -44,7 +44,7 @@ def draw_pictures(model: nn.Module, batch: dict, num_images: int, meta: dict) ->
         meta: of the data set, with `classes` and `palette` if it has any.
 
     Raises:
-        NotImplementedError: If nothing is registered for this kind of model.
+        NotImplementedError: If nothing is registered for this class of model.
     """
     raise NotImplementedError(f'no pictures are known for {type(model).__name__}')
 

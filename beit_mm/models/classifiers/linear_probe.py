@@ -78,7 +78,7 @@ class LinearProbeHead(BaseModule):
             raise UserError(f'every block of out_indices must be probed once, got {self.blocks}')
         if predict_block not in self.blocks:
             raise UserError(f'predict_block must be one of the blocks probed, {self.blocks}, got {predict_block}')
-        self.place = self.blocks.index(predict_block)
+        self.predict_index = self.blocks.index(predict_block)
         self.classifiers = nn.ModuleDict({str(block): nn.Linear(in_channels, num_classes) for block in self.blocks})
         for classifier in self.classifiers.values():
             assert isinstance(classifier, nn.Linear)
@@ -109,10 +109,10 @@ class LinearProbeHead(BaseModule):
         """
         logits = self(feats)
         labels = logits.argmax(dim=2).t()  # (B, num_blocks)
-        scores = logits[self.place].softmax(dim=1)
+        scores = logits[self.predict_index].softmax(dim=1)
         data_samples = data_samples or [DataSample() for _ in scores]
         for sample, score, block_labels in zip(data_samples, scores, labels):
-            sample.set_pred_score(score).set_pred_label(block_labels[self.place])
+            sample.set_pred_score(score).set_pred_label(block_labels[self.predict_index])
             sample.set_field(block_labels, 'block_labels')
             sample.set_metainfo(dict(probed_blocks=self.blocks))
         return data_samples
