@@ -3,33 +3,20 @@
 import os
 import socket
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from support import ROOT
 from support.checkpoints import content, differences
 from support.processes import TIMEOUT
+from support.tools import VARIABLES
 
 
 def start_node(rank: int, port: int, config: Path, work_dir: Path, log: Path) -> subprocess.Popen:
-    env = dict(
-        os.environ,
-        NNODES='2',
-        NODE_RANK=str(rank),
-        MASTER_ADDR='127.0.0.1',
-        PORT=str(port),
-        PYTHON=sys.executable,
-        OMP_NUM_THREADS='1',
-        CUDA_VISIBLE_DEVICES='',
-    )
-    return subprocess.Popen(
-        ['tools/dist_train.sh', str(config), '1', '--work-dir', str(work_dir)],
-        cwd=ROOT,
-        env=env,
-        stdout=log.open('w'),
-        stderr=subprocess.STDOUT,
-    )
+    node = dict(NNODES='2', NODE_RANK=str(rank), MASTER_ADDR='127.0.0.1', PORT=str(port))
+    command = ['tools/dist_train.sh', str(config), '1', '--work-dir', str(work_dir)]
+    streams = dict(stdout=log.open('w'), stderr=subprocess.STDOUT)
+    return subprocess.Popen(command, cwd=ROOT, env={**os.environ, **VARIABLES, **node}, **streams)
 
 
 @pytest.mark.long

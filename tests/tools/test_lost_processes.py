@@ -4,14 +4,13 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
 from support import ROOT
-from support.tools import data_options, SMALL_TRUNK
+from support.tools import data_options, SMALL_TRUNK, VARIABLES
 
 from beit_mm.checkpoint.files import find_damage, find_newest
 
@@ -37,24 +36,12 @@ class Training:
             'default_hooks.checkpoint.interval=1',
             'default_hooks.logger.interval=1',
         ]
-        env = dict(
-            os.environ, PYTHON=sys.executable, OMP_NUM_THREADS='1', PYTHONWARNINGS='ignore', CUDA_VISIBLE_DEVICES=''
-        )
+        command = ['tools/dist_train.sh', 'configs/demo/finetune.py', '2', '--work-dir', folder / 'run']
         with self.log.open('w') as log:
+            streams = dict(stdout=log, stderr=subprocess.STDOUT)
+            environment = {**os.environ, **VARIABLES}
             self.torchrun = subprocess.Popen(
-                [
-                    'tools/dist_train.sh',
-                    'configs/demo/finetune.py',
-                    '2',
-                    '--work-dir',
-                    folder / 'run',
-                    '--cfg-options',
-                    *options,
-                ],
-                cwd=ROOT,
-                env=env,
-                stdout=log,
-                stderr=subprocess.STDOUT,
+                [*command, '--cfg-options', *options], cwd=ROOT, env=environment, **streams
             )
 
     def wait_for(self, pattern: str) -> str:
