@@ -63,7 +63,7 @@ def test_files_and_links_of_a_page_exist(page):
 def parse(words: list[str]) -> Namespace | None:
     """Arguments after `python`, as the program itself reads them; None of a program without a parser."""
     if words[:2] == ['-m', 'beit_mm']:
-        return importlib.import_module('beit_mm.apis.command_line')._parse(words[2:])
+        return importlib.import_module('beit_mm.__main__')._parse(words[2:])
     sys.argv = [str(ROOT / words[0]), *words[1:]]
     return runpy.run_path(sys.argv[0]).get('parse_args', lambda: None)()
 
