@@ -1,8 +1,11 @@
 """Bad images in training: on a list, replaced by the same sample whoever reads, and bounded."""
 
+import ast
 import multiprocessing
 import pickle
 import re
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +14,7 @@ from mmpretrain.datasets import BaseDataset
 from support.data import build_shards, jpeg, write_shards
 from torch.utils.data import DataLoader, Dataset
 
+import beit_mm
 from beit_mm.datasets import BadImage, BadImages, LoadImage
 from beit_mm.datasets.seeds import derive_seed, seed_generators
 
@@ -193,3 +197,24 @@ def test_without_replacement_an_error_names_the_file(num_workers):
     dataset = Pictures('', serialize_data=False, pipeline=[LoadImage(), draw], test_mode=True)
     with pytest.raises(BadImage, match='folder/4.jpg cannot be read as an image: the file is empty'):
         load(dataset, num_workers)
+
+
+def test_the_list_needs_no_posix_locks(tmp_path, monkeypatch):
+    """Windows has no fcntl."""
+    monkeypatch.setitem(sys.modules, 'fcntl', None)
+    bad = BadImages(2, tmp_path / 'list', 1.0)
+    bad._add(BadImage('a.jpg', 'broken'))
+    assert bad.names() == ['a.jpg']
+
+
+def test_no_module_imports_a_posix_only_module_at_its_top():
+    package = Path(beit_mm.__file__).parent
+    posix_only = {'fcntl', 'grp', 'posix', 'pty', 'pwd', 'resource', 'syslog', 'termios', 'tty'}
+    imported = set()
+    for path in [path for path in package.rglob('*.py') if '.mim' not in path.parts]:
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.Import):
+                imported.update(alias.name.partition('.')[0] for alias in node.names)
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                imported.add(node.module.partition('.')[0])
+    assert 'torch' in imported and not imported & posix_only

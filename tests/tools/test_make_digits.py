@@ -1,6 +1,9 @@
 """The demonstration data: deterministic, split without leaks, and read by the hosts' own data set classes."""
 
 import hashlib
+import os
+import runpy
+import time
 from pathlib import Path
 
 import numpy as np
@@ -232,3 +235,24 @@ def test_the_tool_ends_with_one_sentence(tmp_path):
     output = tool('demo/make_digits', '--out', str(tmp_path), ok=False)
     assert 'Traceback' not in output
     assert output.splitlines()[-1].startswith(f'error: {tmp_path}/imagenet must be new, empty')
+
+
+def test_the_demonstration_trains_a_stage_again_if_its_start_is_newer(tmp_path, monkeypatch):
+    demo = runpy.run_path(str(ROOT / 'tools' / 'demo'), run_name='demo')
+    (tmp_path / 'configs').symlink_to(ROOT / 'configs')
+    monkeypatch.chdir(tmp_path)
+    checkpoints = [demo['_checkpoint'](stage, stage) for stage in ('tokenizer', 'pretrain')]
+    assert [str(path) for path in checkpoints] == [
+        'work_dirs/demo/tokenizer/iter_2000.pth',
+        'work_dirs/demo/pretrain/epoch_45.pth',
+    ]
+    is_current = demo['_is_current']
+    assert not is_current('pretrain', 'pretrain')
+    now = time.time()
+    for seconds, path in zip((10, 20), checkpoints):
+        path.parent.mkdir(parents=True)
+        path.touch()
+        os.utime(path, (now + seconds, now + seconds))
+    assert is_current('tokenizer', 'tokenizer') and is_current('pretrain', 'pretrain')
+    os.utime(checkpoints[0], (now + 30, now + 30))
+    assert not is_current('pretrain', 'pretrain')

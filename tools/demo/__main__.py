@@ -16,13 +16,13 @@ from mmengine.dataset import default_collate
 from mmengine.runner import load_checkpoint
 from PIL import Image
 
-from beit_mm.checks import starting_points
 from beit_mm.registry import MODELS
 from beit_mm.visualization import reconstruction_panel, segmentation_panel
 
 ROOT = Path('work_dirs/demo')
 DATA = Path('data/digits')
 PREDICTIONS = ROOT / 'segment' / 'predictions'
+STARTS = dict(pretrain=['tokenizer'], finetune=['pretrain'], segment=['finetune'])  # what a stage starts from
 FROM_RANDOM = ['--cfg-options', 'model.backbone.init_cfg=None']
 Row = tuple[str, str, str, str]  # what, aim, figure, verdict
 
@@ -91,7 +91,7 @@ def _train(*jobs: tuple[str, str, Sequence[str]]) -> None:
 def _is_current(config: str, name: str) -> bool:
     """Whether a stage's checkpoint is there and newer than its config and than what it starts from."""
     file, checkpoint = Path(f'configs/demo/{config}.py'), _checkpoint(config, name)
-    sources = [file, *(Path(path) for _, path in starting_points(Config.fromfile(file)))]
+    sources = [file, *(_checkpoint(start, start) for start in STARTS.get(config, ()))]
     return checkpoint.is_file() and all(
         source.is_file() and source.stat().st_mtime < checkpoint.stat().st_mtime for source in sources
     )
