@@ -174,13 +174,13 @@ def _number_type(builder: Builder, call: Call) -> np.dtype:
 
 def _array(builder: Builder, call: Call) -> np.ndarray:
     _, shape, dtype, is_fortran, data = map(builder.build, call.state)
-    return _array_of(shape, dtype, data, 'F' if is_fortran else 'C')
+    return _array_of(shape, dtype, data, bool(is_fortran))
 
 
-def _array_of(shape: tuple, dtype: np.dtype, data: bytes, order: str = 'C') -> np.ndarray:
+def _array_of(shape: tuple, dtype: np.dtype, data: bytes, is_fortran: bool = False) -> np.ndarray:
     if type(data) is not bytes:  # NumPy would take None for memory of any size
         raise ValueError(f'NumPy arrays must be written as bytes, got a {type(data).__name__}')
-    return np.ndarray(shape, dtype, data, order=order).copy(order='K')  # too few bytes raise
+    return np.ndarray(shape, dtype, data, order='F' if is_fortran else 'C').copy(order='K')  # too few bytes raise
 
 
 def _number(builder: Builder, call: Call) -> Any:

@@ -1,4 +1,4 @@
-"""Weights from any layout that can be read to a file, or folder, of another."""
+"""Converts weights from any layout that can be read to a file or folder in another."""
 
 import math
 import pickle
@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from beit_mm.errors import UserError
 from beit_mm.files import atomic_write
 from beit_mm.models.backbones.relative_position import Grid, infer_grid, relative_position_index
 from beit_mm.models.weight_layouts import INDEX, Layout, LAYOUTS, task_of
@@ -25,40 +26,41 @@ TABLE = 'relative_position_bias_table'
 
 
 def convert(source: str, target: str, layout: str, out_indices: list[int] | None = None) -> Iterator[str]:
-    """Convert the weights of a file and say, line by line, what went where.
+    """Convert the weights of a file and report every renaming.
 
     Args:
         source: a file, folder or address in any layout that can be read.
-        target: what to write: for `transformers` a folder, for `passl` a .pdparams file, for the others a
-            .safetensors file or, under any other suffix, one of torch.save. Nothing is overwritten.
+        target: for `transformers` a folder, for `passl` a .pdparams file, else a .safetensors file or, under any other
+            suffix, a file of torch.save. Nothing is overwritten.
         layout: one of LAYOUTS.
         out_indices: blocks, from 0, whose outputs a segmentor reads; None for the release's. Only transformers'
             configuration holds them.
 
     Yields:
-        `theirs -> ours` names, with `*` for numbers and the count of tensors.
+        Lines for the user: `theirs -> ours` names, with `*` for numbers, and the count of tensors.
 
     Raises:
-        ValueError: If the file holds no BEiT, or the layout has no place for such a model.
+        UserError: If the file holds no BEiT, or the layout has no such model.
         FileExistsError: If the target exists.
     """
     if layout not in LAYOUTS:
-        raise ValueError(f'a layout must be one of {", ".join(LAYOUTS)}, got {layout!r}')
+        raise UserError(f'a layout must be one of {", ".join(LAYOUTS)}, got {layout!r}')
     if Path(target).exists():
         raise FileExistsError(f'{target} exists and is not overwritten')
     if (layout == 'passl') != (Path(target).suffix == '.pdparams'):
-        raise ValueError(f'weights for passl, and no others, are written to a .pdparams file, got {target}')
+        raise UserError(f'weights for passl, and no others, are written to a .pdparams file, got {target}')
     content = read_from_anywhere(str(source))
     found = find_beit(content)
     if found is None:
-        raise ValueError(f'{source} must hold the weights of a BEiT, got {_summary(content)}')
+        raise UserError(f'{source} must hold the weights of a BEiT, got {_summary(content)}')
     weights, moves, unknown = found.to_ours()
-    task = task_of(weights)
+    task = task_of(weights) or 'trunk'
     yield f'{source}: {task} weights, layout {found.layout.name}' + (f', prefix {found.prefix}' if found.prefix else '')
     yield from _lines(moves, unknown)
     grid = _grid_of(weights, content)
     theirs, moves, unknown = to_layout(weights, LAYOUTS[layout], task, grid)
     if layout == 'transformers':
+        assert grid is not None  # which to_layout refuses
         config = transformers_config.build(weights, task, grid, out_indices)
         transformers_config.write(target, theirs, config)
     else:
@@ -70,20 +72,23 @@ def convert(source: str, target: str, layout: str, out_indices: list[int] | None
 def to_layout(
     weights: dict[str, Tensor], layout: Layout, task: str, grid: Grid | None
 ) -> tuple[dict[str, Tensor], list[tuple[str, str]], list[str]]:
-    """Our weights as a layout has them; with (theirs, ours) of every tensor, and ours that have no place there.
+    """Our weights in another layout.
 
-    timm has classifiers only: a shared bias table is copied to every block, a segmentor gives its trunk.
+    timm has only classifiers: a shared bias table is copied to every block, and of a segmentor only the trunk remains.
+
+    Returns:
+        The weights, (theirs, ours) of every tensor, and our names that the layout does not have.
 
     Raises:
-        ValueError: If the layout has no place for such a model, or must know the grid.
+        UserError: If the layout has no such model, or needs a grid that is unknown.
     """
     if grid is None and (layout.keeps_index or layout.name == 'transformers'):
-        raise ValueError(
-            f'the layout {layout.name} needs the grid, which the file does not tell: its tables and '
-            f'position embeddings fit no square'
+        raise UserError(
+            f'the layout {layout.name} needs the grid, which the file does not hold: its tables and '
+            f'position embeddings fit no square grid'
         )
     if task not in layout.tasks:
-        raise ValueError(f'the layout {layout.name} holds {" and ".join(layout.tasks)} weights, got {task}')
+        raise UserError(f'the layout {layout.name} holds {" and ".join(layout.tasks)} weights, got {task}')
     weights = dict(weights)
     weights.pop('backbone.grid_size', None)
     if layout.name == 'beit_mm' and grid is not None:
@@ -95,7 +100,7 @@ def to_layout(
         expand_shared_table(trunk, 1 + max(int(name.split('.')[1]) for name in trunk if name.startswith('blocks.')))
         weights = {**{f'backbone.{name}': tensor for name, tensor in trunk.items()}, **weights}
     theirs, moves, unknown = layout.from_ours(weights, task)
-    if layout.keeps_index:
+    if layout.keeps_index and grid is not None:
         index = relative_position_index(grid)
         for name in [name for name in theirs if name.endswith(TABLE)]:
             theirs[name.replace(TABLE, INDEX)] = index.clone()
@@ -105,9 +110,8 @@ def to_layout(
 
 
 def _grid_of(weights: dict[str, Tensor], content: dict) -> Grid | None:
-    """From the weights' own record, transformers' configuration, or a square of as many offsets or patches.
-
-    None if there is no such square: which sides the grid has is then unknown.
+    """The grid from the weights' own record, transformers' configuration, or, if it is square, the number of rows; None
+    if it is unknown.
     """
     if 'backbone.grid_size' in weights:
         return tuple(weights['backbone.grid_size'].tolist())

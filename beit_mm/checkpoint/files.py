@@ -31,7 +31,7 @@ class VerifiedFiles(LocalBackend):
     deleted; `release` deletes it, once its replacement is written.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._removed: list[Path] = []
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
@@ -121,7 +121,7 @@ def find_newest(work_dir: Path, filename_tmpl: str | None = None, old: Stamps | 
     Raises:
         UserError: If there are some, but all are damaged or gone; names them.
     """
-    problems = []
+    problems: list[str] = []
     for path in _newest_first(work_dir, filename_tmpl):
         if old and path.is_file() and old.get(str(path)) == _stamp(path):
             continue

@@ -4,7 +4,8 @@ import json
 import mmap
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -92,14 +93,21 @@ def _read_torch(path: Path, map_location: MapLocation) -> Any:
     """What torch.save wrote, in its zip format or the one before."""
     if verify_parts(path):
         content = _unpickle_zip(path, map_location)
-    else:  # mapped, as torch.load would unpack a file that is a tar archive
-        with path.open('rb') as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+    else:  # from memory, as torch.load would unpack a file that is a tar archive
+        with _map(path) as mapped:
             content = torch.load(mapped, map_location, unpickling, weights_only=False)
     builder = Builder()
     if isinstance(content, Call) and content.name in DALLE_MODULES:
         sizes = {name: value for name, value in content.state.items() if type(value) is int}
         return dict(state_dict=builder.module_weights(content, DALLE_MODULES[content.name]), meta=sizes)
     return builder.build(content)
+
+
+@contextmanager
+def _map(path: Path) -> Iterator[Any]:
+    """A file as memory, of which a read never takes more than the file is long, whatever length the file names."""
+    with path.open('rb') as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        yield mapped
 
 
 def _unpickle_zip(path: Path, map_location: MapLocation) -> Any:
@@ -118,8 +126,7 @@ def _read_paddle(path: Path, device: str | torch.device) -> Any:
 
     Linear weights stay (in, out), as Paddle has them.
     """
-    # Mapped: a read never takes more memory than the file is long, whatever length the file names.
-    with path.open('rb') as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+    with _map(path) as content:
         if content[:2] not in (b'\x80\2', b'\x80\3', b'\x80\4'):
             raise ValueError('no pickle of protocol 2, 3 or 4')
         return Builder(tensor_device=device).build(unpickling.load(content))
@@ -128,9 +135,11 @@ def _read_paddle(path: Path, device: str | torch.device) -> Any:
 def _drop_config_texts(content: dict) -> None:
     # Runner.resume executes the text `config`, inferencers without a config the texts `cfg`; resuming needs neither.
     hub = content.get('message_hub')
-    for record in content.get('meta'), hub.get('runtime_info') if isinstance(hub, dict) else None:
-        for key in ('config', 'cfg') if isinstance(record, dict) else ():
-            record.pop(key, None)
+    records = [content.get('meta'), hub.get('runtime_info') if isinstance(hub, dict) else None]
+    for record in records:
+        if isinstance(record, dict):
+            record.pop('config', None)
+            record.pop('cfg', None)
 
 
 def _read_folder(folder: Path, map_location: MapLocation) -> dict:

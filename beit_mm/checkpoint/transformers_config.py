@@ -1,4 +1,4 @@
-"""The folder that transformers opens: its configuration for weights of ours, and the file of weights beside it."""
+"""Writes the folder that transformers opens: its configuration and a file of weights."""
 
 import json
 import re
@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from beit_mm.errors import UserError
 from beit_mm.files import atomic_write
 
 CLASSES = dict(
@@ -17,20 +18,20 @@ CLASSES = dict(
     trunk='BeitModel',
 )
 OUT_INDICES = {12: (3, 5, 7, 11), 24: (7, 11, 15, 23)}  # of the release's segmentors
-HEAD_WIDTH = 64  # of every released model, where no bias table tells the number of heads
+HEAD_WIDTH = 64  # of every released model; used if there is no bias table to read the number of heads from
 
 
 def build(weights: dict[str, Tensor], task: str, grid: tuple[int, int], out_indices: list[int] | None = None) -> dict:
-    """The content of config.json for weights under our names.
+    """The content of config.json.
 
     Args:
-        weights: as Layout.to_ours gives them.
+        weights: under our names.
         task: 'pretrain', 'classify', 'segment' or 'trunk'.
         grid: patches (h, w).
         out_indices: blocks that a segmentor reads, from 0; None for the release's.
 
     Raises:
-        ValueError: If transformers has no such model.
+        UserError: If transformers has no such model.
     """
     patch = weights['backbone.patch_embed.proj.weight']
     width, channels, patch_size = patch.shape[0], patch.shape[1], patch.shape[2]
@@ -38,8 +39,8 @@ def build(weights: dict[str, Tensor], task: str, grid: tuple[int, int], out_indi
     table = next((tensor for name, tensor in weights.items() if name.endswith('relative_position_bias_table')), None)
     image_size = [side * patch_size for side in grid]
     if grid[0] != grid[1] and table is not None:
-        raise ValueError(
-            f'transformers reads the bias tables of grids that are not square with the sides exchanged, '
+        raise UserError(
+            f'transformers swaps the sides of a bias table, so it must have a square grid, '
             f'got {grid[0]} x {grid[1]} patches'
         )
     config = dict(
@@ -81,23 +82,21 @@ def _segmentor(weights: dict[str, Tensor], depth: int, width: int, out_indices: 
     channels = len(weights['decode_head.conv_seg.weight'][0])
     pools = sum(re.fullmatch(r'decode_head\.psp_modules\.\d+\.1\.conv\.weight', name) is not None for name in weights)
     if channels != width or pools != 4:
-        raise ValueError(
+        raise UserError(
             f'transformers has UperNet with as many channels as the trunk, {width}, and four pooled maps, '
             f'got {channels} channels and {pools} maps'
         )
     if out_indices is None and depth not in OUT_INDICES:
-        raise ValueError(
-            f'the blocks that the segmentor reads (--out-indices) must be named for a trunk of {depth} blocks, got none'
-        )
-    out_indices = out_indices or OUT_INDICES[depth]
+        raise UserError(f'a trunk of {depth} blocks needs --out-indices, the blocks that the segmentor reads, got none')
+    blocks = out_indices or OUT_INDICES[depth]
     convolutions = [name for name in weights if re.fullmatch(r'auxiliary_head\.convs\.\d+\.conv\.weight', name)]
     auxiliary = weights.get('auxiliary_head.conv_seg.weight')
     return dict(
         **_labels(len(weights['decode_head.conv_seg.weight'])),
-        # transformers takes the input of block i - 1, from 0, for an index i, so the output of the last block has no
-        # index: see `padding`.
+        # For an index i, transformers takes the input of block i - 1, counted from 0. So the output of the last block
+        # has no index, see `padding`.
         num_hidden_layers=depth + 1,
-        out_indices=[index + 2 for index in out_indices],
+        out_indices=[index + 2 for index in blocks],
         pool_scales=[1, 2, 3, 6],
         use_auxiliary_head=auxiliary is not None,
         auxiliary_channels=256 if auxiliary is None else auxiliary.shape[1],
@@ -107,11 +106,12 @@ def _segmentor(weights: dict[str, Tensor], depth: int, width: int, out_indices: 
 
 
 def padding(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """One more block of zeros, under transformers' names: it passes on what it gets, so that its input, the output of
-    the last block, has an index.
+    """One more block of zeros, under transformers' names.
+
+    It passes its input on, so that this input, which is the output of the last block, has an index.
     """
-    blocks = [re.match(r'(.*encoder\.layer\.)(\d+)(\..*)', name) for name in weights]
-    blocks = [match for match in blocks if match]
+    matches = [re.match(r'(.*encoder\.layer\.)(\d+)(\..*)', name) for name in weights]
+    blocks = [match for match in matches if match]
     last = max(int(match[2]) for match in blocks)
     return {
         f'{match[1]}{last + 1}{match[3]}': torch.zeros_like(weights[match[0]])

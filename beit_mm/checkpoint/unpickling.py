@@ -21,14 +21,17 @@ _OPCODES = (  # of protocols 2 to 4; not among them: sets, and EXT, INST, OBJ an
 ).split()
 
 
+_PythonUnpickler: Any = pickle._Unpickler
+
+
 class NotAllowed(pickle.UnpicklingError):
     """A pickle names something that is not in ALLOWED."""
 
 
-class Unpickler(pickle._Unpickler):  # not the one in C, which allocates whatever size a file names
+class Unpickler(_PythonUnpickler):  # not the one in C, which allocates whatever size a file names
     """Reads a pickle into dicts, lists, tuples, numbers, texts, storages and `Call`s."""
 
-    dispatch = {getattr(pickle, name)[0]: pickle._Unpickler.dispatch[getattr(pickle, name)[0]] for name in _OPCODES}
+    dispatch = {getattr(pickle, name)[0]: _PythonUnpickler.dispatch[getattr(pickle, name)[0]] for name in _OPCODES}
 
     def load(self) -> Any:
         try:
