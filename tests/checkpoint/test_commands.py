@@ -50,7 +50,13 @@ def assert_one_sentence(output, message):
     'words, address, name, form, message',
     [
         # The early check of a training, which looks at the names of tensors, is the first to find it.
-        (['train', '--resume'], '', 'HistoryBuffer.__setstate__', 'zip', 'evil.pth: the checkpoint does not fit'),
+        (
+            ['train', '--resume'],
+            '',
+            'HistoryBuffer.__setstate__',
+            'zip',
+            'evil.pth holds no tensor of this ImageClassifier',
+        ),
         (['test'], 'file://', 'stack global', 'pdparams', 'must be a complete checkpoint of weights or of a run, '),
     ],
     ids=['resume', 'Paddle'],
