@@ -52,7 +52,10 @@ def blame(
         text = re.sub(rf'\b{new}\b', str(old), text)
     if isinstance(error, KeyError) and registry is not None and 'registry' in text:
         return _unknown_type(key, cls, registry)
-    name = re.search(r"(?:unexpected|multiple values for)(?: keyword)? argument '(\w+)'", text)
+    doubled = re.search(r"multiple values for(?: keyword)? argument '(\w+)'", text)
+    if isinstance(error, TypeError) and doubled:
+        return Problem(f'{key}.{doubled[1]}', f'{getattr(cls, "__name__", key)} sets it by itself; remove it')
+    name = re.search(r"unexpected(?: keyword)? argument '(\w+)'", text)
     if isinstance(error, TypeError) and name:
         return _unknown_argument(name[1], text, key, part, cls, registry, cfg, root)
     missing = re.search(r"missing \d+ required .*arguments?: '(\w+)'", text)
@@ -62,7 +65,8 @@ def blame(
     callers = ' '.join(_source(frames[at:]) for at in range(min(2, len(frames))))
     full = _find_argument(text, callers, cfg, key if part else key.rpartition('.')[0] or key)
     absent = re.match(r"'ConfigDict' object has no attribute '(\w+)'", text)
-    if absent and isinstance(get(cfg, full), dict):
+    if absent:
+        full = _nearest(full, cfg)
         return Problem(f'{full}.{absent[1]}', f'{getattr(cls, "__name__", root)} needs it; add it')
     what = f'{cls.__name__}: ' if inspect.isclass(cls) and cls.__name__ not in text else ''
     return Problem(full, f'{what}{text}', is_error=can_run)
@@ -154,7 +158,8 @@ def _find_argument(text: str, source: str, cfg: dict, key: str) -> str:
         if is_own and isinstance(value, dict) and is_named:
             inner = max(value, key=lambda inner: text.rfind(f' {inner}'), default='')
             full = f'{full}.{inner}' if inner in words else full
-        score = 8 * (is_named and is_valued) + is_own * (20 * is_listed + 4 * is_named + 3 * (name in in_source))
+        is_told = is_named and (is_own or '_' in name or 'pipeline' in full)
+        score = 8 * (is_told and is_valued) + is_own * (20 * is_listed + 4 * is_named + 3 * (name in in_source))
         score += 20 * (f'{full.split(".")[-2]}.{name}' in text)
         score += is_named * (1 - text.find(name) / len(text))  # the first that is named
         score = score or 2 * (is_named and '_' in name) or is_valued and (is_own or 'pipeline' in full)
@@ -190,6 +195,8 @@ def other_values(text: str, cfg: dict, key: str) -> list[tuple[str, Any]]:
             continue
         scaled = {old * first // second for first in numbers for second in numbers if old * first % second == 0}
         for new in ((set(numbers) if old in numbers else set()) | scaled) - {old}:
+            if not 0.5 <= new / old <= 2:
+                continue
             cost = abs(math.log(new / old)) + (new not in numbers) + 2 * (not full.startswith(f'{key}.'))
             cost -= 2 * (name in words)
             changed = type(value)([new] * len(value)) if isinstance(value, (list, tuple)) else new
