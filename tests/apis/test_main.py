@@ -154,7 +154,8 @@ def test_mistakes_end_in_one_sentence(call, classifier, segmentor, photos, tmp_p
     ]:
         code, output, errors = call(command, [images], tiny, *arguments)
         assert code == 1 and not output
-        assert errors.splitlines()[-1].startswith(f'error: {expected}'), errors
+        sentence, traceback_file = errors.splitlines()[-2:]
+        assert sentence.startswith(f'error: {expected}') and traceback_file.startswith('(traceback in '), errors
 
 
 def test_a_table_appears_only_when_it_is_complete(call, classifier, photos, tmp_path):

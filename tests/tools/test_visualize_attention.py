@@ -96,7 +96,8 @@ def test_a_mistake_is_one_sentence(mistake, sentence, arguments, in_process, cap
     with pytest.raises(SystemExit) as ended:
         in_process(*arguments, *mistake)
     error = capsys.readouterr().err
-    assert ended.value.code == 1 and sentence in error and error.count('\n') == 1
+    assert ended.value.code == 1 and sentence in error
+    assert error.count('\n') == 2 and error.splitlines()[1].startswith('(traceback in ')
     assert not (tmp_path / 'new').exists()
 
 
