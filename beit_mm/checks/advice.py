@@ -151,7 +151,10 @@ def check_batch(cfg: dict, num_processes: int | None, text: str) -> Iterator[Pro
     images = (cfg.get('train_dataloader') or {}).get('batch_size')
     scaling, wrapper = cfg.get('auto_scale_lr') or {}, cfg.get('optim_wrapper') or {}
     base, steps = scaling.get('base_batch_size'), wrapper.get('accumulative_counts', 1)
-    if not all(isinstance(number, int) and number > 0 for number in (base, images, steps)):
+    if (
+        not (isinstance(base, int) and isinstance(images, int) and isinstance(steps, int))
+        or min(base, images, steps) < 1
+    ):
         return
     own_steps = recipe_accumulation(text)
     wanted = base * own_steps
@@ -300,9 +303,9 @@ def check_labels(cfg: dict, model: nn.Module | None, drawn: dict[str, Drawn]) ->
 
 def _check_sizes(cfg: dict, drawn: Drawn | None) -> Iterator[Problem]:
     """Training images against the trunk's training size and the preprocessor's padding."""
-    images = drawn.sample.get('inputs') if drawn and isinstance(drawn.sample, dict) else None
-    if not isinstance(images, Tensor):
+    if drawn is None or not isinstance(drawn.sample, dict) or not isinstance(drawn.sample.get('inputs'), Tensor):
         return
+    images = drawn.sample['inputs']
     height, width = images.shape[-2:]
     for _, node in walk(cfg['train_dataloader'], ''):  # small images are padded to it later
         if 'gt_sem_seg' in drawn.sample['data_samples'] and isinstance(node.get('crop_size'), (list, tuple)):
@@ -328,8 +331,8 @@ def _check_values(dataset, key: str, head: str, num_classes: int) -> Iterator[Pr
                 yield _outside(key, head, num_classes, int(wrong.max()), info['seg_map_path'], dataset)
                 return
     elif hasattr(dataset, 'get_cat_ids') and num_classes > 1:
-        labels = [(int(label), index) for index in indices for label in np.atleast_1d(dataset.get_cat_ids(index))]
-        label, index = max(labels, default=(0, 0))
+        pairs = [(int(label), index) for index in indices for label in np.atleast_1d(dataset.get_cat_ids(index))]
+        label, index = max(pairs, default=(0, 0))
         if label >= num_classes:
             yield _outside(key, head, num_classes, label, dataset.get_data_info(index).get('img_path', ''), dataset)
 

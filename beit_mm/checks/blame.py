@@ -150,7 +150,7 @@ def _find_argument(text: str, source: str, cfg: dict, key: str) -> str:
         set(re.findall(r'\d+(?:\.\d+)?|(?<=got )-\d+(?:\.\d+)?|(?<=: )-\d+(?:\.\d+)?', text)),
     )
     in_source = set(re.findall(r'[A-Za-z_]\w*', source))
-    best, most = key, 0
+    best, most = key, 0.0
     for full, name, value in _arguments(cfg, key):
         is_own, is_named = full.startswith(f'{key}.'), name in words
         is_listed = isinstance(value, (list, tuple)) and len(value) > 1 and ', '.join(map(str, value)) in text
@@ -158,8 +158,10 @@ def _find_argument(text: str, source: str, cfg: dict, key: str) -> str:
         if is_own and isinstance(value, dict) and is_named:
             inner = max(value, key=lambda inner: text.rfind(f' {inner}'), default='')
             full = f'{full}.{inner}' if inner in words else full
-        is_told = is_named and (is_own or '_' in name or 'pipeline' in full)
-        score = 8 * (is_told and is_valued) + is_own * (20 * is_listed + 4 * is_named + 3 * (name in in_source))
+        is_pointed_at = is_named and (is_own or '_' in name or 'pipeline' in full)
+        score: float = 8 * (is_pointed_at and is_valued) + is_own * (
+            20 * is_listed + 4 * is_named + 3 * (name in in_source)
+        )
         score += 20 * (f'{full.split(".")[-2]}.{name}' in text)
         score += is_named * (1 - text.find(name) / len(text))  # the first that is named
         score = score or 2 * (is_named and '_' in name) or is_valued and (is_own or 'pipeline' in full)

@@ -13,6 +13,7 @@ from contextlib import contextmanager, redirect_stdout
 from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import torch
@@ -111,8 +112,8 @@ def _isolated(scope: str) -> Iterator[None]:
             manager._instance_dict.update(managers.get(manager, {}))
 
 
-def _subclasses(kind: type) -> Iterator[type]:
-    for subclass in kind.__subclasses__():
+def _subclasses(cls: Any) -> Iterator[Any]:
+    for subclass in cls.__subclasses__():
         yield subclass
         yield from _subclasses(subclass)
 
@@ -213,7 +214,8 @@ class DryRun:
                 sources[source] = loader
             except NotChecked as end:
                 if end.problem is not None:
-                    yield end.problem
+                    if end.problem:
+                        yield end.problem
 
     def _train(self, drawn: Drawn | None) -> Iterator[Problem]:
         """The optimizer with its schedules, and a step on a sample if there is one."""
@@ -264,11 +266,12 @@ class DryRun:
                 batch = collate(self.cfg, 'train_dataloader', cut(drawn.sample, side), self._num_images())
                 model.train_step(batch, wrapper)
             except NotChecked as end:
-                yield end.problem
+                if end.problem:
+                    yield end.problem
             except Exception as error:
                 yield self._blame_module(error, model, 'optim_wrapper')
 
-    def _small_model(self, side: int) -> nn.Module:
+    def _small_model(self, side: int) -> Any:
         """A small copy of the model, built once for training and evaluation."""
         if self._built is None or self._built[0] != side:
             with NoRandomWeights():
@@ -331,7 +334,8 @@ class DryRun:
             batch = collate(self.cfg, loader, cut(drawn.sample, side), 1)
             model = self._small_model(side).eval()
         except NotChecked as end:
-            yield end.problem
+            if end.problem:
+                yield end.problem
             return
         except Exception as error:
             yield blame(error, self.cfg, 'model')

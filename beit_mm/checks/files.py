@@ -125,17 +125,21 @@ def check_weights(cfg: dict, model: nn.Module | None) -> Iterator[Problem]:
     """`init_cfg` prefixes under which a checkpoint holds nothing, and a `load_from` without any name of the model."""
     for key, node in walk(cfg.get('model'), 'model'):
         prefix, path = node.get('prefix'), node.get('checkpoint')
-        names = our_names(path) if isinstance(path, str) and isinstance(prefix, str) else None
+        if not isinstance(path, str) or not isinstance(prefix, str):
+            continue
+        names = our_names(path)
         if names is not None and not any(name.startswith(f'{prefix.rstrip(".")}.') for name in names):
             held = _prefixes(names)
             mend = f"it holds {', '.join(held[:4])}; name another file, or prefix=None for a trunk's own"
             yield Problem(f'{key}.prefix', f'{prefix} is not in {path}; {suggest(prefix, held, mend)}')
     path = cfg.get('load_from')
-    names = our_names(path) if isinstance(path, str) and model is not None else None
+    if not isinstance(path, str) or model is None:
+        return
+    names = our_names(path)
     if names is not None and not set(model.state_dict()) & {name.removeprefix('module.') for name in names}:
-        held = ', '.join(_prefixes(names)[:4]) or 'other names'
+        listing = ', '.join(_prefixes(names)[:4]) or 'other names'
         what = f'{path} holds no tensor of this {type(model).__name__}'
-        yield Problem('load_from', f'{what}, it holds {held}; name a checkpoint of this model')
+        yield Problem('load_from', f'{what}, it holds {listing}; name a checkpoint of this model')
 
 
 def _prefixes(names: set[str]) -> list[str]:
@@ -159,9 +163,11 @@ def our_names(checkpoint: str) -> set[str] | None:
         names = _safetensors_names(path) if path.suffix == '.safetensors' else _pickled_texts(path)
     except (OSError, ValueError, KeyError, zipfile.BadZipFile):  # no such file, or a damaged one: the loader says so
         return None
-    for layout, prefix, _ in find_layouts(names or ()):
+    if names is None:
+        return None
+    for layout, prefix, _ in find_layouts(names):
         return {layout.our_name(other, prefix) or other for other in names}
-    return names and set(names)
+    return set(names)
 
 
 def _safetensors_names(path: Path) -> list[str]:
@@ -187,5 +193,5 @@ def _pickled_texts(path: Path) -> list[str] | None:
     return [
         value
         for code, value, _ in pickletools.genops(content)
-        if 'UNICODE' in code.name and re.fullmatch(r'[A-Za-z_][\w.-]*', value)
+        if 'UNICODE' in code.name and isinstance(value, str) and re.fullmatch(r'[A-Za-z_][\w.-]*', value)
     ]

@@ -123,7 +123,7 @@ def _random_info(dataset: Dataset, folder: Path) -> dict:
     image, labels = folder / 'image.jpg', folder / 'labels.png'
     if not image.exists():
         pixels = generator.integers(0, 256, (12, 16, 3), np.uint8)
-        Image.fromarray(pixels).resize((640, 480), Image.BILINEAR).save(image)
+        Image.fromarray(pixels).resize((640, 480), Image.Resampling.BILINEAR).save(image)
         Image.fromarray(generator.integers(1, 3, (480, 640), np.uint8)).save(labels)
     info = dict(img_path=str(image), gt_label=0, sample_idx=0)
     if isinstance(dataset, CIFAR10):
@@ -153,7 +153,7 @@ def collate(cfg: dict, loader: str, sample: Any, num_images: int) -> Any:
     return _try(cfg, f'{loader}.collate_fn', built.collate_fn, [sample] * num_images)
 
 
-class _Samples(list, Dataset):
+class _Samples(list, Dataset):  # type: ignore[misc]  # both have __add__
     """A list that loaders take for a data set."""
 
 
