@@ -213,9 +213,8 @@ class DryRun:
                 self.drawn[loader] = draw(self.cfg, loader, self.folder, loader in self.lists)
                 sources[source] = loader
             except NotChecked as end:
-                if end.problem is not None:
-                    if end.problem:
-                        yield end.problem
+                if end.problem:
+                    yield end.problem
 
     def _train(self, drawn: Drawn | None) -> Iterator[Problem]:
         """The optimizer with its schedules, and a step on a sample if there is one."""
