@@ -308,7 +308,7 @@ def _check_sizes(cfg: dict, drawn: Drawn | None) -> Iterator[Problem]:
     images = drawn.sample['inputs']
     height, width = images.shape[-2:]
     for _, node in walk(cfg['train_dataloader'], ''):  # small images are padded to it later
-        if 'gt_sem_seg' in drawn.sample['data_samples'] and isinstance(node.get('crop_size'), (list, tuple)):
+        if 'gt_sem_seg' in drawn.sample.get('data_samples', ()) and isinstance(node.get('crop_size'), (list, tuple)):
             height, width = node['crop_size']
     for key in ('model.backbone.img_size', 'model.data_preprocessor.size'):
         size = get(cfg, key)
