@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from typing import cast
 
 import torch
 from mmengine.model import BaseModule
@@ -14,14 +13,14 @@ from beit_mm.models.weights import fit_trunk_weights, naming_checkpoint, resize_
 from beit_mm.registry import MODELS
 
 from .layers import Block, patch_grid, PatchEmbed
-from .relative_position import expand_bias, Grid, locate, Positions, RelativePositionBias
+from .relative_position import expand_bias, Grid, locate, RelativePositionBias
 
 OUT_TYPES = ('raw', 'cls_token', 'avg_featmap', 'featmap')
 POOLINGS = ('mean', 'cls_token', 'patches')
 
 
 def resolve_blocks(blocks: int | Sequence[int], depth: int) -> tuple[int, ...]:
-    """Indices of blocks counted from 0, from one or several that may count from -1 backwards.
+    """Blocks counted from 0, from one or several that may count from -1 backwards.
 
     Raises:
         UserError: If there are none, or a block is not in the trunk.
@@ -36,8 +35,7 @@ def resolve_blocks(blocks: int | Sequence[int], depth: int) -> tuple[int, ...]:
 class BEiT(BaseModule):
     """Vision transformer with relative position bias and LayerScale.
 
-    Image sides may be any multiples of the patch size, whatever size the trunk was built or its weights were trained
-    for. Build the trunk for the size of training, or its tables are resized at every step.
+    Image sides may be any multiples of the patch size; at another size than img_size every call resizes the tables.
 
     Args:
         img_size: training size in pixels, one number or (height, width); sets the grid of the position tables.
@@ -46,8 +44,7 @@ class BEiT(BaseModule):
         embed_dim, depth, num_heads, mlp_ratio: size of the model.
         qkv_bias: whether queries and values have a bias.
         use_abs_pos_emb: learned absolute position embeddings.
-        use_rel_pos_bias: one bias table per block (fine-tuning).
-        use_shared_rel_pos_bias: one bias table for all blocks (pre-training).
+        use_rel_pos_bias, use_shared_rel_pos_bias: a bias table per block (fine-tuning), or for all (pre-training).
         use_mask_token: whether there is a mask token, for pre-training.
         layer_scale_init_value: initial LayerScale; 0 or None leaves it out.
         drop_rate, attn_drop_rate: dropout after projections and on attention weights.
@@ -55,19 +52,17 @@ class BEiT(BaseModule):
         out_type: 'raw': all tokens after `norm`, (B, 1 + h * w, C), the class token first; 'cls_token': the class
             token after `norm`, (B, C); 'avg_featmap': mean of the patch tokens, then `fc_norm`, (B, C); 'featmap':
             patch tokens without a norm, (B, C, h, w).
-        out_indices: blocks whose outputs are returned, from 0, or from -1 backwards. Only the last block's output is
-            normalised.
+        out_indices: blocks whose outputs are returned, see `resolve_blocks`. Only the last block's is normalised.
         norm_eps: epsilon of the layer norms.
         frozen_stages: what does not learn and stays in evaluation mode. -1: nothing. 0: the patch embedding, the class
-            token and the position embeddings. n > 0: also the first n blocks and a shared bias table. If n is depth:
-            also the last norm.
-        with_cp: activation checkpointing. The backward pass computes the inside of blocks again, which saves memory
-            and costs a third more time.
+            token and the position embeddings. n > 0: also the first n blocks and a shared bias table. depth: also the
+            last norm.
+        with_cp: activation checkpointing, which saves memory and costs a third more time.
         compile_blocks: run every block through torch.compile. Names of weights stay.
         init_cfg: MMEngine's, for example `dict(type='Pretrained', checkpoint=PATH, prefix='backbone.')`.
 
     Attributes:
-        grid: patches (h, w) of the position tables. `set_grid` changes it.
+        grid: patches (h, w) of the position tables; `set_grid` changes it.
 
     Raises:
         UserError: If sizes do not fit each other, out_type is unknown, or there is no such block.
@@ -117,26 +112,15 @@ class BEiT(BaseModule):
         self.patch_embed = PatchEmbed(patch_size, in_channels, embed_dim)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
         self.mask_token = nn.Parameter(torch.zeros(1, 1, embed_dim)) if use_mask_token else None
-        num_positions = 1 + self.grid[0] * self.grid[1]
-        self.pos_embed = nn.Parameter(torch.zeros(1, num_positions, embed_dim)) if use_abs_pos_emb else None
+        num_tokens = 1 + math.prod(self.grid)
+        self.pos_embed = nn.Parameter(torch.zeros(1, num_tokens, embed_dim)) if use_abs_pos_emb else None
         self.pos_drop = nn.Dropout(drop_rate)
         self.rel_pos_bias = RelativePositionBias(self.grid, num_heads) if use_shared_rel_pos_bias else None
-        self.blocks = nn.ModuleList(
-            Block(
-                embed_dim,
-                num_heads,
-                mlp_ratio,
-                qkv_bias,
-                drop_rate,
-                attn_drop_rate,
-                rate,
-                layer_scale_init_value,
-                norm_eps,
-                self.grid if use_rel_pos_bias else None,
-            )
-            for rate in torch.linspace(0, drop_path_rate, depth, device='cpu').tolist()
-        )
-        # As in the release: `fc_norm` comes after the mean, `norm` before any pooling.
+        bias_grid = self.grid if use_rel_pos_bias else None
+        block_options = (mlp_ratio, qkv_bias, drop_rate, attn_drop_rate, layer_scale_init_value, norm_eps, bias_grid)
+        rates = torch.linspace(0, drop_path_rate, depth, device='cpu').tolist()
+        self.blocks = nn.ModuleList(Block(embed_dim, num_heads, rate, *block_options) for rate in rates)
+        # Released names: `fc_norm` comes after the mean, `norm` before any pooling.
         if out_type == 'avg_featmap':
             self.fc_norm = nn.LayerNorm(embed_dim, eps=norm_eps)
         elif out_type != 'featmap':
@@ -152,17 +136,14 @@ class BEiT(BaseModule):
         self.register_load_state_dict_pre_hook(fit_trunk_weights)
 
     def _frozen(self) -> list[nn.Module | nn.Parameter]:
-        """What frozen_stages names."""
         if self.frozen_stages < 0:
             return []
-        frozen: list[nn.Module | nn.Parameter] = [self.patch_embed, self.pos_drop, self.cls_token]
-        frozen += [self.pos_embed] if self.pos_embed is not None else []
-        frozen += self.blocks[: self.frozen_stages]
-        if self.frozen_stages and self.rel_pos_bias is not None:
-            frozen.append(self.rel_pos_bias)
+        parts = [self.patch_embed, self.pos_drop, self.cls_token, self.pos_embed, *self.blocks[: self.frozen_stages]]
+        if self.frozen_stages > 0:
+            parts.append(self.rel_pos_bias)
         if self.frozen_stages == len(self.blocks):
-            frozen += [getattr(self, name) for name in ('norm', 'fc_norm') if hasattr(self, name)]
-        return frozen
+            parts += [getattr(self, 'norm', None), getattr(self, 'fc_norm', None)]
+        return [part for part in parts if part is not None]
 
     def train(self, mode: bool = True) -> 'BEiT':
         """Keep frozen modules in evaluation mode: no dropout, no drop path."""
@@ -177,16 +158,14 @@ class BEiT(BaseModule):
         """Truncated normal as in the release: pre-training truncates at one standard deviation and includes the patch
         convolution; fine-tuning truncates at +-2 and keeps PyTorch's default for the patch convolution.
         """
-        pre_training = self.mask_token is not None
-        cut = std if pre_training else 2.0
-        for module in self.modules():
-            if isinstance(module, nn.Linear) or (pre_training and isinstance(module, nn.Conv2d)):
-                nn.init.trunc_normal_(module.weight, std=std, a=-cut, b=cut)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-        for token in (self.cls_token, self.mask_token, self.pos_embed):
-            if token is not None:
-                nn.init.trunc_normal_(token, std=std, a=-cut, b=cut)
+        cut, drawn = (2.0, nn.Linear) if self.mask_token is None else (std, (nn.Linear, nn.Conv2d))
+        layers = [module for module in self.modules() if isinstance(module, drawn)]
+        for layer in layers:
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+        for weight in (*(layer.weight for layer in layers), self.cls_token, self.mask_token, self.pos_embed):
+            if weight is not None:
+                nn.init.trunc_normal_(weight, std=std, a=-cut, b=cut)
         for index, block in enumerate(self.blocks, start=1):
             block.attn.proj.weight.div_(math.sqrt(2.0 * index))
             block.mlp.fc2.weight.div_(math.sqrt(2.0 * index))
@@ -195,7 +174,7 @@ class BEiT(BaseModule):
         """Load the checkpoint of init_cfg; all other weights were initialised when the trunk was built.
 
         Raises:
-            UserError: If the checkpoint does not fit or has nothing under the prefix. The message names the file.
+            UserError: If the checkpoint does not fit or has nothing under the prefix; names the file.
         """
         with naming_checkpoint(self.init_cfg):
             super().init_weights()
@@ -214,17 +193,12 @@ class BEiT(BaseModule):
             UserError: If the patch size does not divide the image, or the mask does not fit its grid.
         """
         tokens, grid = self.read_blocks(images, self.out_indices, mask)
-        last = len(self.blocks) - 1
-        return tuple(self._output(x, grid, index == last) for index, x in zip(self.out_indices, tokens))
+        return tuple(self._output(x, grid, index) for index, x in zip(self.out_indices, tokens))
 
     def read_blocks(
         self, images: Tensor, blocks: Sequence[int], mask: Tensor | None = None
     ) -> tuple[list[Tensor], Grid]:
-        """Outputs of blocks, without a norm.
-
-        Args:
-            images, mask: as in forward.
-            blocks: counted from 0.
+        """Outputs of blocks, counted from 0, without a norm; images and mask as in forward.
 
         Returns:
             One tensor per block, (B, 1 + h * w, C), the class token first; and the grid (h, w) of the images.
@@ -243,44 +217,42 @@ class BEiT(BaseModule):
             shared_bias = self.rel_pos_bias(positions)
         outputs = {}
         for index, block in enumerate(self.blocks):
-            x = self._run(block, x, positions, shared_bias)
+            if self.with_cp and self.training:
+                x = checkpoint(block, x, positions, shared_bias, use_reentrant=False)
+            else:
+                x = block(x, positions, shared_bias)
             if index in blocks:
                 outputs[index] = x
         return [outputs[index] for index in blocks], grid
 
-    def _run(self, block: nn.Module, x: Tensor, positions: Positions | None, shared_bias: Tensor | None) -> Tensor:
-        if self.with_cp and self.training and torch.is_grad_enabled():
-            return checkpoint(block, x, positions, shared_bias, use_reentrant=False)
-        return block(x, positions, shared_bias)
-
     def _put_mask_tokens(self, patches: Tensor, mask: Tensor, grid: Grid) -> Tensor:
         if self.mask_token is None:
             raise UserError('a mask needs a trunk with use_mask_token=True, got use_mask_token=False')
-        batch, num_patches, _ = patches.shape
-        if mask.shape not in ((batch, *grid), (batch, num_patches)):
-            raise UserError(
-                f'mask must be {(batch, *grid)} to fit images of {grid[0]} x {grid[1]} patches, got {tuple(mask.shape)}'
-            )
-        return torch.where(mask.reshape(batch, num_patches, 1).bool(), self.mask_token.to(patches.dtype), patches)
+        expected = (len(patches), *grid)
+        if mask.shape not in (expected, patches.shape[:2]):
+            raise UserError(f'mask must be {expected} to fit the images, got {tuple(mask.shape)}')
+        return torch.where(mask.flatten(1)[..., None].bool(), self.mask_token.to(patches.dtype), patches)
 
     @staticmethod
     def pool(tokens: Tensor, kind: str) -> Tensor:
-        """Features from tokens (B, 1 + N, C), the class token first.
+        """Features from tokens (B, 1 + N, C) of any trunk, the class token first.
 
         Args:
-            tokens: output of any trunk.
             kind: 'mean' of the patch tokens, (B, C); 'cls_token', (B, C); or 'patches', all patch tokens, (B, N, C).
 
         Raises:
             UserError: If kind is none of these.
         """
-        if kind not in POOLINGS:
-            raise UserError(f'kind of pooling must be one of {", ".join(POOLINGS)}, got {kind!r}')
+        if kind == 'mean':
+            return tokens[:, 1:].mean(dim=1)
         if kind == 'cls_token':
             return tokens[:, 0]
-        return tokens[:, 1:] if kind == 'patches' else tokens[:, 1:].mean(dim=1)
+        if kind == 'patches':
+            return tokens[:, 1:]
+        raise UserError(f'kind of pooling must be one of {", ".join(POOLINGS)}, got {kind!r}')
 
-    def _output(self, x: Tensor, grid: Grid, is_last: bool) -> Tensor:
+    def _output(self, x: Tensor, grid: Grid, block: int) -> Tensor:
+        is_last = block == len(self.blocks) - 1
         if self.out_type == 'featmap':
             return self.pool(x, 'patches').transpose(1, 2).unflatten(2, grid)  # (B, C, h, w)
         if self.out_type == 'avg_featmap':
@@ -291,18 +263,16 @@ class BEiT(BaseModule):
 
     @torch.no_grad()
     def set_grid(self, grid: Grid) -> None:
-        """Resize the bias tables and position embeddings to a patch grid (h, w), in place.
+        """Resize the bias tables and position embeddings to a patch grid (h, w) once; `forward` does so at every call.
 
-        `forward` does this at every call for images of another size; here it is done once. It creates new parameters,
-        so call it before an optimizer is built.
+        It creates new parameters, so call it before an optimizer is built.
         """
         grid = (grid[0], grid[1])
         if grid == self.grid:
             return
-        with_table = [block.attn for block in self.blocks] if self.has_block_bias else []
-        for module in (*with_table, self.rel_pos_bias):
-            if module is not None:
-                table = cast(Tensor, module.relative_position_bias_table)
+        for module in (*(block.attn for block in self.blocks), self.rel_pos_bias):
+            table = getattr(module, 'relative_position_bias_table', None)
+            if table is not None:
                 resized = expand_bias(table, self.grid, grid)
                 module.relative_position_bias_table = nn.Parameter(resized, table.requires_grad)
         if self.pos_embed is not None:
@@ -315,16 +285,13 @@ class BEiT(BaseModule):
         """Layer of a parameter for layer-wise learning rate decay (released code; MMPretrain's contract).
 
         Args:
-            param_name: its name in the whole model.
-            prefix: of the trunk's parameters in that model, such as 'backbone.'.
+            param_name, prefix: its name in the whole model, and that model's prefix of the trunk, such as 'backbone.'.
 
         Returns:
             (layer, number of layers). Layer 0: embeddings; i + 1: block i; the last: everything else.
         """
         num_layers = len(self.blocks) + 2
-        if not param_name.startswith(prefix):
-            return num_layers - 1, num_layers
-        name = param_name[len(prefix) :]
+        name = param_name[len(prefix) :] if param_name.startswith(prefix) else ''
         if name.startswith(('cls_token', 'mask_token', 'pos_embed', 'patch_embed')):
             return 0, num_layers
         if name.startswith('blocks.'):

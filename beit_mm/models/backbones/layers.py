@@ -14,18 +14,25 @@ from torch.nn import functional as F
 
 from beit_mm.errors import UserError
 
-from .relative_position import Grid, NUM_CLASS_ROWS, num_offsets, Positions, read_bias
+from .relative_position import Grid, num_table_rows, Positions, read_bias
 
 IMAGE_SIZE = 'image height and width (img_size of the trunk, scale or crop_size of the pipeline)'
 
 
-class PatchEmbed(nn.Module):
-    """Embeds patches with a strided convolution.
+def patch_grid(image_size: Sequence[int], patch_size: int, name: str = IMAGE_SIZE) -> Grid:
+    """Grid (h, w) of an image size (H, W) in pixels.
 
-    Args:
-        patch_size: side of a patch in pixels.
-        in_channels, embed_dim: channels before and after.
+    Raises:
+        UserError: If the patch size does not divide both sides. The message calls the size by its name.
     """
+    height, width = (operator.index(side) for side in image_size)  # torch.compile makes numbers of symbolic sizes here
+    if height % patch_size or width % patch_size or not height or not width:
+        raise UserError(f'{name} must be multiples of the patch size {patch_size}, got {height} x {width}')
+    return height // patch_size, width // patch_size
+
+
+class PatchEmbed(nn.Module):
+    """Embeds patches of patch_size x patch_size pixels with a strided convolution."""
 
     def __init__(self, patch_size: int, in_channels: int, embed_dim: int):
         super().__init__()
@@ -33,29 +40,9 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(in_channels, embed_dim, patch_size, patch_size)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Grid]:
-        """Images (B, in_channels, H, W) to patches (B, h * w, embed_dim) and their grid (h, w).
-
-        Raises:
-            UserError: If the patch size does not divide H and W.
-        """
+        """Images (B, in_channels, H, W) to patches (B, h * w, embed_dim) and their grid (h, w), see `patch_grid`."""
         grid = patch_grid(images.shape[-2:], self.patch_size)
         return self.proj(images).flatten(2).transpose(1, 2), grid
-
-
-def patch_grid(image_size: Sequence[int], patch_size: int, name: str = IMAGE_SIZE) -> Grid:
-    """Grid (h, w) of an image size (H, W).
-
-    Args:
-        image_size, patch_size: in pixels.
-        name: of the size, for the message.
-
-    Raises:
-        UserError: If the patch size does not divide both sides.
-    """
-    height, width = (operator.index(side) for side in image_size)  # torch.compile makes numbers of symbolic sizes here
-    if height % patch_size or width % patch_size or not height or not width:
-        raise UserError(f'{name} must be multiples of the patch size {patch_size}, got {height} x {width}')
-    return height // patch_size, width // patch_size
 
 
 class Attention(nn.Module):
@@ -89,9 +76,7 @@ class Attention(nn.Module):
         # The released names have no module between `attn` and the table.
         self.relative_position_bias_table = None
         if bias_grid is not None:
-            self.relative_position_bias_table = nn.Parameter(
-                torch.zeros(num_offsets(bias_grid) + NUM_CLASS_ROWS, num_heads)
-            )
+            self.relative_position_bias_table = nn.Parameter(torch.zeros(num_table_rows(bias_grid), num_heads))
         self.proj = nn.Linear(embed_dim, embed_dim)
         self.proj_drop = nn.Dropout(proj_drop_rate)
 
@@ -103,11 +88,9 @@ class Attention(nn.Module):
             positions: of the tokens, for the block's own table; None if it has none.
             shared_bias: a bias that all blocks share, also added to the logits, (1, num_heads, N, N'), see `read_bias`.
         """
-        q, k, v = self._project(x)
-        bias = self._bias(positions, shared_bias, q)
-        heads = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=bias, dropout_p=self.attn_drop_rate if self.training else 0.0
-        )
+        q, k, v, bias = self._project(x, positions, shared_bias)
+        drop_rate = self.attn_drop_rate if self.training else 0.0
+        heads = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=drop_rate)
         return self.proj_drop(self.proj(heads.transpose(1, 2).reshape(x.shape)))
 
     def probabilities(
@@ -127,8 +110,7 @@ class Attention(nn.Module):
             (B, num_heads, Q, N), float32 or wider: softmax(q k^T / sqrt(C / num_heads) + bias) over the last axis, the
             keys.
         """
-        q, k, _ = self._project(x)
-        bias = self._bias(positions, shared_bias, q)
+        q, k, _, bias = self._project(x, positions, shared_bias)
         if queries is not None:
             q, bias = q[:, :, queries], None if bias is None else bias[:, :, queries]
         dtype = torch.promote_types(q.dtype, torch.float32)
@@ -136,28 +118,26 @@ class Attention(nn.Module):
             logits = q.to(dtype) @ k.to(dtype).transpose(2, 3) / math.sqrt(q.shape[3])
             return (logits if bias is None else logits + bias).softmax(dim=3)
 
-    def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values of tokens (B, N, C), each (B, num_heads, N, C / num_heads)."""
+    def _project(
+        self, x: Tensor, positions: Positions | None, shared_bias: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Queries, keys and values, each (B, num_heads, N, C / num_heads), and the sum of both biases, if any.
+
+        The bias, (1, num_heads, N, N), has the queries' dtype: a float32 bias with bfloat16 queries is silently wrong
+        in cuDNN's kernel.
+        """
         batch, num_tokens, _ = x.shape
-        qkv = self.qkv(x).view(batch, num_tokens, 3, self.num_heads, -1)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind()
+        q, k, v = self.qkv(x).view(batch, num_tokens, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4).unbind()
         if self.q_bias is not None:
             q_bias, v_bias = (bias.to(q.dtype).view(self.num_heads, 1, -1) for bias in (self.q_bias, self.v_bias))
             q, v = q + q_bias, v + v_bias
-        return q, k, v
-
-    def _bias(self, positions: Positions | None, shared_bias: Tensor | None, queries: Tensor) -> Tensor | None:
-        """Sum of the block's own bias and the shared one, (1, num_heads, N, N); None if there is neither.
-
-        It has the queries' dtype: a float32 bias with bfloat16 queries is silently wrong in cuDNN's kernel.
-        """
         bias = shared_bias
         if self.relative_position_bias_table is not None:
             assert positions is not None, 'a block with a bias table needs positions'
             own_bias = read_bias(self.relative_position_bias_table, positions)
             bias = own_bias if bias is None else own_bias + bias
         # Cast before slicing, so that the rows stay aligned.
-        return None if bias is None else bias.to(queries.dtype)[..., : queries.shape[2]]
+        return q, k, v, None if bias is None else bias.to(q.dtype)[..., :num_tokens]
 
 
 class Mlp(nn.Module):
@@ -178,30 +158,31 @@ class Block(nn.Module):
     """Pre-norm transformer block with LayerScale (gamma_1, gamma_2) and stochastic depth.
 
     Args:
-        layer_scale_init_value: initial LayerScale; None or 0 leaves it out.
         drop_path_rate: probability that a sample skips a branch.
-        Others as in Attention; mlp_ratio is the hidden width over the embedding's.
+        mlp_ratio: hidden width of the MLP over embed_dim.
+        layer_scale_init_value: initial LayerScale; None or 0 leaves it out.
+        embed_dim, num_heads, qkv_bias, drop_rate, attn_drop_rate, norm_eps, bias_grid: see BEiT and Attention.
     """
 
     def __init__(
         self,
         embed_dim: int,
         num_heads: int,
-        mlp_ratio: float,
-        qkv_bias: bool,
-        drop_rate: float,
-        attn_drop_rate: float,
-        drop_path_rate: float,
-        layer_scale_init_value: float | None,
-        norm_eps: float,
-        bias_grid: Grid | None,
+        drop_path_rate: float = 0.0,
+        mlp_ratio: float = 4.0,
+        qkv_bias: bool = True,
+        drop_rate: float = 0.0,
+        attn_drop_rate: float = 0.0,
+        layer_scale_init_value: float | None = 0.1,
+        norm_eps: float = 1e-6,
+        bias_grid: Grid | None = None,
     ):
         super().__init__()
         self.norm1 = nn.LayerNorm(embed_dim, eps=norm_eps)
         self.attn = Attention(embed_dim, num_heads, qkv_bias, attn_drop_rate, drop_rate, bias_grid)
         self.norm2 = nn.LayerNorm(embed_dim, eps=norm_eps)
         self.mlp = Mlp(embed_dim, int(embed_dim * mlp_ratio), drop_rate)
-        self.drop_path = DropPath(drop_path_rate) if drop_path_rate else nn.Identity()
+        self.drop_path = DropPath(drop_path_rate)
         self.gamma_1 = self.gamma_2 = None
         if layer_scale_init_value:
             self.gamma_1 = nn.Parameter(torch.full((embed_dim,), float(layer_scale_init_value)))

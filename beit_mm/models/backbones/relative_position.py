@@ -18,28 +18,22 @@ Grid = tuple[int, int]
 NUM_CLASS_ROWS = 3
 
 
-def num_offsets(grid: Grid) -> int:
-    """Rows of a bias table for a patch grid (rows, columns), without the three of the class token."""
-    return (2 * grid[0] - 1) * (2 * grid[1] - 1)
+def num_table_rows(grid: Grid) -> int:
+    """Rows of a bias table for a patch grid (rows, columns)."""
+    return (2 * grid[0] - 1) * (2 * grid[1] - 1) + NUM_CLASS_ROWS
 
 
 def relative_position_index(grid: Grid, device: torch.device | str = 'cpu') -> Tensor:
-    """Table row of every (query, key) pair.
+    """Table row of every (query, key) pair of tokens, int64 (1 + h * w, 1 + h * w); index 0 is the class token.
 
-    Args:
-        grid: patches (h, w).
-        device: where the index is computed; nothing is copied to it.
-
-    Returns:
-        int64 (1 + h * w, 1 + h * w); index 0 is the class token.
+    It is computed on the device, so nothing is copied to it.
     """
     height, width = grid
     row_length = 2 * width - 1  # offsets of one row of the table
-    rows = torch.arange(height, device=device).repeat_interleave(width)
-    columns = torch.arange(width, device=device).repeat(height)
-    positions = rows * row_length + columns
-    index = (positions + (height - 1) * row_length + width - 1)[:, None] - positions
-    class_row = num_offsets(grid)
+    positions = torch.arange(height, device=device)[:, None] * row_length + torch.arange(width, device=device)
+    positions = positions.flatten()
+    index = positions[:, None] - positions + positions[-1]  # from 0
+    class_row = num_table_rows(grid) - NUM_CLASS_ROWS
     index = F.pad(index, (0, 0, 1, 0), value=class_row)
     index = F.pad(index, (1, 0, 0, 0), value=class_row + 1)
     index[:1, :1].fill_(class_row + 2)
@@ -65,15 +59,15 @@ def _geometric_positions(source: int, target: int) -> np.ndarray:
     q is found by bisection in [1.01, 1.5], as in the release's fine-tuning script. If even 1.5 does not reach the
     target's last offset, the offsets beyond take the value of the last source offset, as in the release.
     """
-    half, reach = source - 1, target - 1
+    powers = np.arange(source - 1)
     low, high = 1.01, 1.5
     while high - low > 1e-6:
         ratio = (low + high) / 2
-        if sum(ratio**i for i in range(half)) > reach:
+        if (ratio**powers).sum() > target - 1:
             high = ratio
         else:
             low = ratio
-    steps = np.cumsum([ratio**i for i in range(half)])
+    steps = (ratio**powers).cumsum()
     return np.concatenate([-steps[::-1], [0.0], steps])
 
 
@@ -82,8 +76,8 @@ def axis_matrix(source: int, target: int) -> np.ndarray:
     """Matrix that resizes one axis of a bias table, float64 (2 * target - 1, 2 * source - 1).
 
     A larger axis is read with a cubic spline over geometrically spaced source offsets. An axis that does not grow
-    keeps the centre of the table unchanged, because those offsets were trained as they are. (The release would squeeze
-    the whole table into the smaller one.)
+    keeps the centre of the table, because those offsets were trained as they are. (The release would squeeze the whole
+    table into the smaller one.)
     """
     num_source, num_target = 2 * source - 1, 2 * target - 1
     if target <= source:
@@ -98,14 +92,8 @@ def axis_matrix(source: int, target: int) -> np.ndarray:
 
 
 @torch.compiler.assume_constant_result  # SciPy cannot be traced
-def _constant(source: int, target: int) -> Tensor:
+def _axis_tensor(source: int, target: int) -> Tensor:
     return torch.from_numpy(axis_matrix(source, target))
-
-
-def _axis_tensors(source: Grid, target: Grid, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Both axes' `axis_matrix` as tensors. A GPU gets them without waiting for its earlier work."""
-    rows, columns = (_constant(s, t).to(dtype).to(device, non_blocking=True) for s, t in zip(source, target))
-    return rows, columns
 
 
 class Positions(NamedTuple):
@@ -118,25 +106,21 @@ class Positions(NamedTuple):
     """
 
     index: Tensor  # type: ignore[assignment]  # hides tuple.index
-    resize: tuple[Tensor, Tensor] | None
+    resize: list[Tensor] | None
 
 
 def locate(source: Grid, target: Grid, dtype: torch.dtype, device: torch.device) -> Positions:
-    """Positions of the tokens of a target grid, for bias tables of a source grid.
+    """Positions of the tokens of a target grid, for bias tables of a source grid, a dtype and a device.
 
-    Nothing is cached: a cached tensor would have the mode and the device of the first caller.
-
-    Args:
-        source, target: patch grids (rows, columns).
-        dtype: of the tables.
-        device: of the tables.
+    Nothing is cached: a cached tensor would have the mode and the device of the first caller. A GPU gets the matrices
+    without waiting for its earlier work.
     """
     index = relative_position_index(target, device)
     index = F.pad(index, (0, -index.shape[1] % 8))
     if source == target:
         return Positions(index, None)
-    dtype = torch.promote_types(dtype, torch.float32)
-    return Positions(index, _axis_tensors(source, target, dtype, device))
+    matrices = [_axis_tensor(*sides).to(torch.promote_types(dtype, torch.float32)) for sides in zip(source, target)]
+    return Positions(index, [matrix.to(device, non_blocking=True) for matrix in matrices])
 
 
 def read_bias(table: Tensor, positions: Positions) -> Tensor:
@@ -160,69 +144,52 @@ def _resize(table: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 
 def expand_bias(table: Tensor, source: Grid, target: Grid) -> Tensor:
-    """Resize a relative position bias table to another patch grid; differentiable.
-
-    The source offsets form a geometric progression, so that the centre keeps its resolution. A bicubic spline reads
-    them at the integer offsets of the target (BEiT release, fine-tuning script).
+    """Resize a bias table to another patch grid, see `axis_matrix`; differentiable.
 
     Args:
-        table: (num_offsets(source) + 3, num_heads); the last three rows belong to the class token and are kept.
+        table: (num_table_rows(source), num_heads); the last three rows belong to the class token and are kept.
         source, target: patch grids (rows, columns).
 
     Returns:
-        (num_offsets(target) + 3, num_heads), in the table's dtype.
+        (num_table_rows(target), num_heads), in the table's dtype.
 
     Raises:
-        ValueError: If the table does not fit the source grid; the message gives both sizes.
+        ValueError: If the table does not fit the source grid.
     """
-    if table.shape[0] != num_offsets(source) + NUM_CLASS_ROWS:
+    if len(table) != num_table_rows(source):
         raise ValueError(
             f'a relative position bias table for a grid of {source[0]} x {source[1]} patches must have '
-            f'{num_offsets(source) + NUM_CLASS_ROWS} rows, got {table.shape[0]}'
+            f'{num_table_rows(source)} rows, got {len(table)}'
         )
-    if tuple(source) == tuple(target):
-        return table
-    dtype = torch.promote_types(table.dtype, torch.float32)
-    return _resize(table, *_axis_tensors(source, target, dtype, table.device))
+    resize = locate(source, target, table.dtype, table.device).resize
+    return table if resize is None else _resize(table, *resize)
 
 
 def infer_grid(num_rows: int, target: Grid) -> Grid:
-    """The grid of a table with num_rows rows: the target if it fits, else a square, else the nearest aspect ratio.
+    """The grid of a table with num_rows rows, see `nearest_grid`.
 
     Raises:
         ValueError: If no grid has that many rows.
     """
     offsets = num_rows - NUM_CLASS_ROWS
-    if offsets == num_offsets(target):
-        return target
-    grids = [
-        ((side + 1) // 2, (offsets // side + 1) // 2)
-        for side in range(1, max(offsets, 0) + 1, 2)
-        if offsets % side == 0 and offsets // side % 2
-    ]
-    if not grids:
+    sides = [side for side in range(1, offsets + 1, 2) if offsets % side == 0 and offsets // side % 2]
+    if not sides:
         raise ValueError(f'a relative position bias table must have (2h-1)(2w-1)+3 rows, got {num_rows}')
-    return nearest_grid(grids, target)
+    return nearest_grid([((side + 1) // 2, (offsets // side + 1) // 2) for side in sides], target)
 
 
 def nearest_grid(grids: Sequence[Grid], target: Grid) -> Grid:
-    """The square among possible grids, else the grid with the aspect ratio nearest to the target's."""
-    square = [grid for grid in grids if grid[0] == grid[1]]
+    """The target if it is among the possible grids, else a square, else the aspect ratio nearest to the target's."""
     aspect = np.log(target[0] / target[1])
-    return square[0] if square else min(grids, key=lambda grid: abs(np.log(grid[0] / grid[1]) - aspect))
+    return min(grids, key=lambda grid: (grid != target, grid[0] != grid[1], abs(np.log(grid[0] / grid[1]) - aspect)))
 
 
 class RelativePositionBias(nn.Module):
-    """A bias table that all blocks share (pre-training).
-
-    Args:
-        grid: patches (h, w) that the table is made for.
-        num_heads: number of attention heads.
-    """
+    """A bias table that all blocks share (pre-training), for a grid (h, w) of patches."""
 
     def __init__(self, grid: Grid, num_heads: int):
         super().__init__()
-        self.relative_position_bias_table = nn.Parameter(torch.zeros(num_offsets(grid) + NUM_CLASS_ROWS, num_heads))
+        self.relative_position_bias_table = nn.Parameter(torch.zeros(num_table_rows(grid), num_heads))
 
     def forward(self, positions: Positions) -> Tensor:
         """Bias of every pair of tokens, see `read_bias`."""

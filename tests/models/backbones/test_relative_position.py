@@ -10,14 +10,14 @@ from beit_mm.models.backbones.relative_position import (
     expand_bias,
     infer_grid,
     locate,
-    num_offsets,
+    num_table_rows,
     RelativePositionBias,
 )
 
 
 def table_of(grid, heads=2, dtype=torch.float64):
     generator = torch.Generator().manual_seed(grid[0] * 100 + grid[1])
-    return torch.randn(num_offsets(grid) + 3, heads, generator=generator, dtype=dtype)
+    return torch.randn(num_table_rows(grid), heads, generator=generator, dtype=dtype)
 
 
 def as_map(table, grid):
@@ -108,7 +108,7 @@ def test_resizing_is_differentiable():
 
 
 def test_a_constant_stays_constant_and_a_mirrored_table_stays_mirrored():
-    constant = torch.full((num_offsets((4, 4)) + 3, 1), 0.7, dtype=torch.float64)
+    constant = torch.full((num_table_rows((4, 4)), 1), 0.7, dtype=torch.float64)
     torch.testing.assert_close(expand_bias(constant, (4, 4), (7, 6)), torch.full((13 * 11 + 3, 1), 0.7).double())
     source = as_map(table_of((4, 4)), (4, 4))
     mirrored = torch.cat([torch.from_numpy(source[:, ::-1].copy()).flatten(0, 1), torch.zeros(3, 2)])
@@ -135,7 +135,7 @@ def test_a_table_that_does_not_fit_its_grid_is_refused_with_both_sizes(num_rows)
 def test_grids_of_one_and_two_patches_are_defined(source, target):
     table = table_of((source, 3))
     resized = expand_bias(table, (source, 3), (target, 3))
-    assert resized.shape == (num_offsets((target, 3)) + 3, 2) and resized.isfinite().all()
+    assert resized.shape == (num_table_rows((target, 3)), 2) and resized.isfinite().all()
     rows, source_rows = as_map(resized, (target, 3)), as_map(table, (source, 3))
     np.testing.assert_allclose(rows[target - 1], source_rows[source - 1], atol=1e-12)  # the centre stays
     if source == 1:
@@ -159,7 +159,7 @@ def test_grids_of_one_and_two_patches_are_defined(source, target):
     ],
 )
 def test_the_grid_of_a_table_is_the_targets_else_square_else_nearest_in_aspect(grid, target, found):
-    assert infer_grid(num_offsets(grid) + 3, target) == found
+    assert infer_grid(num_table_rows(grid), target) == found
 
 
 @pytest.mark.parametrize('num_rows', [0, 2, 3, 7, 3 + 26])
