@@ -47,14 +47,8 @@ class TwoViewPreprocessor(BaseDataPreprocessor):
         return dict(inputs=(inputs - self.mean) / self.std, views=views / 255, mask=data['mask'])
 
 
-@MODELS.register_module()
-class ClsDataPreprocessor(HostClsDataPreprocessor):
-    """MMPretrain's ClsDataPreprocessor that copies pinned batches to the device without waiting for it.
-
-    Args:
-        non_blocking: whether copies return at once.
-        **kwargs: of MMPretrain's ClsDataPreprocessor.
-    """
+class _NonBlocking:
+    """Takes `non_blocking`: whether copies of pinned batches return at once. The hosts' classes do not take it."""
 
     def __init__(self, non_blocking: bool = True, **kwargs):
         super().__init__(**kwargs)
@@ -62,17 +56,13 @@ class ClsDataPreprocessor(HostClsDataPreprocessor):
 
 
 @MODELS.register_module()
-class SegDataPreProcessor(HostSegDataPreProcessor):
-    """MMSegmentation's SegDataPreProcessor that copies pinned batches to the device without waiting for it.
+class ClsDataPreprocessor(_NonBlocking, HostClsDataPreprocessor):
+    """MMPretrain's ClsDataPreprocessor that copies pinned batches to the device without waiting for it."""
 
-    Args:
-        non_blocking: whether copies return at once.
-        **kwargs: of MMSegmentation's SegDataPreProcessor.
-    """
 
-    def __init__(self, non_blocking: bool = True, **kwargs):
-        super().__init__(**kwargs)
-        self._non_blocking = non_blocking
+@MODELS.register_module()
+class SegDataPreProcessor(_NonBlocking, HostSegDataPreProcessor):
+    """MMSegmentation's SegDataPreProcessor that copies pinned batches to the device without waiting for it."""
 
 
 def jitter_colors(images: Tensor, jitter: Tensor, mean_color: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ class LinearProbe(ImageClassifier):
         trunk = build_part(backbone)
         if trunk.out_type != 'raw':
             raise UserError(f"LinearProbe needs a backbone with out_type='raw', got {trunk.out_type!r}")
-        trunk.norm = nn.Identity()  # blocks are read before any norm
+        trunk.norm = nn.Identity()  # blocks are read before any norm, here and by whoever else reads this trunk
         trunk.requires_grad_(False)
         head = dict(head, in_channels=2 * trunk.embed_dim, blocks=trunk.out_indices)
         super().__init__(trunk, head=head, **kwargs)
@@ -45,10 +45,10 @@ class LinearProbe(ImageClassifier):
         self.backbone.eval()
         return self
 
+    @torch.no_grad()
     def extract_feat(self, inputs: Tensor, stage: str = 'neck'):
         """Features without gradients; stage 'pre_logits' returns the inputs of the classifiers, see LinearProbeHead."""
-        with torch.no_grad():
-            return super().extract_feat(inputs, stage)
+        return super().extract_feat(inputs, stage)
 
 
 @MODELS.register_module()
@@ -79,9 +79,9 @@ class LinearProbeHead(BaseModule):
         if predict_block not in self.blocks:
             raise UserError(f'predict_block must be one of the blocks probed, {self.blocks}, got {predict_block}')
         self.predict_index = self.blocks.index(predict_block)
-        self.classifiers = nn.ModuleDict({str(block): nn.Linear(in_channels, num_classes) for block in self.blocks})
-        for classifier in self.classifiers.values():
-            assert isinstance(classifier, nn.Linear)
+        classifiers = {str(block): nn.Linear(in_channels, num_classes) for block in self.blocks}
+        self.classifiers = nn.ModuleDict(classifiers)
+        for classifier in classifiers.values():
             nn.init.normal_(classifier.weight, std=0.01)
             nn.init.zeros_(classifier.bias)
 

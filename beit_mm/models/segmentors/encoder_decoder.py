@@ -35,48 +35,33 @@ class EncoderDecoder(HostEncoderDecoder):
             patch_grid(window, self.backbone.patch_embed.patch_size, 'test_cfg.crop_size')
 
     def slide_inference(self, inputs: Tensor, batch_img_metas: list[dict]) -> Tensor:
-        """Logits of images from overlapping windows, averaged where they overlap.
-
-        Args:
-            inputs: normalised, (B, 3, H, W), of any size.
-            batch_img_metas: not used.
-
-        Returns:
-            (B, num_classes, H, W).
-        """
+        """Logits (B, num_classes, H, W) of normalised images (B, 3, H, W) of any size, averaged over windows."""
         window, stride = tuple(self.test_cfg.crop_size), tuple(self.test_cfg.stride)
         height, width = inputs.shape[2:]
         inputs = F.pad(inputs, (0, max(window[1] - width, 0), 0, max(window[0] - height, 0)))
         rows, columns = (window_starts(size, *sides) for size, sides in zip(inputs.shape[2:], zip(window, stride)))
-        windows = [(image, top, left) for top in rows for left in columns for image in range(len(inputs))]
+        windows = [
+            (image, slice(None), slice(top, top + window[0]), slice(left, left + window[1]))
+            for top in rows
+            for left in columns
+            for image in range(len(inputs))
+        ]
         batch_size = self.test_cfg.get('windows_per_batch', 8 if inputs.is_cuda else 1)
-        logits = inputs.new_zeros(0)
+        logits = counts = inputs.new_zeros(0)
         for start in range(0, len(windows), batch_size):
             batch = windows[start : start + batch_size]
-            crops = torch.stack(
-                [inputs[image, :, top : top + window[0], left : left + window[1]] for image, top, left in batch]
-            )
+            crops = torch.stack([inputs[area] for area in batch])
             predicted = self.encode_decode(crops, [dict(img_shape=window, pad_shape=window)])
             if not start:
                 logits = predicted.new_zeros(len(inputs), predicted.shape[1], *inputs.shape[2:])
-            for (image, top, left), window_logits in zip(batch, predicted):
-                logits[image, :, top : top + window[0], left : left + window[1]] += window_logits
-        counts = [
-            _counts(size, starts, side, logits) for size, starts, side in zip(inputs.shape[2:], (rows, columns), window)
-        ]
-        logits /= counts[0][:, None] * counts[1]
-        return logits[:, :, :height, :width]
+                counts = predicted.new_zeros(len(inputs), 1, *inputs.shape[2:])
+            for area, window_logits in zip(batch, predicted):
+                logits[area] += window_logits
+                counts[area] += 1
+        return logits.div_(counts)[:, :, :height, :width]
 
 
 def window_starts(size: int, window: int, stride: int) -> list[int]:
     """Starts of the windows along a side that is not smaller than a window: one per stride, the last at the end."""
     count = max(size - window + stride - 1, 0) // stride + 1
     return [min(index * stride, size - window) for index in range(count)]
-
-
-def _counts(size: int, starts: list[int], window: int, like: Tensor) -> Tensor:
-    """Number of windows that cover each position of a side."""
-    counts = like.new_zeros(size)
-    for start in starts:
-        counts[start : start + window] += 1
-    return counts

@@ -20,8 +20,7 @@ class MaskedImageModel(BaseModel):
 
     Args:
         backbone: a trunk with `out_type='raw'` and a mask token.
-        target: a prediction target with `num_outputs`, `forward(images, views)`, `loss(predictions, targets)` and
-            `decide(predictions)`.
+        target: a prediction target, see `beit_mm.models`.
         recovered: the patches that the loss counts: MaskedPatches, or AllPatches for the ablation.
         data_preprocessor: returns `inputs`, `views` and `mask`, see TwoViewPreprocessor.
         init_cfg: MMEngine's.
@@ -42,15 +41,6 @@ class MaskedImageModel(BaseModel):
         super().__init__(data_preprocessor, init_cfg)
         self.backbone = build_part(backbone)
         self.target = build_part(target)
-        self._check_parts()
-        self.recovered = build_part(recovered or dict(type='beit_mm.MaskedPatches'))
-        self.lm_head = nn.Linear(self.backbone.embed_dim, self.target.num_outputs)
-        # Truncated at one standard deviation, as everything in the release's pre-training.
-        nn.init.trunc_normal_(self.lm_head.weight, std=0.02, a=-0.02, b=0.02)
-        nn.init.zeros_(self.lm_head.bias)
-        self.register_load_state_dict_pre_hook(_check_head_weights)
-
-    def _check_parts(self) -> None:
         out_type = getattr(self.backbone, 'out_type', 'raw')
         if out_type != 'raw':
             raise UserError(f"pre-training needs a backbone with out_type='raw', got {out_type!r}")
@@ -60,6 +50,12 @@ class MaskedImageModel(BaseModel):
             patch_size = self.backbone.patch_embed.patch_size
             if self.target.patch_size != patch_size:
                 raise UserError(f"target.patch_size must be the backbone's {patch_size}, got {self.target.patch_size}")
+        self.recovered = build_part(recovered or dict(type='beit_mm.MaskedPatches'))
+        self.lm_head = nn.Linear(self.backbone.embed_dim, self.target.num_outputs)
+        # Truncated at one standard deviation, as everything in the release's pre-training.
+        nn.init.trunc_normal_(self.lm_head.weight, std=0.02, a=-0.02, b=0.02)
+        nn.init.zeros_(self.lm_head.bias)
+        self.register_load_state_dict_pre_hook(_check_head_weights)
 
     def forward(self, inputs: Tensor, views: Tensor | None = None, mask: Tensor | None = None, mode: str = 'tensor'):
         """'tensor': features of the trunk; 'loss': losses; 'predict': predicted and true targets at masked patches;
@@ -101,10 +97,11 @@ class MaskedImageModel(BaseModel):
 
     def _targets(self, inputs: Tensor, views: Tensor | None, mask: Tensor) -> Tensor:
         targets = self.target(inputs, views)
-        if targets.shape[1:3] != mask.shape[1:3]:
+        expected, grid = tuple(mask.shape[1:3]), tuple(targets.shape[1:3])
+        if grid != expected:
             raise UserError(
-                f'the grid of targets (second_scale of the pipeline, over 8) must be the grid of the masks '
-                f'(grid of the mask generator), {tuple(mask.shape[1:3])}, got {tuple(targets.shape[1:3])}'
+                'the grid of targets (second_scale of the pipeline, over 8) must be the grid of the masks '
+                f'(grid of the mask generator), {expected}, got {grid}'
             )
         return targets.flatten(0, 2)  # (B * h * w, ...)
 

@@ -23,12 +23,10 @@ class VisualTokens(nn.Module):
     def __init__(self, tokenizer: dict):
         super().__init__()
         self.tokenizer = build_part(tokenizer)
-        if not isinstance(getattr(self.tokenizer, 'vocab_size', None), int):
-            raise UserError(
-                f'a tokenizer needs a whole number vocab_size, {type(self.tokenizer).__name__} has '
-                f'{getattr(self.tokenizer, "vocab_size", None)!r}'
-            )
-        self.num_outputs = self.tokenizer.vocab_size
+        self.num_outputs = getattr(self.tokenizer, 'vocab_size', None)
+        if not isinstance(self.num_outputs, int):
+            name = type(self.tokenizer).__name__
+            raise UserError(f'a tokenizer needs a whole number vocab_size, {name} has {self.num_outputs!r}')
         self._tokens_checked = False
         self.tokenizer.requires_grad_(False).eval()
 
@@ -44,14 +42,11 @@ class VisualTokens(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor, views: Tensor) -> Tensor:
-        """Targets of every patch.
+        """Targets of every patch, int64 (B, h, w).
 
         Args:
-            images: the trunk's images, normalised (B, 3, H, W). This target does not use them.
+            images: the trunk's images; this target does not use them.
             views: the tokenizer's view of the same crops, (B, 3, 8h, 8w) in [0, 1].
-
-        Returns:
-            int64 (B, h, w).
 
         Raises:
             UserError: If the first batch holds a token beyond the vocabulary.
@@ -61,16 +56,10 @@ class VisualTokens(nn.Module):
             tokens = self.tokenizer.encode(views)
             if not self._tokens_checked:  # only once, since it waits for the device
                 self._tokens_checked = True
-                self._check(tokens)
+                low, high, last = int(tokens.min()), int(tokens.max()), self.num_outputs - 1
+                if low < 0 or high > last:
+                    raise UserError(f'visual tokens must be 0 to {last} to fit lm_head, got {low} to {high}')
         return tokens
-
-    def _check(self, tokens: Tensor) -> None:
-        low, high = int(tokens.min()), int(tokens.max())
-        if low < 0 or high >= self.num_outputs:
-            raise UserError(
-                f'visual tokens must lie in 0 to {self.num_outputs - 1} to fit lm_head, '
-                f'the tokenizer returned {low} to {high}'
-            )
 
     @staticmethod
     def loss(predictions: Tensor, targets: Tensor) -> dict[str, Tensor]:
@@ -101,14 +90,11 @@ class NormalisedPixels(nn.Module):
         self.num_outputs = patch_size**2 * in_channels
 
     def forward(self, images: Tensor, views: Tensor) -> Tensor:
-        """Targets of every patch.
+        """Targets of every patch, (B, h, w, patch_size * patch_size * C): pixels in rows, each with its channels.
 
         Args:
             images: the trunk's images, normalised (B, C, H, W).
             views: a tokenizer's images; this target does not use them.
-
-        Returns:
-            (B, h, w, patch_size * patch_size * C): pixel after pixel in rows, the channels of a pixel together.
 
         Raises:
             UserError: If the patch size does not divide the images.
@@ -153,11 +139,11 @@ class MaskedPatches(nn.Module):
         mask = mask.flatten(1)  # (B, h * w)
         if not self._counts_checked:  # only once, since it waits for the device
             self._counts_checked = True
-            counts = mask.sum(dim=1)
-            if (counts != self.num_masked).any():
+            counts = mask.sum(dim=1).tolist()
+            if set(counts) != {self.num_masked}:
                 raise UserError(
-                    f"recovered.num_masked must be the mask generator's number, got {self.num_masked} and "
-                    f'{counts.tolist()} masked patches; set it to None if the number varies'
+                    f"recovered.num_masked must be the mask generator's number, got {self.num_masked} and {counts} "
+                    'masked patches; set it to None if the number varies'
                 )
         indices = mask.int().argsort(dim=1, descending=True, stable=True)[:, : self.num_masked]
         return (indices + mask.shape[1] * torch.arange(len(mask), device=mask.device)[:, None]).flatten()

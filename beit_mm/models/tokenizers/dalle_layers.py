@@ -1,6 +1,7 @@
 """The convolutions of the visual tokenizer, as in OpenAI's released encoder and decoder (github.com/openai/DALL-E)."""
 
 import math
+from collections import OrderedDict
 from typing import Any
 
 import torch
@@ -46,32 +47,22 @@ class ResidualBlock(nn.Module):
 
 
 def _groups(
-    first: nn.Module,
-    widths: list[int],
-    kernel_sizes: list[int],
-    blocks_per_group: int,
-    resize: dict[str, nn.Module],
-    last: Conv2d,
+    first: Conv2d, last: Conv2d, widths: list[int], kernel_sizes: list[int], blocks_per_group: int, **resize: nn.Module
 ) -> nn.Sequential:
     """Input convolution, four groups of residual blocks with a resize after the first three, output convolution."""
-    layers = nn.Sequential()
-    layers.add_module('input', first)
+    layers = OrderedDict[str, nn.Module](input=first)
     for index in range(NUM_GROUPS):
-        group = nn.Sequential()
+        inner, outer = widths[index : index + 2]
+        group = OrderedDict[str, nn.Module]()
         for block in range(blocks_per_group):
-            in_channels = widths[index] if block == 0 else widths[index + 1]
-            group.add_module(
-                f'block_{block + 1}',
-                ResidualBlock(in_channels, widths[index + 1], kernel_sizes, NUM_GROUPS * blocks_per_group),
+            group[f'block_{block + 1}'] = ResidualBlock(
+                outer if block else inner, outer, kernel_sizes, NUM_GROUPS * blocks_per_group
             )
         if index < NUM_GROUPS - 1:
-            for name, module in resize.items():
-                group.add_module(name, module)
-        layers.add_module(f'group_{index + 1}', group)
-    layers.add_module('output', nn.Sequential())
-    layers.output.add_module('relu', nn.ReLU())
-    layers.output.add_module('conv', last)
-    return layers
+            group.update(resize)
+        layers[f'group_{index + 1}'] = nn.Sequential(group)
+    layers['output'] = nn.Sequential(OrderedDict(relu=nn.ReLU(), conv=last))
+    return nn.Sequential(layers)
 
 
 class Encoder(nn.Module):
@@ -80,14 +71,8 @@ class Encoder(nn.Module):
     def __init__(self, n_hid: int, blocks_per_group: int, vocab_size: int):
         super().__init__()
         widths = [n_hid, n_hid, 2 * n_hid, 4 * n_hid, 8 * n_hid]
-        self.blocks: Any = _groups(
-            Conv2d(3, n_hid, 7),
-            widths,
-            [3, 3, 3, 1],
-            blocks_per_group,
-            {'pool': nn.MaxPool2d(2)},
-            Conv2d(8 * n_hid, vocab_size, 1),
-        )
+        first, last = Conv2d(3, n_hid, 7), Conv2d(8 * n_hid, vocab_size, 1)
+        self.blocks: Any = _groups(first, last, widths, [3, 3, 3, 1], blocks_per_group, pool=nn.MaxPool2d(2))
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (B, 3, H, W), mapped to [0.1, 0.9], to features (B, 8 n_hid, H / 8, W / 8), in the images' dtype."""
@@ -115,14 +100,9 @@ class Decoder(nn.Module):
     def __init__(self, n_hid: int, n_init: int, blocks_per_group: int, vocab_size: int):
         super().__init__()
         widths = [n_init, 8 * n_hid, 4 * n_hid, 2 * n_hid, n_hid]
-        self.blocks: Any = _groups(
-            Conv2d(vocab_size, n_init, 1),
-            widths,
-            [1, 3, 3, 3],
-            blocks_per_group,
-            {'upsample': nn.Upsample(scale_factor=2, mode='nearest')},
-            Conv2d(n_hid, 6, 1),
-        )
+        first, last = Conv2d(vocab_size, n_init, 1), Conv2d(n_hid, 6, 1)
+        upsample = nn.Upsample(scale_factor=2, mode='nearest')
+        self.blocks: Any = _groups(first, last, widths, [1, 3, 3, 3], blocks_per_group, upsample=upsample)
 
     def forward(self, codes: Tensor) -> Tensor:
         return self.blocks(codes)

@@ -27,11 +27,6 @@ def map_pixels(images: Tensor) -> Tensor:
     return (1 - 2 * LOGIT_LAPLACE_EPS) * images + LOGIT_LAPLACE_EPS
 
 
-def unmap_pixels(pixels: Tensor) -> Tensor:
-    """Inverse of map_pixels, clamped to [0, 1]."""
-    return ((pixels - LOGIT_LAPLACE_EPS) / (1 - 2 * LOGIT_LAPLACE_EPS)).clamp(0, 1)
-
-
 def logit_laplace_nll(statistics: Tensor, pixels: Tensor) -> Tensor:
     """Negative log-likelihood per sub-pixel of the logit-Laplace distribution (DALL-E, appendix A.3, equation 2).
 
@@ -44,12 +39,14 @@ def logit_laplace_nll(statistics: Tensor, pixels: Tensor) -> Tensor:
     """
     mean, log_scale = statistics.float().chunk(2, dim=1)
     pixels = pixels.float()
-    return (
-        math.log(2)
-        + log_scale
-        + torch.log(pixels * (1 - pixels))
-        + (torch.logit(pixels) - mean).abs() * torch.exp(-log_scale)
-    )
+    distance = (torch.logit(pixels) - mean).abs() * torch.exp(-log_scale)
+    return math.log(2) + log_scale + torch.log(pixels * (1 - pixels)) + distance
+
+
+def most_likely_images(statistics: Tensor) -> Tensor:
+    """Images (B, 3, H, W) in [0, 1] from the means of a logit-Laplace distribution (B, 6, H, W): inverts map_pixels."""
+    pixels = torch.sigmoid(statistics[:, :3].float())
+    return ((pixels - LOGIT_LAPLACE_EPS) / (1 - 2 * LOGIT_LAPLACE_EPS)).clamp(0, 1)
 
 
 @MODELS.register_module()
@@ -92,10 +89,8 @@ class DiscreteVAE(BaseModel):
         super().__init__(data_preprocessor, init_cfg)
         if encode_dtype not in ENCODE_DTYPES:
             raise UserError(f'encode_dtype must be one of {", ".join(ENCODE_DTYPES)}, got {encode_dtype!r}')
-        self.encode_dtype = encode_dtype
-        self.vocab_size = vocab_size
-        self.temperature = temperature
-        self.kl_weight = kl_weight
+        self.encode_dtype, self.vocab_size = encode_dtype, vocab_size
+        self.temperature, self.kl_weight = temperature, kl_weight
         self.encoder = Encoder(n_hid, blocks_per_group, vocab_size)
         self.decoder = Decoder(n_hid, n_init, blocks_per_group, vocab_size)
         self.has_encoder = self.has_decoder = True
@@ -115,11 +110,7 @@ class DiscreteVAE(BaseModel):
             super().init_weights()
 
     def encode_logits(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) in [0, 1] to logits (B, vocab_size, H / 8, W / 8).
-
-        Raises:
-            UserError: If a side is no multiple of 8.
-        """
+        """Images (B, 3, H, W) in [0, 1] to logits (B, vocab_size, H / 8, W / 8); errors as in `encode`."""
         return self.encoder.logits(self.encoder(self._to_encoder(images)))
 
     def encode(self, images: Tensor) -> Tensor:
@@ -128,19 +119,14 @@ class DiscreteVAE(BaseModel):
         Raises:
             UserError: If a side is no multiple of 8.
         """
-        pixels = self._to_encoder(images)
-        if self.encode_dtype == 'float32':
-            return self.encoder.most_likely(self.encoder(pixels))
-        features = self.encoder(pixels.to(getattr(torch, self.encode_dtype)))
+        features = self.encoder(self._to_encoder(images).to(getattr(torch, self.encode_dtype)))
         return self.encoder.most_likely(features.float())
 
     @staticmethod
     def _to_encoder(images: Tensor) -> Tensor:
-        if images.shape[-2] % STRIDE or images.shape[-1] % STRIDE:
-            raise UserError(
-                f'the tokenizer needs image sides that are multiples of {STRIDE}, '
-                f'got {images.shape[-2]} x {images.shape[-1]}'
-            )
+        height, width = images.shape[-2:]
+        if height % STRIDE or width % STRIDE:
+            raise UserError(f'the tokenizer needs image sides that are multiples of {STRIDE}, got {height} x {width}')
         return map_pixels(images).contiguous(memory_format=torch.channels_last)
 
     def decode(self, tokens: Tensor) -> Tensor:
@@ -154,11 +140,7 @@ class DiscreteVAE(BaseModel):
                 'decoding needs a tokenizer with its decoder, got weights without one: give both files, '
                 "such as OpenAI's encoder.pkl and decoder.pkl"
             )
-        return self._to_images(self.decoder.forward_tokens(tokens))
-
-    @staticmethod
-    def _to_images(statistics: Tensor) -> Tensor:
-        return unmap_pixels(torch.sigmoid(statistics[:, :3].float()))
+        return most_likely_images(self.decoder.forward_tokens(tokens))
 
     def forward(self, inputs: Tensor, data_samples=None, mode: str = 'tensor'):
         """'tensor': visual tokens; 'loss': the objective; 'predict': tokens and squared error of every image."""
@@ -192,7 +174,7 @@ class DiscreteVAE(BaseModel):
             kl=kl.detach(),
         )
         with torch.no_grad():
-            error = (self._to_images(statistics) - images.float()).square().mean()
+            error = (most_likely_images(statistics) - images.float()).square().mean()
             losses['psnr'] = -10 * torch.log10(error)
             losses.update(codebook_use(torch.bincount(logits.argmax(dim=1).flatten(), minlength=self.vocab_size)))
         return losses
@@ -220,16 +202,13 @@ def _check_tokenizer_weights(module: DiscreteVAE, state_dict: dict[str, Tensor],
     if f'{prefix}blocks.input.w' in state_dict:  # MMPretrain distributes the encoder without its prefix
         for name in [name for name in state_dict if name.startswith(f'{prefix}blocks.')]:
             state_dict[f'{prefix}encoder.{name[len(prefix) :]}'] = state_dict.pop(name)
-    own = module.state_dict()
-    parts = ['encoder.']
     decoder_names = [name for name in state_dict if name.startswith(f'{prefix}decoder.')]
-    if decoder_names:
-        parts.append('decoder.')
-    else:
+    if not decoder_names:
         print_log('tokenizer: the checkpoint has no decoder, so tokens cannot be decoded', logger='current')
-    for name, tensor in own.items():
+    for name, tensor in module.state_dict().items():
         loaded = state_dict.get(prefix + name)
-        if name.startswith(tuple(parts)) and (loaded is None or loaded.shape != tensor.shape):
+        is_used = name.startswith(('encoder.', 'decoder.') if decoder_names else 'encoder.')
+        if is_used and (loaded is None or loaded.shape != tensor.shape):
             shape = 'nothing' if loaded is None else tuple(loaded.shape)
             raise WeightsMismatch(
                 f'the checkpoint does not fit this tokenizer: {name} must be {tuple(tensor.shape)} '

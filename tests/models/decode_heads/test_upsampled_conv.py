@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from beit_mm.models.decode_heads.upsampled_conv import conv_of_joined, conv_of_upsampled
+from beit_mm.models.decode_heads.upernet_head import conv_of_joined, conv_of_upsampled
 
 SIZES = [((8, 8), (16, 16)), ((4, 6), (16, 24)), ((1, 1), (5, 7)), ((3, 5), (7, 9)), ((6, 6), (4, 4)), ((2, 3), (2, 9))]
 
