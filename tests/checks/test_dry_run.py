@@ -54,7 +54,7 @@ def assert_reported(problems: list, key: str, words: tuple, is_error: bool) -> N
 
 
 def cases(mistakes: list) -> list:
-    return [pytest.param(*row[:3], row[3:], marks=mark(row[0], row[0] != SEGMENT)) for row in mistakes]
+    return [pytest.param(*row, marks=mark(row.recipe, row.recipe != SEGMENT)) for row in mistakes]
 
 
 @pytest.mark.parametrize('name, options, key, words', cases(ERRORS))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from support import ROOT
 from support.digits import write_classification, write_segmentation
-from support.project import last_score, Project, Trained
+from support.project import last_score, Project
 
 # What a wheel is made of; a copy of these, so that building leaves nothing in the checkout.
 PARTS = ('beit_mm', 'configs', 'tools', 'model-index.yml', 'pyproject.toml', 'setup.cfg', 'README.md')
@@ -24,17 +24,16 @@ def pip(*arguments: object) -> None:
 @pytest.fixture(scope='session')
 def wheel(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp('wheel')
-    (folder / 'source').mkdir()
+    source = folder / 'source'
+    source.mkdir()
     for part in PARTS:
         if (ROOT / part).is_dir():
-            shutil.copytree(
-                ROOT / part, folder / 'source' / part, symlinks=True, ignore=shutil.ignore_patterns('__pycache__')
-            )
+            shutil.copytree(ROOT / part, source / part, symlinks=True, ignore=shutil.ignore_patterns('__pycache__'))
         else:
-            shutil.copy(ROOT / part, folder / 'source')
-    pip('wheel', '--no-deps', '--no-build-isolation', '-w', folder, folder / 'source')
-    (actual,) = folder.glob('*.whl')
-    return actual
+            shutil.copy(ROOT / part, source)
+    pip('wheel', '--no-deps', '--no-build-isolation', '-w', folder, source)
+    (path,) = folder.glob('*.whl')
+    return path
 
 
 @pytest.fixture(scope='session')
@@ -49,33 +48,22 @@ def project(wheel, tmp_path_factory) -> Project:
 
 
 @pytest.fixture(scope='session')
-def classifier(project) -> Trained:
-    """A training by MMPretrain's own tool; the config names its base by a relative path."""
-    output = project.host_tool('mmpretrain', 'train', 'configs/classify.py')
-    return Trained(project.folder / 'work_dirs' / 'classify' / 'epoch_1.pth', last_score(output, 'accuracy/top1'))
+def classifier_score(project) -> float:
+    """Of a training by MMPretrain's own tool; the config names its base by a relative path."""
+    return last_score(project.host_tool('mmpretrain', 'train', 'configs/classify.py'), 'accuracy/top1')
 
 
 @pytest.fixture(scope='session')
-def segmentor(project, classifier) -> Trained:
-    """A training by MMSegmentation's own tool from the classifier; the base is an absolute path."""
+def segmentor_score(project, classifier_score) -> float:
+    """Of a training by MMSegmentation's own tool from the classifier; the base is an absolute path."""
     output = project.host_tool('mmseg', 'train', 'configs/segment.py')
     assert 'BEiT trunk: 35 of 35 tensors loaded; adapted: none; missing: none; left out: fc_norm (2)' in output
-    return Trained(project.folder / 'work_dirs' / 'segment' / 'iter_2.pth', last_score(output, 'mIoU'))
+    return last_score(output, 'mIoU')
 
 
 @pytest.fixture(scope='session')
 def flat_copy(project) -> Path:
     """Our segmentor's config without its bases, where the project's pure-Python config looks for it."""
     path = project.folder / 'configs' / 'flat_segment.py'
-    path.write_text(project.tool('misc/print_config', project.mim / 'configs' / 'demo' / 'segment.py').stdout)
+    path.write_text(project.tool('misc/print_config', project.mim / 'configs' / 'demo' / 'segment.py'))
     return path
-
-
-@pytest.fixture(scope='session')
-def mmpretrain_report(project, classifier) -> dict:
-    return project.report('use_mmpretrain.py')
-
-
-@pytest.fixture(scope='session')
-def mmseg_report(project, segmentor, flat_copy) -> dict:
-    return project.report('use_mmseg.py')

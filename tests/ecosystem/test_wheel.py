@@ -1,17 +1,14 @@
-"""The wheel carries what the checkout's users have, and a project that has the wheel alone sees it."""
+"""The wheel carries what the checkout's users have."""
 
 import os
 import re
 import zipfile
-from pathlib import Path
 
 import pytest
 from support import ROOT
 
-MIM = 'beit_mm/.mim/'
 
-
-def files(folder: str) -> dict:
+def files(folder: str) -> dict[str, bytes]:
     return {
         path.relative_to(ROOT).as_posix(): path.read_bytes()
         for path in (ROOT / folder).rglob('*')
@@ -20,35 +17,25 @@ def files(folder: str) -> dict:
 
 
 @pytest.mark.long
-def test_wheel_carries_configs_tools_and_index(wheel):
-    expected = {**files('configs'), **files('tools'), 'model-index.yml': (ROOT / 'model-index.yml').read_bytes()}
-    with zipfile.ZipFile(wheel) as archive:
-        actual = {name.removeprefix(MIM): archive.read(name) for name in archive.namelist() if name.startswith(MIM)}
-    assert {'configs/demo/segment.py', 'configs/_base_/runtime.py', 'tools/slurm_train.sh'} <= set(expected)
-    assert actual == expected
-
-
-@pytest.mark.long
-def test_wheel_carries_the_whole_package(wheel):
+def test_wheel_carries_the_package_configs_tools_and_index(wheel):
+    mim = {**files('configs'), **files('tools'), 'model-index.yml': (ROOT / 'model-index.yml').read_bytes()}
+    assert {'configs/demo/segment.py', 'configs/_base_/runtime.py', 'tools/slurm_train.sh'} <= set(mim)
     kinds = '.py', '.html', '.css', '.js'  # the latter of the page of a run
-    expected = {name for name in files('beit_mm') if name.endswith(kinds) and '/.mim/' not in name}
+    package = {
+        name: content for name, content in files('beit_mm').items() if name.endswith(kinds) and '/.mim/' not in name
+    }
     with zipfile.ZipFile(wheel) as archive:
-        actual = {name for name in archive.namelist() if name.startswith('beit_mm/') and '/.mim/' not in name}
-    assert actual == expected
+        actual = {name: archive.read(name) for name in archive.namelist() if name.startswith('beit_mm/')}
+    assert actual == {**package, **{f'beit_mm/.mim/{name}': content for name, content in mim.items()}}
 
 
 @pytest.mark.long
-def test_shell_tools_can_be_run(project):
+def test_installed_tools_are_executable_and_what_the_documentation_names_is_there(project):
     scripts = list((project.mim / 'tools').glob('*.sh'))
     assert len(scripts) == len(list((ROOT / 'tools').glob('*.sh')))
     assert all(os.access(script, os.X_OK) for script in scripts)
-
-
-@pytest.mark.long
-def test_what_the_documentation_names_in_the_wheel_is_there(project):
     named = set(re.findall(r'\$MIM/(\S+)', (ROOT / 'docs' / 'ecosystem.md').read_text()))
-    assert len(named) == 3
-    assert [name for name in named if not (project.mim / name).is_file()] == []
+    assert len(named) == 3 and all((project.mim / name).is_file() for name in named)
 
 
 def test_nothing_asks_which_of_two_packages_it_has():
@@ -60,12 +47,4 @@ def test_nothing_asks_which_of_two_packages_it_has():
         if name.endswith(('.py', '.sh'))
     }
     assert len(texts) > 50
-    asking = [name for name, text in texts.items() if re.search(r'onedl|mm\w+\.__version__|importlib.metadata', text)]
-    assert asking == []
-
-
-@pytest.mark.long
-@pytest.mark.parametrize('host', ['mmpretrain', 'mmseg'])
-def test_the_project_sees_the_wheel_and_not_the_checkout(host, project, request):
-    report = request.getfixturevalue(f'{host}_report')
-    assert Path(report['package']) == project.site / 'beit_mm' / '__init__.py'
+    assert not [name for name, text in texts.items() if re.search(r'onedl|mm\w+\.__version__|importlib.metadata', text)]

@@ -1,10 +1,9 @@
-"""MMPretrain's programming interfaces on our configs and weights: python use_mmpretrain.py REPORT"""
+"""MMPretrain's programming interfaces on our configs and weights: pytest use_mmpretrain.py"""
 
-import json
-import sys
 from pathlib import Path
 
 import mmpretrain
+import pytest
 import torch
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
@@ -20,83 +19,67 @@ SMALL = dict(backbone=dict(embed_dim=32, depth=2, num_heads=2), head=dict(in_cha
 TRUNK = dict(type='beit_mm.BEiT', img_size=64, embed_dim=32, depth=4, num_heads=2)
 
 
-def by_config() -> dict:
-    """One checkpoint by every way that takes a config, and the same weights without the record of their classes."""
+def test_beit_mm_is_the_wheels():
+    assert Path(beit_mm.__file__).parents[1] == Path('../site').resolve()
+
+
+def test_every_way_that_takes_a_config_gives_the_same_scores():
     model = get_model(CONFIG, pretrained=WEIGHTS)
     torch.save(dict(state_dict=model.state_dict()), 'weights_alone.pth')
-    actual = dict(
-        path=ImageClassificationInferencer(CONFIG, pretrained=WEIGHTS)(PICTURE)[0],
-        config=ImageClassificationInferencer(Config.fromfile(CONFIG), pretrained=WEIGHTS)(PICTURE)[0],
-        model=ImageClassificationInferencer(model)(PICTURE)[0],
-        weights_alone=ImageClassificationInferencer(
-            CONFIG, pretrained='weights_alone.pth', classes=model._dataset_meta['classes']
-        )(PICTURE)[0],
-    )
-    return {
-        way: dict(scores=result['pred_scores'].tolist(), name=result['pred_class']) for way, result in actual.items()
-    }
+    expected = ImageClassificationInferencer(model)(PICTURE)[0]
+    assert expected['pred_class'] == f'digit_{expected["pred_scores"].argmax()}'
+    assert len(set(expected['pred_scores'].tolist())) == 10
+    for inferencer in (
+        ImageClassificationInferencer(CONFIG, pretrained=WEIGHTS),
+        ImageClassificationInferencer(Config.fromfile(CONFIG), pretrained=WEIGHTS),
+        # a file without a record of its classes
+        ImageClassificationInferencer(CONFIG, pretrained='weights_alone.pth', classes=model._dataset_meta['classes']),
+    ):
+        result = inferencer(PICTURE)[0]
+        assert result['pred_scores'] == pytest.approx(expected['pred_scores'], abs=1e-6)
+        assert result['pred_class'] == expected['pred_class']
 
 
-def by_name() -> dict:
-    """A model of the index, small."""
+def test_a_model_of_the_index_by_its_name():
     mim = f'{beit_mm.__path__[0]}/.mim'
     ModelHub.register_model_index(f'{mim}/model-index.yml', config_prefix=mim)
+    assert NAME in mmpretrain.list_models('beit-*')
     model = get_model(NAME, **SMALL)
     torch.save(dict(state_dict=model.state_dict()), 'by_name.pth')
-    results = dict(
-        inferencer=ImageClassificationInferencer(NAME, pretrained='by_name.pth', **SMALL)(PICTURE)[0],
-        inference_model=inference_model(model, PICTURE),
-    )
-    return dict(
-        listed=NAME in mmpretrain.list_models('beit-*'),
-        scores={way: result['pred_scores'].tolist() for way, result in results.items()},
-    )
+    result = ImageClassificationInferencer(NAME, pretrained='by_name.pth', **SMALL)(PICTURE)[0]
+    assert result['pred_scores'] == pytest.approx(inference_model(model, PICTURE)['pred_scores'], abs=1e-6)
+    assert len(result['pred_scores']) == 1000
 
 
-def in_host_config(name: str, out_type: str, **changes: dict) -> dict:
-    """Our trunk in a config of MMPretrain: one training step under its own layer decay."""
+@pytest.mark.parametrize(
+    'name, out_type, changes',
+    [
+        ('resnet/resnet50_8xb32_in1k.py', 'avg_featmap', dict(neck=None, head=dict(in_channels=32))),
+        (
+            'vision_transformer/vit-base-p16_64xb64_in1k.py',
+            'cls_token',
+            dict(head=dict(in_channels=32, hidden_dim=None)),
+        ),
+    ],
+)
+def test_our_trunk_trains_in_a_host_s_config_with_its_layer_decay(name, out_type, changes):
     cfg = Config.fromfile(f'{mmpretrain.__path__[0]}/.mim/configs/{name}')
     cfg.merge_from_dict(dict(model=dict(backbone=dict(TRUNK, _delete_=True, out_type=out_type), **changes)))
-    model = get_model(cfg)
-    model.train()
+    model = get_model(cfg).train()
     wrapper = build_optim_wrapper(
         model,
         dict(
-            type='OptimWrapper',
             optimizer=dict(type='AdamW', lr=1.0, weight_decay=0.05),
             constructor='mmpretrain.LearningRateDecayOptimWrapperConstructor',
             paramwise_cfg=dict(layer_decay_rate=0.5),
         ),
     )
     rates = {id(parameter): group['lr'] for group in wrapper.param_groups for parameter in group['params']}
-    before = model.backbone.blocks[0].mlp.fc1.weight.clone()
+    weight = model.backbone.blocks[0].mlp.fc1.weight
+    before = weight.clone()
     images = torch.randint(256, (2, 3, 64, 64), dtype=torch.uint8)
     samples = [mmpretrain.structures.DataSample().set_gt_label(label) for label in (0, 1)]
-    logged = model.train_step(dict(inputs=images, data_samples=samples), wrapper)
+    assert 0 < model.train_step(dict(inputs=images, data_samples=samples), wrapper)['loss'] < 20
+    assert not torch.equal(before, weight)
     parts = ('cls_token', 'blocks.0.mlp.fc1.weight', 'blocks.3.mlp.fc1.weight')
-    return dict(
-        loss=logged['loss'].item(),
-        moved=not torch.equal(before, model.backbone.blocks[0].mlp.fc1.weight),
-        rates=[rates[id(model.backbone.get_parameter(part))] for part in parts],
-    )
-
-
-def main(report: str) -> None:
-    actual = dict(
-        package=beit_mm.__file__,
-        by_config=by_config(),
-        by_name=by_name(),
-        in_host_config=dict(
-            resnet=in_host_config('resnet/resnet50_8xb32_in1k.py', 'avg_featmap', neck=None, head=dict(in_channels=32)),
-            vit=in_host_config(
-                'vision_transformer/vit-base-p16_64xb64_in1k.py',
-                'cls_token',
-                head=dict(in_channels=32, hidden_dim=None),
-            ),
-        ),
-    )
-    Path(report).write_text(json.dumps(actual))
-
-
-if __name__ == '__main__':
-    main(sys.argv[1])
+    assert [rates[id(model.backbone.get_parameter(part))] for part in parts] == [0.5**5, 0.5**4, 0.5]

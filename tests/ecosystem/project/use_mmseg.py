@@ -1,10 +1,7 @@
-"""MMSegmentation's programming interfaces on our configs and weights: python use_mmseg.py REPORT"""
-
-import json
-import sys
-from pathlib import Path
+"""MMSegmentation's programming interfaces on our configs and weights: pytest use_mmseg.py"""
 
 import mmseg
+import pytest
 import torch
 from mmengine.config import Config
 from mmengine.structures import PixelData
@@ -35,37 +32,28 @@ def by_model(config, weights: str) -> torch.Tensor:
     return inference_model(init_model(config, weights, device='cpu'), PICTURE).seg_logits.data
 
 
-def by_config() -> dict:
-    """One checkpoint by every way that takes a config: how far the logits are apart."""
-    expected = by_model(CONFIG, WEIGHTS)
-    actual = dict(
-        path=by_inferencer(CONFIG, WEIGHTS),
-        config=by_inferencer(Config.fromfile(CONFIG), WEIGHTS),
-        pure_python=by_inferencer(flatten('configs/pure_python.py'), WEIGHTS),
-    )
-    return dict(
-        classes=init_model(CONFIG, WEIGHTS, device='cpu').dataset_meta['classes'],
-        spread=expected.std().item(),
-        distances=distances(expected, actual),
-    )
+def assert_close(actual: torch.Tensor) -> None:
+    torch.testing.assert_close(actual, by_model(CONFIG, WEIGHTS), rtol=0, atol=1e-5)
 
 
-def weights_alone() -> dict:
-    """The same weights in files without a record of their classes."""
+def test_every_way_that_takes_a_config_gives_the_same_logits():
+    assert init_model(CONFIG, WEIGHTS, device='cpu').dataset_meta['classes'][:2] == ['background', 'digit 0']
+    assert by_model(CONFIG, WEIGHTS).std() > 0.01
+    for config in (CONFIG, Config.fromfile(CONFIG), flatten('configs/pure_python.py')):
+        assert_close(by_inferencer(config, WEIGHTS))
+
+
+def test_weights_without_a_record_of_their_classes():
     for layout in ('release', 'mmsegmentation'):
         list(convert(WEIGHTS, f'{layout}.pth', layout))
     save_file(init_model(CONFIG, WEIGHTS, device='cpu').state_dict(), 'weights.safetensors')
-    files = ('release.pth', 'mmsegmentation.pth', 'weights.safetensors')
-    actual = {f'{file}, {way.__name__}': way(CONFIG, file) for file in files for way in (by_model, by_inferencer)}
-    return distances(by_model(CONFIG, WEIGHTS), actual)
+    for file in ('release.pth', 'mmsegmentation.pth', 'weights.safetensors'):
+        assert_close(by_model(CONFIG, file))
+        assert_close(by_inferencer(CONFIG, file))
 
 
-def distances(expected: torch.Tensor, actual: dict) -> dict:
-    return {way: (logits - expected).abs().max().item() for way, logits in actual.items()}
-
-
-def classes_of_ade20k() -> dict:
-    """The first class of weights for 150 classes in init_model, and in an inferencer that knows the classes."""
+def test_classes_of_weights_without_a_record():
+    """init_model guesses ADE20K from 150 classes; an inferencer must be given the classes."""
     cfg = Config.fromfile(f'{beit_mm.__path__[0]}/.mim/configs/beit_segment.py')
     small = dict(
         backbone=dict(embed_dim=32, num_heads=2),
@@ -75,18 +63,25 @@ def classes_of_ade20k() -> dict:
     )
     cfg.merge_from_dict(dict(model=small))
     torch.save(dict(model=init_model(cfg, device='cpu').state_dict()), 'ade20k.pth')
+    assert init_model(cfg, 'ade20k.pth', device='cpu').dataset_meta['classes'][0] == 'wall'
     inferencer = MMSegInferencer(cfg, weights='ade20k.pth', device='cpu', show_progress=False)
     inferencer.model.dataset_meta = dict(classes=get_classes('ade20k'), palette=get_palette('ade20k'))
-    drawn = inferencer(PICTURE, return_vis=True)['visualization']
-    return dict(
-        init_model=init_model(cfg, 'ade20k.pth', device='cpu').dataset_meta['classes'][0],
-        inferencer=inferencer.visualizer.dataset_meta['classes'][0],
-        drawn=drawn.shape,
-    )
+    assert inferencer(PICTURE, return_vis=True)['visualization'].shape == (96, 96, 3)
+    assert inferencer.visualizer.dataset_meta['classes'][0] == 'wall'
 
 
-def in_host_config(name: str, widths, **changes: dict) -> dict:
-    """Our trunk in a config of MMSegmentation: the gradient of its loss, and a prediction."""
+@pytest.mark.parametrize(
+    'name, widths, changes',
+    [
+        ('fcn/fcn_r50-d8_4xb4-160k_ade20k-512x512.py', 32, {}),
+        (
+            'upernet/upernet_r50_4xb4-160k_ade20k-512x512.py',
+            [32] * 4,
+            dict(neck=dict(NORM, type='Feature2Pyramid', embed_dim=32, rescales=[4, 2, 1, 0.5])),
+        ),
+    ],
+)
+def test_our_trunk_in_a_host_s_config_has_a_gradient_and_predicts(name, widths, changes):
     cfg = Config.fromfile(f'{mmseg.__path__[0]}/.mim/configs/{name}')
     cfg.merge_from_dict(
         dict(
@@ -100,35 +95,11 @@ def in_host_config(name: str, widths, **changes: dict) -> dict:
             )
         )
     )
-    model = init_model(cfg, device='cpu')
-    image, sample = torch.randint(256, (3, 64, 64), dtype=torch.uint8), SegDataSample()
-    sample.set_data(dict(gt_sem_seg=PixelData(data=torch.randint(19, (1, 64, 64)))))
-    sample.set_metainfo(dict(img_shape=(64, 64), ori_shape=(64, 64)))
-    model.train()
-    losses = model(**model.data_preprocessor(dict(inputs=[image] * 2, data_samples=[sample] * 2), True), mode='loss')
+    model = init_model(cfg, device='cpu').train()
+    labels = PixelData(data=torch.randint(19, (1, 64, 64)))
+    sample = SegDataSample(gt_sem_seg=labels, metainfo=dict(img_shape=(64, 64), ori_shape=(64, 64)))
+    data = dict(inputs=[torch.randint(256, (3, 64, 64), dtype=torch.uint8)] * 2, data_samples=[sample] * 2)
+    losses = model(**model.data_preprocessor(data, True), mode='loss')
     sum(value for key, value in losses.items() if 'loss' in key).backward()
-    model.eval()
-    gradient = model.backbone.blocks[0].mlp.fc1.weight.grad
-    return dict(gradient=gradient.abs().sum().item(), shape=inference_model(model, PICTURE).pred_sem_seg.data.shape)
-
-
-def main(report: str) -> None:
-    actual = dict(
-        package=beit_mm.__file__,
-        by_config=by_config(),
-        weights_alone=weights_alone(),
-        classes_of_ade20k=classes_of_ade20k(),
-        in_host_config=dict(
-            fcn=in_host_config('fcn/fcn_r50-d8_4xb4-160k_ade20k-512x512.py', 32),
-            upernet=in_host_config(
-                'upernet/upernet_r50_4xb4-160k_ade20k-512x512.py',
-                [32] * 4,
-                neck=dict(NORM, type='Feature2Pyramid', embed_dim=32, rescales=[4, 2, 1, 0.5]),
-            ),
-        ),
-    )
-    Path(report).write_text(json.dumps(actual))
-
-
-if __name__ == '__main__':
-    main(sys.argv[1])
+    assert model.backbone.blocks[0].mlp.fc1.weight.grad.abs().sum() > 0
+    assert inference_model(model.eval(), PICTURE).pred_sem_seg.data.shape == (1, 96, 96)
