@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 from support import CONFIGS, ROOT
@@ -41,10 +40,8 @@ def test_published_counts_pass_and_a_deeper_folder_is_named(tmp_path, capsys):
 
 def config(folder: Path, root: Path) -> Path:
     path = folder / 'config.py'
-    loaders = '\n'.join(
-        f"{name}_dataloader = dict(dataset=dict(data_root='{root}'))" for name in ('train', 'val', 'test')
-    )
-    path.write_text(f"_base_ = '{CONFIGS}/demo/segment.py'\n{loaders}\n")
+    loaders = [f"{name}_dataloader = dict(dataset=dict(data_root='{root}'))" for name in ('train', 'val', 'test')]
+    path.write_text('\n'.join([f"_base_ = '{CONFIGS}/demo/segment.py'", *loaders]))
     return path
 
 
@@ -59,8 +56,7 @@ def test_damaged_images_and_labels_beyond_the_head_are_listed(tmp_path, capsys):
             (tmp_path / kind / split).mkdir(parents=True)
         for name, label in (('a', 1), ('b', 200), ('c', 2)):
             Image.new('RGB', (8, 8)).save(tmp_path / 'images' / split / f'{name}.jpg')
-            labels = np.full((8, 8), label, np.uint8)
-            Image.fromarray(labels).save(tmp_path / 'annotations' / split / f'{name}.png')
+            Image.new('L', (8, 8), label).save(tmp_path / 'annotations' / split / f'{name}.png')
         (tmp_path / 'images' / split / 'c.jpg').write_bytes(b'damaged')
     lines = check(capsys, config(tmp_path, tmp_path), '--workers', 0)
     assert lines[-1].endswith(': 4 wrong')

@@ -8,19 +8,21 @@ import pytest
 from support import ROOT
 from support.tools import data_options, run, scores, SMALL_TRUNK, tool
 
+DEMO = 'configs/demo'
 TARGET = 'model.target.tokenizer'
 SMALL_TOKENIZER = ['vocab_size=16', 'n_hid=8', 'n_init=8']
 EPOCH = ['train_cfg.max_epochs=1', 'train_cfg.val_interval=1', 'default_hooks.checkpoint.interval=1']
 ITERATIONS = ['train_cfg.max_iters=2', 'train_cfg.val_interval=2', 'default_hooks.checkpoint.interval=2']
+LOGGED = 'default_hooks.logger.interval=1'
 
 
 @pytest.fixture(scope='module')
 def tokenizer(digits, tmp_path_factory) -> Path:
     """Checkpoint of a tokenizer trained for two steps."""
     folder = tmp_path_factory.mktemp('tokenizer')
-    options = [*(f'model.{option}' for option in SMALL_TOKENIZER), 'val_evaluator.vocab_size=16', *ITERATIONS]
-    options += ['default_hooks.logger.interval=1', *data_options(digits)]
-    output = tool('train', 'configs/demo/tokenizer.py', '--work-dir', folder, '--cfg-options', *options)
+    small = [*(f'model.{option}' for option in SMALL_TOKENIZER), 'val_evaluator.vocab_size=16']
+    options = ['--cfg-options', *small, *ITERATIONS, LOGGED, *data_options(digits)]
+    output = tool('train', f'{DEMO}/tokenizer.py', '--work-dir', folder, *options)
     for logged in ('eta:', 'perplexity:', 'used_codes:', 'temperature:', 'loss_kl:', 'psnr:'):
         assert logged in output, logged
     assert list(folder.glob('*/vis_data/events.out.tfevents*')), 'TensorBoard is on by default'
@@ -31,7 +33,7 @@ def tokenizer(digits, tmp_path_factory) -> Path:
 def pretrain_options(digits, tokenizer) -> list[str]:
     small = [*SMALL_TRUNK, *(f'{TARGET}.{option}' for option in SMALL_TOKENIZER)]
     start = f'{TARGET}.init_cfg.checkpoint={tokenizer}'
-    return ['--cfg-options', *small, start, *data_options(digits), *EPOCH[1:], 'default_hooks.logger.interval=1']
+    return ['--cfg-options', *small, start, *data_options(digits), *EPOCH[1:], LOGGED]
 
 
 @pytest.fixture(scope='module')
@@ -39,7 +41,7 @@ def pretrained(pretrain_options, tmp_path_factory) -> Path:
     """Checkpoint of a pre-training of six epochs."""
     folder = tmp_path_factory.mktemp('pretrain')
     length = ['train_cfg.max_epochs=6', 'param_scheduler.0.end=1']
-    output = tool('train', 'configs/demo/pretrain.py', '--work-dir', folder, *pretrain_options, *length)
+    output = tool('train', f'{DEMO}/pretrain.py', '--work-dir', folder, *pretrain_options, *length)
     losses = [float(value) for value in re.findall(r' loss: ([\d.]+)', output)]
     assert len(losses) == 6 * 12  # 100 images, 8 a step, the last dropped
     assert sum(losses[-6:]) < 0.98 * sum(losses[:6]), 'the loss falls'
@@ -49,15 +51,14 @@ def pretrained(pretrain_options, tmp_path_factory) -> Path:
 
 def test_pretraining_resumes_from_the_latest_checkpoint(pretrain_options, pretrained, tmp_path):
     folder = shutil.copytree(pretrained.parent, tmp_path / 'copy')
-    arguments = ['--work-dir', folder, '--resume', *pretrain_options, 'train_cfg.max_epochs=7']
-    output = tool('train', 'configs/demo/pretrain.py', *arguments)
-    assert 'resumed epoch: 6' in output
-    assert 'Epoch(train) [7]' in re.sub(r' +', ' ', output)
+    options = ['--resume', *pretrain_options, 'train_cfg.max_epochs=7']
+    output = tool('train', f'{DEMO}/pretrain.py', '--work-dir', folder, *options)
+    assert 'resumed epoch: 6' in output and 'Epoch(train) [7]' in re.sub(r' +', ' ', output)
     assert (folder / 'epoch_7.pth').is_file()
 
 
 def test_pretraining_is_tested_by_masked_token_accuracy(pretrain_options, pretrained, tmp_path):
-    tool('test', 'configs/demo/pretrain.py', pretrained, '--work-dir', tmp_path, *pretrain_options)
+    tool('test', f'{DEMO}/pretrain.py', pretrained, '--work-dir', tmp_path, *pretrain_options)
     assert 0 <= scores(tmp_path)['masked_token/accuracy'] <= 100
 
 
@@ -72,8 +73,7 @@ def finetune_options(digits, pretrained) -> list[str]:
 def classifier(finetune_options, tmp_path_factory) -> tuple[Path, float]:
     """Checkpoint of a classifier, and its score."""
     folder = tmp_path_factory.mktemp('finetune')
-    arguments = ['configs/demo/finetune.py', '--work-dir', folder, '--auto-scale-lr', *finetune_options]
-    output = tool('train', *arguments)
+    output = tool('train', f'{DEMO}/finetune.py', '--work-dir', folder, '--auto-scale-lr', *finetune_options)
     assert re.search(
         r'BEiT trunk: \d+ of \d+ tensors loaded; adapted: shared bias table to 2 blocks; '
         r'missing: fc_norm \(2\); left out: mask_token \(1\), norm \(2\)',
@@ -83,48 +83,43 @@ def classifier(finetune_options, tmp_path_factory) -> tuple[Path, float]:
     return folder / 'epoch_1.pth', float(re.findall(r'accuracy/top1: ([\d.]+)', output)[-1])
 
 
-def test_fine_tuning_starts_from_pretraining_and_is_tested(finetune_options, classifier, tmp_path):
+@pytest.mark.parametrize('processes', [1, pytest.param(2, marks=pytest.mark.long)])
+def test_fine_tuning_starts_from_pretraining_and_is_tested(processes, finetune_options, classifier, tmp_path):
     checkpoint, score = classifier
-    tool('test', 'configs/demo/finetune.py', checkpoint, '--work-dir', tmp_path, *finetune_options)
-    assert scores(tmp_path)['accuracy/top1'] == pytest.approx(score, abs=1e-3)
-
-
-@pytest.mark.long
-def test_two_processes_test_as_one(finetune_options, classifier, tmp_path):
-    checkpoint, score = classifier
-    run('tools/dist_test.sh', 'configs/demo/finetune.py', checkpoint, '2', '--work-dir', tmp_path, *finetune_options)
+    arguments = [f'{DEMO}/finetune.py', checkpoint]
+    options = ['--work-dir', tmp_path, *finetune_options]
+    if processes == 1:
+        tool('test', *arguments, *options)
+    else:
+        run('tools/dist_test.sh', *arguments, '2', *options)
     assert scores(tmp_path)['accuracy/top1'] == pytest.approx(score, abs=1e-3)
 
 
 @pytest.fixture(scope='module')
 def segment_options(digits, pretrained) -> list[str]:
-    return [
-        '--cfg-options',
-        *SMALL_TRUNK,
-        'model.backbone.out_indices=[0,0,1,1]',
-        'model.neck.embed_dim=32',
-        'model.decode_head.in_channels=[32,32,32,32]',
-        'model.decode_head.channels=16',
-        'model.auxiliary_head.in_channels=32',
-        f'model.backbone.init_cfg.checkpoint={pretrained}',
-        *ITERATIONS,
-        *data_options(digits, 'ade20k', batch_size=4),
-        'val_dataloader.batch_size=1',
-        'test_dataloader.batch_size=1',
+    heads = ['decode_head.in_channels=[32,32,32,32]', 'decode_head.channels=16', 'auxiliary_head.in_channels=32']
+    model = [
+        'backbone.out_indices=[0,0,1,1]',
+        f'backbone.init_cfg.checkpoint={pretrained}',
+        'neck.embed_dim=32',
+        *heads,
     ]
+    batches = ['val_dataloader.batch_size=1', 'test_dataloader.batch_size=1']
+    data = [*data_options(digits, 'ade20k', batch_size=4), *batches]
+    return ['--cfg-options', *SMALL_TRUNK, *(f'model.{option}' for option in model), *ITERATIONS, *data]
 
 
 @pytest.fixture(scope='module')
 def segmentor(segment_options, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp('segment')
-    output = tool('train', 'configs/demo/segment.py', '--work-dir', folder, *segment_options)
+    output = tool('train', f'{DEMO}/segment.py', '--work-dir', folder, *segment_options)
     assert 'shared bias table to 2 blocks' in output and 'mIoU' in output
     return folder / 'iter_2.pth'
 
 
 def test_segmentation_draws_and_dumps_predictions(segment_options, segmentor, tmp_path):
     folders = ['--work-dir', tmp_path, '--show-dir', tmp_path / 'shown', '--out', tmp_path / 'labels']
-    tool('test', 'configs/demo/segment.py', segmentor, *folders, *segment_options)
+    tool('test', f'{DEMO}/segment.py', segmentor, *folders, *segment_options)
     assert 0 <= scores(tmp_path)['mIoU'] <= 100
     assert len(list((tmp_path / 'labels').glob('*.png'))) == 4, 'a label map per scene'
     assert list((tmp_path / 'shown').rglob('*.png')), 'a picture per image'
@@ -133,7 +128,7 @@ def test_segmentation_draws_and_dumps_predictions(segment_options, segmentor, tm
 def test_segmentation_at_several_scales_and_flipped(segment_options, segmentor, tmp_path):
     """Sizes that are no multiple of the patch or of the window, also smaller than it."""
     config = tmp_path / 'several_scales.py'
-    config.write_text(f"""_base_ = '{ROOT}/configs/demo/segment.py'
+    config.write_text(f"""_base_ = '{ROOT}/{DEMO}/segment.py'
 tta_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='TestTimeAug', transforms=[
@@ -146,36 +141,26 @@ tta_pipeline = [
     assert 0 <= scores(tmp_path)['mIoU'] <= 100
 
 
-def fails(folder: Path, *options: str) -> str:
-    """The one sentence in which a training that cannot start ends."""
-    output = tool('train', 'configs/demo/tokenizer.py', '--work-dir', folder, '--cfg-options', *options, ok=False)
-    assert 'Epoch(train)' not in output and 'Iter(train)' not in output
-    sentences = [line for line in output.splitlines() if line.startswith('error: ')]
-    assert len(sentences) == 1 and 'Traceback' not in output, output[-2000:]
-    assert (folder / 'traceback.txt').is_file()
-    return sentences[0]
-
-
-def test_a_missing_data_folder_ends_in_one_sentence(tmp_path):
-    message = fails(tmp_path, 'train_dataloader.dataset.data_root=nowhere')
-    assert 'train_dataloader.dataset' in message and 'nowhere' in message
-
-
-def test_an_unknown_key_of_cfg_options_ends_in_one_sentence(tmp_path):
-    message = fails(tmp_path, 'optim_wraper.optimizer.lr=1')
-    assert 'configs/demo/tokenizer.py' in message and 'optim_wraper' in message
-
-
-def test_resuming_from_a_checkpoint_that_is_not_there(tmp_path):
-    output = tool('train', 'configs/demo/tokenizer.py', '--work-dir', tmp_path, '--resume', 'nowhere.pth', ok=False)
-    assert 'error: --resume names a checkpoint that does not exist: nowhere.pth' in output
+@pytest.mark.parametrize(
+    'options, words',
+    [
+        (['--cfg-options', 'train_dataloader.dataset.data_root=nowhere'], 'train_dataloader.dataset.*nowhere'),
+        (['--cfg-options', 'optim_wraper.optimizer.lr=1'], 'configs/demo/tokenizer.py.*optim_wraper'),
+        (['--resume', 'nowhere.pth'], '--resume names a checkpoint that does not exist: nowhere.pth'),
+    ],
+)
+def test_a_training_that_cannot_start_ends_in_one_sentence(options, words, tmp_path):
+    output = tool('train', f'{DEMO}/tokenizer.py', '--work-dir', tmp_path, *options, ok=False)
+    (sentence,) = [line for line in output.splitlines() if line.startswith('error: ')]
+    assert re.search(words, sentence)
+    assert 'Iter(train)' not in output and 'Traceback' not in output and (tmp_path / 'traceback.txt').is_file()
 
 
 @pytest.mark.long
 def test_one_failing_process_ends_all(pretrain_options, tmp_path):
     """The other process waits for the failing one in a collective and must not hang."""
     config = tmp_path / 'one_bad_process.py'
-    config.write_text(f"""_base_ = '{ROOT}/configs/demo/pretrain.py'
+    config.write_text(f"""_base_ = '{ROOT}/{DEMO}/pretrain.py'
 custom_imports = dict(imports=['beit_mm', 'bad_transform'], allow_failed_imports=False)
 """)
     (tmp_path / 'bad_transform.py').write_text("""
@@ -188,6 +173,6 @@ def generate(self):
     return draw(self)
 BlockwiseMaskGenerator.generate = generate
 """)
-    arguments = ['2', '--work-dir', tmp_path / 'run', *pretrain_options]
-    output = run('tools/dist_train.sh', config, *arguments, ok=False, PYTHONPATH=f'{tmp_path}:{ROOT}')
+    options = ['--work-dir', tmp_path / 'run', *pretrain_options]
+    output = run('tools/dist_train.sh', config, '2', *options, ok=False, PYTHONPATH=f'{tmp_path}:{ROOT}')
     assert 'no mask can be drawn on this process' in output

@@ -11,31 +11,22 @@ TOOL = 'model_converters/convert_weights'
 
 
 def test_weights_go_to_transformers_and_back_and_the_way_is_printed(tmp_path):
-    weights = {
-        f'backbone.{name}': tensor
-        for name, tensor in BEiT(img_size=32, embed_dim=32, depth=2, num_heads=2).state_dict().items()
-    }
+    trunk = BEiT(img_size=32, embed_dim=32, depth=2, num_heads=2).state_dict()
+    weights = {f'backbone.{name}': tensor for name, tensor in trunk.items()}
     weights.update({'head.fc.weight': torch.randn(5, 32), 'head.fc.bias': torch.randn(5)})
-    torch.save(dict(state_dict=weights, meta={}), tmp_path / 'ours.pth')
-    output = tool(
-        'model_converters/convert_weights', tmp_path / 'ours.pth', tmp_path / 'folder', '--to', 'transformers'
-    )
-    assert '  head.fc.weight -> classifier.weight' in output
-    assert BeitForImageClassification.from_pretrained(tmp_path / 'folder').config.num_labels == 5
-    output = tool(TOOL, tmp_path / 'folder', tmp_path / 'back.pth', '--to', 'beit_mm')
+    ours, folder, back = tmp_path / 'ours.pth', tmp_path / 'folder', tmp_path / 'back.pth'
+    torch.save(dict(state_dict=weights, meta={}), ours)
+    assert '  head.fc.weight -> classifier.weight' in tool(TOOL, ours, folder, '--to', 'transformers')
+    assert BeitForImageClassification.from_pretrained(folder).config.num_labels == 5
+    output = tool(TOOL, folder, back, '--to', 'beit_mm')
     assert 'classify weights, layout transformers, prefix beit.' in output
-    back = torch.load(tmp_path / 'back.pth')['state_dict']
-    assert set(back) == set(weights) and all(torch.equal(back[name], tensor) for name, tensor in weights.items())
-
-    output = tool(
-        'model_converters/convert_weights', tmp_path / 'ours.pth', tmp_path / 'back.pth', '--to', 'timm', ok=False
-    )
-    assert f'error: {tmp_path / "back.pth"} exists and is not overwritten' in output and 'Traceback' not in output
+    actual = torch.load(back)['state_dict']
+    assert set(actual) == set(weights) and all(torch.equal(actual[name], tensor) for name, tensor in weights.items())
+    output = tool(TOOL, ours, back, '--to', 'timm', ok=False)
+    assert f'error: {back} exists and is not overwritten' in output and 'Traceback' not in output
 
 
 def test_a_file_without_a_beit_ends_in_one_sentence(tmp_path):
-    output = tool(
-        'model_converters/convert_weights', ROOT / 'README.md', tmp_path / 'out.pth', '--to', 'timm', ok=False
-    )
+    output = tool(TOOL, ROOT / 'README.md', tmp_path / 'out.pth', '--to', 'timm', ok=False)
     assert 'error: ' in output and 'must be a complete checkpoint' in output and 'Traceback' not in output
     assert not (tmp_path / 'out.pth').exists()

@@ -1,0 +1,201 @@
+"""The demonstration: deterministic data, split without leaks, that the hosts read; stages that are trained again."""
+
+import os
+import runpy
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mmengine.config import Config
+from mmpretrain.datasets import ImageNet
+from mmseg.registry import DATASETS
+from PIL import Image
+from support import CONFIGS, ROOT
+from support.digits import CLASSES, make_digits, write_classification, write_segmentation
+from support.tools import import_tool, tool
+
+digit_pictures = import_tool('demo', 'digit_pictures')
+TINY = dict(size=64, limit=5)  # per class four digits to training, one to validation
+SCENES = dict(TINY, num_train=30, num_val=10)
+WRITERS = {'imagenet': (write_classification, TINY), 'ade20k': (write_segmentation, SCENES)}
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob('*')) if path.is_file()}
+
+
+def modification_times(root: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in (root, *root.rglob('*'))}
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp('digits')
+    for name, (write, arguments) in WRITERS.items():
+        write(folder / name, **arguments)
+    return folder
+
+
+def test_every_digit_is_in_one_split(folder):
+    labels = make_digits.load_sources().labels
+    splits = make_digits.split_digits(labels)
+    train, val = (sum(splits[name], []) for name in ('train', 'val'))
+    assert sorted(train + val) == list(range(1797)) and (len(train), len(val)) == (1438, 359)
+    assert all(set(labels[pool]) == {label} for pools in splits.values() for label, pool in enumerate(pools))
+    train, val = (
+        {line.split('_')[1].split('/')[1] for line in (folder / 'imagenet' / 'meta' / f'{split}.txt').open()}
+        for split in ('train', 'val')
+    )
+    assert len(train) == 40 and len(val) == 10 and not train & val
+
+
+@pytest.mark.parametrize('split, columns', [('train', slice(None, 480)), ('val', slice(480, None))])
+def test_backgrounds_of_the_splits_share_no_pixel(split, columns):
+    allowed = np.zeros((427, 640, 3), dtype=np.uint8)
+    allowed[:, columns] = 255
+    for seed in range(200):
+        background = digit_pictures._background(np.random.default_rng(seed), [Image.fromarray(allowed)], split, 64)
+        assert (background == 1).all()
+
+
+@pytest.mark.parametrize('name', WRITERS)
+def test_same_seed_gives_same_bytes_and_another_seed_others(name, folder, tmp_path):
+    write, arguments = WRITERS[name]
+    same, other = (
+        write(tmp_path / str(seed), seed=seed, **arguments) and contents(tmp_path / str(seed)) for seed in (0, 2)
+    )
+    assert same == contents(folder / name) and same.keys() == other.keys()
+    assert all(same[file] != other[file] for file in same if not file.endswith('.txt'))
+
+
+@pytest.mark.parametrize('name, fewer', [('imagenet', dict(renders=1)), ('ade20k', dict(num_train=3, num_val=2))])
+def test_a_picture_does_not_depend_on_how_many_are_made(name, fewer, folder, tmp_path):
+    write, arguments = WRITERS[name]
+    write(tmp_path / name, **{**arguments, **fewer})
+    few, many = contents(tmp_path / name), contents(folder / name)
+    assert all(many[file] == value for file, value in few.items() if file.endswith(('.png', '.jpg')))
+
+
+def test_mmpretrain_reads_the_pictures(folder):
+    for split, count in (('train', 80), ('val', 10)):
+        for how in (dict(split=split), dict(split='', data_prefix=split)):  # with and without the list in meta
+            dataset = ImageNet(data_root=str(folder / 'imagenet'), metainfo=dict(classes=CLASSES), **how)
+            assert len(dataset) == count and dataset.CLASSES == CLASSES
+            for entry in map(dataset.get_data_info, range(count)):
+                assert Path(entry['img_path']).parent.name == CLASSES[entry['gt_label']]
+        assert Image.open(entry['img_path']).size == (64, 64)
+
+
+def test_train_10_lists_ten_first_renders_per_class(tmp_path):
+    counts = write_classification(tmp_path / 'digits', size=32, limit=15)
+    assert counts == dict(train=240, val=30, train_10=100, classes=10)
+    names = [line.split()[0] for line in (tmp_path / 'digits' / 'meta' / 'train_10.txt').open()]
+    train = make_digits.split_digits(make_digits.load_sources().labels)['train']
+    assert sorted(names) == [f'{CLASSES[label]}/{i:05d}_0.jpg' for label in range(10) for i in train[label][:10]]
+
+
+def test_the_config_s_data_set_reads_the_scenes(folder):
+    for split, count in (('training', 30), ('validation', 10)):
+        dataset = DATASETS.build(
+            dict(
+                Config.fromfile(CONFIGS / 'demo' / 'segment.py').dataset,
+                data_root=str(folder / 'ade20k'),
+                data_prefix=dict(img_path=f'images/{split}', seg_map_path=f'annotations/{split}'),
+                pipeline=[dict(type='LoadImageFromFile'), dict(type='mmseg.LoadAnnotations')],
+            )
+        )
+        assert len(dataset) == count and tuple(dataset.metainfo['classes']) == make_digits.SCENE_CLASSES
+        assert dataset.reduce_zero_label and len(dataset.metainfo['palette']) == len(make_digits.SCENE_CLASSES)
+        labels = np.stack([dataset[index]['gt_seg_map'] for index in range(count)])
+        assert dataset[0]['img'].shape == (64, 64, 3) and labels.shape[1:] == (64, 64)
+        assert np.unique(labels).tolist() == [*range(11), 255]
+        digits = (labels > 0) & (labels < 255)
+        assert 0.1 < digits.mean() < 0.7 and digits.any(axis=(1, 2)).all()
+
+
+def test_labels_lie_on_the_bright_digits():
+    for index in range(30):
+        generator = np.random.default_rng(index)
+        image, labels = make_digits.render(generator, 'train', [index], 96, make_digits.SCENE_DIGIT_SHARE)
+        inside = labels == 2 + make_digits.load_sources().labels[index]
+        brightness = image.mean(axis=-1)
+        assert set(np.unique(labels)) == {0, 1, 2 + make_digits.load_sources().labels[index]}
+        assert brightness[inside].mean() > brightness[labels == 1].mean() + 30
+        # Inside a digit the colour is nearly even: an opacity of 0.85 or more leaves little of the photograph.
+        assert image[inside].std(axis=0).max() < 30
+
+
+def test_a_second_call_writes_nothing_and_other_folders_are_refused_untouched(folder, tmp_path, monkeypatch):
+    before = modification_times(folder)
+    for name, (write, arguments) in WRITERS.items():
+        counts = write(folder / name, **arguments)
+    assert counts == dict(training=30, validation=10, classes=11)
+    with pytest.raises(ValueError, match=r"made with {'seed': 3}, got {'seed': 0}"):
+        write_classification(folder / 'imagenet', seed=3, **TINY)
+    monkeypatch.setattr(digit_pictures, 'MIN_CONTRAST', 0.9)
+    with pytest.raises(ValueError, match=r"made with {'MIN_CONTRAST': 0.9}"):
+        write_classification(folder / 'imagenet', **TINY)
+    assert modification_times(folder) == before
+    (tmp_path / 'photos').mkdir()
+    (tmp_path / 'photos' / 'holiday.jpg').write_bytes(b'mine')
+    (tmp_path / 'file').write_bytes(b'mine')
+    before = modification_times(tmp_path)
+    for name, message in (('photos', 'got files without .digits.json'), ('file', 'must be a folder')):
+        with pytest.raises(ValueError, match=message):
+            write_classification(tmp_path / name, **TINY)
+    assert modification_times(tmp_path) == before
+
+
+def test_an_interrupted_run_leaves_nothing(tmp_path, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    (tmp_path / 'digits').mkdir()  # an empty folder is as good as none
+    with monkeypatch.context() as patch:
+        patch.setattr(make_digits, 'render', interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            write_segmentation(tmp_path / 'digits', **SCENES)
+    assert [path.name for path in tmp_path.rglob('*')] == ['digits']
+    write_segmentation(tmp_path / 'digits', **SCENES)
+    assert (tmp_path / 'digits' / make_digits.STAMP).is_file()
+
+
+@pytest.mark.parametrize(
+    'arguments, message',
+    [
+        (dict(limit=2), 'limit must be at least 3 digits per class.*got 2'),
+        (dict(size=16), 'size must be at least 32, got 16'),
+        (dict(renders=0), 'renders must be at least 1, got 0'),
+    ],
+)
+def test_arguments_out_of_range_are_named(arguments, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        write_classification(tmp_path / 'digits', **arguments)
+    assert not any(tmp_path.iterdir())
+
+
+def test_the_tool_ends_with_one_sentence(tmp_path):
+    (tmp_path / 'imagenet').mkdir()
+    (tmp_path / 'imagenet' / 'mine.txt').write_text('mine')
+    output = tool('demo/make_digits', '--out', tmp_path, ok=False)
+    assert 'Traceback' not in output
+    assert output.splitlines()[-1].startswith(f'error: {tmp_path}/imagenet must be new, empty')
+
+
+def test_a_stage_is_trained_again_if_its_start_is_newer(tmp_path, monkeypatch):
+    demo = runpy.run_path(str(ROOT / 'tools' / 'demo'), run_name='demo')
+    (tmp_path / 'configs').symlink_to(CONFIGS)
+    monkeypatch.chdir(tmp_path)
+    tokenizer, pretrain = (demo['_checkpoint'](stage, stage) for stage in ('tokenizer', 'pretrain'))
+    assert str(tokenizer) == 'work_dirs/demo/tokenizer/iter_2000.pth'
+    assert str(pretrain) == 'work_dirs/demo/pretrain/epoch_45.pth'
+    assert not demo['_is_current']('pretrain', 'pretrain')
+    now = time.time()
+    for path in (tokenizer, pretrain):
+        path.parent.mkdir(parents=True)
+        path.touch()
+    for age, expected in ((10, True), (-10, False)):
+        os.utime(tokenizer, (now - age, now - age))
+        os.utime(pretrain, (now, now))
+        assert demo['_is_current']('pretrain', 'pretrain') == expected
