@@ -86,9 +86,10 @@ def _check_stages(cfg: dict) -> Iterator[Problem]:
 def join_scope_mistakes(problems: list[Problem]) -> list[Problem]:
     """One problem instead of many where several types are unknown in the default scope and all known in one other."""
     pattern = re.compile(r"no .* '(.+)' is registered for default_scope '(.+)'; did you mean (\w+)\.(\w+)\?")
-    unknown = [(problem, match) for problem in problems if (match := pattern.match(problem.sentence))]
-    scopes = {match[3] for _, match in unknown if match[1] == match[4]}
-    if len(unknown) < 2 or len(scopes) != 1 or any(match[1] != match[4] for _, match in unknown):
+    matches = [(problem, pattern.match(problem.sentence)) for problem in problems]
+    unknown = [(problem, match) for problem, match in matches if match and match[1] == match[4]]
+    scopes = {match[3] for _, match in unknown}
+    if len(unknown) < 2 or len(scopes) != 1:
         return problems
     scope, match = scopes.pop(), unknown[0][1]
     types = ' and '.join(match[1] for _, match in unknown[:2])

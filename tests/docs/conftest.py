@@ -1,7 +1,8 @@
 from pathlib import Path
 
 import pytest
-from support.clone import enter, train_demonstration, write_clone
+from support.clone import train_demonstration, write_clone
+from support.data import enter
 
 
 @pytest.fixture(scope='session')
@@ -15,6 +16,7 @@ def clone_folder(data, tmp_path_factory) -> Path:
 def clone(clone_folder, monkeypatch) -> Path:
     """A clone with small data as the working directory; what tests write stays there for the next."""
     enter(clone_folder, monkeypatch)
+    monkeypatch.syspath_prepend(str(clone_folder))
     return clone_folder
 
 

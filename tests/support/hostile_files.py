@@ -1,12 +1,22 @@
-"""Damaged and hostile images, annotation files and label maps, drawn from a generator."""
+"""Damaged and hostile images and label maps, drawn from generators and read in a child process."""
 
 import io
+import os
+import resource
 import struct
 import zlib
+from multiprocessing.connection import Connection
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from beit_mm.datasets import BadImage, LoadAnnotations, LoadImage
+from support.tools import forkserver
+
+SECONDS = 60  # for one case, of a fraction of a second, before it counts as a hang
+MAX_MEMORY = 4096  # MiB; images of 100 million pixels are let pass, and take 300 MB more than once
+BACKENDS = ('simplejpeg', 'simplejpeg', 'cv2', 'pillow')
 NUM_CLASSES = 8
 FORMATS: dict[str, list[tuple[str, dict]]] = dict(
     JPEG=[('RGB', {}), ('RGB', dict(progressive=True)), ('L', {}), ('CMYK', {}), ('RGB', dict(subsampling=0))],
@@ -68,8 +78,8 @@ def damage(rng: np.random.Generator, content: bytes) -> bytes:
     position = int(rng.integers(len(content)))
     if way == 0:
         changed = np.frombuffer(content, np.uint8).copy()
-        places = rng.integers(len(changed), size=rng.integers(1, 20))
-        changed[places] = rng.integers(0, 256, len(places))
+        positions = rng.integers(len(changed), size=rng.integers(1, 20))
+        changed[positions] = rng.integers(0, 256, len(positions))
         return changed.tobytes()
     if way == 1:
         return content[:position]
@@ -80,56 +90,15 @@ def damage(rng: np.random.Generator, content: bytes) -> bytes:
     return content[:position] + content[int(rng.integers(position + 1)) :]
 
 
-def hostile_image(rng: np.random.Generator) -> tuple[str, bytes]:
-    """A format and the damaged bytes of an image."""
+def hostile_image(rng: np.random.Generator) -> bytes:
     name = str(rng.choice(list(FORMATS)))
     content = _picture(rng, name)
     way = rng.random()
     if way < 0.1:
-        return 'random bytes', content[: int(rng.integers(16))] + rng.bytes(int(rng.integers(2000)))
+        return content[: int(rng.integers(16))] + rng.bytes(int(rng.integers(2000)))
     if way < 0.35:
         content = _claim(rng, content, name)
-    return name, content if way < 0.3 else damage(rng, content)
-
-
-def hostile_lines(rng: np.random.Generator) -> bytes:
-    """An annotation file with some lines that are not as they should be."""
-    odd = [
-        '',
-        ' ',
-        'a.jpg',
-        '7',
-        'a.jpg -1',
-        'a.jpg 99999999999999999999',
-        f'a.jpg {"9" * 5000}',
-        'a.jpg 1.5',
-        'a.jpg\t3',
-        '../../x.jpg 1',
-        '/etc/passwd 1',
-        'a/../../../x 1',
-        'a\0b.jpg 1',
-        'ä/ö.jpg 2',
-        'a b c.jpg 3',
-        'x.jpg 1_0',
-        'x.jpg +1',
-        'x.jpg ٣',
-        'a.jpg 1\r',
-        '\u2028.jpg 1',
-        'x' * 5000 + ' 1',
-        'a.jpg nan',
-        'c/0.jpg 1',
-        '. 1',
-        '.. 1',
-    ]
-    lines = [f'c/{position}.jpg {rng.integers(NUM_CLASSES)}' for position in range(rng.integers(0, 30))]
-    for _ in range(rng.integers(0, 3)):
-        lines.insert(int(rng.integers(len(lines) + 1)), odd[rng.integers(len(odd))])
-    text = '\n'.join(lines) + '\n' * int(rng.integers(0, 3))
-    content = text.encode(str(rng.choice(['utf-8', 'utf-8', 'utf-8', 'utf-8-sig', 'utf-16', 'utf-32'])))
-    way = rng.random()
-    if way < 0.1:
-        return rng.bytes(int(rng.integers(500)))
-    return damage(rng, content) if content and way < 0.4 else content
+    return content if way < 0.3 else damage(rng, content)
 
 
 def hostile_label_map(rng: np.random.Generator, shape: tuple[int, int]) -> bytes:
@@ -142,3 +111,63 @@ def hostile_label_map(rng: np.random.Generator, shape: tuple[int, int]) -> bytes
     target = io.BytesIO()
     labels.save(target, 'PNG')
     return damage(rng, target.getvalue()) if way > 0.6 else target.getvalue()
+
+
+def read_image(rng: np.random.Generator, path: Path) -> bool:
+    content = hostile_image(rng)
+    step = LoadImage(imdecode_backend=str(rng.choice(BACKENDS)))
+    path.write_bytes(content)
+    info = dict(img_path=str(path)) if rng.random() < 0.5 else dict(img_path=str(path), img_bytes=content)
+    try:
+        image = step(info)['img']
+    except BadImage as error:
+        assert str(path) in str(error) and error.reason
+        return False
+    assert image.ndim == 3 and image.shape[2] == 3 and image.dtype == np.uint8 and image.size
+    return True
+
+
+def read_label_map(rng: np.random.Generator, path: Path) -> bool:
+    """A training's step gives labels of the head or names the file that it refuses."""
+    shape = tuple(map(int, rng.integers(1, 40, 2)))
+    path.write_bytes(hostile_label_map(rng, shape))
+    results = dict(seg_map_path=str(path), reduce_zero_label=False, label_map=None, seg_fields=[], ori_shape=shape)
+    try:
+        labels = LoadAnnotations(NUM_CLASSES)(results)['gt_seg_map']
+    except ValueError as error:
+        assert str(path) in str(error)
+        return False
+    assert np.isin(labels, [*range(NUM_CLASSES), 255]).all()
+    return True
+
+
+def _read_all(connection: Connection, numbers: range, folder: Path) -> None:
+    """Send whether each case is read or refused, or what must not be, and the memory at most in MiB."""
+    os.dup2(os.open(folder / 'stderr', os.O_CREAT | os.O_WRONLY), 2)  # decoders write thousands of messages
+    for number in numbers:
+        read = read_label_map if number % 10 == 9 else read_image
+        try:
+            outcome = read(np.random.default_rng([6, number]), folder / 'a.png')
+        except Exception as error:
+            outcome = f'{type(error).__name__}: {error}'
+        connection.send((outcome, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
+
+
+def check_cases(numbers: range, folder: Path) -> None:
+    """Every file is read or refused by name. The case of a number is always the same."""
+    receiver, sender = forkserver.Pipe(duplex=False)
+    child = forkserver.Process(target=_read_all, args=(sender, numbers, folder), daemon=True)
+    child.start()
+    sender.close()
+    outcomes = set()
+    try:
+        for number in numbers:
+            assert receiver.poll(SECONDS), f'case {number} hangs'
+            outcome, memory = receiver.recv()  # EOFError if the case ends the process
+            assert outcome in (True, False), f'case {number}: {outcome}'
+            assert memory < MAX_MEMORY
+            outcomes.add(outcome)
+    finally:
+        child.kill()
+        child.join()
+    assert outcomes == {True, False}, 'the cases are neither all whole nor all hopeless'

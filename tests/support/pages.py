@@ -1,8 +1,7 @@
 """The code blocks of the README and docs, and what each of them needs that a clone lacks."""
 
-import ast
 import re
-import shlex
+import textwrap
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -11,22 +10,15 @@ from support import ROOT
 PAGES = ['README.md', *sorted(f'docs/{path.name}' for path in (ROOT / 'docs').glob('*.md'))]
 
 # Data sets: the tests put small ones of the same layout instead.
-DATA_SETS = ('ImageNet', 'ImageNet-22k', 'CIFAR-100', 'ADE20K')
+DATA_SETS = {'ImageNet', 'ImageNet-22k', 'CIFAR-100', 'ADE20K'}
 # What no test has.
-OUTSIDE = (
-    'archives',
-    'released weights',
-    "OpenAI's tokenizer",
-    'several machines',
-    'Slurm',
-    'another project',
-    'network',
-    'minutes',
-    'a browser',
-)
+OUTSIDE = {'archives', 'released weights', "OpenAI's tokenizer", 'several machines', 'Slurm'}
+OUTSIDE |= {'another project', 'network', 'minutes', 'a browser'}
 SHELL, PYTHON, LISTING = 'shell', 'python', 'listing'
-PROGRAMS = ('python', 'pip', 'make', 'tar', 'mkdir', 'for', 'source', 'git', 'tensorboard')
 MARKER = re.compile(r'^<!-- needs: (.+) -->$')
+COMMAND = re.compile(
+    r'#|[A-Z]+=\$\(|([A-Z_]+=\S+ )*((python|pip|make|tar|mkdir|for|source|git|tensorboard)\b|tools/\w+\.sh)'
+)
 
 
 class Block(NamedTuple):
@@ -34,7 +26,7 @@ class Block(NamedTuple):
 
     Attributes:
         page, line: where it begins, from 1 on.
-        kind: SHELL, PYTHON or LISTING, lines of paths with what they contain.
+        kind: SHELL, LISTING (lines of paths with what they contain) or PYTHON.
         text: without its indentation.
         needs: words of the comment before it.
     """
@@ -43,7 +35,7 @@ class Block(NamedTuple):
     line: int
     kind: str
     text: str
-    needs: tuple[str, ...]
+    needs: set[str]
 
     @property
     def commands(self) -> list[str]:
@@ -52,17 +44,13 @@ class Block(NamedTuple):
     @property
     def file(self) -> str:
         """The file name in the first line of a Python block; empty if there is none."""
-        actual = re.match(r'# (\S+\.py)$', self.text.splitlines()[0])
-        return actual[1] if actual else ''
+        name = re.match(r'# (\S+\.py)$', self.text.splitlines()[0])
+        return name[1] if name else ''
 
 
 def blocks(page: str) -> list[Block]:
-    """All code blocks of a page, fenced or indented.
-
-    Raises:
-        ValueError: If one is neither commands nor Python nor a listing, or needs something unknown.
-    """
-    return [_block(page, *actual) for actual in _find(_content(page).splitlines())]
+    """All code blocks of a page, fenced or indented."""
+    return [_block(page, *found) for found in _find((ROOT / page).read_text().splitlines())]
 
 
 def commands(page: str) -> list[str]:
@@ -70,13 +58,9 @@ def commands(page: str) -> list[str]:
     return [command for block in blocks(page) if block.kind == SHELL for command in block.commands]
 
 
-def _content(page: str) -> str:
-    return (ROOT / page).read_text()
-
-
-def _find(lines: list[str]) -> Iterator[tuple[int, str, list[str], tuple[str, ...]]]:
+def _find(lines: list[str]) -> Iterator[tuple[int, str, list[str], set[str]]]:
     """Line, language, lines and needs of each block."""
-    position, needs = 0, ()
+    position, needs = 0, set()
     while position < len(lines):
         fence, marker = re.match(r'^ *```(\w*)$', lines[position]), MARKER.match(lines[position].strip())
         start, before = position, lines[position - 1].strip()
@@ -89,46 +73,16 @@ def _find(lines: list[str]) -> Iterator[tuple[int, str, list[str], tuple[str, ..
             yield start + 1, '', lines[start:position], needs
             position -= 1
         if marker:
-            needs = tuple(word.strip() for word in marker[1].split(','))
+            needs = {word.strip() for word in marker[1].split(',')}
         elif lines[start].strip():
-            needs = ()
+            needs = set()
         position += 1
 
 
-def _block(page: str, line: int, language: str, lines: list[str], needs: tuple[str, ...]) -> Block:
-    width = min(len(text) - len(text.lstrip()) for text in lines if text.strip())
-    text = '\n'.join(text[width:] for text in lines).strip('\n')
-    unknown = set(needs) - {*DATA_SETS, *OUTSIDE}
-    if unknown:
-        raise ValueError(f'{page}:{line} needs {", ".join(unknown)}; known are {", ".join((*DATA_SETS, *OUTSIDE))}')
-    return Block(page, line, _kind(page, line, language, text), text, needs)
-
-
-def _kind(page: str, line: int, language: str, text: str) -> str:
-    if language == 'python':
-        return PYTHON
+def _block(page: str, line: int, language: str, lines: list[str], needs: set[str]) -> Block:
+    text = textwrap.dedent('\n'.join(lines)).strip('\n')
     lines = [line for line in text.splitlines() if line.strip()]
-    if not language and all(map(_is_command, lines)):
-        return SHELL
-    if not language and all(line.startswith('data/') for line in lines):
-        return LISTING
-    try:
-        ast.parse(text)
-    except SyntaxError:
-        raise ValueError(
-            f'{page}:{line} must be commands ({", ".join(PROGRAMS)}, tools/...), Python or a listing of '
-            f'data/..., got:\n{text}'
-        ) from None
-    return PYTHON
-
-
-def _is_command(line: str) -> bool:
-    if re.match(r'^[A-Z]+=\$\(', line):
-        return True
-    try:
-        words = shlex.split(line, comments=True)
-    except ValueError:
-        return False
-    while words and re.match(r'^[A-Z_]+=', words[0]):
-        words = words[1:]
-    return not words or words[0] in PROGRAMS or re.match(r'^tools/\w+\.sh$', words[0]) is not None
+    if language != 'python' and all(map(COMMAND.match, lines)):
+        return Block(page, line, SHELL, text, needs)
+    is_listing = all(line.startswith('data/') for line in lines)
+    return Block(page, line, LISTING if is_listing else PYTHON, text, needs)
