@@ -1,5 +1,7 @@
 """The report of a work directory, from logs written by hand: curves, scores, pictures, and nothing from outside."""
 
+import base64
+import io
 import json
 import math
 import re
@@ -31,8 +33,10 @@ class Page(HTMLParser):
         self.tags: list[tuple[str, dict]] = []
         self.text = ''
         self._open: list[str] = []
-        self.feed(write_report(work_dir).read_text())
+        self.source = write_report(work_dir).read_text()
+        self.feed(self.source)
         assert self._open == []
+        self.text = ' '.join(self.text.split())
 
     def handle_starttag(self, tag, attributes):
         self.tags.append((tag, dict(attributes)))
@@ -47,25 +51,26 @@ class Page(HTMLParser):
 
     def handle_data(self, data):
         if 'style' not in self._open:
-            self.text += ' ' + ' '.join(data.split())
+            self.text += ' ' + data
 
     def attributes(self, tag: str, name: str) -> list[str]:
         return [found[name] for other, found in self.tags if other == tag and name in found]
 
 
-def write_log(work_dir: Path, name: str, training=(), scores=(), record: Record = None) -> Path:
+def write_log(work_dir: Path, name: str, lines=(), record: Record = None) -> Path:
     """A folder of logs, as MMEngine's LocalVisBackend writes it."""
     folder = work_dir / name / 'vis_data'
     folder.mkdir(parents=True)
-    (folder / 'scalars.json').write_text(''.join(json.dumps(line) + '\n' for line in [*training, *scores]))
+    (folder / 'scalars.json').write_text(''.join(json.dumps(line) + '\n' for line in lines))
     if record is not None:
         record.write(folder.parent)
     return folder
 
 
-def losses(steps, value=lambda step: 1 / step) -> list[dict]:
+def losses(steps, value=lambda step: 1 / step, **more) -> list[dict]:
     return [
-        dict(loss=value(step), lr=1e-3, base_lr=1e-3, time=0.5, data_time=0.1, iter=step, step=step) for step in steps
+        dict(loss=value(step), lr=1e-3, base_lr=1e-3, time=0.5, data_time=0.1, iter=step, step=step, **more)
+        for step in steps
     ]
 
 
@@ -81,9 +86,9 @@ def curve(work_dir: Path, name: str) -> dict[float, float]:
 
 def test_a_resumed_training_is_one_curve_and_the_later_session_wins(tmp_path):
     scores = [{'mIoU': 1.0 * step, 'time': 1, 'step': step} for step in (50, 90)]
-    write_log(tmp_path, '1', losses(range(10, 101, 10)), scores, Record('train', iteration=100))
+    write_log(tmp_path, '1', losses(range(10, 101, 10)) + scores, Record('train', iteration=100))
     resumed = Record('train', first_iteration=60, iteration=80, resumed=True, source='iter_60.pth')
-    write_log(tmp_path, '2', losses([70, 80], lambda step: 5.0), record=resumed)
+    write_log(tmp_path, '2', losses([70, 80], lambda step: 5.0), resumed)
     assert curve(tmp_path, 'loss') == {**{step: 1 / step for step in range(10, 61, 10)}, 70: 5, 80: 5}
     assert curve(tmp_path, 'mIoU') == {50: 50}
     page = Page(tmp_path)
@@ -91,8 +96,8 @@ def test_a_resumed_training_is_one_curve_and_the_later_session_wins(tmp_path):
 
 
 def test_a_new_training_in_the_same_folder_replaces_the_one_before(tmp_path):
-    write_log(tmp_path, '1', losses([1, 2, 30]), record=Record('train', seconds={'steps': 100.0}))
-    write_log(tmp_path, '2', losses([10, 20]), record=Record('train', seconds={'steps': 7.0, 'loading': 3.0}))
+    write_log(tmp_path, '1', losses([1, 2, 30]), Record('train', seconds={'steps': 100.0}))
+    write_log(tmp_path, '2', losses([10, 20]), Record('train', seconds={'steps': 7.0, 'loading': 3.0}))
     assert sorted(curve(tmp_path, 'loss')) == [10, 20]
     page = Page(tmp_path)
     assert '10 s' in page.text and '70.0 %' in page.text and page.attributes('tr', 'class') == ['past']
@@ -100,15 +105,16 @@ def test_a_new_training_in_the_same_folder_replaces_the_one_before(tmp_path):
 
 def test_a_new_training_that_fails_before_its_first_log_is_not_mixed_with_the_one_before(tmp_path):
     before = Record('train', started='yesterday', iteration=20, seconds={'steps': 100.0})
-    write_log(tmp_path, '1', losses([10, 20]), [{'mIoU': 12.5, 'time': 1, 'step': 20}], before)
-    write_log(tmp_path, '2', record=Record('train', state='failed', message='no data', seconds={'set-up': 3.0}))
+    write_log(tmp_path, '1', [*losses([10, 20]), {'mIoU': 12.5, 'time': 1, 'step': 20}], before)
+    failed = Record('train', state='failed', message='no data', seconds={'set-up': 3.0})
+    write_log(tmp_path, '2', record=failed)
     page = Page(tmp_path)
     assert 'failed no data' in page.text and 'Nothing was logged yet' in page.text and '12.5' not in page.text
     assert page.attributes('meter', 'value') == ['1.0'] and 'yesterday' in page.text
 
 
 def test_the_time_of_a_test_in_the_same_process_counts(tmp_path):
-    write_log(tmp_path, '1', losses([1, 2]), record=Record('train', seconds={'set-up': 2.0, 'steps': 60.0}))
+    write_log(tmp_path, '1', losses([1, 2]), Record('train', seconds={'set-up': 2.0, 'steps': 60.0}))
     Record('test', seconds={'set-up': 1.0, 'test': 17.0}).write(tmp_path / '1')
     assert [float(value) for value in Page(tmp_path).attributes('meter', 'value')] == [60 / 80, 17 / 80, 3 / 80]
 
@@ -126,12 +132,11 @@ def test_logs_without_a_record_make_a_page_too(tmp_path):
 
 
 def test_tests_are_listed_with_their_checkpoint(tmp_path):
-    write_log(tmp_path, '1', losses([1, 2]), record=Record('train', state='finished'))
+    write_log(tmp_path, '1', losses([1, 2]), Record('train', state='finished'))
     write_log(tmp_path, '2', record=Record('test', source='work/iter_2.pth', state='finished'))
     (tmp_path / '2' / '2.json').write_text(json.dumps({'mIoU': 41.5, 'time': 0.1, 'classes': [1, 2]}))
     page = Page(tmp_path)
-    assert 'finished' in page.text and '2 of' not in page.text
-    assert 'Tests 2, iter_2.pth mIoU 41.5' in re.sub(' +', ' ', page.text)
+    assert 'finished' in page.text and '2 of' not in page.text and 'Tests 2, iter_2.pth mIoU 41.5' in page.text
 
 
 @pytest.mark.parametrize(
@@ -155,8 +160,8 @@ def test_scores_have_the_last_and_the_best_value_with_their_steps(tmp_path):
     ]
     scores += [{'knn/top1': 12.5, 'step': 300}]  # KNNHook logs over iterations
     scores += [{'codebook/used': 0.5, 'step': 100}]  # PicturesHook logs what is no score
-    write_log(tmp_path, '1', losses([100]), scores, Record('train', score_unit='epoch'))
-    text = re.sub(' +', ' ', Page(tmp_path).text)
+    write_log(tmp_path, '1', losses([100]) + scores, Record('train', score_unit='epoch'))
+    text = Page(tmp_path).text
     rows = text[text.index('Validation scores') : text.index('The best is')]
     assert 'accuracy/top1 60 epoch 3 70.25 epoch 2' in rows and 'val/loss 0 epoch 3 0 epoch 3' in rows
     assert 'knn/top1 12.5 iteration 300 12.5 iteration 300' in rows and 'codebook' not in rows
@@ -164,22 +169,20 @@ def test_scores_have_the_last_and_the_best_value_with_their_steps(tmp_path):
     assert curve(tmp_path, 'codebook/used') == {100: 0.5}
 
 
-def test_values_that_are_not_finite_are_counted_and_break_the_line(tmp_path):
-    values = {1: 1.0, 2: math.nan, 3: math.inf, 4: 2.0, 5: 3.0}
-    write_log(tmp_path, '1', losses(values, values.get), [{'score': math.nan, 'time': 1, 'step': 5}])
+@pytest.mark.parametrize(
+    'values, label',
+    [([1.0, math.nan, math.inf, 2.0, 3.0], 'loss 3, 2 not finite'), ([math.nan] * 2, 'loss nan, 2 not finite')],
+)
+def test_values_that_are_not_finite_are_counted_and_break_the_line(values, label, tmp_path):
+    lines = losses(range(1, len(values) + 1), lambda step: values[step - 1])
+    write_log(tmp_path, '1', [*lines, {'score': math.nan, 'time': 1, 'step': 5}])
     page = Page(tmp_path)
-    assert 'loss 3, 2 not finite' in page.text
+    assert label in page.text
     assert not [path for path in page.attributes('path', 'd') if 'nan' in path or 'inf' in path]
 
 
-def test_a_training_that_logs_only_nan_has_a_page(tmp_path):
-    write_log(tmp_path, '1', losses([1, 2], lambda step: math.nan))
-    assert 'loss nan, 2 not finite' in Page(tmp_path).text
-
-
 def test_losses_rates_and_times_share_a_chart_each_and_copies_are_left_out(tmp_path):
-    lines = [{**line, 'loss_ce': 2.0, 'custom': 1.0, 'skipped_updates': 0} for line in losses([1, 2])]
-    write_log(tmp_path, '1', lines)
+    write_log(tmp_path, '1', losses([1, 2], loss_ce=2.0, custom=1.0, skipped_updates=0))
     page = Page(tmp_path)
     assert len(page.attributes('svg', 'viewbox')) == 4
     titles = [text for text in ('Loss', 'Learning rate', 'custom', 'Seconds per step') if text in page.text]
@@ -193,9 +196,9 @@ def test_long_curves_stay_small():
 
 
 def test_bad_images_and_skipped_updates_are_counted(tmp_path):
-    write_log(tmp_path, '1', [{**line, 'skipped_updates': 2} for line in losses([1, 2])])
+    write_log(tmp_path, '1', losses([1, 2], skipped_updates=2))
     (tmp_path / 'bad_images.txt').write_text(''.join(f'{number}.jpg\tcut off\n' for number in range(25)))
-    text = re.sub(' +', ' ', Page(tmp_path).text)
+    text = Page(tmp_path).text
     assert 'unreadable images 25' in text and '5 more' in text and 'skipped updates 2' in text
 
 
@@ -216,11 +219,17 @@ def test_the_first_and_the_latest_picture_of_every_name_are_in_the_page(tmp_path
         Image.new('RGB', (step, 10), 'red').save(folder / f'masked_image_{step}.png')
     noise = np.random.default_rng(0).integers(0, 256, (900, 2000, 3), dtype=np.uint8)
     Image.fromarray(noise).save(folder / 'large_5.png')
-    pictures = {found['alt']: found for tag, found in Page(tmp_path).tags if tag == 'img'}
-    assert list(pictures) == ['large at step 5', 'masked_image at step 1', 'masked_image at step 100']
-    assert pictures['masked_image at step 100']['width'] == '100'
-    large = pictures['large at step 5']
-    assert (large['width'], large['height']) == ('1600', '720') and len(large['src']) < 2_000_000
+    pictures = {
+        found['alt']: Image.open(io.BytesIO(base64.b64decode(found['src'].split(',')[1])))
+        for tag, found in Page(tmp_path).tags
+        if tag == 'img'
+    }
+    assert {name: picture.size for name, picture in pictures.items()} == {
+        'large at step 5': (1600, 720),
+        'masked_image at step 1': (1, 10),
+        'masked_image at step 100': (100, 10),
+    }
+    assert pictures['large at step 5'].format == 'JPEG'
 
 
 def test_pictures_that_cannot_be_read_are_named(tmp_path):
@@ -251,8 +260,8 @@ def test_nothing_outside_is_referenced_and_no_text_becomes_markup(tmp_path):
         versions={HOSTILE: HOSTILE},
         seconds={HOSTILE: 1.0},
     )
-    training = [{**line, HOSTILE: 1.0} for line in losses([1, 2])]
-    folder = write_log(tmp_path, '1', training, [{f'class {HOSTILE}': 1.0, 'time': 1, 'step': 1}], record)
+    lines = losses([1, 2], **{HOSTILE: 1.0})
+    folder = write_log(tmp_path, '1', [*lines, {f'class {HOSTILE}': 1.0, 'time': 1, 'step': 1}], record)
     (folder / 'config.py').write_text(f"classes = ['{HOSTILE}']")
     (tmp_path / 'bad_images.txt').write_text(f'{HOSTILE}\tcut off\n')
     (tmp_path / '1' / '1.json').write_text(json.dumps({HOSTILE: 3.0}))
@@ -265,18 +274,19 @@ def test_nothing_outside_is_referenced_and_no_text_becomes_markup(tmp_path):
             assert found[name].startswith(('data:', '#'))
     policy = page.attributes('meta', 'content')[0]
     assert policy == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-    text = (tmp_path / 'report.html').read_text()
-    assert '@import' not in text and set(re.findall(r'url\((.)', text)) <= {'#'}
+    assert '@import' not in page.source and set(re.findall(r'url\((.)', page.source)) <= {'#'}
 
 
-def test_the_page_is_whole_html_with_language_and_title(tmp_path):
-    write_log(tmp_path, '1', losses([1, 2]), record=Record('train', config='beit_pretrain.py'))
+def test_the_page_is_whole_html_for_light_dark_and_narrow_screens(tmp_path):
+    write_log(tmp_path, '1', losses([1, 2]), Record('train', config='beit_pretrain.py'))
     page = Page(tmp_path)
-    text = (tmp_path / 'report.html').read_text()
-    assert text.lstrip().startswith('<!DOCTYPE html>\n<html lang="en">')
-    assert '<title>beit_pretrain.py: report</title>' in text
+    assert page.source.lstrip().startswith('<!DOCTYPE html>\n<html lang="en">')
+    assert '<title>beit_pretrain.py: report</title>' in page.source
     ids = [found['id'] for _, found in page.tags if 'id' in found]
     assert len(ids) == len(set(ids))
+    assert 'color-scheme: light dark' in page.source and 'width=device-width' in page.source
+    styles = page.attributes('text', 'style') + page.attributes('g', 'style')
+    assert any('currentColor' in style for style in styles) and not [style for style in styles if '#000' in style]
 
 
 def test_a_record_reads_back_as_it_was_written_and_ignores_new_fields(tmp_path):

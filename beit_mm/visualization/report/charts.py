@@ -9,6 +9,7 @@ import numpy as np
 from .logs import Curve
 
 TEXT_COLOR = '#010203'  # becomes the color of the page's text, so that charts fit a light and a dark page
+COLORED = ('text.color', 'axes.titlecolor', 'axes.labelcolor', 'axes.edgecolor', 'xtick.color', 'ytick.color')
 MAX_MARKERS = 30  # curves of more points are drawn without dots
 MAX_VECTOR_POINTS = 2000  # curves of more points are drawn as pixels, which keeps the page small
 # Titles by patterns of the last part of a name; curves of one title share a chart.
@@ -24,6 +25,7 @@ TITLES = {
     'time|data_time': 'Seconds per step',
     'memory': 'Memory, MB',
 }
+LAST = ('Seconds per step', 'Memory, MB')
 
 
 def draw_training_charts(curves: Sequence[Curve], resumed_at: Sequence[int]) -> list[str]:
@@ -36,27 +38,18 @@ def draw_training_charts(curves: Sequence[Curve], resumed_at: Sequence[int]) -> 
     Returns:
         SVG of each chart, losses first, times and memory last.
     """
+    values = {curve.name: curve.values for curve in curves}
     groups: dict[str, list[Curve]] = {}
     for curve in curves:
-        if not _is_redundant(curve, curves):
-            groups.setdefault(_title(curve.name), []).append(curve)
-    last = ('Seconds per step', 'Memory, MB')
-    order = sorted(groups, key=lambda title: (title in last, title != 'Loss'))
+        if curve.name == 'skipped_updates' and not curve.values.any():
+            continue
+        if curve.name == 'base_lr' and np.array_equal(curve.values, values.get('lr')):  # MMEngine logs both
+            continue
+        last_part = re.split('[./]', curve.name)[-1]
+        title = next((title for pattern, title in TITLES.items() if re.fullmatch(pattern, last_part)), curve.name)
+        groups.setdefault(title, []).append(curve)
+    order = sorted(groups, key=lambda title: (title in LAST, title != 'Loss'))
     return [draw_chart(title, groups[title], resumed_at) for title in order]
-
-
-def _title(name: str) -> str:
-    last_part = re.split('[./]', name)[-1]
-    return next((title for pattern, title in TITLES.items() if re.fullmatch(pattern, last_part)), name)
-
-
-def _is_redundant(curve: Curve, curves: Sequence[Curve]) -> bool:
-    """Whether it counts no skipped update, or is MMEngine's base_lr and equals lr."""
-    if curve.name == 'skipped_updates':
-        return not curve.values.any()
-    return curve.name == 'base_lr' and any(
-        other.name == 'lr' and np.array_equal(other.values, curve.values) for other in curves
-    )
 
 
 def draw_chart(title: str, curves: Sequence[Curve], marks: Sequence[int] = ()) -> str:
@@ -64,11 +57,9 @@ def draw_chart(title: str, curves: Sequence[Curve], marks: Sequence[int] = ()) -
     import matplotlib
     from matplotlib.figure import Figure
 
-    colored = ('text.color', 'axes.titlecolor', 'axes.labelcolor', 'axes.edgecolor', 'xtick.color', 'ytick.color')
+    style = {'svg.fonttype': 'none', 'text.parse_math': False, **dict.fromkeys(COLORED, TEXT_COLOR)}
     stream = io.StringIO()
-    with matplotlib.rc_context(
-        {'svg.fonttype': 'none', 'text.parse_math': False, **dict.fromkeys(colored, TEXT_COLOR)}
-    ):
+    with matplotlib.rc_context(style):
         figure = Figure(figsize=(5.5, 3), layout='constrained')
         axes = figure.add_subplot(xlabel=curves[0].unit)
         axes.set_title(title, loc='left', fontweight='bold')

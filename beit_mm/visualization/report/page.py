@@ -1,18 +1,26 @@
 """The report of a work directory as one HTML page."""
 
+import base64
+import io
+import re
 from argparse import Namespace
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+
+from PIL import Image
 
 from beit_mm.datasets.bad_images import BadImages
 from beit_mm.files import atomic_write
 
 from .charts import draw_chart, draw_training_charts
 from .logs import current_training, read_sessions, score_curves, Session, training_curves
-from .pictures import read_pictures
 from .record import FOLDER, Record
 
 MAX_BAD_IMAGES = 20
+MAX_NAMES = 16  # of pictures
+MAX_BYTES = 1_000_000  # larger pictures are scaled down and written as JPEG
+MAX_SIDE = 1600  # pixels
 
 
 def write_report(work_dir: Path, path: Path | None = None) -> Path:
@@ -29,8 +37,13 @@ def write_report(work_dir: Path, path: Path | None = None) -> Path:
         UserError: If there are no logs.
         OSError: If the page cannot be written.
     """
+    from jinja2 import Environment, StrictUndefined
+
     path = path or work_dir / 'report.html'
-    page = render(work_dir)
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters.update(duration=format_duration, number=lambda value: f'{value:.4g}')
+    template = environment.from_string(Path(__file__).with_name('page.html').read_text(encoding='utf-8'))
+    page = template.render(_collect(work_dir))
     with atomic_write(path) as temporary:
         temporary.write_text(page, encoding='utf-8', errors='replace')
     return path
@@ -39,21 +52,6 @@ def write_report(work_dir: Path, path: Path | None = None) -> Path:
 def report_command(args: Namespace) -> None:
     """The command of tools/analysis_tools/report.py."""
     print(write_report(Path(args.run), args.out and Path(args.out)))
-
-
-def render(work_dir: Path) -> str:
-    """The report of a work directory as HTML.
-
-    Raises:
-        UserError: If there are no logs.
-    """
-    from jinja2 import Environment, StrictUndefined
-
-    content = _collect(work_dir)
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(duration=format_duration, number=lambda value: f'{value:.4g}')
-    template = Path(__file__).with_name('page.html').read_text(encoding='utf-8')
-    return environment.from_string(template).render(content)
 
 
 def _collect(work_dir: Path) -> dict[str, object]:
@@ -65,7 +63,9 @@ def _collect(work_dir: Path) -> dict[str, object]:
     curves, scores = training_curves(training), score_curves(training)
     starts = [session.train_record.first_iteration for session in training if session.train_record.resumed]
     resumed_at = [iteration for iteration in starts if iteration]
-    pictures, num_left_out = read_pictures(shown)
+    seconds = sum((Counter(record.seconds) for session in shown for record in session.records), Counter())
+    # The longest part first, 'the rest' last.
+    order = sorted(seconds, key=lambda part: (part == 'the rest', -seconds[part]))
     return dict(
         name=latest.config or next((path.name for path in work_dir.glob('*.py')), work_dir.resolve().name),
         latest=latest,
@@ -75,9 +75,8 @@ def _collect(work_dir: Path) -> dict[str, object]:
         charts=draw_training_charts(curves, resumed_at),
         score_charts=[draw_chart(curve.name, [curve]) for curve in scores if len(curve.steps) > 1],
         resumed_at=resumed_at,
-        pictures=pictures,
-        num_left_out=num_left_out,
-        seconds=_sum_seconds(shown),
+        pictures=_pictures(shown),
+        seconds={part: seconds[part] for part in order},
         sessions=sessions,
         shown=shown,
         config=_read_config(shown, work_dir),
@@ -110,13 +109,37 @@ def _tests(sessions: Sequence[Session]) -> list[tuple[str, Record, dict[str, flo
     return tests
 
 
-def _sum_seconds(sessions: Sequence[Session]) -> dict[str, float]:
-    """Wall time of every part of all runs, the longest part first, 'the rest' last."""
-    total: dict[str, float] = {}
-    for record in (record for session in sessions for record in session.records):
-        for part, seconds in record.seconds.items():
-            total[part] = total.get(part, 0.0) + seconds
-    return {part: total[part] for part in sorted(total, key=lambda part: (part == 'the rest', -total[part]))}
+def _pictures(sessions: Sequence[Session]) -> dict[str, dict[int, str]]:
+    """By name and step, the first and the latest picture that a visualizer wrote: a data URI, or what is wrong with it.
+
+    A later session wins where name and step are the same.
+    """
+    files: dict[str, dict[int, Path]] = {}
+    for session in sessions:
+        folder = session.folder / FOLDER / 'vis_image'
+        for path in sorted(folder.rglob('*.png')):
+            match = re.fullmatch(r'(.*)_(\d+)', path.relative_to(folder).with_suffix('').as_posix())
+            if match:
+                files.setdefault(match[1], {})[int(match[2])] = path
+    return {
+        name: {step: _read_picture(steps[step]) for step in sorted({min(steps), max(steps)})}
+        for name, steps in list(files.items())[:MAX_NAMES]
+    }
+
+
+def _read_picture(path: Path) -> str:
+    try:
+        content, image_type = path.read_bytes(), 'png'
+        with Image.open(io.BytesIO(content)) as image:
+            image.load()
+            if len(content) > MAX_BYTES:
+                image.thumbnail((MAX_SIDE, MAX_SIDE))
+                stream = io.BytesIO()
+                image.convert('RGB').save(stream, 'JPEG', quality=88)
+                content, image_type = stream.getvalue(), 'jpeg'
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # Pillow's, of broken chunks too
+        return f'{path.name} cannot be read: {error}'
+    return f'data:image/{image_type};base64,{base64.b64encode(content).decode()}'
 
 
 def _read_config(sessions: Sequence[Session], work_dir: Path) -> str:

@@ -3,7 +3,6 @@
 import importlib
 import json
 import platform
-import sys
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from beit_mm.files import atomic_write
 from beit_mm.version import __version__
 
 FOLDER = 'vis_data'
-LIBRARIES = ('torchvision', 'mmengine', 'mmcv', 'mmpretrain', 'mmseg', 'numpy')
+LIBRARIES = ('torch', 'torchvision', 'mmengine', 'mmcv', 'mmpretrain', 'mmseg', 'numpy')
 
 
 @dataclass
@@ -77,19 +76,13 @@ def read_record(path: Path) -> Record | None:
 
 
 def versions() -> dict[str, str]:
-    """Versions of libraries, Python, system and devices, and the git commit of the working directory.
-
-    MMEngine's collect_env takes much longer, as it starts compilers to ask for their versions.
-    """
-    found = {'beit_mm': __version__, 'torch': torch.__version__}
-    found.update({name: importlib.import_module(name).__version__ for name in LIBRARIES})
-    found['Python'] = sys.version.split()[0]
-    found['system'] = platform.platform()
+    """Versions of libraries, Python, system and devices. MMEngine's collect_env takes seconds: it starts compilers."""
+    described = {'beit_mm': __version__} | {name: importlib.import_module(name).__version__ for name in LIBRARIES}
+    described |= {'Python': platform.python_version(), 'system': platform.platform()}
     if torch.cuda.is_available():
-        names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-        found['GPUs'] = ', '.join(f'{names.count(name)} x {name}' for name in dict.fromkeys(names))
-        found['CUDA, cuDNN'] = f'{torch.version.cuda}, {torch.backends.cudnn.version()}'
+        described['GPUs'] = f'{torch.cuda.device_count()} x {torch.cuda.get_device_name()}'
+        described['CUDA, cuDNN'] = f'{torch.version.cuda}, {torch.backends.cudnn.version()}'
     else:
-        found['device'] = f'CPU, threads: {torch.get_num_threads()}'
+        described['device'] = f'CPU, threads: {torch.get_num_threads()}'
     commit = get_git_hash(fallback='')
-    return {**found, 'git commit of the working directory': commit} if commit else found
+    return {**described, 'git commit of the working directory': commit} if commit else described
