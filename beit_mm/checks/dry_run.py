@@ -66,7 +66,7 @@ def check_config(
     with _isolated(plain.get('default_scope') or 'mmengine'), TemporaryDirectory() as folder:
         run = DryRun(plain, used, tuple(lists), Path(folder))
         problems = [*keys.check_keys(plain, used), *files.check_files(plain, used)]
-        problems += run.check()
+        problems += _guarded(run.check)
         problems += _guarded(advice.check_course, plain, run.model, is_training)
         problems += _guarded(advice.check_batch, plain, num_processes, cfg.text)
         problems += _guarded(advice.check_labels, plain, run.model, run.drawn)

@@ -2,6 +2,7 @@
 
 import inspect
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -84,14 +85,15 @@ def _check_stages(cfg: dict) -> Iterator[Problem]:
 
 
 def join_scope_mistakes(problems: list[Problem]) -> list[Problem]:
-    """One problem instead of many where several types are unknown in the default scope and all known in one other."""
+    """One problem instead of many where several types are unknown in the default scope and known in another."""
     pattern = re.compile(r"no .* '(.+)' is registered for default_scope '(.+)'; did you mean (\w+)\.(\w+)\?")
-    matches = [(problem, pattern.match(problem.sentence)) for problem in problems]
-    unknown = [(problem, match) for problem, match in matches if match and match[1] == match[4]]
-    scopes = {match[3] for _, match in unknown}
-    if len(unknown) < 2 or len(scopes) != 1:
+    unknown = [(problem, match) for problem in problems if (match := pattern.match(problem.sentence))]
+    unknown = [(problem, match) for problem, match in unknown if match[1] == match[4]]
+    scopes = Counter(match[3] for _, match in unknown)
+    scope, count = scopes.most_common(1)[0] if scopes else ('', 0)
+    if count < 2:
         return problems
-    scope, match = scopes.pop(), unknown[0][1]
+    match = unknown[0][1]
     types = ' and '.join(match[1] for _, match in unknown[:2])
     joined = Problem('default_scope', f'{types} are not of {match[2]!r} but of {scope!r}; set default_scope={scope!r}')
     return [joined, *(problem for problem in problems if problem not in [problem for problem, _ in unknown])]

@@ -176,39 +176,57 @@ def test_a_problem_reads_as_a_sentence():
     assert str(Problem('load_from', 'names nothing')) == 'load_from names nothing'
 
 
-def class_folders(root: Path, **splits) -> dict:
-    """Options of demo/finetune.py on folders of classes, with an image in each."""
-    options = {}
+def with_class_folders(root: Path, **splits) -> Config:
+    """demo/finetune.py on folders of classes, with an image in each."""
+    cfg = load('demo/finetune.py')
     for split, names in splits.items():
         for name in names:
             (root / split / name).mkdir(parents=True)
-            Image.new('RGB', (40, 40)).save(root / split / name / 'a.jpg')
-        options |= {f'{split}_dataloader.dataset.data_root': str(root), f'{split}_dataloader.dataset.metainfo': None}
-    return options
+            Image.new('RGB', (96, 96)).save(root / split / name / 'a.jpg')
+        pipeline = cfg[f'{split}_dataloader'].dataset.pipeline
+        dataset = dict(type='CustomDataset', data_root=str(root), data_prefix=split, pipeline=pipeline)
+        cfg[f'{split}_dataloader'].dataset = dataset
+    return cfg
 
 
 def test_labels_beyond_the_head(tmp_path):
     names = [f'{index:02}' for index in range(12)]
-    cfg = load('demo/finetune.py', class_folders(tmp_path, train=names, val=names))
+    cfg = with_class_folders(tmp_path, train=names, val=names)
     problems = without_files(check_config(cfg, ('train_dataloader', 'val_dataloader')))
     assert {problem.key for problem in problems} == {'model.head.num_classes'}
     assert 'label 11' in problems[0].sentence and 'set num_classes=12' in problems[0].sentence
 
 
 def test_class_folders_that_differ_shift_labels(tmp_path):
-    cfg = load('demo/finetune.py', class_folders(tmp_path, train='abc', val='ac'))
+    cfg = with_class_folders(tmp_path, train='abc', val='ac')
     problems = without_files(check_config(cfg, ('train_dataloader', 'val_dataloader')))
     assert [problem.key for problem in problems] == ['val_dataloader.dataset']
     assert 'train_dataloader.dataset (b)' in problems[0].sentence and 'beit_mm.ClassFolders' in problems[0].sentence
 
 
-def test_label_maps_beyond_the_head_and_zeros_that_differ(tmp_path):
+def test_a_data_set_that_cannot_be_listed_is_an_error_at_its_key(tmp_path):
+    cfg = with_class_folders(tmp_path, train='abc', val='abc')
+    cfg.train_dataloader.dataset.metainfo = dict(classes=['a', 'b'])
+    problems = without_files(check_config(cfg, ('train_dataloader', 'val_dataloader')))
+    assert [problem.key for problem in problems] == ['train_dataloader.dataset.metainfo.classes']
+    assert 'subfolders (3)' in problems[0].sentence
+
+
+@pytest.mark.parametrize(
+    'label, reduces, key', [(3, False, 'val_dataloader.dataset.reduce_zero_label'), (200, True, '')]
+)
+def test_label_maps(tmp_path, label, reduces, key):
+    """A label 0 with two meanings, and a label that the head does not have, which both loaders meet."""
     for split in ('training', 'validation'):
         for kind in ('images', 'annotations'):
             (tmp_path / kind / split).mkdir(parents=True)
-        Image.new('RGB', (40, 40)).save(tmp_path / 'images' / split / 'a.jpg')
-        Image.new('L', (40, 40), 11).save(tmp_path / 'annotations' / split / 'a.png')
-    roots = {f'{loader}_dataloader.dataset.data_root': str(tmp_path) for loader in ('train', 'val')}
-    cfg = load('demo/segment.py', roots | {'val_dataloader.dataset.reduce_zero_label': True})
-    zeros = [problem for problem in check_config(cfg) if problem.key.endswith('reduce_zero_label')]
-    assert zeros and all('another class' in problem.sentence for problem in zeros)
+        Image.new('RGB', (100, 100)).save(tmp_path / 'images' / split / 'a.jpg')
+        Image.new('L', (100, 100), label).save(tmp_path / 'annotations' / split / 'a.png')
+    options = {f'{loader}_dataloader.dataset.data_root': str(tmp_path) for loader in ('train', 'val')}
+    cfg = load('demo/segment.py', options | {'val_dataloader.dataset.reduce_zero_label': reduces})
+    problems = without_files(check_config(cfg, ('train_dataloader', 'val_dataloader')))
+    if key:
+        assert [problem.key for problem in problems] == [key] and 'another class' in problems[0].sentence
+    else:
+        assert 'model.decode_head.num_classes' in [problem.key for problem in problems]
+        assert all('a.png' in problem.sentence and '200' in problem.sentence for problem in problems)

@@ -131,6 +131,7 @@ def test_several_processes_flush_what_they_printed(error, code, tmp_path, monkey
     ends = []
     monkeypatch.setattr(launch.dist, 'is_initialized', lambda: True)
     monkeypatch.setattr(launch.dist, 'get_world_size', lambda: 2)
+    monkeypatch.setattr(launch, 'is_main_process', lambda: True)
     monkeypatch.setattr(launch.dist, 'barrier', lambda: None)
     monkeypatch.setattr(launch.dist, 'destroy_process_group', lambda: None)
     flushed = []
