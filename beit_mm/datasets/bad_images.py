@@ -2,7 +2,7 @@
 
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from beit_mm.errors import UserError
 
@@ -60,43 +60,37 @@ class BadImages:
         Raises:
             UserError: If too many images are bad; gives counts and the first names.
         """
-        try:
-            return dataset[index]
-        except BadImage as error:
-            bad = error
-        for attempt in range(1, MAX_ATTEMPTS):
-            self._add(bad)
-            other = derive_seed(seed >> 1, index, attempt)  # >> 1 because derive_seed takes 63 bits
-            seed_generators(other)
+        position = index
+        for attempt in range(1, MAX_ATTEMPTS + 1):
             try:
-                return dataset[other % len(dataset)]
+                return dataset[position]
             except BadImage as error:
                 bad = error
+                self.add(bad)
+            replacement_seed = derive_seed(seed >> 1, index, attempt)  # >> 1 because derive_seed takes 63 bits
+            seed_generators(replacement_seed)
+            position = replacement_seed % len(dataset)
         raise UserError(f'{MAX_ATTEMPTS} images tried for sample {index} cannot be read, the last: {bad}')
 
     def names(self) -> list[str]:
         """The names on the list, oldest first, each once."""
-        try:
-            with open(self.list_path, encoding='utf-8', errors='surrogateescape', newline='\n') as file:
-                return _first_fields(file.read())
-        except FileNotFoundError:
+        if not self.list_path.is_file():
             return []
+        return _first_fields(self.list_path.read_bytes().decode('utf-8', 'surrogateescape'))
 
-    def _add(self, bad: BadImage) -> None:
-        names = self._append(bad.name.translate(ESCAPES), ' '.join(bad.reason.split()))
-        if len(names) > self.max_share * self.num_images:
-            shown = ', '.join(names[:NUM_SHOWN]) + (' ...' if len(names) > NUM_SHOWN else '')
-            raise UserError(
-                f'{len(names)} of {self.num_images} images cannot be read, {len(names) / self.num_images:.2%}, and at '
-                f'most {self.max_share:.2%} may be: {shown}; all are in {self.list_path}. Mend or remove them and '
-                f'delete the list, or allow a larger share. The last: {bad}'
-            )
+    def add(self, bad: BadImage) -> None:
+        """Put an image on the list unless it is there.
 
-    def _append(self, name: str, reason: str) -> list[str]:
-        """Put a name on the list unless it is there; all names on it."""
+        Raises:
+            UserError: See `read`.
+        """
+        name, reason = bad.name.translate(ESCAPES), ' '.join(bad.reason.split())
         self.list_path.parent.mkdir(parents=True, exist_ok=True)
         with open(self.list_path, 'a+', encoding='utf-8', errors='surrogateescape', newline='\n') as file:
-            _lock(file)
+            with suppress(OSError, ImportError):  # without locks (some file systems, Windows) a name may stand twice
+                import fcntl
+
+                fcntl.flock(file, fcntl.LOCK_EX)
             file.seek(0)
             content = file.read()
             names = _first_fields(content)
@@ -104,17 +98,13 @@ class BadImages:
                 is_cut = content and not content.endswith('\n')  # a process was killed while it wrote
                 file.write('\n' * bool(is_cut) + f'{name}\t{reason}\n')
                 names.append(name)
-        return names
-
-
-def _lock(file: TextIO) -> None:
-    """Wait for other processes. Without locks (some file systems, Windows) a name may be listed twice, but counts
-    once.
-    """
-    with suppress(OSError, ImportError):
-        import fcntl  # only POSIX has it
-
-        fcntl.flock(file, fcntl.LOCK_EX)
+        if len(names) > self.max_share * self.num_images:
+            shown = ', '.join(names[:NUM_SHOWN]) + (' ...' if len(names) > NUM_SHOWN else '')
+            raise UserError(
+                f'{len(names)} of {self.num_images} images cannot be read, {len(names) / self.num_images:.2%}, and at '
+                f'most {self.max_share:.2%} may be: {shown}; all are in {self.list_path}. Mend or remove them and '
+                f'delete the list, or allow a larger share. The last: {bad}'
+            )
 
 
 def _first_fields(content: str) -> list[str]:

@@ -56,10 +56,7 @@ class SeededSampler(Sampler):
         size, repeats = len(self.dataset), getattr(self.sampler, 'num_repeats', 1)
         if self.endless:
             self.sampler.skip(start)  # restarts the stream with the current seed
-            indices = iter(self.sampler)
-        else:
-            indices = islice(self.sampler, start, None)
-        for position, index in enumerate(indices, start):
+        for position, index in enumerate(self.sampler if self.endless else islice(self.sampler, start, None), start):
             if position >= len(self) and not self.endless:
                 raise ValueError(
                     f'a sampler must end after the {len(self)} samples of its length or be an InfiniteSampler, '

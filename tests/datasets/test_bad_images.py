@@ -15,8 +15,8 @@ from support.data import build_shards, jpeg, write_shards
 from torch.utils.data import DataLoader, Dataset
 
 import beit_mm
-from beit_mm.datasets import BadImage, BadImages, LoadImage
-from beit_mm.datasets.seeds import derive_seed, seed_generators
+from beit_mm.datasets import BadImage, BadImages, LoadImage, SeededDataset
+from beit_mm.datasets.seeds import derive_seed, SeededIndex
 
 # Workers by fork may hang, and by spawn import everything.
 CONTEXT = multiprocessing.get_context('forkserver')
@@ -30,8 +30,8 @@ class Pictures(BaseDataset):
 
     def load_data_list(self) -> list:
         return [
-            dict(img_path=f'folder/{place}.jpg', img_bytes=BROKEN.get(place, jpeg(place)))
-            for place in range(NUM_IMAGES)
+            dict(img_path=f'folder/{index}.jpg', img_bytes=BROKEN.get(index, jpeg(index)))
+            for index in range(NUM_IMAGES)
         ]
 
 
@@ -41,25 +41,16 @@ def draw(results: dict) -> tuple:
     return results['img_path'], int(pixels), float(np.random.rand()), float(torch.rand(()))
 
 
-class Keyed(Dataset):
-    """Every sample with its own seed."""
-
-    def __init__(self, bad_images: BadImages, dataset: Dataset):
-        self.bad_images = bad_images
-        self.dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self.dataset)
+class Seeded(SeededDataset):
+    """Every sample with its own seed, as from a SeededSampler."""
 
     def __getitem__(self, index: int) -> tuple:
-        seed = derive_seed(7, 1, index)
-        seed_generators(seed)
-        return self.bad_images.read(self.dataset, index, seed)
+        return super().__getitem__(SeededIndex(index, derive_seed(7, 1, index)))
 
 
-def keyed(path, max_share: float = 0.1) -> Keyed:
-    dataset = Pictures('', serialize_data=False, pipeline=[LoadImage(imdecode_backend='simplejpeg'), draw])
-    return Keyed(BadImages(NUM_IMAGES, path, max_share), dataset)
+def seeded(path, max_share: float = 0.1) -> Seeded:
+    pipeline = [LoadImage(imdecode_backend='simplejpeg'), draw]
+    return Seeded(Pictures('', serialize_data=False, pipeline=pipeline), path, max_share)
 
 
 def load(dataset: Dataset, num_workers: int) -> list:
@@ -73,59 +64,55 @@ def load(dataset: Dataset, num_workers: int) -> list:
 
 
 def test_samples_are_replaced_alike_for_any_number_of_workers(tmp_path):
-    expected = load(keyed(tmp_path / 'none' / 'bad_images.txt'), 0)
-    whole = {f'folder/{place}.jpg' for place in range(NUM_IMAGES)} - {f'folder/{place}.jpg' for place in BROKEN}
+    expected = load(seeded(tmp_path / 'none' / 'bad_images.txt'), 0)
+    whole = {f'folder/{index}.jpg' for index in range(NUM_IMAGES)} - {f'folder/{index}.jpg' for index in BROKEN}
     assert {sample[0] for sample in expected} == whole and len(expected) == NUM_IMAGES
-    for place, sample in enumerate(expected):
-        assert (sample[0] == f'folder/{place}.jpg') == (place not in BROKEN)
+    for index, sample in enumerate(expected):
+        assert (sample[0] == f'folder/{index}.jpg') == (index not in BROKEN)
     for num_workers in (2, 4):
         path = tmp_path / str(num_workers) / 'bad_images.txt'
-        assert load(keyed(path), num_workers) == expected
+        assert load(seeded(path), num_workers) == expected
         lines = sorted(line.split('\t') for line in path.read_text().splitlines())
         assert [name for name, _ in lines] == ['folder/17.jpg', 'folder/30.jpg', 'folder/4.jpg']
         assert lines[2][1] == 'the file is empty' and 'truncated' in lines[1][1].lower() and 'no header' in lines[0][1]
 
 
 def test_the_replacement_changes_with_the_seed_of_the_sample(tmp_path):
-    dataset = keyed(tmp_path / 'bad_images.txt')
+    dataset = seeded(tmp_path / 'bad_images.txt')
+    assert dataset[0][0] == 'folder/0.jpg' and not dataset.bad_images.list_path.exists()
     names = {dataset.bad_images.read(dataset.dataset, 4, seed)[0] for seed in range(20)}
     assert len(names) > 5
-
-
-def test_whole_images_leave_no_list(tmp_path):
-    dataset = keyed(tmp_path / 'bad_images.txt', max_share=0.0)
-    assert dataset[0][0] == 'folder/0.jpg' and not (tmp_path / 'bad_images.txt').exists()
 
 
 @pytest.mark.parametrize('num_workers', [0, 2])
 def test_too_many_bad_images_end_the_training(tmp_path, num_workers):
     path = tmp_path / 'bad_images.txt'
     with pytest.raises(ValueError) as raised:
-        load(keyed(path, max_share=0.06), num_workers)
+        load(seeded(path, max_share=0.06), num_workers)
     message = str(raised.value)
     assert '3 of 40 images cannot be read, 7.50%, and at most 6.00% may be: folder/' in message
-    assert str(path) in message and all(f'folder/{place}.jpg' in message for place in BROKEN)
+    assert str(path) in message and all(f'folder/{index}.jpg' in message for index in BROKEN)
 
 
 def test_a_resumed_run_goes_on_with_the_list(tmp_path):
     path = tmp_path / 'bad_images.txt'
-    dataset = keyed(path)
-    before = [dataset[place] for place in range(20)]
+    dataset = seeded(path)
+    before = [dataset[index] for index in range(20)]
     path.write_text(path.read_text() + 'folder/killed')  # in the middle of a line
-    again = keyed(path)
-    assert [again[place] for place in range(20)] == before
+    again = seeded(path)
+    assert [again[index] for index in range(20)] == before
     again[30]
     assert again.bad_images.names() == ['folder/4.jpg', 'folder/17.jpg', 'folder/killed', 'folder/30.jpg']
     with pytest.raises(ValueError, match='4 of 40 images'):
-        keyed(path, max_share=0.09)[4]
+        seeded(path, max_share=0.09)[4]
 
 
 @pytest.mark.parametrize('name', ['a\tb', 'a\nb', 'a\\nb', 'ä', 'a\udcff', ' a ', '\u2028', '\r'])
 def test_any_file_name_is_one_line_and_counts_once(tmp_path, name):
     bad = BadImages(2, tmp_path / 'list', 1.0)
     for _ in range(2):
-        bad._add(BadImage(name, 'two\nlines'))
-    bad._add(BadImage('other', 'x'))
+        bad.add(BadImage(name, 'two\nlines'))
+    bad.add(BadImage('other', 'x'))
     assert len(bad.names()) == 2 and (tmp_path / 'list').read_bytes().count(b'\n') == 2
 
 
@@ -141,15 +128,15 @@ def test_a_data_set_without_any_whole_image_ends(tmp_path):
         BadImages(3, tmp_path / 'list', 1.0).read(Broken(), 1, 2**64 - 1)
 
 
-def test_the_share_is_a_share():
-    with pytest.raises(ValueError, match='max_share must lie in 0 to 1, got 2'):
-        BadImages(3, 'list', 2)
-
-
 def test_other_mistakes_are_not_taken_for_bad_images(tmp_path):
     dataset = Pictures('', serialize_data=False, pipeline=[LoadImage(), lambda results: results['missing']])
     with pytest.raises(KeyError, match='missing'):
         BadImages(NUM_IMAGES, tmp_path / 'list', 1.0).read(dataset, 0, 0)
+
+
+def test_the_share_is_a_share():
+    with pytest.raises(ValueError, match='max_share must lie in 0 to 1, got 2'):
+        BadImages(3, 'list', 2)
 
 
 def test_bad_images_pass_between_processes():
@@ -161,8 +148,8 @@ def test_bad_images_pass_between_processes():
 def add_all(path: str, start) -> None:
     bad = BadImages(200, path, 1.0)
     start.wait(60)
-    for place in range(100):
-        bad._add(BadImage(f'{place}.jpg', 'reason ' * 20))
+    for index in range(100):
+        bad.add(BadImage(f'{index}.jpg', 'reason ' * 20))
 
 
 def test_processes_share_the_list(tmp_path):
@@ -178,7 +165,7 @@ def test_processes_share_the_list(tmp_path):
     assert all(re.fullmatch(r'\d+\.jpg\t(reason ){19}reason', line) for line in lines)
 
 
-def test_images_in_shards_are_named_by_their_place(tmp_path):
+def test_images_in_shards_are_named_by_their_shard(tmp_path):
     shards = write_shards(tmp_path / 'shards')
     content = shards[1].read_bytes()
     start = content.find(jpeg(5))
@@ -203,7 +190,7 @@ def test_the_list_needs_no_posix_locks(tmp_path, monkeypatch):
     """Windows has no fcntl."""
     monkeypatch.setitem(sys.modules, 'fcntl', None)
     bad = BadImages(2, tmp_path / 'list', 1.0)
-    bad._add(BadImage('a.jpg', 'broken'))
+    bad.add(BadImage('a.jpg', 'broken'))
     assert bad.names() == ['a.jpg']
 
 

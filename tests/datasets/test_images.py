@@ -49,21 +49,22 @@ def test_of_16_bits_the_upper_eight_are_taken_in_pictures_and_files(dtype, tmp_p
     assert np.array_equal(read_image(tmp_path / 'image.png'), read_image(picture))
 
 
-def test_pictures_of_other_numbers_are_refused():
-    with pytest.raises(BadImage, match='a Pillow image cannot .* 8 or 16 bits per channel, got mode F with values 0'):
-        read_image(Image.fromarray(np.array([[0, 1]], np.float32)))
-    with pytest.raises(BadImage, match='got mode I with values -1 to 1'):
-        read_image(Image.fromarray(np.array([[-1, 1]], np.int32)))
+@pytest.mark.parametrize(
+    'values, words',
+    [([0, 1], 'mode F with values 0'), ([-1, 1], 'mode I with values -1 to 1')],
+    ids=['float', 'negative'],
+)
+def test_pictures_of_other_numbers_are_refused(values, words):
+    picture = Image.fromarray(np.array([values], np.float32 if 'F' in words else np.int32))
+    with pytest.raises(BadImage, match=f'a Pillow image cannot .* 8 or 16 bits per channel, got {words}'):
+        read_image(picture)
 
 
-def test_a_truncated_picture_is_named(image, tmp_path):
+def test_a_truncated_picture_and_a_file_that_is_no_image_are_named(image, tmp_path):
     Image.fromarray(image).save(tmp_path / 'whole.jpg')
     (tmp_path / 'cut.jpg').write_bytes((tmp_path / 'whole.jpg').read_bytes()[:-200])
     with Image.open(tmp_path / 'cut.jpg') as picture, pytest.raises(BadImage, match=r'cut\.jpg cannot .* truncated'):
         read_image(picture)
-
-
-def test_a_file_that_is_no_image_is_named(tmp_path):
     (tmp_path / 'text.jpg').write_text('no image')
     with pytest.raises(BadImage, match='text.jpg'):
         read_image(tmp_path / 'text.jpg')
@@ -71,20 +72,11 @@ def test_a_file_that_is_no_image_is_named(tmp_path):
 
 @pytest.mark.parametrize(
     'size, expected',
-    [
-        ((375, 500), (224, 304)),
-        ((500, 375), (304, 224)),
-        ((10, 10), (224, 224)),
-        ((1, 1000), (224, 896)),
-        ((600, 10), (896, 224)),
-    ],
+    [((375, 500), (224, 304)), ((500, 375), (304, 224)), ((1, 1000), (224, 896)), ((600, 10), (896, 224))],
 )
 def test_sides_keep_the_ratio_up_to_four_and_fit_patches(size, expected):
     assert size_for(size, 224, 16) == expected
-
-
-def test_a_resized_image_has_the_size(image):
-    assert resize_image(image, (64, 16)).shape == (64, 16, 3)
+    assert resize_image(np.zeros((*size, 3), np.uint8), expected).shape == (*expected, 3)
 
 
 @pytest.mark.parametrize(

@@ -44,20 +44,12 @@ def keys(monkeypatch, kind='DefaultSampler', rank=0, world_size=1, epoch=0, skip
 
 
 @pytest.mark.parametrize('kind', ['DefaultSampler', 'InfiniteSampler', 'mmpretrain.RepeatAugSampler'])
-@pytest.mark.parametrize('world_size', [1, 2])
-def test_a_pass_begins_anywhere(kind, world_size, monkeypatch):
-    for rank in range(world_size):
-        whole = keys(monkeypatch, kind, rank, world_size, epoch=1)
-        rest = keys(monkeypatch, kind, rank, world_size, epoch=1, skip=3)
+def test_a_pass_begins_anywhere_and_two_processes_share_the_samples_of_one(kind, monkeypatch):
+    alone, *together = passes = [keys(monkeypatch, kind, rank, size) for rank, size in ((0, 1), (0, 2), (1, 2))]
+    for whole, (rank, size) in zip(passes, ((0, 1), (0, 2), (1, 2))):
+        rest = keys(monkeypatch, kind, rank, size, skip=3)
         assert len(rest) >= 2 and rest[: len(whole) - 3] == whole[3:]
-
-
-@pytest.mark.parametrize('kind', ['DefaultSampler', 'InfiniteSampler', 'mmpretrain.RepeatAugSampler'])
-def test_two_processes_share_the_samples_of_one(kind, monkeypatch):
-    one = keys(monkeypatch, kind)
-    two = [keys(monkeypatch, kind, rank, 2) for rank in (0, 1)]
-    shared = [key for pair in zip(*two) for key in pair]
-    assert shared[:SIZE] == one[:SIZE]
+    assert [key for pair in zip(*together) for key in pair][:SIZE] == alone[:SIZE]
 
 
 def test_seeds_are_a_function_of_run_epoch_and_sample(monkeypatch):
@@ -95,13 +87,9 @@ def test_draws_do_not_depend_on_workers_and_differ_in_every_epoch():
         assert len(set(values)) == 2 * SIZE
 
 
-def test_wrapped_data_set_is_the_one_inside():
+def test_the_wrapper_has_the_length_and_names_of_the_data_set_inside_and_its_own_attributes():
     data = pickle.loads(pickle.dumps(SeededDataset(dict(type='Draws'), 'none', 0.0)))
     assert len(data) == SIZE and data.metainfo == Draws.metainfo
-
-
-def test_an_attribute_that_is_set_stays_on_the_wrapper():
-    data = SeededDataset(dict(type='Draws'), 'none', 0.0)
     data.transform = 'new'
     assert not hasattr(data.dataset, 'transform') and not hasattr(data, 'nothing_such')
 

@@ -8,9 +8,7 @@ from support.data import build_shards as build
 from support.data import jpeg, write_shards
 
 from beit_mm.datasets import WebDatasetShards
-from beit_mm.datasets.webdataset import cached_index
-
-KEYS = (('jpg',), 'cls')
+from beit_mm.datasets.webdataset import index_shard
 
 
 @pytest.fixture
@@ -29,16 +27,16 @@ def test_missing_shards_are_named(shards):
 @pytest.mark.parametrize('cut', [1500, 'middle', 'end mark', 0])
 def test_truncated_shards_are_named(shards, cut):
     """Within the first member, within the last, between two members, and an empty file."""
-    index = cached_index(str(shards[1]), *KEYS, None)
-    last = int(index.offsets[-1])
-    size = {'middle': last + 20, 'end mark': -(-(last + int(index.sizes[-1])) // 512) * 512}.get(cut, cut)
+    index = index_shard(str(shards[1]), ('jpg',), 'cls')
+    last = int(index['offset'][-1])
+    size = {'middle': last + 20, 'end mark': -(-(last + int(index['size'][-1])) // 512) * 512}.get(cut, cut)
     with open(shards[1], 'r+b') as file:
         file.truncate(size)
     with pytest.raises(ValueError, match=f'the shard {shards[1]} is truncated'):
         build(shards)
 
 
-def test_a_shard_that_is_cut_while_in_use(shards):
+def test_a_shard_that_is_truncated_while_in_use(shards):
     dataset = build(shards)
     with open(shards[2], 'r+b') as file:
         file.truncate(2000)
@@ -60,18 +58,13 @@ def test_a_sample_without_image_is_named(shards):
 
 
 @pytest.mark.parametrize(
-    'label, sentence',
-    [
-        ({}, 'must be 0 to 2 to fit 3 class names, got none'),
-        (dict(cls=b'owl'), 'must be 0 to 2 to fit 3 class names, got none'),
-        (dict(cls=b'-1'), 'must be 0 to 2 to fit 3 class names, got none'),
-        (dict(cls=3), 'must be 0 to 2 to fit 3 class names, got 3'),
-    ],
+    'label, got', [({}, 'none'), *((dict(cls=text), 'none') for text in (b'owl', b'-1', b'9' * 20)), (dict(cls=3), '3')]
 )
-def test_labels_that_are_missing_or_beyond_the_classes_are_named(shards, label, sentence):
+def test_labels_that_are_missing_or_beyond_the_classes_are_named(shards, label, got):
     with webdataset.TarWriter(str(shards[1])) as writer:
         writer.write({'__key__': 'wrong', 'jpg': jpeg(0), **label})
-    with pytest.raises(ValueError, match=rf'000001.tar/wrong.jpg: the label {sentence} \(as in 1 of 7 images\)'):
+    sentence = rf'000001.tar/wrong.jpg: the label must be 0 to 2 to fit 3 class names, got {got} \(as in 1 of 7'
+    with pytest.raises(ValueError, match=sentence):
         build(shards)
     assert len(build(shards, with_label=False)) == 7
 

@@ -41,32 +41,25 @@ def write_table(folder: Path) -> dict:
     return {'path': str(folder)}
 
 
+WRITERS = dict(imagenet22k_shards=write_shards_of, imagenet22k_huggingface=write_table)
+
+
 @pytest.mark.parametrize('num_workers', [0, 2])
-@pytest.mark.parametrize(
-    'source, write', [('imagenet22k_shards', write_shards_of), ('imagenet22k_huggingface', write_table)]
-)
-def test_two_steps_of_pretraining(source, write, num_workers, tmp_path):
+@pytest.mark.parametrize('source', WRITERS)
+def test_two_steps_of_pretraining(source, num_workers, tmp_path):
     config = tmp_path / f'{source}_{num_workers}.py'
     config.write_text(RECIPE.format(bases=BASES, source=source))
-    options = {f'train_dataloader.dataset.{key}': value for key, value in write(tmp_path / 'data').items()}
+    options = {f'train_dataloader.dataset.{key}': value for key, value in WRITERS[source](tmp_path / 'data').items()}
     loader = {'train_dataloader.num_workers': num_workers, 'train_dataloader.persistent_workers': False}
-    train(
-        Namespace(
-            config=str(config),
-            work_dir=str(tmp_path / 'run'),
-            resume=None,
-            no_validate=False,
-            auto_scale_lr=False,
-            cfg_options={**SHRUNK, **options, **loader},
-            launcher='none',
-        )
-    )
+    arguments = dict(resume=None, no_validate=False, auto_scale_lr=False, launcher='none')
+    options = {**SHRUNK, **options, **loader}
+    train(Namespace(config=str(config), work_dir=str(tmp_path / 'run'), cfg_options=options, **arguments))
     log = next((tmp_path / 'run').glob('*/*.log')).read_text()
     assert 'Epoch(train) [1][1/2]' in log and 'Epoch(train) [1][2/2]' in log and 'loss: 2.7' in log
     assert (tmp_path / 'run' / 'epoch_1.pth').is_file()
 
 
-@pytest.mark.parametrize('source', ['imagenet22k_shards', 'imagenet22k_huggingface'])
+@pytest.mark.parametrize('source', WRITERS)
 def test_only_the_source_differs_from_the_folders(source):
     folders, other = (Config.fromfile(BASES / 'datasets' / f'{name}.py') for name in ('imagenet_pretrain', source))
     pipelines = [cfg.train_dataloader.pop('dataset').pipeline for cfg in (folders, other)]

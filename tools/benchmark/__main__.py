@@ -2,36 +2,46 @@
 
 import argparse
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from measuring import as_table
-from sections import SECTIONS, Sizes
+from limits import compare_limits
+from loading import compare_loading
+from measuring import as_table, Sizes
+from pretraining import compare_pretraining
+from scaling import compare_scaling
+from segmentation import compare_segmentation
+from trunks import compare_trunks
 
 from beit_mm.engine.runners.launch import run
+
+ON_GPU = torch.cuda.is_available()
+SIZES = dict(batch=128 if ON_GPU else 4, width=768 if ON_GPU else 384, depth=12, size=224)
+# A section and what its default sizes have instead.
+SECTIONS = dict(
+    limits=(compare_limits, {}),
+    loading=(compare_loading, {}),
+    pretraining=(compare_pretraining, {}),
+    trunks=(compare_trunks, {}),
+    segmentation=(compare_segmentation, dict(batch=2, size=640 if ON_GPU else 512)),
+    scaling=(compare_scaling, dict(batch=32 if ON_GPU else 1, width=768 if ON_GPU else 192)),
+)
+HELP = dict(
+    batch='images of a step; scaling starts there; default: 128 on a GPU, 4 on a CPU; segmentation: 2',
+    width='width of the trunk, a multiple of 64; default: 768 on a GPU, 384 on a CPU (scaling: 192)',
+    depth='blocks of the trunk; default: 12',
+    size='side of images and of the window of segmentation, a multiple of 16; default: 224; segmentation: 640 on a '
+    'GPU, 512 on a CPU',
+)
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('sections', nargs='*', metavar='SECTION', help=f'{", ".join(SECTIONS)}; default: all')
-    parser.add_argument('--rounds', type=int, default=3, help='how often each candidate is timed')
-    parser.add_argument(
-        '--batch',
-        type=int,
-        help='images of a step; scaling starts there, segmentation takes 2; default: 128 on a GPU, 4 on a CPU',
-    )
-    parser.add_argument(
-        '--width',
-        type=int,
-        help='width of the trunk, a multiple of 64; default: 768 on a GPU, 384 on a CPU (scaling: 192)',
-    )
-    parser.add_argument('--depth', type=int, default=12, help='blocks of the trunk')
-    parser.add_argument(
-        '--size',
-        type=int,
-        help='side of images of trunks and of the window of segmentation, a '
-        'multiple of 16; default: 224, and 640 on a GPU or 512 on a CPU',
-    )
+    parser.add_argument('--rounds', type=int, default=3, help='how often each candidate is timed; default: 3')
+    for name, text in HELP.items():
+        parser.add_argument(f'--{name}', type=int, help=text)
     parser.add_argument('--json', type=Path, help='where to write all figures')
     parser.set_defaults(work_dir=None)
     args = parser.parse_args()
@@ -42,16 +52,18 @@ def parse_args() -> argparse.Namespace:
 
 
 def main(args: argparse.Namespace) -> None:
-    sizes = Sizes(args.rounds, args.batch, args.width, args.depth, args.size)
-    machine = torch.cuda.get_device_name() if torch.cuda.is_available() else 'CPU'
-    about = dict(machine=machine, threads=torch.get_num_threads(), torch=torch.__version__, **vars(sizes))
+    asked = {name: getattr(args, name) for name in SIZES if getattr(args, name) is not None}
+    machine = torch.cuda.get_device_name() if ON_GPU else 'CPU'
+    about = dict(machine=machine, threads=torch.get_num_threads(), torch=torch.__version__, rounds=args.rounds)
+    about.update(SIZES, **asked)
     print(', '.join(f'{name} {value}' for name, value in about.items()), flush=True)
     rows = []
-    for section in args.sections or SECTIONS:
-        rows += SECTIONS[section](sizes)
+    for name in args.sections or SECTIONS:
+        compare, defaults = SECTIONS[name]
+        rows += compare(Sizes(args.rounds, **{**SIZES, **defaults, **asked}))
     print(f'\n{as_table(rows)}')
     if args.json:
-        args.json.write_text(json.dumps(dict(about, rows=[row.as_dict() for row in rows]), indent=2))
+        args.json.write_text(json.dumps(dict(about, rows=[asdict(row) for row in rows]), indent=2))
 
 
 if __name__ == '__main__':

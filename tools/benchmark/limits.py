@@ -1,30 +1,25 @@
 """What this machine can do at most, and the share of it that a step reaches."""
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import simplejpeg
 import torch
-from measuring import compare, Row
+from measuring import compare, Row, Sizes
 from photographs import write_photographs
 from steps import computing_dtype, device, dtype_name, Step
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-
-def _attention(query, key, value, *args, **kwargs) -> int:
-    return sdpa_flop_count(query, key, value)
-
-
-def _attention_backward(gradient, query, key, value, *args, **kwargs) -> int:
-    return sdpa_backward_flop_count(gradient, query, key, value)
-
-
+SIDES = (4096, 8192, 16384) if device() == 'cuda' else (1024, 2048, 4096)  # of square matrices
+MEGABYTES = 512  # of what is copied
+FLASH = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+FLASH_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 ATTENTION_ON_CPU = {  # torch 2.11 does not count it
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+    FLASH: lambda query, key, value, *_, **__: sdpa_flop_count(query, key, value),
+    FLASH_BACKWARD: lambda grad, query, key, value, *_, **__: sdpa_backward_flop_count(grad, query, key, value),
 }
 
 
@@ -46,63 +41,44 @@ def compare_steps(
             for the same result has the lower share.
     """
     images = images if isinstance(images, dict) else dict.fromkeys(steps, images)
-    works, work = [], None
-    for name, step in steps.items():
-        if work is None or not same_work:
-            work = operations(step.run) / images[name]
-        works.append(work)
+    counted = list(steps)[:1] if same_work else steps
+    works = {name: operations(steps[name].run) / images[name] for name in counted}
     rows = compare(section, steps, rounds, {name: step.repeats * images[name] for name, step in steps.items()})
+    first = works[rows[0].name]
     return [
-        replace(row, dtype=dtype_name(step.dtype), share_of_limit=work / row.seconds / matrix_peak(step.dtype))
-        for row, step, work in zip(rows, steps.values(), works)
+        replace(
+            row,
+            dtype=dtype_name(step.dtype),
+            share_of_limit=works.get(row.name, first) / row.seconds / matrix_peak(step.dtype),
+        )
+        for row, step in zip(rows, steps.values())
     ]
 
 
 def _matrix_product(dtype: torch.dtype, side: int) -> Callable[[], torch.Tensor]:
-    first, second = (torch.randn(side, side, device=device(), dtype=dtype) for _ in range(2))
+    first, second = torch.randn(2, side, side, device=device(), dtype=dtype)
     return lambda: torch.mm(first, second)
-
-
-def _sides() -> Sequence[int]:
-    return (4096, 8192, 16384) if device() == 'cuda' else (1024, 2048, 4096)
 
 
 @cache
 def matrix_peak(dtype: torch.dtype) -> float:
     """Operations per second of large matrix products, the best of several sizes and rounds."""
-    return max(2 * side**3 / compare('', {'': _matrix_product(dtype, side)}, rounds=5)[0].fastest for side in _sides())
+    return max(2 * side**3 / compare('', {'': _matrix_product(dtype, side)}, rounds=5)[0].fastest for side in SIDES)
 
 
-def compare_limits(rounds: int = 5, megabytes: int = 512) -> list[Row]:
-    """Matrix products, memory bandwidth, and one core's decoding of JPEGs.
-
-    Args:
-        rounds: how often each is timed.
-        megabytes: size of what is copied.
-    """
+def compare_limits(sizes: Sizes) -> list[Row]:
+    """Matrix products, memory bandwidth, and one core's decoding of JPEGs."""
     dtypes = dict.fromkeys((torch.float32, computing_dtype(), *([torch.float16] if device() == 'cuda' else [])))
     rows = []
-    for side in _sides():
-        found = compare(
-            f'limit: matrix products of {side}, an item is 1 GFLOP',
-            {dtype_name(dtype): _matrix_product(dtype, side) for dtype in dtypes},
-            rounds,
-            2 * side**3 / 1e9,
-        )
-        rows += [replace(row, dtype=row.name) for row in found]
-    source = torch.ones(megabytes * 2**20 // 4, device=device())
+    for side in SIDES:
+        products = {dtype_name(dtype): _matrix_product(dtype, side) for dtype in dtypes}
+        section = f'limit: matrix products of {side}, an item is 1 GFLOP'
+        rows += [replace(row, dtype=row.name) for row in compare(section, products, sizes.rounds, 2 * side**3 / 1e9)]
+    source = torch.ones(MEGABYTES * 2**20 // 4, device=device())
     target = torch.empty_like(source)
-    rows += compare(
-        'limit: memory, an item is 1 GB read or written',
-        {'copy': lambda: target.copy_(source)},
-        rounds,
-        2 * source.nbytes / 1e9,
-    )
+    copy = {'copy': lambda: target.copy_(source)}
+    rows += compare('limit: memory, an item is 1 GB read or written', copy, sizes.rounds, 2 * source.nbytes / 1e9)
     with tempfile.TemporaryDirectory() as folder:
         jpeg = write_photographs(Path(folder), count=1)[0].read_bytes()
-
-    def decode():
-        for _ in range(50):
-            simplejpeg.decode_jpeg(jpeg)
-
-    return rows + compare('limit: decoding a JPEG of 500 x 375, one core', {'simplejpeg': decode}, rounds, 50)
+    decode = {'simplejpeg': lambda: [simplejpeg.decode_jpeg(jpeg) for _ in range(50)]}
+    return rows + compare('limit: decoding a JPEG of 500 x 375, one core', decode, sizes.rounds, 50)

@@ -6,10 +6,32 @@ import re
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What is measured.
+
+    Args:
+        rounds: how often each candidate is timed.
+        batch: images in a step.
+        width, depth: of the trunk; a head is 64 wide.
+        size: side of an image, a multiple of 16.
+    """
+
+    rounds: int
+    batch: int
+    width: int
+    depth: int
+    size: int
+
+    @property
+    def heads(self) -> int:
+        return self.width // 64
 
 
 @dataclass(frozen=True)
@@ -21,11 +43,11 @@ class Row:
         seconds, fastest, slowest: per item, the median round, the smallest and the largest.
         ratio: seconds over those of the section's first row, which is ours where others are compared.
         working_bytes: memory at the highest point of a run less what was held before it (weights, optimizer states,
-            inputs): of the device where it is a GPU, else of the process; None where neither can be told.
+            inputs): of the device where it is a GPU, else of the process; None where neither is known.
         dtype: what matrix products are computed in.
         share_of_limit: of this machine's matrix products per second in that dtype, by the work that the section's
             first row needs, see limits.py.
-        figures: what else was found.
+        figures: other results.
     """
 
     section: str
@@ -38,9 +60,6 @@ class Row:
     dtype: str = ''
     share_of_limit: float | None = None
     figures: dict[str, float] = field(default_factory=dict)
-
-    def as_dict(self) -> dict:
-        return asdict(self)
 
 
 def compare(
@@ -75,18 +94,11 @@ def compare(
 
 def as_rows(section: str, times: dict[str, list[float]], memory: dict[str, int | None]) -> list[Row]:
     """Rows from the seconds per item of all rounds and the working memory of every candidate."""
-    first = statistics.median(next(iter(times.values())))
+    medians = {name: statistics.median(seconds) for name, seconds in times.items()}
+    first = next(iter(medians.values()))
     return [
-        Row(
-            section,
-            name,
-            statistics.median(seconds),
-            min(seconds),
-            max(seconds),
-            statistics.median(seconds) / first,
-            memory.get(name),
-        )
-        for name, seconds in times.items()
+        Row(section, name, median, min(times[name]), max(times[name]), median / first, memory.get(name))
+        for name, median in medians.items()
     ]
 
 
@@ -96,9 +108,9 @@ def wait_for_device() -> None:
 
 
 def working_memory(run: Callable[[], object]) -> int | None:
-    """Bytes at the highest point of a run, less those held before it; None where that cannot be told.
+    """Bytes at the highest point of a run, less those held before it; None where Linux does not say so.
 
-    On a CPU it is the resident memory of the process, which Linux tells.
+    On a CPU it is the resident memory of the process.
     """
     gc.collect()
     if torch.cuda.is_available():
@@ -108,7 +120,10 @@ def working_memory(run: Callable[[], object]) -> int | None:
         run()
         wait_for_device()
         return torch.cuda.max_memory_allocated() - held
-    if not _reset_peak():
+    try:
+        ctypes.CDLL(None).malloc_trim(0)  # freed memory that the allocator keeps would hide what a run takes
+        Path('/proc/self/clear_refs').write_text('5')  # the peak begins anew, see proc(5)
+    except (AttributeError, OSError):
         run()
         return None
     held = _memory('VmRSS')
@@ -116,35 +131,22 @@ def working_memory(run: Callable[[], object]) -> int | None:
     return max(_memory('VmHWM') - held, 0)
 
 
-def _reset_peak() -> bool:
-    """Let the process's peak begin anew (proc(5), clear_refs); False where the system has or allows no such thing."""
-    try:
-        ctypes.CDLL(None).malloc_trim(0)  # freed memory that the allocator keeps would hide what a run takes
-        Path('/proc/self/clear_refs').write_text('5')
-    except (AttributeError, OSError):
-        return False
-    return True
-
-
 def _memory(name: str) -> int:
-    kibibytes = re.search(rf'^{name}:\s+(\d+) kB', Path('/proc/self/status').read_text(), re.MULTILINE).group(1)
-    return 1024 * int(kibibytes)
+    status = Path('/proc/self/status').read_text()
+    return 1024 * int(re.search(rf'^{name}:\s+(\d+) kB', status, re.MULTILINE).group(1))
 
 
 def as_table(rows: Sequence[Row]) -> str:
     """Markdown, one line per row; memory is what a run takes beyond what was held before it."""
-    lines = [
-        '| what | who | dtype | per second | ms (fastest to slowest) | time over the first | share of the limit '
-        '| working memory | found |',
-        '| --- | --- | --- | --- | --- | --- | --- | --- | --- |',
-    ]
+    titles = ['what', 'who', 'dtype', 'per second', 'ms (fastest to slowest)', 'time over the first',
+              'share of the limit', 'working memory', 'found']  # yapf: disable
+    table = [titles, ['---'] * len(titles)]
     for row in rows:
-        spread = f'{1e3 * row.seconds:.4g} ({1e3 * row.fastest:.4g} to {1e3 * row.slowest:.4g})'
-        share = '' if row.share_of_limit is None else f'{row.share_of_limit:.0%}'
-        memory = '' if row.working_bytes is None else f'{row.working_bytes / 2**20:.0f} MiB'
-        found = ', '.join(f'{name} {value:.3g}' for name, value in row.figures.items())
-        lines.append(
-            f'| {row.section} | {row.name} | {row.dtype} | {1 / row.seconds:.4g} | {spread} | '
-            f'{row.ratio:.2f} | {share} | {memory} | {found} |'
-        )
-    return '\n'.join(lines)
+        table.append([
+            row.section, row.name, row.dtype, f'{1 / row.seconds:.4g}',
+            f'{1e3 * row.seconds:.4g} ({1e3 * row.fastest:.4g} to {1e3 * row.slowest:.4g})', f'{row.ratio:.2f}',
+            '' if row.share_of_limit is None else f'{row.share_of_limit:.0%}',
+            '' if row.working_bytes is None else f'{row.working_bytes / 2**20:.0f} MiB',
+            ', '.join(f'{name} {value:.3g}' for name, value in row.figures.items()),
+        ])  # yapf: disable
+    return '\n'.join(f'| {" | ".join(cells)} |' for cells in table)

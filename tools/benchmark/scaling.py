@@ -11,74 +11,65 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from limits import compare_steps
-from measuring import as_rows, Row, wait_for_device
+from measuring import as_rows, Row, Sizes, wait_for_device
 from mmengine.model import MMDistributedDataParallel
 from steps import build_wrapper, computing_dtype, device, dtype_name, Step
 from torch import multiprocessing
 from trunks import classifier_step, our_classifier
 
-SIZES = (224, 288, 384, 512, 640)
+SIDES = (224, 288, 384, 512, 640)
 
 
-def compare_scaling(
-    rounds: int = 3,
-    batch: int | None = None,
-    width: int = 192,
-    depth: int = 12,
-    sizes: Sequence[int] = SIZES,
-    processes: Sequence[int] = (1, 2),
-) -> list[Row]:
-    """Fine-tuning steps of ours; all times are per image, ratios to the first of a kind.
+def compare_scaling(sizes: Sizes, sides: Sequence[int] = SIDES, processes: Sequence[int] = (1, 2)) -> list[Row]:
+    """Fine-tuning steps of ours; all times are per image, ratios to the first of a section.
 
     Args:
-        rounds: how often each is timed.
-        batch: the smallest of four, each twice the one before; by default 1 on a CPU and 32 on a GPU. The other tables
-            are made with the second.
-        width, depth: of the trunk; depths are half, once and twice that. A head is 64 wide.
-        sizes: sides of images; all but the first table are made with the first.
+        sizes: `batch` is the smallest of four, each twice the one before; the other tables are made with the second.
+            Depths are half, once and twice `depth`.
+        sides: of images, instead of `sizes.size`; all but the first table are made with the first.
         processes: numbers of processes, one GPU each where there are GPUs, and then no more than those.
     """
-    batch = batch or (32 if device() == 'cuda' else 1)
-    what = f'width {width}, depth {depth}'
-    model, config = our_classifier(width, depth, sizes[0])
+    batch, batches = 2 * sizes.batch, [factor * sizes.batch for factor in (1, 2, 4, 8)]
+    sizes = replace(sizes, size=sides[0], batch=batch)
+    square, what = f'{sides[0]} x {sides[0]}', f'width {sizes.width}, depth {sizes.depth}'
+    model, config = our_classifier(sizes)
     wrapper = build_wrapper(model, config)
-    steps = {f'{size} x {size}': classifier_step(model, wrapper, 2 * batch, size) for size in sizes}
-    rows = compare_steps(f'scaling: image size, {what}, {2 * batch} images', steps, rounds, 2 * batch, same_work=False)
-
-    batches = {f'{count} images': count for count in (batch, 2 * batch, 4 * batch, 8 * batch)}
-    steps = {name: classifier_step(model, wrapper, count, sizes[0]) for name, count in batches.items()}
-    rows += compare_steps(f'scaling: batch, {what}, {sizes[0]} x {sizes[0]}', steps, rounds, batches, same_work=False)
-    del model, wrapper, steps
-
-    depths = {f'{count} blocks': count for count in (max(depth // 2, 1), depth, 2 * depth)}
-    steps = {name: _step(width, count, sizes[0], 2 * batch) for name, count in depths.items()}
-    rows += compare_steps(
-        f'scaling: depth, width {width}, {sizes[0]} x {sizes[0]}, {2 * batch} images',
-        steps,
-        rounds,
-        2 * batch,
-        same_work=False,
-    )
+    tables = [
+        (
+            f'image size, {what}, {batch} images',
+            {f'{side} x {side}': classifier_step(model, wrapper, batch, side) for side in sides},
+            batch,
+        ),
+        (
+            f'batch, {what}, {square}',
+            {f'{count} images': classifier_step(model, wrapper, count, sides[0]) for count in batches},
+            {f'{count} images': count for count in batches},
+        ),
+    ]
+    rows = [row for title, *steps in tables for row in _compare(title, *steps, sizes.rounds)]
+    del model, wrapper, tables
+    depths = (max(sizes.depth // 2, 1), sizes.depth, 2 * sizes.depth)
+    steps = {f'{depth} blocks': _step(replace(sizes, depth=depth)) for depth in depths}
+    rows += _compare(f'depth, width {sizes.width}, {square}, {batch} images', steps, batch, sizes.rounds)
     del steps
-    return rows + _compare_processes(
-        f'scaling: processes, {what}, {sizes[0]} x {sizes[0]}, {2 * batch} images in each',
-        rounds,
-        2 * batch,
-        width,
-        depth,
-        sizes[0],
-        processes,
-    )
+    title = f'scaling: processes, {what}, {square}, {batch} images in each'
+    return rows + _compare_processes(title, sizes, processes)
 
 
-def _step(width: int, depth: int, size: int, batch: int) -> Step:
-    model, config = our_classifier(width, depth, size)
-    return classifier_step(model, build_wrapper(model, config), batch, size)
+def _compare(title: str, steps: dict[str, Step], images: int | dict[str, int], rounds: int) -> list[Row]:
+    return compare_steps(f'scaling: {title}', steps, rounds, images, same_work=False)
 
 
-def _compare_processes(
-    section: str, rounds: int, batch: int, width: int, depth: int, size: int, processes: Sequence[int]
-) -> list[Row]:
+def _step(sizes: Sizes, group: dist.ProcessGroup | None = None) -> Step:
+    """A classifier's update, in a group of processes if there is one."""
+    model, config = our_classifier(sizes)
+    wrapper = build_wrapper(model, config)
+    if group is not None:
+        model = MMDistributedDataParallel(model, broadcast_buffers=False, process_group=group)
+    return classifier_step(model, wrapper, sizes.batch, sizes.size)
+
+
+def _compare_processes(section: str, sizes: Sizes, processes: Sequence[int]) -> list[Row]:
     """Images per second of all processes together, and its share of as many times one process.
 
     On a CPU every process has its share of the threads when all run, also when it runs alone.
@@ -87,58 +78,30 @@ def _compare_processes(
         processes = [count for count in processes if count <= torch.cuda.device_count()]
     threads = max(torch.get_num_threads() // max(processes), 1)
     with tempfile.TemporaryDirectory() as folder:
-        multiprocessing.spawn(
-            _train, (folder, threads, processes, rounds, batch, width, depth, size), nprocs=max(processes)
-        )
+        multiprocessing.spawn(_train, (folder, threads, processes, sizes), nprocs=max(processes))
         times = json.loads((Path(folder) / 'seconds.json').read_text())
-    rows = as_rows(
-        section,
-        {f'{count} processes' if count > 1 else '1 process': seconds for count, seconds in zip(processes, times)},
-        {},
-    )
-    return [
-        replace(
-            row,
-            dtype=dtype_name(computing_dtype()),
-            figures={}
-            if count == processes[0]
-            else {f'share of {count / processes[0]:g} times the first': processes[0] / count / row.ratio},
-        )
-        for count, row in zip(processes, rows)
-    ]
+    names = [f'{count} processes' if count > 1 else '1 process' for count in processes]
+    rows = []
+    for count, row in zip(processes, as_rows(section, dict(zip(names, times)), {})):
+        factor = count / processes[0]
+        figures = {f'share of {factor:g} times the first': 1 / factor / row.ratio} if rows else {}
+        rows.append(replace(row, dtype=dtype_name(computing_dtype()), figures=figures))
+    return rows
 
 
-def _train(
-    rank: int,
-    folder: str,
-    threads: int,
-    processes: Sequence[int],
-    rounds: int,
-    batch: int,
-    width: int,
-    depth: int,
-    size: int,
-) -> None:
+def _train(rank: int, folder: str, threads: int, processes: Sequence[int], sizes: Sizes) -> None:
     """One of the processes; those beyond a number wait until it is done. The first writes the seconds per image."""
     torch.set_num_threads(threads)
     if device() == 'cuda':
         torch.cuda.set_device(rank)
-    dist.init_process_group(
-        'nccl' if device() == 'cuda' else 'gloo',
-        init_method=f'file://{folder}/meeting',
-        rank=rank,
-        world_size=max(processes),
-    )
+    backend, address = 'nccl' if device() == 'cuda' else 'gloo', f'file://{folder}/meeting'
+    dist.init_process_group(backend, init_method=address, rank=rank, world_size=max(processes))
     times = []
     for count in processes:
         group = dist.new_group(range(count))
         if rank < count:
-            model, config = our_classifier(width, depth, size)
-            wrapper = build_wrapper(model, config)
-            if count > 1:
-                model = MMDistributedDataParallel(model, broadcast_buffers=False, process_group=group)
-            step = classifier_step(model, wrapper, batch, size)
-            times.append([seconds / (batch * count) for seconds in _seconds(step, rounds, group)])
+            step = _step(sizes, group if count > 1 else None)
+            times.append([seconds / (sizes.batch * count) for seconds in _seconds(step, sizes.rounds, group)])
         dist.barrier()
     if rank == 0:
         (Path(folder) / 'seconds.json').write_text(json.dumps(times))

@@ -1,17 +1,16 @@
 """UperNet's test and training step, of recipes at a given size, with the same weights on both sides."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import mmseg
 import torch
 from limits import compare_steps
-from measuring import Row
+from measuring import Row, Sizes
 from mmengine.config import Config
-from mmengine.registry import DefaultScope
 from mmengine.structures import PixelData
-from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
-from steps import build_hosts_wrapper, build_wrapper, device, inference, per_dtype, recipe, Step, training_step
+from steps import build, build_hosts_wrapper, build_wrapper, device, inference, per_dtype, recipe, training_step
 from torch import nn, Tensor
 
 import beit_mm
@@ -22,15 +21,14 @@ MARGIN = 1e-4
 Image = tuple[Tensor, list[SegDataSample]]
 
 
-def segmentors(size: int, depth: int, width: int) -> dict[str, tuple[nn.Module, Config]]:
-    """Ours and MMSegmentation's, same sizes and weights, and their recipes."""
+def segmentors(sizes: Sizes) -> dict[str, tuple[nn.Module, Config]]:
+    """Ours and MMSegmentation's, same sizes and weights, and their recipes; UperNet is as wide as the trunk."""
     ours, host = recipe(beit_mm, 'beit_segment.py'), recipe(mmseg, HOSTS_RECIPE)
-    heads = width // 64
-    ours.model.backbone.update(img_size=size, embed_dim=width, depth=depth, num_heads=heads)
-    host.model.backbone.update(img_size=(size, size), embed_dims=width, num_layers=depth, num_heads=heads)
+    size, depth, width = sizes.size, sizes.depth, sizes.width
+    ours.model.backbone.update(img_size=size, embed_dim=width, depth=depth, num_heads=sizes.heads)
+    host.model.backbone.update(img_size=(size, size), embed_dims=width, num_layers=depth, num_heads=sizes.heads)
     host.optim_wrapper.paramwise_cfg.num_layers = depth
-    built = {}
-    for name, config in (('ours', ours), ('MMSegmentation', host)):
+    for config in (ours, host):
         model = config.model
         model.backbone.out_indices = [depth // 3 - 1, depth // 2 - 1, 2 * depth // 3 - 1, depth - 1]
         model.neck.embed_dim = width
@@ -39,8 +37,7 @@ def segmentors(size: int, depth: int, width: int) -> dict[str, tuple[nn.Module, 
         for part in (model.neck, model.decode_head, model.auxiliary_head):
             part.norm_cfg = dict(type='BN')  # the synchronised one has no code for a CPU
         model.test_cfg = dict(model.test_cfg, crop_size=(size, size), stride=(size * 2 // 3,) * 2)
-        with DefaultScope.overwrite_default_scope('mmseg'):
-            built[name] = MODELS.build(model).to(device()), config
+    built = {'ours': (build(ours), ours), 'MMSegmentation': (build(host), host)}
     share_weights(built['ours'][0], built['MMSegmentation'][0])
     return built
 
@@ -54,12 +51,9 @@ def share_weights(ours: nn.Module, host: nn.Module) -> None:
     weights, _, unknown = LAYOUTS['mmsegmentation'].from_ours(ours.state_dict(), 'segment')
     missing, unexpected = host.load_state_dict(weights, strict=False)
     missing = [name for name in missing if not name.endswith(INDEX)]
-    unknown = [name for name in unknown if not name.endswith('grid_size')]
-    if missing or unexpected or unknown:
-        raise ValueError(
-            f"MMSegmentation's model was expected to take all weights of ours; missing: {missing}, "
-            f'unknown: {[*unexpected, *unknown]}'
-        )
+    unknown = [*unexpected, *(name for name in unknown if not name.endswith('grid_size'))]
+    if missing or unknown:
+        raise ValueError(f"MMSegmentation's model must take all weights of ours, missing {missing}, unknown {unknown}")
 
 
 def draw_images(size: int) -> list[Image]:
@@ -67,13 +61,9 @@ def draw_images(size: int) -> list[Image]:
     results are wanted at four fifths of that, as for the usual 512 x 683.
     """
     images = []
-    for height, width in ((size, size * 4 // 3), (size, size)):
-        sample = SegDataSample(
-            metainfo=dict(
-                img_shape=(height, width), pad_shape=(height, width), ori_shape=(height * 4 // 5, width * 4 // 5)
-            )
-        )
-        images.append((torch.randn(1, 3, height, width, device=device()), [sample]))
+    for shape in ((size, size * 4 // 3), (size, size)):
+        metainfo = dict(img_shape=shape, pad_shape=shape, ori_shape=tuple(side * 4 // 5 for side in shape))
+        images.append((torch.randn(1, 3, *shape, device=device()), [SegDataSample(metainfo=metainfo)]))
     return images
 
 
@@ -102,58 +92,38 @@ def differences(ours: nn.Module, host: nn.Module, images: Sequence[Image]) -> di
             differing += (other & (highest - second > MARGIN)).sum().item()
     if differing:
         raise ValueError(
-            f'the class maps of ours and of MMSegmentation must agree wherever the two highest logits are '
-            f'more than {MARGIN} apart, {differing} pixels differ (largest difference of logits '
-            f'{largest:.3g})'
+            f'the class maps of ours and of MMSegmentation must agree wherever the two highest logits are more than '
+            f'{MARGIN} apart, {differing} pixels differ (largest difference of logits {largest:.3g})'
         )
     return {'largest difference of logits': largest, 'differing pixels': differing}
 
 
-def compare_segmentation(
-    rounds: int = 2, size: int = 640, depth: int = 12, width: int = 768, batch: int = 2
-) -> list[Row]:
+def compare_segmentation(sizes: Sizes) -> list[Row]:
     """Sliding-window tests of images of ADE20K's shapes in float32, then training steps at the window's size.
 
-    Args:
-        rounds: how often each candidate is timed.
-        size: side of the window, a multiple of 16.
-        depth, width: of the trunk; a head is 64 wide, UperNet as wide as the trunk.
-        batch: images of a training step, at least 2 for the batch norm of the 1 x 1 pool.
+    A training step has at least two images, for the batch norm of the 1 x 1 pool.
 
     Raises:
         ValueError: If the results of the two are not the same.
     """
-    models = segmentors(size, depth, width)
-    images = draw_images(size)
-    for model, _ in models.values():
-        model.eval()
-    what = f'width {width}, depth {depth}'
-    found = differences(*(model for model, _ in models.values()), images)
-    rows = compare_steps(
-        f'UperNet test, window {size}, {what}',
-        {name: inference(predictions, model, images, dtype=torch.float32) for name, (model, _) in models.items()},
-        rounds,
-        len(images),
-    )
-    rows[0].figures.update(found)
-    batch = max(batch, 2)
-    inputs, samples = _labelled(batch, size)
-    steps = {
-        name: _step(*models['ours'], inputs, samples, options['dtype']) for name, options in per_dtype('ours').items()
-    }
-    steps['MMSegmentation'] = _step(*models['MMSegmentation'], inputs, samples)
-    return rows + compare_steps(f'UperNet training step, {size} x {size}, {what}, {batch} images', steps, rounds, batch)
+    models, images, batch = segmentors(sizes), draw_images(sizes.size), max(sizes.batch, 2)
+    what, square = f'width {sizes.width}, depth {sizes.depth}', f'{sizes.size} x {sizes.size}'
+    (ours, our_config), (host, host_config) = models.values()
+    figures = differences(ours.eval(), host.eval(), images)
+    tests = {name: inference(predictions, model, images, dtype='float32') for name, (model, _) in models.items()}
+    first, *others = compare_steps(f'UperNet test, window {sizes.size}, {what}', tests, sizes.rounds, len(images))
 
-
-def _labelled(batch: int, size: int) -> tuple[Tensor, list[SegDataSample]]:
-    labels = torch.randint(150, (batch, 1, size, size), device=device())
+    inputs = torch.randn(batch, 3, sizes.size, sizes.size, device=device())
     samples = [
-        SegDataSample(gt_sem_seg=PixelData(data=label), metainfo=dict(img_shape=(size, size))) for label in labels
+        SegDataSample(gt_sem_seg=PixelData(data=labels), metainfo=dict(img_shape=labels.shape[1:]))
+        for labels in torch.randint(150, (batch, 1, sizes.size, sizes.size), device=device())
     ]
-    return torch.randn(batch, 3, size, size, device=device()), samples
-
-
-def _step(model: nn.Module, config: Config, inputs: Tensor, samples: list, dtype: str = '') -> Step:
-    """Loss of the decode and the auxiliary head and an update; of ours where a dtype is given."""
-    wrapper = build_wrapper(model, config, dtype) if dtype else build_hosts_wrapper(model, config)
-    return training_step(model, lambda: model.parse_losses(model.loss(inputs, samples))[0], wrapper)
+    steps = per_dtype(
+        'ours',
+        lambda dtype: training_step(ours, lambda: ours.loss(inputs, samples), build_wrapper(ours, our_config, dtype)),
+    )
+    steps['MMSegmentation'] = training_step(
+        host, lambda: host.loss(inputs, samples), build_hosts_wrapper(host, host_config)
+    )
+    title = f'UperNet training step, {square}, {what}, {batch} images'
+    return [replace(first, figures=figures), *others, *compare_steps(title, steps, sizes.rounds, batch)]

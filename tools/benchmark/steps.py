@@ -15,6 +15,7 @@ from mmengine.registry import DefaultScope
 from torch import nn, Tensor
 
 from beit_mm.engine.optimizers.autocast_wrapper import AutocastOptimWrapper, computes_in_bfloat16
+from beit_mm.registry import MODELS
 
 LEARNING_RATE = 1e-5  # a recipe's would spoil the weights on random images
 
@@ -32,12 +33,12 @@ def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).rpartition('.')[2]
 
 
-def per_dtype(name: str, **options) -> dict[str, dict]:
-    """Candidates of one name in 'auto', and in float32 where that is something else."""
-    candidates = {name: dict(options, dtype='auto')}
+def per_dtype(name: str, step: Callable[[str], 'Step']) -> dict[str, 'Step']:
+    """A candidate in 'auto', and in float32 where that is something else."""
+    steps = {name: step('auto')}
     if computing_dtype() != torch.float32:
-        candidates[f'{name}, float32'] = dict(options, dtype='float32')
-    return candidates
+        steps[f'{name}, float32'] = step('float32')
+    return steps
 
 
 @dataclass(frozen=True)
@@ -73,9 +74,15 @@ def recipe(package: ModuleType, name: str) -> Config:
     return config
 
 
+def build(config: Config) -> nn.Module:
+    """The model of a recipe."""
+    with DefaultScope.overwrite_default_scope(config.default_scope):
+        return MODELS.build(config.model).to(device())
+
+
 def build_wrapper(model: nn.Module, config: Config, dtype: str = 'auto') -> OptimWrapper:
     """The optimizer wrapper of one of our recipes."""
-    return _build(model, dict(config.optim_wrapper.to_dict(), dtype=dtype), config.default_scope)
+    return _build_wrapper(model, dict(config.optim_wrapper.to_dict(), dtype=dtype), config.default_scope)
 
 
 def build_hosts_wrapper(model: nn.Module, config: Config) -> OptimWrapper:
@@ -85,23 +92,28 @@ def build_hosts_wrapper(model: nn.Module, config: Config) -> OptimWrapper:
     options = config.optim_wrapper.to_dict()
     options.pop('loss_scale', None)
     options['type'] = 'AmpOptimWrapper' if device() == 'cuda' else 'OptimWrapper'
-    return _build(model, options, config.default_scope)
+    return _build_wrapper(model, options, config.default_scope)
 
 
-def _build(model: nn.Module, options: dict, scope: str) -> OptimWrapper:
+def _build_wrapper(model: nn.Module, options: dict, scope: str) -> OptimWrapper:
     MMLogger.get_current_instance().setLevel('WARNING')
     with DefaultScope.overwrite_default_scope(scope), redirect_stdout(io.StringIO()):  # hosts print every group
         return build_optim_wrapper(model.to(device()), options)
 
 
-def training_step(model: nn.Module, loss: Callable[[], Tensor], wrapper: OptimWrapper) -> Step:
-    """One update, as BaseModel.train_step does it after the data preprocessor."""
+def training_step(model: nn.Module, loss: Callable[[], Tensor | dict], wrapper: OptimWrapper) -> Step:
+    """One update, as BaseModel.train_step does it after the data preprocessor.
+
+    Args:
+        loss: a tensor, or the losses of one of the hosts' models.
+    """
     model.train().to(device())
+    parse_losses = getattr(getattr(model, 'module', model), 'parse_losses', None)
 
     def run():
         with wrapper.optim_context(model):
             value = loss()
-        wrapper.update_params(value)
+        wrapper.update_params(parse_losses(value)[0] if isinstance(value, dict) else value)
 
     return Step(run, _dtype_of(wrapper))
 
@@ -114,13 +126,13 @@ def _dtype_of(wrapper: OptimWrapper) -> torch.dtype:
     return torch.float32
 
 
-def inference(model: Callable[..., object], *inputs: object, dtype: torch.dtype | None = None) -> Step:
-    """A call without gradients, under autocast to a dtype other than float32; by default what the device has."""
-    dtype = dtype or computing_dtype()
+def inference(model: Callable[..., object], *inputs: object, dtype: str = 'auto') -> Step:
+    """A call without gradients, under autocast to what the device has, or in float32."""
+    computed = torch.float32 if dtype == 'float32' else computing_dtype()
 
     @torch.inference_mode()
     def run():
-        with torch.autocast(device(), dtype, enabled=dtype != torch.float32):
+        with torch.autocast(device(), computed, enabled=computed != torch.float32):
             return model(*inputs)
 
-    return Step(run, dtype)
+    return Step(run, computed)

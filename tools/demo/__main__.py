@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import mmengine
@@ -33,10 +32,10 @@ def main() -> None:
     ROOT.mkdir(parents=True, exist_ok=True)
     write_classification(DATA / 'imagenet')
     write_segmentation(DATA / 'ade20k')
-    _train(('tokenizer', 'tokenizer', []))
-    _train(('pretrain', 'pretrain', []))
-    _train(('finetune', 'finetune', []), ('finetune', 'finetune_from_random', FROM_RANDOM))
-    _train(('segment', 'segment', []))
+    _train(tokenizer='tokenizer')
+    _train(pretrain='pretrain')
+    _train(finetune='finetune', finetune_from_random='finetune')
+    _train(segment='segment')
     rows = _score_rows()
     rows.append(('time for what was run, minutes', 'at most 20', *_verdict((time.time() - start) / 60, 20, below=True)))
     _draw_reconstructions(ROOT / 'reconstruction.png')
@@ -46,44 +45,39 @@ def main() -> None:
     print(f'\n{table}\nPictures: {ROOT}/reconstruction.png, {ROOT}/segmentation.png')
 
 
-def _run(jobs: dict[str, list[str]]) -> None:
-    """Run tools side by side, each with its output in a log file; stop with the last lines of one that fails.
+def _run(jobs: dict[str, list]) -> None:
+    """Run tools at the same time, each with its output in a log file; stop with the last lines of one that fails.
 
     Args:
-        jobs: for every name, the tool and its arguments.
+        jobs: the tool and its arguments, by name.
     """
     print(f'{" and ".join(jobs)} ...', end=' ', flush=True)
     start = time.time()
-    # Side by side each has one thread. One alone has all, which must not spin while they wait: that would take the time
-    # of the process that loads.
+    # Each of several has one thread. A single one has all, which must not spin while they wait: that would take the
+    # time of the process that loads.
     threads = dict(OMP_WAIT_POLICY='PASSIVE') if len(jobs) == 1 else dict(OMP_NUM_THREADS='1')
+    env = dict(os.environ, PYTHONWARNINGS='ignore', **threads)
+    logs = {name: ROOT / f'{name.replace(" ", "_")}.log' for name in jobs}
     running = {}
     for name, (tool, *arguments) in jobs.items():
-        with open(_log(name), 'w') as output:
-            running[name] = subprocess.Popen(
-                [sys.executable, f'tools/{tool}.py', *arguments],
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env=dict(os.environ, PYTHONWARNINGS='ignore', **threads),
-            )
+        command = [sys.executable, f'tools/{tool}.py', *map(str, arguments)]
+        with open(logs[name], 'w') as output:
+            running[name] = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=env)
     failed = [name for name, process in running.items() if process.wait()]
     print(f'{time.time() - start:.0f} s')
     for name in failed:
-        sys.exit('\n'.join([*_log(name).read_text().splitlines()[-20:], f'{name} failed; all of it: {_log(name)}']))
+        sys.exit('\n'.join([*logs[name].read_text().splitlines()[-20:], f'{name} failed; all of it: {logs[name]}']))
 
 
-def _log(name: str) -> Path:
-    return ROOT / f'{name.replace(" ", "_")}.log'
-
-
-def _train(*jobs: tuple[str, str, Sequence[str]]) -> None:
-    """Train side by side what is not there yet; each job is a config, a name for its folder, and options."""
+def _train(**configs: str) -> None:
+    """Train at the same time what is not there yet: the configs, by the names of their folders."""
     missing = {}
-    for config, name, options in jobs:
+    for name, config in configs.items():
         if _is_current(config, name):
             print(f'{name}: already trained, kept')
         else:
-            missing[f'train {name}'] = ['train', f'configs/demo/{config}.py', '--work-dir', str(ROOT / name), *options]
+            options = FROM_RANDOM if name == 'finetune_from_random' else []
+            missing[f'train {name}'] = ['train', f'configs/demo/{config}.py', '--work-dir', ROOT / name, *options]
     if missing:
         _run(missing)
 
@@ -103,44 +97,28 @@ def _checkpoint(config: str, name: str) -> Path:
     return ROOT / name / f'{last}.pth'
 
 
-def _test(config: str, name: str, *options: str) -> dict[str, float]:
+def _test(config: str, name: str, *options: object) -> dict[str, float]:
     """Scores of tools/test.py."""
     folder = ROOT / name / 'test'
-    _run(
-        {
-            f'test {name}': [
-                'test',
-                f'configs/demo/{config}.py',
-                str(_checkpoint(config, name)),
-                '--work-dir',
-                str(folder),
-                *options,
-            ]
-        }
-    )
+    arguments = [f'configs/demo/{config}.py', _checkpoint(config, name), '--work-dir', folder, *options]
+    _run({f'test {name}': ['test', *arguments]})
     return json.loads(max(folder.glob('*/*.json'), key=lambda path: path.stat().st_mtime).read_text())
 
 
 def _score_rows() -> list[Row]:
-    tokenizer = _test('tokenizer', 'tokenizer')
+    codes = _test('tokenizer', 'tokenizer')['tokenizer/used_codes']
     masked = _test('pretrain', 'pretrain')
     top1 = _test('finetune', 'finetune')['accuracy/top1']
     random_top1 = _test('finetune', 'finetune_from_random')['accuracy/top1']
-    miou = _test('segment', 'segment', '--out', str(PREDICTIONS))['mIoU']
+    miou = _test('segment', 'segment', '--out', PREDICTIONS)['mIoU']
+    frequent = masked['masked_token/most_frequent']
+    twice = f'at least {2 * frequent:.1f}, twice that of the most frequent token ({frequent:.1f})'
+    less = f'at most {top1 - 5:.1f}, 5 points less'
     return [
-        ('vocabulary in use, %', 'at least 25', *_verdict(tokenizer['tokenizer/used_codes'], 25)),
-        (
-            'masked-token accuracy, %',
-            f'at least {2 * masked["masked_token/most_frequent"]:.1f}, twice that of the '
-            f'most frequent token ({masked["masked_token/most_frequent"]:.1f})',
-            *_verdict(masked['masked_token/accuracy'], 2 * masked['masked_token/most_frequent']),
-        ),
+        ('vocabulary in use, %', 'at least 25', *_verdict(codes, 25)),
+        ('masked-token accuracy, %', twice, *_verdict(masked['masked_token/accuracy'], 2 * frequent)),
         ('held-out digits, top-1 %', 'at least 90', *_verdict(top1, 90)),
-        (
-            'the same from random weights, top-1 %',
-            f'at most {top1 - 5:.1f}, 5 points less',
-            *_verdict(random_top1, top1 - 5, below=True),
-        ),
+        ('the same from random weights, top-1 %', less, *_verdict(random_top1, top1 - 5, below=True)),
         ('scenes, foreground IoU, %', 'at least 80', *_verdict(_foreground_iou(), 80)),
         ('scenes, mIoU, %', 'at least 30, aiming at 60', *_verdict(miou, 60, least=30)),
     ]
@@ -156,11 +134,8 @@ def _verdict(figure: float, aim: float, below: bool = False, least: float = None
 def _scene(name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Picture (H, W, 3), ground truth and prediction (H, W) of a validation scene; 255 is unlabelled."""
     data = DATA / 'ade20k'
-    files = [
-        data / 'images/validation' / f'{name}.jpg',
-        data / 'annotations/validation' / f'{name}.png',
-        PREDICTIONS / f'{name}.png',
-    ]
+    truth, prediction = data / 'annotations/validation' / f'{name}.png', PREDICTIONS / f'{name}.png'
+    files = data / 'images/validation' / f'{name}.jpg', truth, prediction
     image, truth, prediction = (np.asarray(Image.open(file)) for file in files)
     return image, truth - np.uint8(1), prediction - np.uint8(1)  # as ADE20K: files count from 1, 0 is unlabelled
 
@@ -193,17 +168,13 @@ def _draw_reconstructions(path: Path, num_images: int = 8) -> None:
 
 
 def _draw_scenes(path: Path, num_images: int = 8) -> None:
-    images, truths, predictions = zip(*map(_scene, _scene_names()[:num_images]))
-    segmentation_panel(
-        images, truths, predictions, Config.fromfile('configs/demo/segment.py').dataset.metainfo.palette
-    ).save(path)
+    palette = Config.fromfile('configs/demo/segment.py').dataset.metainfo.palette
+    segmentation_panel(*zip(*map(_scene, _scene_names()[:num_images])), palette).save(path)
 
 
 def _format(rows: list[Row]) -> str:
-    rows = [('', 'aim', 'figure', ''), *rows]
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    lines = ['| ' + ' | '.join(cell.ljust(width) for cell, width in zip(row, widths)) + ' |' for row in rows]
-    return '\n'.join([lines[0], '|' + '|'.join('-' * (width + 2) for width in widths) + '|', *lines[1:]]) + '\n'
+    table = [('', 'aim', 'figure', ''), ('---',) * 4, *rows]
+    return '\n'.join(f'| {" | ".join(cells)} |' for cells in table) + '\n'
 
 
 if __name__ == '__main__':

@@ -65,12 +65,12 @@ def render(
     """Draw digits over a random crop of a photograph.
 
     Args:
-        rng: The only source of chance.
+        rng: the only source of chance.
         split: 'train' or 'val', which decides the photographs' region.
-        digits: Indices into the sources; a later one is drawn over an earlier one.
-        size: Side of the picture in pixels.
-        share: Range of a digit's longer side, as a share of ``size``.
-        max_shift: How far a digit's centre may lie from the picture's on either axis, as a share of ``size``.
+        digits: indices into the sources; a later one is drawn over an earlier one.
+        size: side of the picture in pixels.
+        share: range of a digit's longer side, as a share of `size`.
+        max_shift: how far a digit's centre may lie from the picture's on either axis, as a share of `size`.
 
     Returns:
         image (size, size, 3) uint8 RGB; labels (size, size) uint8: 0 unlabelled, 1 background, 2 to 11 digits 0 to 9.
@@ -80,7 +80,8 @@ def render(
     colours = [_bright_colour(rng) for _ in digits]
     alphas: list[np.ndarray] = []
     for index in digits:
-        alphas.append(_place(rng, _enlarge(sources.digits[index], size * rng.uniform(*share)), size, alphas, max_shift))
+        opacity = _enlarge(sources.digits[index], size * rng.uniform(*share))
+        alphas.append(_position(rng, opacity, size, alphas, max_shift))
 
     behind = [np.average(_luminance(image), weights=alpha) for alpha in alphas]
     dim = min((_luminance(colour) - MIN_CONTRAST) / max(level, 1e-6) for colour, level in zip(colours, behind))
@@ -136,10 +137,10 @@ def _trim(values: np.ndarray) -> np.ndarray:
     return values[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
 
 
-def _place(
+def _position(
     rng: np.random.Generator, opacity: np.ndarray, size: int, earlier: Sequence[np.ndarray], max_shift: float
 ) -> np.ndarray:
-    """Put (h, w) opacity at a random place of a (size, size) canvas that hides little of the earlier canvases."""
+    """Put (h, w) opacity somewhere on a (size, size) canvas that hides little of the earlier canvases."""
     best, least = None, np.inf
     for _ in range(PLACEMENTS):
         slack = ((size - side) / 2 for side in opacity.shape)

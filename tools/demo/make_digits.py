@@ -5,6 +5,7 @@ photograph region.
 """
 
 import argparse
+import itertools
 import json
 import os
 import sys
@@ -27,44 +28,42 @@ def split_digits(labels: np.ndarray, limit: int | None = None) -> dict[str, list
 
     Args:
         labels: (num_digits,) classes 0 to 9.
-        limit: Use only the first so many digits of every class.
+        limit: use only the first so many digits of every class.
 
     Returns:
-        'train' and 'val': for every class the indices into ``labels``, ascending.
+        'train' and 'val': for every class the indices into `labels`, ascending.
 
     Raises:
-        ValueError: If ``limit`` leaves nothing for validation.
+        ValueError: If `limit` leaves nothing for validation.
     """
     first = FOLD // 2
     if limit is not None and limit <= first:
         raise ValueError(f'limit must be at least {first + 1} digits per class, one for validation, got {limit}')
     classes = [np.flatnonzero(labels == digit)[:limit].tolist() for digit in range(10)]
-    return dict(
-        train=[[index for place, index in enumerate(own) if place % FOLD != first] for own in classes],
-        val=[own[first::FOLD] for own in classes],
-    )
+    val = [indices[first::FOLD] for indices in classes]
+    return dict(train=[sorted({*indices} - {*held_out}) for indices, held_out in zip(classes, val)], val=val)
 
 
 def write_classification(
     root: str | Path, seed: int = 0, size: int = 96, renders: int = 2, limit: int | None = None
 ) -> dict[str, int]:
-    """Write one digit per picture in ImageNet's layout, for ``mmpretrain.datasets.ImageNet``.
+    """Write one digit per picture in ImageNet's layout, for `mmpretrain.datasets.ImageNet`.
 
-    ``train/digit_3/00012_0.jpg`` is render 0 of digit 12 of scikit-learn's set. ``meta/train.txt`` and ``meta/val.txt``
-    list all files with their class, ``meta/train_10.txt`` the first ten training digits of every class.
+    `train/digit_3/00012_0.jpg` is render 0 of digit 12 of scikit-learn's set. `meta/train.txt` and `meta/val.txt`
+    list all files with their class, `meta/train_10.txt` the first ten training digits of every class.
 
     Args:
-        root: A new or empty folder, or one this function has filled with the same arguments, which is left as it is.
-        seed: Not negative; the same seed gives the same bytes with one version of Pillow.
-        size: Side of the pictures in pixels, at least 32.
-        renders: Pictures per training digit, differing in background, colour and place; a validation digit has one.
-        limit: Use only the first so many digits of every class (for tests).
+        root: a new or empty folder, or one that this function has filled with the same arguments, which stays as it is.
+        seed: not negative; the same seed gives the same bytes with one version of Pillow.
+        size: side of the pictures in pixels, at least 32.
+        renders: pictures per training digit, differing in background, colour and position; a validation digit has one.
+        limit: use only the first so many digits of every class (for tests).
 
     Returns:
         Counts: 'train' and 'val' pictures, 'train_10' lines, 'classes'.
 
     Raises:
-        ValueError: If ``root`` holds anything else, or an argument is out of range.
+        ValueError: If `root` holds anything else, or an argument is out of range.
     """
     _check_at_least(1, renders=renders)
 
@@ -73,16 +72,14 @@ def write_classification(
         for split, pools in split_digits(load_sources().labels, limit).items():
             for label, pool in enumerate(pools):
                 (folder / split / CLASSES[label]).mkdir(parents=True)
-                for place, index in enumerate(pool):
-                    for copy in range(renders if split == 'train' else 1):
-                        name = f'{CLASSES[label]}/{index:05d}_{copy}.jpg'
-                        image, _ = render(
-                            _generator(seed, 0, split, index, copy), split, [index], size, DIGIT_SHARE, MAX_SHIFT
-                        )
-                        _save_jpeg(image, folder / split / name)
-                        lists[split].append(f'{name} {label}\n')
-                        if split == 'train' and place < 10 and copy == 0:
-                            lists['train_10'].append(f'{name} {label}\n')
+                for index, copy in itertools.product(pool, range(renders if split == 'train' else 1)):
+                    name = f'{CLASSES[label]}/{index:05d}_{copy}.jpg'
+                    rng = _generator(seed, 0, split, index, copy)
+                    image, _ = render(rng, split, [index], size, DIGIT_SHARE, MAX_SHIFT)
+                    _save_jpeg(image, folder / split / name)
+                    lists[split].append(f'{name} {label}\n')
+                    if split == 'train' and index in pool[:10] and copy == 0:
+                        lists['train_10'].append(f'{name} {label}\n')
         (folder / 'meta').mkdir()
         for name, lines in lists.items():
             (folder / 'meta' / f'{name}.txt').write_text(''.join(sorted(lines)))
@@ -96,18 +93,18 @@ def write_segmentation(
 ) -> dict[str, int]:
     """Write scenes of one or two digits in ADE20K's layout.
 
-    ``annotations/training/00012.png`` labels ``images/training/00012.jpg``: 0 unlabelled (a thin border around digits),
+    `annotations/training/00012.png` labels `images/training/00012.jpg`: 0 unlabelled (a thin border around digits),
     1 background, 2 to 11 the digits 0 to 9. Scene i holds a digit i % 10, so that classes are about equally frequent.
 
     Args:
-        root, seed, size, limit: As in ``write_classification``.
-        num_train, num_val: Scenes in training and validation.
+        root, seed, size, limit: see `write_classification`.
+        num_train, num_val: scenes in training and validation.
 
     Returns:
         Counts: 'training' and 'validation' scenes, 'classes'.
 
     Raises:
-        ValueError: If ``root`` holds anything else, or an argument is out of range.
+        ValueError: If `root` holds anything else, or an argument is out of range.
     """
     _check_at_least(1, num_train=num_train, num_val=num_val)
 
@@ -149,20 +146,16 @@ def _check_at_least(least: int, **values: int) -> None:
 
 
 def _write_once(root: str | Path, arguments: dict, write: Callable[[Path], dict[str, int]]) -> dict[str, int]:
-    """Fill ``root`` and stamp it, or return the summary of an equal stamp.
+    """Fill `root` and write the stamp, or return the summary of an equal stamp.
 
-    The files are made beside ``root`` and moved there whole, so that an interrupted run leaves no half-filled folder.
+    The files are made in a folder next to `root` that is then renamed, so that an interrupted run leaves nothing.
     """
     _check_at_least(32, size=arguments['size'])
     _check_at_least(0, seed=arguments['seed'])
     root = Path(root).resolve()
-    constants = {
-        name: value
-        for name, value in vars(digit_pictures).items()
-        if name.isupper() and isinstance(value, (int, float, tuple))
-    }
+    settings = {name: value for name, value in vars(digit_pictures).items() if name.isupper()}
     # Through JSON, so that tuples compare equal to the lists read back.
-    recipe = json.loads(json.dumps(dict(arguments, **constants, sources=load_sources().sha256)))
+    expected = json.loads(json.dumps(dict(arguments, **settings, sources=load_sources().sha256)))
     if root.exists() and not root.is_dir():
         raise ValueError(f'{root} must be a folder, got a file')
     if root.is_dir() and any(root.iterdir()):
@@ -170,18 +163,17 @@ def _write_once(root: str | Path, arguments: dict, write: Callable[[Path], dict[
             raise ValueError(f'{root} must be new, empty or filled by an earlier call, got files without {STAMP}')
         stamp = json.loads((root / STAMP).read_text())
         summary = stamp.pop('summary', {})
-        if stamp != recipe:
-            differing = [key for key in sorted({*recipe, *stamp}) if recipe.get(key) != stamp.get(key)]
-            expected, found = ({key: one.get(key) for key in differing} for one in (recipe, stamp))
-            raise ValueError(f'{root} must have been made with {expected}, got {found}; remove it to make it anew')
+        differing = [key for key in sorted({*expected, *stamp}) if expected.get(key) != stamp.get(key)]
+        if differing:
+            wanted, got = ({key: values.get(key) for key in differing} for values in (expected, stamp))
+            raise ValueError(f'{root} must have been made with {wanted}, got {got}; remove it to make it anew')
         return summary
-
     root.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f'.{root.name}-', dir=root.parent) as beside:
-        folder = Path(beside) / root.name
+    with tempfile.TemporaryDirectory(prefix=f'.{root.name}-', dir=root.parent) as temporary:
+        folder = Path(temporary) / root.name
         folder.mkdir()
         summary = write(folder)
-        (folder / STAMP).write_text(json.dumps(dict(recipe, summary=summary), indent=1) + '\n')
+        (folder / STAMP).write_text(json.dumps(dict(expected, summary=summary), indent=1) + '\n')
         os.replace(folder, root)
     return summary
 

@@ -33,10 +33,8 @@ class DrawColorJitter(BaseTransform):
         contrast: float | Sequence[float] = 0.0,
         saturation: float | Sequence[float] = 0.0,
     ):
-        self.ranges = [
-            _range(name, value)
-            for name, value in (('brightness', brightness), ('contrast', contrast), ('saturation', saturation))
-        ]
+        strengths = dict(brightness=brightness, contrast=contrast, saturation=saturation)
+        self.ranges = [_range(name, value) for name, value in strengths.items()]
 
     def transform(self, results: dict) -> dict:
         factors = [low + (high - low) * share for (low, high), share in zip(self.ranges, np.random.random(3).tolist())]
@@ -70,7 +68,12 @@ class PhotoMetricDistortion(mmseg_transforms.PhotoMetricDistortion):
         if contrast_comes_first:
             table = self.contrast(table)
         image = _look_up(image, table)
-        saturations, hues = self._draw_saturation(), self._draw_hue()
+        saturations = hues = VALUES
+        if np.random.randint(2):
+            saturations = self.convert(VALUES, alpha=np.random.uniform(self.saturation_lower, self.saturation_upper))
+        if np.random.randint(2):
+            shift = np.random.randint(-self.hue_delta, self.hue_delta)
+            hues = ((VALUES.astype(int) + shift) % NUM_HUES).astype(np.uint8)
         if saturations is not VALUES or hues is not VALUES:
             hue, saturation, value = cv2.split(cv2.cvtColor(image, cv2.COLOR_BGR2HSV))
             image = cv2.merge([_look_up(hue, hues), _look_up(saturation, saturations), value])
@@ -79,16 +82,6 @@ class PhotoMetricDistortion(mmseg_transforms.PhotoMetricDistortion):
             image = _look_up(image, self.contrast(VALUES))
         results['img'] = image
         return results
-
-    def _draw_saturation(self) -> np.ndarray:
-        if not np.random.randint(2):
-            return VALUES
-        return self.convert(VALUES, alpha=np.random.uniform(self.saturation_lower, self.saturation_upper))
-
-    def _draw_hue(self) -> np.ndarray:
-        if not np.random.randint(2):
-            return VALUES
-        return ((VALUES.astype(int) + np.random.randint(-self.hue_delta, self.hue_delta)) % NUM_HUES).astype(np.uint8)
 
 
 def _look_up(image: np.ndarray, table: np.ndarray) -> np.ndarray:

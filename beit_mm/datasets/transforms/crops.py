@@ -18,28 +18,19 @@ FILTERS = ('bicubic', 'bilinear', 'lanczos')
 RESIZE_BACKENDS = ('pillow', 'torch')
 FLIP_CODES = dict(horizontal=1, vertical=0, diagonal=-1)  # OpenCV's
 
-
-def _has_lanczos() -> bool:
-    """Whether torch resizes with this filter; older releases refuse the mode."""
-    try:
-        F.interpolate(torch.zeros(1, 3, 2, 2, dtype=torch.uint8), size=1, mode='lanczos', antialias=True)
-    except (ValueError, NotImplementedError, RuntimeError):
-        return False
-    return True
-
-
-TORCH_HAS_LANCZOS = _has_lanczos()
+try:
+    F.interpolate(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), size=4, mode='lanczos', antialias=True)
+    TORCH_HAS_LANCZOS = True
+except (ValueError, NotImplementedError):  # older releases
+    TORCH_HAS_LANCZOS = False
 
 
 def _resize(image: np.ndarray, size: Sequence[int], interpolation: str, backend: str) -> np.ndarray:
-    """An image uint8 (h, w, 3) at a size (H, W), with antialiasing. Torch's result has its channels first in memory,
-    as a batch has them.
-    """
-    if backend == 'pillow' or (interpolation == 'lanczos' and not TORCH_HAS_LANCZOS):
-        image = np.ascontiguousarray(image)
-        return mmcv.imresize(image, tuple(size[::-1]), interpolation=interpolation, backend='pillow')
+    """An image uint8 (h, w, 3) at a size (H, W), with antialiasing; torch's has its channels first in memory."""
     if min(image.strides) < 0:  # mirrored, or BGR as a view of RGB: torch has no negative strides
         image = np.ascontiguousarray(image)
+    if backend == 'pillow' or (interpolation == 'lanczos' and not TORCH_HAS_LANCZOS):
+        return mmcv.imresize(image, tuple(size[::-1]), interpolation=interpolation, backend='pillow')
     pixels = torch.from_numpy(image).permute(2, 0, 1)[None]
     resized = F.interpolate(pixels, size=tuple(size), mode=interpolation, antialias=True)
     return resized[0].permute(1, 2, 0).numpy()
@@ -47,16 +38,17 @@ def _resize(image: np.ndarray, size: Sequence[int], interpolation: str, backend:
 
 def _mirror(image: np.ndarray) -> np.ndarray:
     """An image (H, W, 3) with left and right exchanged, in the same memory order."""
-    planes = image.transpose(2, 0, 1)
-    if not planes.flags.c_contiguous:
+    if image.flags.c_contiguous:
         return cv2.flip(image, FLIP_CODES['horizontal'])
+    planes = image.transpose(2, 0, 1)
     flipped = cv2.flip(planes.reshape(-1, planes.shape[2]), FLIP_CODES['horizontal'])
     return flipped.reshape(planes.shape).transpose(1, 2, 0)
 
 
-def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
-    if value not in choices:
-        raise ValueError(f'{name} must be one of {", ".join(choices)}, got {value!r}')
+def _check_choice(choices: Sequence[str], **values: str) -> None:
+    for name, value in values.items():
+        if value not in choices:
+            raise ValueError(f'{name} must be one of {", ".join(choices)}, got {value!r}')
 
 
 @TRANSFORMS.register_module()
@@ -77,8 +69,8 @@ class RandomResizedCrop(HostRandomResizedCrop):
     def __init__(
         self, scale: int | Sequence[int], interpolation: str = 'bicubic', resize_backend: str = 'pillow', **kwargs
     ):
-        _check_choice('resize_backend', resize_backend, RESIZE_BACKENDS)
-        _check_choice('interpolation', interpolation, FILTERS)
+        _check_choice(RESIZE_BACKENDS, resize_backend=resize_backend)
+        _check_choice(FILTERS, interpolation=interpolation)
         super().__init__(scale, interpolation=interpolation, backend=resize_backend, **kwargs)
 
     def transform(self, results: dict) -> dict:
@@ -115,7 +107,7 @@ class TwoViewRandomResizedCrop(RandomResizedCrop):
         **kwargs,
     ):
         super().__init__(scale, interpolation, **kwargs)
-        _check_choice('second_interpolation', second_interpolation, FILTERS)
+        _check_choice(FILTERS, second_interpolation=second_interpolation)
         self.second_scale = (second_scale,) * 2 if isinstance(second_scale, int) else tuple(second_scale)
         self.second_interpolation = second_interpolation
         self.flip_prob = flip_prob
@@ -123,13 +115,10 @@ class TwoViewRandomResizedCrop(RandomResizedCrop):
     def transform(self, results: dict) -> dict:
         crop = np.ascontiguousarray(self.crop(results['img']))
         flip = self.flip_prob > 0 and np.random.random() < self.flip_prob
-        for key, scale, interpolation in (
-            ('img', self.scale, self.interpolation),
-            ('view', self.second_scale, self.second_interpolation),
-        ):
-            view = _resize(crop, scale, interpolation, self.backend)
-            results[key] = _mirror(view) if flip else view
-        results['img_shape'] = results['img'].shape
+        image = _resize(crop, self.scale, self.interpolation, self.backend)
+        view = _resize(crop, self.second_scale, self.second_interpolation, self.backend)
+        results['img'], results['view'] = (_mirror(image), _mirror(view)) if flip else (image, view)
+        results['img_shape'] = image.shape
         return results
 
     def __repr__(self) -> str:
@@ -151,23 +140,16 @@ class RandomFlip(HostRandomFlip):
 
 @TRANSFORMS.register_module()
 class RandomCrop(mmseg_transforms.RandomCrop):
-    """MMSegmentation's RandomCrop: of ten random boxes, the first in which no class fills too much.
-
-    Args:
-        crop_size, cat_max_ratio, ignore_index: see MMSegmentation's RandomCrop.
-    """
+    """MMSegmentation's RandomCrop with the same draws: of eleven boxes, the first in which no class fills too much."""
 
     @cache_randomness
     def crop_bbox(self, results: dict) -> tuple[int, int, int, int]:
         """Top, bottom, left and right of the crop."""
-        image = results['img']
-        box = self._draw_box(image)
-        if self.cat_max_ratio < 1:
-            for _ in range(10):
-                if self._is_mixed(self.crop(results['gt_seg_map'], box)):
-                    break
-                box = self._draw_box(image)
-        return box
+        for _ in range(10 if self.cat_max_ratio < 1 else 0):
+            box = self._draw_box(results['img'])
+            if self._is_mixed(self.crop(results['gt_seg_map'], box)):
+                return box
+        return self._draw_box(results['img'])
 
     def _draw_box(self, image: np.ndarray) -> tuple[int, int, int, int]:
         top, left = (np.random.randint(max(side - size, 0) + 1) for side, size in zip(image.shape, self.crop_size))

@@ -26,11 +26,9 @@ class PackTwoViews(BaseTransform):
     """
 
     def transform(self, results: dict) -> dict:
-        packed = dict(inputs=channels_first(results['img']), views=channels_first(results['view']))
-        packed.update(
-            {key: torch.from_numpy(results[key]) for key in ('mask', 'jitter', 'mean_color') if key in results}
-        )
-        return packed
+        arrays = {key: results[key] for key in ('mask', 'jitter', 'mean_color') if key in results}
+        views = dict(inputs=channels_first(results['img']), views=channels_first(results['view']))
+        return dict(views, **{key: torch.from_numpy(value) for key, value in arrays.items()})
 
     def __repr__(self) -> str:
         return f'{type(self).__name__}()'

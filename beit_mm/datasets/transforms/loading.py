@@ -1,6 +1,7 @@
 """Loading images and label maps."""
 
 import io
+from functools import lru_cache
 
 import cv2
 import mmcv
@@ -18,7 +19,7 @@ from beit_mm.registry import TRANSFORMS
 SIMPLEJPEG = 'simplejpeg'
 JPEG_START, JPEG_END = b'\xff\xd8', b'\xff\xd9'
 ORIENTATION = 0x0112  # EXIF tag
-FORMATS = ('JPEG', 'PNG', 'GIF', 'BMP', 'WEBP', 'TIFF', 'PPM', 'JPEG2000')
+FORMATS = ('JPEG', 'PNG', 'GIF', 'BMP', 'WEBP', 'TIFF', 'PPM', 'JPEG2000')  # none that Pillow opens with a program
 MAX_PIXELS = 100_000_000
 IGNORED = 255  # label of pixels that count in no loss and no score
 MODES = ('L', 'P', '1')  # Pillow modes with one label per pixel in at most 8 bits
@@ -44,13 +45,17 @@ class LoadImage(LoadImageFromFile):
 
     def __init__(self, *args, max_pixels: int = MAX_PIXELS, **kwargs):
         super().__init__(*args, **kwargs)
+        if self.file_client_args is not None:
+            raise ValueError('LoadImage takes backend_args instead of file_client_args')
         self.max_pixels = max_pixels
 
     def transform(self, results: dict) -> dict | None:
         if 'img' in results:
             return results
         try:
-            content = results.pop('img_bytes') if 'img_bytes' in results else self._read(results['img_path'])
+            content = results.pop('img_bytes', None)
+            if content is None:
+                content = fileio.get(results['img_path'], backend_args=self.backend_args)
             image = self._decode(content)
         except ImportError:  # a missing package, not a bad image
             raise
@@ -65,11 +70,6 @@ class LoadImage(LoadImageFromFile):
         results['img_shape'] = results['ori_shape'] = image.shape[:2]
         return results
 
-    def _read(self, path: str) -> bytes:
-        if self.file_client_args is not None:
-            return fileio.FileClient.infer_client(self.file_client_args, path).get(path)
-        return fileio.get(path, backend_args=self.backend_args)
-
     def _decode(self, content: bytes) -> np.ndarray:
         if not content:
             raise ValueError('the file is empty')
@@ -79,9 +79,12 @@ class LoadImage(LoadImageFromFile):
             if image is not None:
                 return image
             backend = 'pillow' if is_jpeg else 'cv2'
-        header = _read_header(content)
+        try:
+            header = Image.open(io.BytesIO(content), formats=FORMATS)
+        except Image.UnidentifiedImageError as error:
+            raise ValueError(f'no header of {", ".join(FORMATS)}') from error
         self._check_size(*header.size)
-        end_of_header = header.fp.tell()  # type: ignore[attr-defined]  # Pillow's images from files have it
+        end_of_header = header.fp.tell()  # type: ignore[union-attr]  # Pillow's images from files have it
         if is_jpeg and content.rfind(JPEG_END) < end_of_header:  # no end mark behind the header: truncated
             backend, content = 'pillow', content.rstrip(b'\0')  # Pillow raises; OpenCV 4 would fill the rest with gray
         elif backend == 'pillow' and header.mode[0] in 'IF' and self.color_type != 'unchanged':
@@ -110,14 +113,6 @@ class LoadImage(LoadImageFromFile):
             raise ValueError(f'an image must have at most {self.max_pixels} pixels, got {width} x {height}')
 
 
-def _read_header(content: bytes) -> Image.Image:
-    """The image before decoding. FORMATS leaves out formats that Pillow opens with another program."""
-    try:
-        return Image.open(io.BytesIO(content), formats=FORMATS)
-    except Image.UnidentifiedImageError as error:
-        raise ValueError(f'no header of {", ".join(FORMATS)}') from error
-
-
 def _is_upright(content: bytes) -> bool:
     """Whether a JPEG file is shown as it is stored; its EXIF data may ask for a rotation."""
     if b'Exif\0\0' not in content[:4096]:
@@ -142,7 +137,6 @@ class LoadAnnotations(host.LoadAnnotations):
     def __init__(self, num_classes: int, imdecode_backend: str = 'pillow', backend_args: dict | None = None):
         super().__init__(imdecode_backend=imdecode_backend, backend_args=backend_args)
         self.num_classes = num_classes
-        self._tables: dict[tuple, np.ndarray] = {}
 
     def _load_seg_map(self, results: dict) -> None:
         path = results['seg_map_path']
@@ -157,13 +151,16 @@ class LoadAnnotations(host.LoadAnnotations):
                 f'{path} must have the size of its image {results.get("img_path")}, {expected[0]} x '
                 f'{expected[1]}, got {labels.shape[0]} x {labels.shape[1]}'
             )
-        reduces, label_map = results['reduce_zero_label'], results.get('label_map')
-        table = self._table(reduces, label_map)
         labels = labels.astype(np.uint8)  # Pillow gives bool for single bits
+        reduces = bool(results['reduce_zero_label'])
+        table = _label_table(reduces, tuple((results.get('label_map') or {}).items()))
         is_wrong = (table >= self.num_classes) & (table != IGNORED)
-        highest = int((labels + np.uint8(1)).max()) - 1  # without 255, which becomes 0
-        if is_wrong[: highest + 1].any():  # a cheap test first: classes are mostly the lowest values
-            self._check_values(path, labels, is_wrong, reduces)
+        if cv2.LUT(labels, is_wrong.astype(np.uint8)).any():
+            wrong = np.intersect1d(labels, np.flatnonzero(is_wrong))[:5]
+            raise UserError(
+                f'{path} must have labels {int(reduces)} to {self.num_classes - 1 + reduces} '
+                f'(reduce_zero_label={reduces}) or {IGNORED}, got {", ".join(map(str, wrong))}'
+            )
         results['gt_seg_map'] = cv2.LUT(labels, table)
         results['seg_fields'].append('gt_seg_map')
 
@@ -179,32 +176,18 @@ class LoadAnnotations(host.LoadAnnotations):
             raise UserError(f'the label map {path} cannot be read: the decoder found no picture')
         return labels
 
-    def _check_values(self, path: str, labels: np.ndarray, is_wrong: np.ndarray, reduces: bool) -> None:
-        wrong = np.flatnonzero(is_wrong & (np.bincount(labels.ravel(), minlength=256) > 0))
-        if len(wrong):
-            first = 1 if reduces else 0
-            raise UserError(
-                f'{path} must have labels {first} to {self.num_classes - 1 + first} '
-                f'(reduce_zero_label={bool(reduces)}) or {IGNORED}, got {", ".join(map(str, wrong[:5]))}'
-            )
-
-    def _table(self, reduces: bool, label_map: dict | None) -> np.ndarray:
-        """uint8 (256,): from values in the file to labels."""
-        key = reduces, None if label_map is None else tuple(label_map.items())
-        if key not in self._tables:
-            table = np.arange(256)
-            if reduces:
-                table = np.where((table == 0) | (table == IGNORED), IGNORED, table - 1)
-            self._tables[key] = np.array([(label_map or {}).get(label, label) for label in table.tolist()], np.uint8)
-        return self._tables[key]
-
     def __repr__(self) -> str:
         return f'{type(self).__name__}(num_classes={self.num_classes})'
 
 
-def describe_kind(mode: str) -> str:
-    """A Pillow mode that is none of MODES, in words."""
-    return '16 or 32 bits per pixel' if mode[0] in 'IF' else f'colours or transparency ({mode})'
+@lru_cache
+def _label_table(reduces: bool, label_map: tuple[tuple[int, int], ...]) -> np.ndarray:
+    """From values in the file to labels, uint8 (256,)."""
+    table = np.arange(256)
+    if reduces:
+        table = np.where((table == 0) | (table == IGNORED), IGNORED, table - 1)
+    new = dict(label_map)
+    return np.array([new.get(label, label) for label in table.tolist()], np.uint8)
 
 
 def check_kind(path: str) -> None:
@@ -214,5 +197,7 @@ def check_kind(path: str) -> None:
         UserError: If the picture has not one label per pixel in at most 8 bits.
     """
     with Image.open(path) as image:
-        if image.mode not in MODES:
-            raise UserError(f'{path} must be a picture with one 8-bit label per pixel, got {describe_kind(image.mode)}')
+        mode = image.mode
+    if mode not in MODES:
+        kind = '16 or 32 bits per pixel' if mode[0] in 'IF' else f'colours or transparency ({mode})'
+        raise UserError(f'{path} must be a picture with one 8-bit label per pixel, got {kind}')

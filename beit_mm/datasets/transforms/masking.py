@@ -89,11 +89,8 @@ class BlockwiseMaskGenerator(MaskGenerator):
             bits, count = self._draw()
             if count == self.num_masked:
                 break
-        mask = np.unpackbits(
-            np.frombuffer(bits.to_bytes(-(-self.num_patches // 8), 'little'), np.uint8),
-            count=self.num_patches,
-            bitorder='little',
-        ).view(bool)
+        packed = np.frombuffer(bits.to_bytes(-(-self.num_patches // 8), 'little'), np.uint8)
+        mask = np.unpackbits(packed, count=self.num_patches, bitorder='little').view(bool)
         if count < self.num_masked:
             mask[random.sample(np.flatnonzero(~mask).tolist(), self.num_masked - count)] = True
         return mask.reshape(self.grid)
@@ -104,18 +101,17 @@ class BlockwiseMaskGenerator(MaskGenerator):
         Operations on a Python integer are much faster than NumPy's on an array of this size.
         """
         rows, columns = self.grid
-        uniform, sqrt = random.random, math.sqrt
+        uniform = random.random
         bits = count = 0
         while count < self.num_masked:
             room = self.num_masked - count
             for _ in range(ATTEMPTS_PER_BLOCK):
                 area = self.min_block_size + (room - self.min_block_size) * uniform()
                 aspect = math.exp(self.log_aspect * (2 * uniform() - 1))
-                height, width = round(sqrt(area * aspect)), round(sqrt(area / aspect))
+                height, width = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
                 if height >= rows or width >= columns:  # strictly smaller, as in the release
                     continue
-                top = int((rows - height + 1) * uniform())
-                left = int((columns - width + 1) * uniform())
+                top, left = int((rows - height + 1) * uniform()), int((columns - width + 1) * uniform())
                 grown = bits | _rectangle(height, width, columns) << (top * columns + left)
                 added = grown.bit_count() - count
                 if 0 < added <= room:

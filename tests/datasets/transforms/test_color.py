@@ -23,7 +23,7 @@ def picture(seed: int) -> np.ndarray:
 
 @pytest.mark.parametrize('order', [(0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)])
 @pytest.mark.parametrize('factors', [(0.6, 1.4, 0.6), (1.3, 0.7, 1.4), (1.0, 1.0, 1.0)])
-def test_it_is_torchvision_s(factors, order):
+def test_it_is_torchvisions(factors, order):
     """Equal on tensors whose mean no cutting to [0, 255] moves; Pillow cuts to whole numbers after each step."""
     pixels = picture(0) // 4 + 90
     image = Image.fromarray(pixels)
@@ -38,18 +38,11 @@ def test_it_is_torchvision_s(factors, order):
 
 
 def test_every_image_of_a_batch_has_its_own():
-    images = torch.stack([torch.from_numpy(picture(seed).copy()).permute(2, 0, 1) for seed in range(4)]).float()
-    jitter = torch.tensor(
-        [[0.7, 1.2, 1.3, 0, 1, 2], [1.2, 0.9, 0.6, 2, 1, 0], [1, 1, 1, 1, 0, 2], [1.4, 0.6, 1, 1, 2, 0]]
-    )
+    images = torch.stack([torch.from_numpy(picture(seed).copy()).permute(2, 0, 1) for seed in range(3)]).float()
+    jitter = torch.tensor([[0.7, 1.2, 1.3, 0, 1, 2], [1.2, 0.9, 0.6, 2, 1, 0], [1, 1, 1, 1, 0, 2]])
     together = jitter_colors(images, jitter, mean_color(images))
-    for index in range(4):
-        assert torch.equal(
-            together[index],
-            jitter_colors(images[index : index + 1], jitter[index : index + 1], mean_color(images[index : index + 1]))[
-                0
-            ],
-        )
+    for inputs in zip(together.split(1), images.split(1), jitter.split(1), mean_color(images).split(1)):
+        assert torch.equal(inputs[0], jitter_colors(*inputs[1:]))
     assert torch.allclose(together[2], images[2], atol=1e-4), 'factors of one change nothing'
 
 
@@ -66,9 +59,7 @@ def test_factors_and_orders_are_uniform():
 
 
 @pytest.mark.parametrize('value', [-0.1, (1.2, 0.8), (-1, 1)])
-def test_a_range_that_is_none_is_refused(value):
-    if value == -0.1:
-        assert DrawColorJitter(brightness=0.0).ranges[0] == (1.0, 1.0)
+def test_other_ranges_are_refused(value):
     with pytest.raises(ValueError, match='contrast must be'):
         DrawColorJitter(contrast=value)
 
@@ -77,15 +68,8 @@ def test_both_views_get_the_jitter_before_they_are_normalised():
     preprocessor = TwoViewPreprocessor(mean=[100.0] * 3, std=[50.0] * 3, to_rgb=True)
     bgr = torch.from_numpy(picture(1).copy()).permute(2, 0, 1)[None]
     jitter = torch.tensor([[0.7, 1.2, 1.3, 2, 0, 1]])
-    batch = preprocessor(
-        dict(
-            inputs=bgr,
-            views=bgr[:, :, :16, :16],
-            mask=torch.zeros(1, 3, 4, dtype=torch.bool),
-            jitter=jitter,
-            mean_color=torch.tensor([[10.0, 20.0, 200.0]]),
-        )
-    )
+    mask, mean_bgr = torch.zeros(1, 3, 4, dtype=torch.bool), torch.tensor([[10.0, 20.0, 200.0]])
+    batch = preprocessor(dict(inputs=bgr, views=bgr[:, :, :16, :16], mask=mask, jitter=jitter, mean_color=mean_bgr))
     mean = torch.tensor([[200.0, 20.0, 10.0]])
     expected = jitter_colors(bgr.flip(1).float(), jitter, mean)
     assert torch.allclose(batch['inputs'], (expected - 100) / 50, atol=1e-5)
@@ -93,13 +77,13 @@ def test_both_views_get_the_jitter_before_they_are_normalised():
     assert torch.allclose(batch['views'], expected / 255, atol=1e-6)
 
 
-def test_the_mean_colour_is_the_images_in_its_order():
+def test_the_mean_colour_is_that_of_every_fourth_row_in_the_order_of_the_image():
     image = picture(2).repeat(4, axis=0)  # every fourth row is a row of the picture
     given = DrawColorJitter().transform(dict(img=image))['mean_color']
     assert given.dtype == np.float32 and given == pytest.approx(image.mean(axis=(0, 1)), abs=1e-3)
 
 
-def test_contrast_is_about_the_mean_of_the_image_that_was_cut():
+def test_contrast_is_about_the_mean_of_the_whole_image():
     """A crop of one grey value is moved towards or away from the mean of the whole, made brighter before or after."""
     crop = torch.full((1, 3, 2, 2), 100.0)
     mean = torch.tensor([[50.0, 50.0, 50.0]])

@@ -11,22 +11,12 @@ SHAPE = (6, 9)
 
 
 def given(path, **changes) -> dict:
-    return dict(
-        dict(
-            seg_map_path=str(path),
-            img_path='a.jpg',
-            reduce_zero_label=False,
-            label_map=None,
-            seg_fields=[],
-            ori_shape=SHAPE,
-        ),
-        **changes,
-    )
+    info = dict(seg_map_path=str(path), img_path='a.jpg', seg_fields=[], ori_shape=SHAPE)
+    return dict(dict(info, reduce_zero_label=False, label_map=None), **changes)
 
 
-def write(path, labels: np.ndarray, mode: str = None):
-    image = Image.fromarray(labels)
-    (image.convert(mode) if mode else image).save(path)
+def write(path, labels: np.ndarray):
+    Image.fromarray(labels).save(path)
     return path
 
 
@@ -49,45 +39,28 @@ def draw(top: int) -> np.ndarray:
 def test_values_are_the_hosts(tmp_path, reduces, label_map, num_classes, backend):
     path = write(tmp_path / 'a.png', draw(10))
     options = dict(reduce_zero_label=reduces, label_map=label_map)
-    ours, host = (
-        step(given(path, **options))
-        for step in (
-            LoadAnnotations(num_classes, imdecode_backend=backend),
-            HostLoadAnnotations(imdecode_backend=backend),
-        )
-    )
+    steps = LoadAnnotations(num_classes, backend), HostLoadAnnotations(imdecode_backend=backend)
+    ours, host = (step(given(path, **options)) for step in steps)
     assert ours['gt_seg_map'].dtype == host['gt_seg_map'].dtype == np.uint8
     assert np.array_equal(ours['gt_seg_map'], host['gt_seg_map']) and ours['seg_fields'] == ['gt_seg_map']
 
 
 @pytest.mark.parametrize(
-    'reduces, num_classes, words',
+    'labels, num_classes, reduces, words',
     [
-        (False, 9, 'must have labels 0 to 8 (reduce_zero_label=False) or 255, got 9'),
-        (True, 8, 'must have labels 1 to 8 (reduce_zero_label=True) or 255, got 9'),
-        (False, 7, 'got 7, 8, 9'),
+        (draw(10), 9, False, 'must have labels 0 to 8 (reduce_zero_label=False) or 255, got 9'),
+        (draw(10), 8, True, 'must have labels 1 to 8 (reduce_zero_label=True) or 255, got 9'),
+        (draw(10), 7, False, 'got 7, 8, 9'),
+        (np.zeros((*SHAPE, 3), np.uint8), 10, False, 'one 8-bit label per pixel, got uint8 of shape (6, 9, 3)'),
+        (np.zeros((*SHAPE, 4), np.uint8), 10, False, 'one 8-bit label per pixel, got uint8 of shape (6, 9, 4)'),
+        (np.zeros(SHAPE, np.uint16), 10, False, 'one 8-bit label per pixel, got uint16 of shape (6, 9)'),
+        (np.zeros((9, 6), np.uint8), 10, False, 'the size of its image a.jpg, 6 x 9, got 9 x 6'),
     ],
 )
-def test_labels_that_are_no_class_are_named(tmp_path, reduces, num_classes, words):
-    path = write(tmp_path / 'a.png', draw(10))
+def test_labels_that_are_no_class_and_other_pictures_are_named(tmp_path, labels, num_classes, reduces, words):
+    path = write(tmp_path / 'a.png', labels)
     with pytest.raises(ValueError) as raised:
         LoadAnnotations(num_classes)(given(path, reduce_zero_label=reduces))
-    assert str(path) in str(raised.value) and words in str(raised.value)
-
-
-@pytest.mark.parametrize(
-    'content, words',
-    [
-        (np.zeros((*SHAPE, 3), np.uint8), 'one 8-bit label per pixel, got uint8 of shape (6, 9, 3)'),
-        (np.zeros((*SHAPE, 4), np.uint8), 'one 8-bit label per pixel, got uint8 of shape (6, 9, 4)'),
-        (np.zeros(SHAPE, np.uint16), 'one 8-bit label per pixel, got uint16 of shape (6, 9)'),
-        (np.zeros((9, 6), np.uint8), 'the size of its image a.jpg, 6 x 9, got 9 x 6'),
-    ],
-)
-def test_other_pictures_are_named(tmp_path, content, words):
-    path = write(tmp_path / 'a.png', content)
-    with pytest.raises(ValueError) as raised:
-        LoadAnnotations(10)(given(path))
     assert str(path) in str(raised.value) and words in str(raised.value)
 
 

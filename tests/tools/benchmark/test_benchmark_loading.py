@@ -3,24 +3,21 @@
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from support.tools import import_tool
 
 loading = import_tool('benchmark', 'loading')
+measuring = import_tool('benchmark', 'measuring')
 photographs = import_tool('benchmark', 'photographs')
 
 
-def outcomes(candidates: dict, sample: dict, seed: int) -> list:
-    found = []
-    for candidate in candidates.values():
-        np.random.seed(seed)
-        found.append(candidate(dict(sample, seg_fields=[])))
-    return found
+@pytest.fixture(scope='module')
+def candidates() -> dict:
+    return loading.candidates()
 
 
 @pytest.mark.long
-def test_all_read_the_same_photographs(tmp_path):
-    rows = loading.compare_loading(tmp_path, rounds=1, count=1)
+def test_all_read_the_same_photographs():
+    rows = loading.compare_loading(measuring.Sizes(rounds=1, batch=1, width=64, depth=1, size=224), images=1)
     found = {}
     for row in rows:
         found.setdefault(row.section, []).append(row.name)
@@ -30,33 +27,31 @@ def test_all_read_the_same_photographs(tmp_path):
         ['ours', 'MMPretrain'],
         ['ours', 'MMSegmentation'],
     ]
-    for folder, size in ((tmp_path, (500, 375)), (tmp_path / 'scenes', (683, 512))):
-        pictures = [Image.open(path) for path in folder.glob('*.jpg')]
-        assert len(pictures) == 16 and {picture.size for picture in pictures} == {size}
 
 
-def test_classification_draws_and_pixels(tmp_path):
-    sample = dict(img_path=str(photographs.write_photographs(tmp_path, 1)[0]), gt_label=4)
-    candidates = loading.classification()
+def outcomes(section: dict, sample: dict):
+    """Results of ours and of the host's pipeline from the same draws, by draw."""
     for seed in range(12):
-        ours, hosts = outcomes(candidates, sample, seed)
+        found = []
+        for candidate in section.values():
+            np.random.seed(seed)
+            found.append(candidate(dict(sample, seg_fields=[])))
+        yield found, (found[0]['inputs'].int() - found[1]['inputs'].int()).abs().float().mean().item()
+
+
+def test_classification_draws_and_pixels(tmp_path, candidates):
+    sample = dict(img_path=str(photographs.write_photographs(tmp_path, 1)[0]), gt_label=4)
+    for (ours, hosts), difference in outcomes(candidates['classification, one core'], sample):
         assert ours['inputs'].shape == hosts['inputs'].shape == (3, 224, 224)
         assert ours['data_samples'].gt_label == hosts['data_samples'].gt_label == 4
-        difference = (ours['inputs'].int() - hosts['inputs'].int()).abs().float()
-        # Resizing differs by 0.02 on average; contrast and solarising enlarge it.
-        assert difference.mean() < 0.5
+        assert difference < 0.5  # resizing differs by 0.02 on average; contrast and solarising enlarge it
 
 
-def test_segmentation_draws_and_pixels(tmp_path):
-    path = photographs.write_scenes(tmp_path, 1)[0]
-    sample = dict(
-        img_path=str(path), seg_map_path=str(path.with_suffix('.png')), label_map=None, reduce_zero_label=True
-    )
-    candidates = loading.segmentation()
+def test_segmentation_draws_and_pixels(tmp_path, candidates):
+    sample = loading.scene(photographs.write_scenes(tmp_path, 1)[0])
     differences = []
-    for seed in range(12):
-        ours, hosts = outcomes(candidates, sample, seed)
+    for (ours, hosts), difference in outcomes(candidates['segmentation, one core'], sample):
         assert torch.equal(ours['data_samples'].gt_sem_seg.data, hosts['data_samples'].gt_sem_seg.data)
         assert ours['data_samples'].metainfo == hosts['data_samples'].metainfo
-        differences.append((ours['inputs'].int() - hosts['inputs'].int()).abs().float().mean().item())
+        differences.append(difference)
     assert max(differences) < 1 and differences.count(0.0) >= 6

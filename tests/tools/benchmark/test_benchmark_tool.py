@@ -12,30 +12,15 @@ def test_the_benchmark_prints_a_table_and_writes_json(tmp_path, section, num_row
     assert 'tools/benchmark loading --rounds 5 --json figures.json' in (ROOT / 'docs/performance.md').read_text()
     output = tool('benchmark', section, '--rounds', '1', '--json', tmp_path / 'figures.json')
     figures = json.loads((tmp_path / 'figures.json').read_text())
-    assert {'machine', 'threads', 'torch', 'rounds', 'batch', 'width', 'depth', 'size', 'window'} < set(figures)
+    assert {'machine', 'threads', 'torch', 'rounds', 'batch', 'width', 'depth', 'size'} < set(figures)
     assert f'rounds 1, batch {figures["batch"]}, width {figures["width"]}' in output
     assert len(figures['rows']) >= num_rows and all(f'| {row["name"]} |' in output for row in figures['rows'])
 
 
 @pytest.mark.long
 def test_sizes_are_taken_by_every_section(tmp_path):
-    tool(
-        'benchmark',
-        'trunks',
-        'segmentation',
-        '--rounds',
-        '1',
-        '--batch',
-        '2',
-        '--width',
-        '64',
-        '--depth',
-        '6',
-        '--size',
-        '48',
-        '--json',
-        tmp_path / 'figures.json',
-    )
+    sizes = '--rounds 1 --batch 2 --width 64 --depth 6 --size 48'.split()
+    tool('benchmark', 'trunks', 'segmentation', *sizes, '--json', tmp_path / 'figures.json')
     sections = {row['section'] for row in json.loads((tmp_path / 'figures.json').read_text())['rows']}
     what = 'width 64, depth 6'
     assert sections == {
@@ -44,7 +29,5 @@ def test_sizes_are_taken_by_every_section(tmp_path):
 
 
 def test_an_unknown_section_is_named():
-    output = tool('benchmark', 'cooking', ok=False)
-    assert 'sections are limits, loading, pretraining, trunks, segmentation, scaling, got cooking' in ' '.join(
-        output.split()
-    )
+    output = ' '.join(tool('benchmark', 'cooking', ok=False).split())
+    assert 'sections are limits, loading, pretraining, trunks, segmentation, scaling, got cooking' in output
