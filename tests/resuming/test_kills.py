@@ -10,5 +10,6 @@ from support.resuming import kill_and_resume, KINDS
 def test_killed_training_ends_as_one_never_killed(kind, num_kills, in_data, tmp_path):
     kills = kill_and_resume(kind, num_kills, tmp_path)
     print(kind, kills)
-    # Every second kill waits for a save; one in the moment after its last byte finds no file half written.
-    assert kills.count == num_kills and kills.while_saving >= num_kills // 4 and kills.step >= 2 * num_kills
+    # Every second kill waits for a save; a kill just after its last byte finds no file half written. A step whose save
+    # was killed is done again, so fewer than two steps stay of some kills.
+    assert kills.count == num_kills and kills.while_saving >= num_kills // 4 and kills.step > num_kills

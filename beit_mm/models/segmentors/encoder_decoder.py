@@ -28,7 +28,7 @@ class EncoderDecoder(HostEncoderDecoder):
         super().__init__(*args, **kwargs)
         if (self.test_cfg or {}).get('mode') != 'slide':
             return
-        window, stride = tuple(self.test_cfg.crop_size), tuple(self.test_cfg.stride)
+        window, stride = tuple(self.test_cfg['crop_size']), tuple(self.test_cfg['stride'])
         if any(step > side for step, side in zip(stride, window)):
             raise UserError(f'test_cfg.stride must not exceed crop_size {window}, or windows leave gaps, got {stride}')
         if isinstance(self.backbone, BEiT):
@@ -36,7 +36,7 @@ class EncoderDecoder(HostEncoderDecoder):
 
     def slide_inference(self, inputs: Tensor, batch_img_metas: list[dict]) -> Tensor:
         """Logits (B, num_classes, H, W) of normalised images (B, 3, H, W) of any size, averaged over windows."""
-        window, stride = tuple(self.test_cfg.crop_size), tuple(self.test_cfg.stride)
+        window, stride = tuple(self.test_cfg['crop_size']), tuple(self.test_cfg['stride'])
         height, width = inputs.shape[2:]
         inputs = F.pad(inputs, (0, max(window[1] - width, 0), 0, max(window[0] - height, 0)))
         rows, columns = (window_starts(size, *sides) for size, sides in zip(inputs.shape[2:], zip(window, stride)))
