@@ -38,15 +38,15 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog='python -m beit_mm', description='Inference with BEiT.')
     commands = parser.add_subparsers(required=True, metavar='COMMAND')
 
-    add = _add(commands, classify, 'print the classes of images', batch_size=32)
+    add = _add(commands, classify, 'print the classes of images', 32)
     add('--top-k', type=int, default=5, help='number of classes that are shown; default: 5')
     add('--out', metavar='FILE', help='a table, .json or .csv')
 
-    add = _add(commands, segment, 'write label maps of images and pictures of them', batch_size=1)
+    add = _add(commands, segment, 'write label maps of images and pictures of them', 1)
     add('--out', metavar='FOLDER', required=True, help='for labels/ and overlays/')
     add('--opacity', type=float, default=0.5, help='of the colors in overlays, 0 to 1; default: 0.5')
 
-    add = _add(commands, features, 'write features of images from the trunk of any model', batch_size=32)
+    add = _add(commands, features, 'write features of images from the trunk of any model', 32)
     add('--out', metavar='FILE', required=True, help='an .npz file with `images` and `features`')
     add('--kind', choices=('mean', 'cls_token', 'patches'), default='mean', help='of features; default: mean')
     add('--blocks', type=int, nargs='+', metavar='N', help='counted from 0, or back from -1; default: the last, alone')
@@ -68,28 +68,24 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _add(commands, command, text: str, batch_size: int):
     """Add a command that takes images and a model; returns the function that adds an argument."""
     parser = commands.add_parser(command.__name__, help=text, description=f'{text[0].upper()}{text[1:]}.')
-    parser.add_argument('images', nargs='+', metavar='IMAGE', help='files or folders')
-    parser.add_argument(
-        '--model', required=True, metavar='NAME_OR_CONFIG', help='a config file, or a name that `models` lists'
-    )
-    parser.add_argument('--weights', required=True, metavar='FILE', help='a checkpoint in any layout')
-    parser.add_argument('--batch-size', type=int, default=batch_size, metavar='N', help=f'default: {batch_size}')
-    parser.add_argument('--device', help='such as cuda:1 or cpu; default: the GPU if there is one')
-    parser.add_argument(
-        '--cfg-options', nargs='+', action=Options, metavar='KEY=VALUE', help='override keys of the config'
-    )
+    add = parser.add_argument
+    add('images', nargs='+', metavar='IMAGE', help='files or folders')
+    add('--model', required=True, metavar='NAME_OR_CONFIG', help='a config file, or a name that `models` lists')
+    add('--weights', required=True, metavar='FILE', help='a checkpoint in any layout')
+    add('--batch-size', type=int, default=batch_size, metavar='N', help=f'default: {batch_size}')
+    add('--device', help='such as cuda:1 or cpu; default: the GPU if there is one')
+    add('--cfg-options', nargs='+', action=Options, metavar='KEY=VALUE', help='override keys of the config')
     parser.set_defaults(command=command, work_dir=None)  # there is no run, so there is no folder for a traceback
-    return parser.add_argument
+    return add
 
 
 def classify(args: argparse.Namespace) -> None:
     from beit_mm.apis import ClassificationInferencer
-    from beit_mm.apis.writing import check_suffix, refuse_inputs, write_classes
+    from beit_mm.apis.writing import check_suffix, write_classes
 
-    table = args.out and check_suffix(args.out, '.json', '.csv')
+    table = check_suffix(args.out, '.json', '.csv') if args.out else None
     predictions = _predict(args, ClassificationInferencer, top_k=args.top_k)
-    refuse_inputs(predictions.images, [table] if table else [])
-    for _, result in write_classes(predictions, table) if table else predictions:
+    for _, result in write_classes(predictions, table):
         _print_shares(result['image'], zip(result['top_scores'], result['top_classes'], result['top_labels']))
     _report_skipped(predictions)
 
@@ -106,21 +102,20 @@ def segment(args: argparse.Namespace) -> None:
     predictions = _predict(args, SegmentationInferencer)
     palette = predictions.inferencer.model.dataset_meta.get('palette')
     for _, result in write_label_maps(predictions, Path(args.out), palette, args.opacity):
-        counts = np.bincount(result['labels'].ravel())
-        largest = np.argsort(-counts, kind='stable')[: min(NUM_SHARES, np.count_nonzero(counts))].tolist()
-        names = [result['classes'][label] if result['classes'] else None for label in largest]
-        _print_shares(result['image'], zip(counts[largest] / counts.sum(), names, largest))
+        labels, counts = np.unique(result['labels'], return_counts=True)
+        largest = np.argsort(-counts, kind='stable')[:NUM_SHARES].tolist()
+        names = [result['classes'][labels[index]] if result['classes'] else None for index in largest]
+        _print_shares(result['image'], zip(counts[largest] / counts.sum(), names, labels[largest]))
     _report_skipped(predictions)
 
 
 def features(args: argparse.Namespace) -> None:
     from beit_mm.apis import FeatureInferencer
-    from beit_mm.apis.writing import check_suffix, refuse_inputs, write_features
+    from beit_mm.apis.writing import check_suffix, write_features
 
     file = check_suffix(args.out, '.npz')
     blocks = -1 if args.blocks is None else args.blocks
     predictions = _predict(args, FeatureInferencer, kind=args.kind, blocks=blocks)
-    refuse_inputs(predictions.images, [file])
     print(f'{file}: features {write_features(predictions, file)}')
     _report_skipped(predictions)
 
@@ -129,24 +124,12 @@ def reconstruct(args: argparse.Namespace) -> None:
     from beit_mm.apis import ReconstructionInferencer
     from beit_mm.apis.writing import write_reconstructions
 
-    predictions = _predict(
-        args,
-        ReconstructionInferencer,
-        tokenizer=args.tokenizer,
-        num_masked=args.num_masked,
-        mask=args.mask,
-        seed=args.seed,
-        size=args.size,
-    )
+    options = {name: getattr(args, name) for name in ('tokenizer', 'num_masked', 'mask', 'seed', 'size')}
+    predictions = _predict(args, ReconstructionInferencer, **options)
     for _, result in write_reconstructions(predictions, Path(args.out), args.json and Path(args.json)):
-        print(
-            result['image'],
-            f'{result["mask"].sum()} of {result["mask"].size} patches masked',
-            f'token accuracy {100 * result["token_accuracy"]:.1f} %',
-            f'perplexity {result["perplexity"]:.1f}',
-            sep='\t',
-            flush=True,
-        )
+        masked = f'{result["mask"].sum()} of {result["mask"].size} patches masked'
+        accuracy = f'token accuracy {100 * result["token_accuracy"]:.1f} %'
+        print(result['image'], masked, accuracy, f'perplexity {result["perplexity"]:.1f}', sep='\t', flush=True)
     _report_skipped(predictions)
 
 
@@ -157,10 +140,10 @@ def models(args: argparse.Namespace) -> None:
         print(f'{name}\t{config}')
 
 
-def _predict(args: argparse.Namespace, inferencer: type, **choices):
+def _predict(args: argparse.Namespace, inferencer: type, **options):
     """Results of an inferencer with the model and the images of the arguments."""
     with redirect_stdout(sys.stderr):  # the log of loading is no result
-        loaded = inferencer(args.model, args.weights, device=args.device, options=args.cfg_options, **choices)
+        loaded = inferencer(args.model, args.weights, device=args.device, options=args.cfg_options, **options)
     # A bar would only disturb the lines on a terminal.
     return loaded.each(args.images, args.batch_size, progress=not sys.stdout.isatty())
 
@@ -174,7 +157,6 @@ def _print_shares(name: str, shares: Iterable[tuple]) -> None:
 
 
 def _report_skipped(predictions) -> None:
-    """Print the images that could not be read."""
     for name, reason in predictions.skipped.items():
         print(f'skipped {name}: {reason}', file=sys.stderr)
     if predictions.skipped:

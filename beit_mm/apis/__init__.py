@@ -4,17 +4,13 @@ A function for each task takes a model and images. An inferencer loads its model
 `each` gives results one by one.
 """
 
+from functools import partial
+
+from .images import Images
 from .inferencer import Inferencer, Predictions, Results
-from .inferencers import (
-    ClassificationInferencer,
-    classify,
-    extract_features,
-    FeatureInferencer,
-    segment,
-    SegmentationInferencer,
-)
-from .models import list_models, load_model
-from .reconstruction import reconstruct, ReconstructionInferencer
+from .inferencers import ClassificationInferencer, FeatureInferencer, SegmentationInferencer
+from .models import list_models, load_model, Model
+from .reconstruction import ReconstructionInferencer
 
 __all__ = [
     'ClassificationInferencer',
@@ -37,16 +33,32 @@ __all__ = [
 ]
 
 
-def _one_by_one(inferencer: type[Inferencer]):
-    """The function that version 0.1 had for `SomeInferencer(model, ...).each(images, ...)`."""
-
-    def each(model, images, batch_size: int | None = None, progress: bool = True, **choices) -> Predictions:
-        return inferencer(model, **choices).each(images, batch_size, progress)
-
-    return each
+def classify(model: Model, images: Images, weights: str | None = None, **options) -> Results:
+    """Classify images. Options are those of ClassificationInferencer, `batch_size` and `progress`."""
+    return _each(ClassificationInferencer, model, images, weights, **options).collect()
 
 
-classify_each = _one_by_one(ClassificationInferencer)
-segment_each = _one_by_one(SegmentationInferencer)
-extract_features_each = _one_by_one(FeatureInferencer)
-reconstruct_each = _one_by_one(ReconstructionInferencer)
+def segment(model: Model, images: Images, weights: str | None = None, **options) -> Results:
+    """Segment images. Options are those of SegmentationInferencer, `batch_size` and `progress`."""
+    return _each(SegmentationInferencer, model, images, weights, **options).collect()
+
+
+def extract_features(model: Model, images: Images, weights: str | None = None, **options) -> Results:
+    """Extract features of images. Options are those of FeatureInferencer, `batch_size` and `progress`."""
+    return _each(FeatureInferencer, model, images, weights, **options).collect()
+
+
+def reconstruct(model: Model, images: Images, weights: str | None = None, **options) -> Results:
+    """Reconstruct masked patches. Options are those of ReconstructionInferencer, `batch_size` and `progress`."""
+    return _each(ReconstructionInferencer, model, images, weights, **options).collect()
+
+
+def _each(inferencer, model, images, weights=None, batch_size=None, progress=True, **options) -> Predictions:
+    return inferencer(model, weights, **options).each(images, batch_size, progress)
+
+
+# Names of version 0.1 for `SomeInferencer(model, ...).each(images, ...)`.
+classify_each = partial(_each, ClassificationInferencer)
+segment_each = partial(_each, SegmentationInferencer)
+extract_features_each = partial(_each, FeatureInferencer)
+reconstruct_each = partial(_each, ReconstructionInferencer)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from beit_mm.datasets.folders import IMAGE_SUFFIXES, walk_folders
+from beit_mm.datasets.class_folders import IMAGE_SUFFIXES
 from beit_mm.datasets.images import Source
 from beit_mm.errors import UserError
 
@@ -38,7 +38,7 @@ def find_images(images: Images) -> list[NamedImage]:
 
     Args:
         images: a file, a folder, an array uint8 (H, W, 3) in BGR or (H, W) in gray, a Pillow image, or a list of these.
-            Folders are searched to the bottom for IMAGE_SUFFIXES, sorted, without hidden files.
+            Folders are searched to the bottom for IMAGE_SUFFIXES, sorted, along links, without hidden files.
 
     Raises:
         FileNotFoundError: If a file or folder does not exist.
@@ -54,7 +54,7 @@ def find_images(images: Images) -> list[NamedImage]:
     named = []
     for index, item in enumerate(items):
         if isinstance(item, (str, Path)):
-            named += _files(Path(item), shared)
+            named += _find_files(Path(item), shared)
         elif isinstance(item, (np.ndarray, Image.Image)):
             named.append(NamedImage(f'image_{index}', item, f'image_{index}.png'))
         else:
@@ -62,30 +62,36 @@ def find_images(images: Images) -> list[NamedImage]:
     return named
 
 
-def _files(path: Path, shared: str) -> list[NamedImage]:
+def _find_files(path: Path, shared: str) -> list[NamedImage]:
     """A file, or all images below a folder."""
-    below_shared = Path(os.path.relpath(os.path.abspath(path), shared)).as_posix()
+    below_shared = Path(os.path.relpath(path.absolute(), shared))
     if path.is_file():
-        return [NamedImage(str(path), str(path), below_shared)]
+        return [NamedImage(str(path), str(path), below_shared.as_posix())]
     if not path.is_dir():
         raise FileNotFoundError(f'an image must be a file or folder that exists, got {path}')
-    inner = sorted(_walk(path), key=lambda name: name.replace('/', '\0'))  # folder by folder
-    if not inner:
+    names = [(str(path / name), (below_shared / name).as_posix()) for name in _walk(str(path))]
+    if not names:
         raise UserError(f'{path} must hold images ({", ".join(IMAGE_SUFFIXES)}), got none')
-    # Strings, because a folder may hold millions.
-    names = inner if path == Path() else [os.path.join(path, name) for name in inner]
-    prefix = '' if below_shared == '.' else f'{below_shared}/'
-    return [NamedImage(name, name, prefix + inner_name) for name, inner_name in zip(names, inner)]
+    return [NamedImage(name, name, result_path) for name, result_path in names]
 
 
-def _walk(folder: Path) -> Iterator[str]:
-    """Paths of the images below a folder, relative to it."""
-    for parent, folders, names in walk_folders(folder):
-        folders[:] = [name for name in folders if not name.startswith('.')]
-        inner = Path(parent).relative_to(folder).as_posix()
-        prefix = '' if inner == '.' else f'{inner}/'
-        names = [name for name in names if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith('.')]
-        yield from (prefix + name for name in names)
+def _walk(folder: str, prefix: str = '', above: frozenset = frozenset()) -> Iterator[str]:
+    """Paths of the images below a folder, relative to it. A link to a folder above is not followed."""
+    above |= {identify(folder)}
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        if entry.name.startswith('.'):
+            continue
+        if entry.is_dir():
+            if identify(entry.path) not in above:
+                yield from _walk(entry.path, f'{prefix}{entry.name}/', above)
+        elif entry.name.lower().endswith(IMAGE_SUFFIXES):
+            yield prefix + entry.name
+
+
+def identify(path: str | Path) -> tuple[int, int]:
+    """Device and inode, which are the same for all paths and links to one file or folder."""
+    state = os.stat(path)
+    return state.st_dev, state.st_ino
 
 
 def result_files(images: Sequence[NamedImage], folder: Path, suffix: str) -> dict[str, Path]:

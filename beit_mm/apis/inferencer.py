@@ -4,7 +4,7 @@ import logging
 import os
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -40,9 +40,7 @@ class Inferencer:
     Args:
         model: a name of `list_models()`, the path of a config, a Config, or a loaded model.
         weights: a checkpoint in any layout; None with a loaded model.
-        device: None for the GPU if there is one, otherwise the CPU.
-        options: keys of the config to override, such as {'model.head.num_classes': 10}.
-        **loading: `trunk_only` and `tokenizer` of load_model.
+        **loading: `device`, `options`, `tokenizer` and `trunk_only` of load_model.
 
     Raises:
         FileNotFoundError: If there is no such config or checkpoint.
@@ -52,15 +50,8 @@ class Inferencer:
     batch_size = 32  # by default
     keeps_pixels = False  # whether images keep their pixels after the model has seen them
 
-    def __init__(
-        self,
-        model: Model,
-        weights: str | None = None,
-        device: str | torch.device | None = None,
-        options: dict | None = None,
-        **loading,
-    ):
-        self.model = load_for_inference(model, weights, device, options, **loading)
+    def __init__(self, model: Model, weights: str | None = None, **loading):
+        self.model = load_for_inference(model, weights, **loading)
 
     def prepare(self, image: np.ndarray, name: str) -> dict:
         """From an image, uint8 (H, W, 3) in BGR, to a dict with the tensor `inputs`. Threads call it."""
@@ -72,17 +63,7 @@ class Inferencer:
 
     def __call__(self, images: Images, batch_size: int | None = None, progress: bool = True) -> Results:
         """All results at once; a line in the log names the images that could not be read. See `each`."""
-        predictions = self.each(images, batch_size, progress)
-        results = Results(result for _, result in predictions)
-        results.skipped = predictions.skipped
-        if results.skipped:
-            print_log(
-                f'{len(results.skipped)} of {len(predictions)} images could not be read: '
-                f'{_list_skipped(results.skipped)}',
-                logger='current',
-                level=logging.WARNING,
-            )
-        return results
+        return self.each(images, batch_size, progress).collect()
 
     def each(self, images: Images, batch_size: int | None = None, progress: bool = True) -> 'Predictions':
         """Results one by one, for more images than memory holds.
@@ -124,57 +105,67 @@ class Predictions:
     def __iter__(self) -> Iterator[tuple[NamedImage, dict]]:
         self.skipped.clear()
         console = Console(stderr=True)
-        shown = self._progress and len(self) > 1 and console.is_terminal
+        is_shown = self._progress and len(self) > 1 and console.is_terminal
         columns = BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-        done = 0
-        with Progress(*columns, console=console, disable=not shown, redirect_stdout=False) as bar:
-            task = bar.add_task('', total=len(self))
-            for images, samples in self._batches():
-                yield from zip(images, self._compute(images, samples))
-                done += len(images)
-                bar.update(task, completed=done + len(self.skipped))
-        if not done:
-            raise UserError(f'none of {len(self)} images could be read: {_list_skipped(self.skipped)}')
+        with Progress(*columns, console=console, disable=not is_shown, redirect_stdout=False) as bar:
+            yield from bar.track(self._results(), total=len(self))
+        if len(self.skipped) == len(self):
+            raise UserError(f'none of {len(self)} images could be read: {self._list_skipped()}')
+
+    def collect(self) -> Results:
+        """All results at once; a line in the log names the images that could not be read."""
+        results = Results(result for _, result in self)
+        results.skipped = self.skipped
+        if self.skipped:
+            text = f'{len(self.skipped)} of {len(self)} images could not be read: {self._list_skipped()}'
+            print_log(text, logger='current', level=logging.WARNING)
+        return results
+
+    def _results(self) -> Iterator[tuple[NamedImage, dict]]:
+        batch: list[tuple[NamedImage, dict]] = []
+        for image, sample in self._read_ahead():
+            if batch and (len(batch) == self._batch_size or sample['inputs'].shape != batch[0][1]['inputs'].shape):
+                yield from self._compute(batch)
+                batch = []
+            batch.append((image, sample))
+        if batch:
+            yield from self._compute(batch)
 
     @torch.no_grad()
-    def _compute(self, images: list[NamedImage], samples: list[dict]) -> list[dict]:
+    def _compute(self, batch: list[tuple[NamedImage, dict]]) -> list[tuple[NamedImage, dict]]:
+        images, samples = zip(*batch)
         try:
-            results = self.inferencer.compute(samples)
+            results = self.inferencer.compute(list(samples))
         except ValueError as error:  # of a model, which knows no names
             raise UserError(f'{images[0].name}: {error}') from error
         except RuntimeError as error:
             shortage = describe_shortage(error)
             if shortage is None:
                 raise
-            shape = tuple(samples[0]['inputs'].shape)
             raise OutOfMemory(
-                f'{shortage}; {len(images)} images of {shape} were too many, try a smaller batch_size'
-                if len(images) > 1
-                else f'{shortage}; one image of {shape}, {images[0].name}, was too much, try a smaller one'
+                f'{shortage}; the batch had {len(images)} images of {tuple(samples[0]["inputs"].shape)}, the first '
+                f'{images[0].name}: try a smaller batch_size or smaller images'
             ) from error
-        return [dict(image=image.name, **result) for image, result in zip(images, results)]
-
-    def _batches(self) -> Iterator[tuple[list[NamedImage], list[dict]]]:
-        images: list[NamedImage] = []
-        samples: list[dict] = []
-        for image, sample in self._read_ahead():
-            if samples and (len(samples) == self._batch_size or sample['inputs'].shape != samples[0]['inputs'].shape):
-                yield images, samples
-                images, samples = [], []
-            images.append(image)
-            samples.append(sample)
-        if samples:
-            yield images, samples
+        return [(image, dict(image=image.name, **result)) for image, result in zip(images, results)]
 
     def _read_ahead(self) -> Iterator[tuple[NamedImage, dict]]:
         pool, waiting = ThreadPoolExecutor(min(num_cpus(), MAX_THREADS)), deque()
+        images = iter(self.images)
         try:
-            for image in self.images:
-                waiting.append((image, pool.submit(self._read, image)))
-                if len(waiting) > self._batch_size:
-                    yield from self._take(*waiting.popleft())
-            while waiting:
-                yield from self._take(*waiting.popleft())
+            while True:
+                for image in images:
+                    waiting.append((image, pool.submit(self._read, image)))
+                    if len(waiting) > self._batch_size:
+                        break
+                if not waiting:
+                    return
+                image, reading = waiting.popleft()
+                try:
+                    yield reading.result()
+                except BadImage as error:
+                    if len(self) == 1:
+                        raise
+                    self.skipped[image.name] = error.reason
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -183,21 +174,11 @@ class Predictions:
         sample = self.inferencer.prepare(pixels, image.name)
         return (image._replace(pixels=pixels) if self.inferencer.keeps_pixels else image), sample
 
-    def _take(self, image: NamedImage, reading: Future) -> Iterator[tuple[NamedImage, dict]]:
-        """The image and its sample from a thread; nothing if the image is bad."""
-        try:
-            yield reading.result()
-        except BadImage as error:
-            if len(self) == 1:
-                raise
-            self.skipped[image.name] = error.reason
+    def _list_skipped(self) -> str:
+        shown = [f'{name} ({reason})' for name, reason in self.skipped.items()]
+        return ', '.join([*shown[:NUM_SHOWN], *(['...'] if len(shown) > NUM_SHOWN else [])])
 
 
 def num_cpus() -> int:
     """CPUs that this process may use, which in a container are fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
-
-
-def _list_skipped(skipped: dict[str, str]) -> str:
-    shown = ', '.join(f'{name} ({reason})' for name, reason in list(skipped.items())[:NUM_SHOWN])
-    return shown + (', ...' if len(skipped) > NUM_SHOWN else '')

@@ -20,8 +20,7 @@ from beit_mm.errors import UserError
 from beit_mm.models import BEiT
 from beit_mm.models.backbones.beit import POOLINGS, resolve_blocks
 
-from .images import Images
-from .inferencer import Inferencer, Results
+from .inferencer import Inferencer
 from .models import Model
 
 Blocks = int | Sequence[int]
@@ -51,21 +50,15 @@ class ClassificationInferencer(Inferencer):
         self.top_k = top_k
 
     def compute(self, samples: list[dict]) -> list[dict]:
-        predicted = self.model.test_step(default_collate(samples))
-        return [self._describe(sample.pred_score.float().cpu()) for sample in predicted]
-
-    def _describe(self, scores: Tensor) -> dict:
-        top_scores, top_labels = (part.tolist() for part in scores.topk(min(self.top_k, len(scores))))
-        top_classes = [self.classes[label] if self.classes else None for label in top_labels]
-        return dict(
-            pred_scores=scores.numpy(),
-            pred_label=top_labels[0],
-            pred_score=top_scores[0],
-            pred_class=top_classes[0],
-            top_labels=top_labels,
-            top_scores=top_scores,
-            top_classes=top_classes,
-        )
+        results = []
+        for sample in self.model.test_step(default_collate(samples)):
+            pred_scores = sample.pred_score.float().cpu()
+            scores, labels = (part.tolist() for part in pred_scores.topk(min(self.top_k, len(pred_scores))))
+            classes = [self.classes[label] if self.classes else None for label in labels]
+            result = dict(pred_scores=pred_scores.numpy(), pred_label=labels[0], pred_score=scores[0])
+            result.update(pred_class=classes[0], top_labels=labels, top_scores=scores, top_classes=classes)
+            results.append(result)
+        return results
 
 
 class SegmentationInferencer(Inferencer):
@@ -91,8 +84,8 @@ class SegmentationInferencer(Inferencer):
 
     def compute(self, samples: list[dict]) -> list[dict]:
         predicted = self.model.test_step(pseudo_collate(samples))
-        labels = [sample.pred_sem_seg.data[0].cpu().numpy().astype(self.dtype) for sample in predicted]
-        return [dict(labels=label_map, classes=self.classes) for label_map in labels]
+        maps = [sample.pred_sem_seg.data[0].cpu().numpy().astype(self.dtype) for sample in predicted]
+        return [dict(labels=labels, classes=self.classes) for labels in maps]
 
 
 class FeatureInferencer(Inferencer):
@@ -131,9 +124,7 @@ class FeatureInferencer(Inferencer):
         inputs = torch.stack([sample['inputs'] for sample in samples]).to(self.trunk.cls_token.device)
         tokens, grid = self.trunk.read_blocks(normalize(inputs, input_format(self.model)), self.blocks)
         features = torch.stack([self._pool(*block, grid) for block in zip(self.blocks, tokens)], dim=1)
-        if not self.is_stacked:
-            features = features[:, 0]
-        return [dict(features=array) for array in features.float().cpu().numpy()]
+        return [dict(features=array if self.is_stacked else array[0]) for array in features.float().cpu().numpy()]
 
     def _pool(self, block: int, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         """Features of a block from its tokens, with the trunk's last norm if it is the last block."""
@@ -155,15 +146,12 @@ def evaluation_pipeline(model: BaseModel) -> Prepare:
         UserError: If the model has no config that tests, or its data set has no pipeline.
     """
     cfg = getattr(model, 'cfg', None) or getattr(model, '_config', None) or {}  # ours, or MMPretrain's get_model
-    loader = cfg.get('test_dataloader') or cfg.get('val_dataloader')
-    if loader is None:
-        raise UserError(
-            f'a model must have a config with a test_dataloader as `cfg`, which load_model gives it, got '
-            f'{type(model).__name__} without'
-        )
-    pipeline = (innermost_dataset(loader) or {}).get('pipeline')
+    pipeline = (innermost_dataset(cfg.get('test_dataloader') or cfg.get('val_dataloader')) or {}).get('pipeline')
     if pipeline is None:
-        raise UserError('a config must test on a dataset with a pipeline, got none')
+        raise UserError(
+            f'a model must have a config as `cfg`, which load_model gives it, that tests on a dataset with a pipeline, '
+            f'got {type(model).__name__} without'
+        )
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmengine'):
         steps = [TRANSFORMS.build(step) for step in pipeline]
     return _to_prepare([step for step in steps if not isinstance(step, (LoadImageFromFile, LoadAnnotations))])
@@ -181,37 +169,3 @@ def _to_prepare(steps: list) -> Prepare:
     return lambda image, name: compose(
         dict(img=image, img_path=name, img_shape=image.shape[:2], ori_shape=image.shape[:2])
     )
-
-
-def classify(
-    model: Model,
-    images: Images,
-    weights: str | None = None,
-    batch_size: int = 32,
-    top_k: int = 5,
-    progress: bool = True,
-    **loading,
-) -> Results:
-    """Classify images: `ClassificationInferencer(model, weights, top_k, **loading)(images, batch_size, progress)`."""
-    return ClassificationInferencer(model, weights, top_k, **loading)(images, batch_size, progress)
-
-
-def segment(
-    model: Model, images: Images, weights: str | None = None, batch_size: int = 1, progress: bool = True, **loading
-) -> Results:
-    """Segment images: `SegmentationInferencer(model, weights, **loading)(images, batch_size, progress)`."""
-    return SegmentationInferencer(model, weights, **loading)(images, batch_size, progress)
-
-
-def extract_features(
-    model: Model,
-    images: Images,
-    weights: str | None = None,
-    kind: str = 'mean',
-    blocks: Blocks = -1,
-    batch_size: int = 32,
-    progress: bool = True,
-    **loading,
-) -> Results:
-    """Extract features: `FeatureInferencer(model, weights, kind, blocks, **loading)(images, batch_size, progress)`."""
-    return FeatureInferencer(model, weights, kind, blocks, **loading)(images, batch_size, progress)

@@ -11,7 +11,7 @@ from mmengine.model import BaseModel
 from mmengine.registry import DATASETS, DefaultScope, MODELS
 from mmengine.runner.checkpoint import load_state_dict
 from mmengine.utils import import_modules_from_strings
-from torch import Tensor
+from torch import nn
 
 from beit_mm.checkpoint.sources import load_from_anywhere
 from beit_mm.config.flatten import drop_scope_stamps
@@ -60,7 +60,7 @@ def load_model(
         UserError: If the name is unknown, there is no such device, or the weights do not fit. The message names the
             file.
     """
-    if isinstance(model, torch.nn.Module):
+    if isinstance(model, nn.Module):
         return model
     device = _find_device(device)
     cfg = _read_config(model, options)
@@ -82,27 +82,21 @@ def load_model(
     return built.to(device).eval()
 
 
-def load_for_inference(
-    model: Model,
-    weights: str | None = None,
-    device: str | torch.device | None = None,
-    options: dict | None = None,
-    trunk_only: bool = False,
-    tokenizer: str | Sequence[str] | None = None,
-) -> BaseModel:
+def load_for_inference(model: Model, weights: str | None = None, **loading) -> BaseModel:
     """Like load_model, but random weights are an error, and a loaded model is put in evaluation mode.
 
     Raises:
-        UserError: Also if neither `weights` nor the config names a checkpoint, or if a loaded model comes together with
-            weights, a tokenizer, a device or options.
+        UserError: Also if neither `weights` nor the config names a checkpoint, or if a loaded model comes with
+            arguments for loading.
     """
-    if isinstance(model, torch.nn.Module):
-        others = dict(weights=weights, tokenizer=tokenizer, device=device, options=options)
-        others = [name for name, value in others.items() if value is not None]
-        if others:
-            raise UserError(f'{" and ".join(others)} must be None for a loaded {type(model).__name__}')
+    trunk_only = loading.get('trunk_only')
+    if isinstance(model, nn.Module):
+        arguments = dict(loading, weights=weights, trunk_only=None)
+        superfluous = sorted(name for name, value in arguments.items() if value is not None)
+        if superfluous:
+            raise UserError(f'{" and ".join(superfluous)} must be None for a loaded {type(model).__name__}')
         return model.eval()
-    loaded = load_model(model, weights, device, tokenizer, options, trunk_only)
+    loaded = load_model(model, weights, **loading)
     has_weights = _weights_of_whole_model(loaded.cfg) or trunk_only and has_pretrained(loaded.cfg.model.get('backbone'))
     if weights is None and not has_weights:
         raise UserError(f'weights must name a checkpoint for {type(loaded).__name__}, got none')
@@ -115,9 +109,8 @@ def _find_device(device: str | torch.device | None) -> torch.device:
     try:
         return torch.empty(1, device=device).device
     except (RuntimeError, AssertionError) as error:  # an unknown name or number, or a build of torch without it
-        raise UserError(
-            f'a device must be cpu, or cuda or cuda:N of {torch.cuda.device_count()} GPUs, got {device}'
-        ) from error
+        count = torch.cuda.device_count()
+        raise UserError(f'a device must be cpu, or cuda or cuda:N of {count} GPUs, got {device}') from error
 
 
 def _read_config(model: str | Path | Config, options: dict | None) -> Config:
@@ -151,33 +144,31 @@ def _load(model: BaseModel, weights: str, trunk_only: bool) -> dict:
     """Load weights, which must fit the whole model or its trunk, and return the meta data of their file."""
     checkpoint = load_from_anywhere(str(weights), 'cpu')
     state = checkpoint.get('state_dict', checkpoint)
+    # MMEngine would log every missing tensor of heads that are not used, or of a tokenizer that has its own file.
+    is_silent = trunk_only
     tokenizer = _tokenizer_of(model)
-    lacks_tokenizer = False
-    if isinstance(tokenizer, DiscreteVAE):  # its weights are random until a file has them
+    if isinstance(tokenizer, DiscreteVAE) and not any(name.startswith('target.tokenizer.') for name in state):
         tokenizer.has_encoder = tokenizer.has_decoder = False
-        lacks_tokenizer = not any(name.startswith('target.tokenizer.') for name in state)
+        is_silent = True
     try:
         if not trunk_only:
             require_weights(model, checkpoint)
-        # MMEngine would log every missing tensor of heads that are not used, or of a tokenizer that has its own file.
-        load_state_dict(model, state, strict=False, logger='silent' if trunk_only or lacks_tokenizer else None)
+        load_state_dict(model, state, strict=False, logger='silent' if is_silent else None)
     except WeightsMismatch as error:
         raise UserError(f'{weights}: {error}') from error
     meta = checkpoint.get('meta')
     return meta if isinstance(meta, dict) else {}
 
 
-def _tokenizer_of(model: BaseModel) -> torch.nn.Module | None:
+def _tokenizer_of(model: BaseModel) -> nn.Module | None:
     return getattr(getattr(model, 'target', None), 'tokenizer', None)
 
 
 def _load_tokenizer(model: BaseModel, files: list[str]) -> None:
     tokenizer = _tokenizer_of(model)
     if tokenizer is None:
-        raise UserError(
-            f'a tokenizer belongs to a masked image model that predicts visual tokens, got {type(model).__name__}'
-        )
-    state: dict[str, Tensor] = {}
+        raise UserError(f'a tokenizer belongs to a model that predicts visual tokens, got {type(model).__name__}')
+    state = {}
     for file in files:
         checkpoint = load_from_anywhere(str(file), 'cpu')
         state.update(checkpoint.get('state_dict', checkpoint))
@@ -190,11 +181,8 @@ def _load_tokenizer(model: BaseModel, files: list[str]) -> None:
 def _fit_to_outputs(meta: dict, model: BaseModel) -> dict:
     """Drop classes and palette whose number is not that of the model's outputs: they belong to other data."""
     num_classes = getattr(getattr(model, 'head', model), 'num_classes', None)
-    return {
-        key: value
-        for key, value in meta.items()
-        if num_classes is None or key not in ('classes', 'palette') or len(value or ()) == num_classes
-    }
+    wrong = [key for key in ('classes', 'palette') if num_classes not in (None, len(meta.get(key) or ()))]
+    return {key: value for key, value in meta.items() if key not in wrong}
 
 
 def _meta_of_config(cfg: Config) -> dict:

@@ -3,7 +3,6 @@
 import math
 import random
 import zlib
-from collections.abc import Sequence
 
 import mmcv
 import numpy as np
@@ -24,8 +23,7 @@ from beit_mm.models.tokenizers.discrete_vae import STRIDE
 from beit_mm.registry import TRANSFORMS
 from beit_mm.visualization.reconstruction import decoding_tokenizer, reconstruct_batch, split_images
 
-from .images import Images
-from .inferencer import Inferencer, Results
+from .inferencer import Inferencer
 from .models import Model
 
 GENERATORS = dict(blockwise=BlockwiseMaskGenerator, random=RandomMaskGenerator)
@@ -73,7 +71,7 @@ class ReconstructionInferencer(Inferencer):
         if size is not None:
             patch_grid(size, self.patch_size)
         self.num_masked, self.mask, self.seed, self.size = num_masked, mask, seed, size
-        self.trained_generator = generator_of(getattr(self.model, 'cfg', None))
+        self.trained_generator = _find_generator(getattr(self.model, 'cfg', None))
 
     def prepare(self, image: np.ndarray, name: str) -> dict:
         short_side = self.patch_size * min(self.trunk.grid)
@@ -88,47 +86,32 @@ class ReconstructionInferencer(Inferencer):
     def compute(self, samples: list[dict]) -> list[dict]:
         with keeping_random_states():
             samples = [dict(sample, mask=self._draw_mask(sample['views'])) for sample in samples]
-        reconstruction = reconstruct_batch(self.model, **self.model.data_preprocessor(default_collate(samples)))
-        return [
-            dict(result, mask=sample['mask'].numpy()) for result, sample in zip(split_images(reconstruction), samples)
-        ]
+        made = reconstruct_batch(self.model, **self.model.data_preprocessor(default_collate(samples)))
+        return [dict(result, mask=sample['mask'].numpy()) for result, sample in zip(split_images(made), samples)]
 
     def _draw_mask(self, view: torch.Tensor) -> torch.Tensor:
-        """The mask of an image, bool (h, w), which depends on its pixels and the seed only."""
-        grid = tuple(side // STRIDE for side in view.shape[1:])
+        """The mask of an image, bool (h, w), which depends on its pixels and the seed only.
+
+        The shares are those of the training's generator, whose grid may be another.
+        """
+        height, width = (side // STRIDE for side in view.shape[1:])
+        trained = self.trained_generator
+        share = height * width / trained.num_patches
+        num_masked = max(1, round(share * trained.num_masked)) if self.num_masked is None else self.num_masked
         random.seed(derive_seed(self.seed, zlib.crc32(view.numpy().tobytes())))
-        return torch.from_numpy(_fit_generator(self.mask, grid, self.num_masked, self.trained_generator).generate())
+        if self.mask == 'random':
+            generator = RandomMaskGenerator((height, width), num_masked)
+        else:
+            blocks = trained if isinstance(trained, BlockwiseMaskGenerator) else BlockwiseMaskGenerator()
+            min_block_size = max(1, round(blocks.min_block_size * height * width / blocks.num_patches))
+            min_aspect = math.exp(-blocks.log_aspect)
+            generator = BlockwiseMaskGenerator((height, width), num_masked, min_block_size, min_aspect)
+        return torch.from_numpy(generator.generate())
 
 
-def reconstruct(
-    model: Model,
-    images: Images,
-    weights: str | None = None,
-    tokenizer: str | Sequence[str] | None = None,
-    batch_size: int = 8,
-    progress: bool = True,
-    **choices,
-) -> Results:
-    """Reconstruct images: `ReconstructionInferencer(model, weights, **choices)(images, batch_size, progress)`."""
-    inferencer = ReconstructionInferencer(model, weights, tokenizer=tokenizer, **choices)
-    return inferencer(images, batch_size, progress)
-
-
-def generator_of(cfg: Config | None) -> MaskGenerator:
+def _find_generator(cfg: Config | None) -> MaskGenerator:
     """The mask generator that a config trains with; the paper's if it has none of ours."""
     for _, node in walk((cfg or {}).get('train_dataloader') or {}, ''):
         if str(node.get('type')).split('.')[-1] in [generator.__name__ for generator in GENERATORS.values()]:
             return TRANSFORMS.build(node)
     return BlockwiseMaskGenerator()
-
-
-def _fit_generator(mask: str, grid: tuple[int, int], num_masked: int | None, trained: MaskGenerator) -> MaskGenerator:
-    """A mask generator for a grid, with the shares of the training's generator, whose grid may be another."""
-    share = grid[0] * grid[1] / trained.num_patches
-    if num_masked is None:
-        num_masked = max(1, round(share * trained.num_masked))
-    if mask == 'random':
-        return RandomMaskGenerator(grid, num_masked)
-    blocks = trained if isinstance(trained, BlockwiseMaskGenerator) else BlockwiseMaskGenerator()
-    min_block_size = max(1, round(blocks.min_block_size * grid[0] * grid[1] / blocks.num_patches))
-    return BlockwiseMaskGenerator(grid, num_masked, min_block_size, math.exp(-blocks.log_aspect))

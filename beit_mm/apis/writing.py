@@ -1,7 +1,6 @@
 """Files of results, written while the results come.
 
-The functions take (image, result) pairs, as Predictions gives them, and pass them on. A file appears when it is
-complete.
+The functions take Predictions and pass on their (image, result) pairs. A file appears when it is complete.
 """
 
 import csv
@@ -12,21 +11,19 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from beit_mm.datasets.folders import identify
 from beit_mm.errors import UserError
 from beit_mm.files import atomic_write
 from beit_mm.visualization.reconstruction import draw_reconstructions
 from beit_mm.visualization.sheets import Palette, segmentation_overlay
 
-from .images import NamedImage, result_files
+from .images import identify, NamedImage, result_files
 from .inferencer import Predictions
 
 CLASS_KEYS = ('image', 'pred_label', 'pred_class', 'pred_score', 'top_labels', 'top_classes', 'top_scores')
 RECONSTRUCTION_KEYS = ('image', 'token_accuracy', 'perplexity', 'mask', 'tokens', 'predicted')
 SHEETS = ('.png', '.jpg', '.pdf')
 MAX_ROWS = 64  # of a sheet: viewers refuse higher pictures, and all rows stay in memory
-Pairs = Iterable[tuple[NamedImage, dict]]
-PairIterator = Iterator[tuple[NamedImage, dict]]
+Pairs = Iterator[tuple[NamedImage, dict]]
 
 
 def check_suffix(path: str, *suffixes: str) -> Path:
@@ -41,33 +38,26 @@ def refuse_inputs(images: Sequence[NamedImage], results: Iterable[Path]) -> None
     existing = {identify(path): path for path in results if path.exists()}
     for image in images if existing else ():
         if isinstance(image.source, (str, Path)) and identify(image.source) in existing:
-            raise UserError(
-                f'results must not overwrite images, got {existing[identify(image.source)]}, which is {image.name}'
-            )
+            path = existing[identify(image.source)]
+            raise UserError(f'results must not overwrite images, got {path}, which is {image.name}')
 
 
-def write_json(pairs: Pairs, path: Path, keys: Sequence[str]) -> PairIterator:
-    """Write a list with a dict of these keys for every result."""
-    with atomic_write(path) as temporary, open(temporary, 'w', encoding='utf-8') as file:
-        for index, (image, result) in enumerate(pairs):
-            file.write(',\n' if index else '[\n')
-            json.dump({key: result[key] for key in keys}, file, ensure_ascii=False, default=np.ndarray.tolist)
-            yield image, result
-        file.write('\n]\n')
-
-
-def write_classes(pairs: Pairs, path: Path) -> PairIterator:
-    """Write a table of results of ClassificationInferencer.
+def write_classes(predictions: Predictions, path: Path | None) -> Pairs:
+    """Write a table of results of ClassificationInferencer; None for no table.
 
     A .json file has CLASS_KEYS. A .csv file has a line per image, with `label_1`, `class_1` and `score_1` of the best
     class, and so on.
     """
+    if path is None:
+        yield from predictions
+        return
+    refuse_inputs(predictions.images, [path])
     if path.suffix == '.json':
-        yield from write_json(pairs, path, CLASS_KEYS)
+        yield from _write_json(predictions, path, CLASS_KEYS)
         return
     with atomic_write(path) as temporary, open(temporary, 'w', encoding='utf-8', newline='') as file:
         table = csv.writer(file)
-        for index, (image, result) in enumerate(pairs):
+        for index, (image, result) in enumerate(predictions):
             best = list(zip(result['top_labels'], result['top_classes'], result['top_scores']))
             if not index:
                 ranks = range(1, len(best) + 1)
@@ -76,7 +66,17 @@ def write_classes(pairs: Pairs, path: Path) -> PairIterator:
             yield image, result
 
 
-def write_label_maps(predictions: Predictions, folder: Path, palette: Palette | None, opacity: float) -> PairIterator:
+def _write_json(predictions: Predictions, path: Path, keys: Sequence[str]) -> Pairs:
+    """Write a list with a dict of these keys for every result."""
+    with atomic_write(path) as temporary, open(temporary, 'w', encoding='utf-8') as file:
+        for index, (image, result) in enumerate(predictions):
+            file.write(',\n' if index else '[\n')
+            json.dump({key: result[key] for key in keys}, file, ensure_ascii=False, default=np.ndarray.tolist)
+            yield image, result
+        file.write('\n]\n')
+
+
+def write_label_maps(predictions: Predictions, folder: Path, palette: Palette | None, opacity: float) -> Pairs:
     """Write results of SegmentationInferencer into a folder.
 
     `labels/` has a gray PNG per image, 8 or 16 bits, whose values are the labels; `overlays/` has a JPEG of the image
@@ -86,8 +86,7 @@ def write_label_maps(predictions: Predictions, folder: Path, palette: Palette | 
         palette, opacity: see segmentation_overlay.
     """
     labels = result_files(predictions.images, folder / 'labels', '.png')
-    overlays = {path: folder / 'overlays' / file.relative_to(folder / 'labels') for path, file in labels.items()}
-    overlays = {path: file.with_suffix('.jpg') for path, file in overlays.items()}
+    overlays = result_files(predictions.images, folder / 'overlays', '.jpg')
     refuse_inputs(predictions.images, [*labels.values(), *overlays.values()])
     for image, result in predictions:
         overlay = segmentation_overlay(image.pixels[..., ::-1], result['labels'], result['classes'], palette, opacity)
@@ -96,7 +95,7 @@ def write_label_maps(predictions: Predictions, folder: Path, palette: Palette | 
         yield image, result
 
 
-def write_reconstructions(predictions: Predictions, out: Path, numbers: Path | None) -> PairIterator:
+def write_reconstructions(predictions: Predictions, out: Path, numbers: Path | None) -> Pairs:
     """Write results of ReconstructionInferencer as pictures.
 
     Args:
@@ -107,8 +106,8 @@ def write_reconstructions(predictions: Predictions, out: Path, numbers: Path | N
     is_sheet = out.suffix in SHEETS
     files = {} if is_sheet else result_files(predictions.images, out, '.png')
     refuse_inputs(predictions.images, [*([out] if is_sheet else files.values()), *([numbers] if numbers else [])])
-    rows = []
-    for image, result in predictions if numbers is None else write_json(predictions, numbers, RECONSTRUCTION_KEYS):
+    rows: list[dict] = []
+    for image, result in _write_json(predictions, numbers, RECONSTRUCTION_KEYS) if numbers else predictions:
         if not is_sheet:
             _save(draw_reconstructions([result]), files[image.result_path])
         elif len(rows) < MAX_ROWS:
@@ -123,7 +122,7 @@ def _save(picture: Image.Image, path: Path, **options) -> None:
         picture.save(temporary, **options)
 
 
-def write_features(pairs: Pairs, path: Path) -> tuple[int, ...]:
+def write_features(predictions: Predictions, path: Path) -> tuple[int, ...]:
     """Write results of FeatureInferencer to an .npz file: `images`, their names (N,), and `features`, float32 (N, ...).
 
     Returns:
@@ -132,15 +131,13 @@ def write_features(pairs: Pairs, path: Path) -> tuple[int, ...]:
     Raises:
         UserError: If the features of two images differ in shape.
     """
-    names, features = [], []
-    for _, result in pairs:
-        if features and result['features'].shape != features[0].shape:
-            raise UserError(
-                f'features in one file must have one shape, got {features[0].shape} of {names[0]} and '
-                f'{result["features"].shape} of {result["image"]}'
-            )
-        names.append(result['image'])
-        features.append(result['features'])
+    refuse_inputs(predictions.images, [path])
+    results = [result for _, result in predictions]
+    shapes = {result['features'].shape: result['image'] for result in reversed(results)}
+    if len(shapes) > 1:
+        text = ' and '.join(f'{shape} of {name}' for shape, name in shapes.items())
+        raise UserError(f'features in one file must have one shape, got {text}')
+    features = np.stack([result['features'] for result in results])
     with atomic_write(path) as temporary:
-        np.savez(temporary, images=np.array(names), features=np.stack(features))
-    return (len(features), *features[0].shape)
+        np.savez(temporary, images=np.array([result['image'] for result in results]), features=features)
+    return features.shape

@@ -8,7 +8,7 @@ from mmpretrain.datasets.custom import find_folders, get_samples
 from beit_mm.errors import UserError
 from beit_mm.registry import DATASETS
 
-from .folders import IMAGE_SUFFIXES
+IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.gif', '.webp', '.tif', '.tiff', '.ppm', '.pgm', '.jp2')
 
 
 @DATASETS.register_module()

@@ -51,16 +51,12 @@ def _read_pillow(image: Image.Image) -> np.ndarray:
         if upright.mode[0] in 'IF':  # convert() would clip 16 bits
             values = np.asarray(upright)
             if upright.mode == 'F' or not 0 <= values.min() <= values.max() < 2**16:
-                raise ValueError(
-                    f'it must have 8 or 16 bits per channel, got mode {upright.mode} with values '
-                    f'{values.min()} to {values.max()}'
-                )
+                raise ValueError(f'it must be whole numbers of 8 or 16 bits, got mode {upright.mode}')
             upright = Image.fromarray((values >> 8).astype(np.uint8))
-        pixels = np.asarray(upright.convert('RGB'))
+        return np.asarray(upright.convert('RGB'))[..., ::-1].copy()
     except Exception as error:  # Pillow decodes only now, and every decoder raises its own types
         name = str(getattr(image, 'filename', '') or 'a Pillow image')
         raise BadImage(name, str(error) or type(error).__name__) from error
-    return np.ascontiguousarray(pixels[..., ::-1])
 
 
 def size_for(size: tuple[int, int], short_side: int, multiple: int) -> tuple[int, int]:

@@ -12,8 +12,8 @@ from beit_mm.errors import UserError
 from beit_mm.files import atomic_write
 from beit_mm.models.backbones.layers import patch_grid
 
-from .formats import as_tuple, Choices, Format, FORMATS
-from .parts import describe, Part
+from .formats import FORMATS, Graph, Run
+from .parts import as_tuple, describe, Part
 
 ONNX_PACKAGES = ('onnx', 'onnxruntime', 'onnxscript')
 OPSETS = range(18, 24)  # that torch's exporter writes; runtimes of all ages take the first
@@ -42,15 +42,12 @@ class Report(NamedTuple):
 
     def lines(self) -> list[str]:
         """The report in words."""
-        inputs, outputs = (
-            ', '.join(f'{name} ({", ".join(map(str, shape))})' for name, shape in shapes.items())
-            for shapes in (self.inputs, self.outputs)
-        )
-        size = self.path.stat().st_size / 1e6
-        return [f'{self.path}: {self.part}, {inputs} -> {outputs}, {size:.1f} MB'] + [
-            f'batch of {check.batch}: differs from the model by at most {check.difference:.1e}, for outputs up to '
-            f'{check.magnitude:.1e}'
-            for check in self.checks
+        shapes = [[f'{name} ({", ".join(map(str, shape))})' for name, shape in self.inputs.items()]]
+        shapes.append([f'{name} ({", ".join(map(str, shape))})' for name, shape in self.outputs.items()])
+        text = ' -> '.join(map(', '.join, shapes))
+        return [f'{self.path}: {self.part}, {text}, {self.path.stat().st_size / 1e6:.1f} MB'] + [
+            f'batch of {batch}: differs from the model by at most {difference:.1e}, for outputs up to {magnitude:.1e}'
+            for batch, difference, magnitude in self.checks
         ]
 
 
@@ -84,7 +81,8 @@ def export(
         FileExistsError: If the path exists.
     """
     path = Path(path)
-    file_format, choices = _read_choices(path, batch, opset)
+    _check_options(path, batch, opset)
+    write, run = FORMATS[path.suffix]
     reference, fitted = Part(model, part), Part(model, part)
     patch_size = fitted.trunk.patch_embed.patch_size
     size = tuple(size or (side * patch_size for side in fitted.trunk.grid))
@@ -94,57 +92,45 @@ def export(
         outputs = as_tuple(fitted(images))
         metadata = describe(model, fitted, size, outputs[0].shape[1], weights)
         with atomic_write(path) as temporary:
-            file_format.write(fitted, images, temporary, metadata, choices)
-            checks = _compare(file_format, fitted, reference, temporary, size, (batch,) if batch else CHECKED_BATCHES)
+            write(fitted, images, temporary, metadata, Graph(batch, opset or OPSETS[0]))
+            checks = _compare(run(fitted, temporary), reference, size, (batch,) if batch else CHECKED_BATCHES)
     first = 'N' if batch is None else batch
     shapes = {name: (first, *output.shape[1:]) for name, output in zip(fitted.output_names, outputs)}
     return Report(path, fitted.name, dict(images=(first, 3, *size)), shapes, metadata, checks)
 
 
-def _read_choices(path: Path, batch: int | None, opset: int | None) -> tuple[Format, Choices]:
+def _check_options(path: Path, batch: int | None, opset: int | None) -> None:
     if path.suffix not in FORMATS:
         raise UserError(f'an exported file must end in {", ".join(FORMATS)}, got {path}')
     if path.exists():
         raise FileExistsError(f'{path} exists and is not overwritten')
-    is_onnx, file_format = path.suffix == '.onnx', FORMATS[path.suffix]
-    if batch is not None and (batch < 1 or not file_format.is_graph):
-        raise UserError(
-            f'a batch must be a positive number of images that a graph takes (.onnx, .pt2), got {batch} for {path}'
-        )
+    is_onnx, is_graph = path.suffix == '.onnx', path.suffix != '.safetensors'
+    if batch is not None and (batch < 1 or not is_graph):
+        raise UserError(f'a batch must be a positive number, for a graph (.onnx, .pt2), got {batch} for {path}')
     if opset is not None and (opset not in OPSETS or not is_onnx):
-        raise UserError(
-            f'an opset must be one of {OPSETS[0]} to {OPSETS[-1]}, for an .onnx file, got {opset} for {path}'
-        )
+        raise UserError(f'an opset must be {OPSETS[0]} to {OPSETS[-1]}, for an .onnx file, got {opset} for {path}')
     if is_onnx and not all(map(find_spec, ONNX_PACKAGES)):
         raise UserError('exporting to ONNX needs pip install "beit_mm[export]"')
-    return file_format, Choices(batch, (opset or OPSETS[0]) if is_onnx else None)
 
 
 def _random_images(batch: int, size: tuple[int, int], seed: int = 0) -> Tensor:
     return torch.randn(batch, 3, *size, generator=torch.Generator().manual_seed(seed))
 
 
-def _compare(
-    file_format: Format, fitted: Part, reference: Part, path: Path, size: tuple[int, int], batches: Sequence[int]
-) -> list[Check]:
+def _compare(run: Run, reference: Part, size: tuple[int, int], batches: Sequence[int]) -> list[Check]:
     """Compare the outputs of a file with the model's; ValueError if one is beyond the limit or not a number."""
-    run = file_format.run(fitted, path)
     checks = []
     for batch in batches:
         images = _random_images(batch, size, seed=batch)
-        of_batch = []
-        for name, actual, expected in zip(reference.output_names, run(images), as_tuple(reference(images))):
-            if actual.shape != expected.shape:
-                raise ValueError(
-                    f'{name} of the exported file must be {tuple(expected.shape)} for {batch} images, got '
-                    f'{tuple(actual.shape)}'
-                )
+        compared = []
+        for name, actual, expected in zip(reference.output_names, as_tuple(run(images)), as_tuple(reference(images))):
+            assert actual.shape == expected.shape, (name, actual.shape, expected.shape)
             check = Check(batch, float((actual - expected).abs().max()), float(expected.abs().max()))
             if not check.difference <= LIMIT * check.magnitude:
                 raise ValueError(
                     f'{name} of the exported file must be within {LIMIT * check.magnitude:.1e} of the '
                     f"model's for {batch} images, got a difference of {check.difference:.1e}"
                 )
-            of_batch.append(check)
-        checks.append(max(of_batch, key=lambda check: check.difference / (check.magnitude or 1.0)))
+            compared.append(check)
+        checks.append(max(compared, key=lambda check: check.difference / (check.magnitude or 1.0)))
     return checks

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
-from beit_mm.checkpoint import read_checkpoint
 from beit_mm.errors import UserError
 from beit_mm.models.weight_layouts import task_of
 
@@ -19,30 +18,28 @@ from .parts import Outputs, Part
 
 METADATA_FILE = 'metadata.json'  # inside a .pt2 file
 MAX_ONNX_BYTES = 2**31 - 1  # of a protocol buffer
-Run = Callable[[Tensor], tuple[Tensor, ...]]
+Run = Callable[[Tensor], Outputs]
 
 
-class Choices(NamedTuple):
-    """Of a graph: the number of images, None for any, and the operator set, None for formats other than ONNX."""
+class Graph(NamedTuple):
+    """The number of images that a graph takes, None for any, and the operator set of an ONNX file."""
 
     batch: int | None
-    opset: int | None
+    opset: int
 
 
-def write_onnx(part: Part, images: Tensor, path: Path, metadata: dict[str, str], choices: Choices) -> None:
+def write_onnx(part: Part, images: Tensor, path: Path, metadata: dict[str, str], graph: Graph) -> None:
     """One file, with the meta data in `metadata_props`. Its input is `images`, its outputs are the part's."""
     import onnx
 
-    traced = trace(part, images, choices.batch)
+    traced = _trace(part, images, graph)
     num_bytes = sum(tensor.nbytes for tensor in traced.state_dict.values())
     if num_bytes > MAX_ONNX_BYTES:
-        raise UserError(
-            f'an ONNX file must be under 2 GiB, got a model of {num_bytes / 2**30:.1f} GiB; export it to .pt2'
-        )
-    program = torch.onnx.export(
-        traced, (), dynamo=True, opset_version=choices.opset, output_names=list(part.output_names), verbose=False
-    )
-    proto = program.model_proto
+        raise UserError(f'an ONNX file must be under 2 GiB, got {num_bytes / 2**30:.1f} GiB: export to .pt2 instead')
+    names = list(part.output_names)
+    proto = torch.onnx.export(
+        traced, (), dynamo=True, opset_version=graph.opset, output_names=names, verbose=False
+    ).model_proto
     for node in proto.graph.node:
         del node.metadata_props[:]  # stack traces with the paths of this machine
     onnx.helper.set_model_props(proto, metadata)
@@ -61,51 +58,39 @@ def run_onnx(part: Part, path: Path) -> Run:
     return lambda images: tuple(map(torch.from_numpy, session.run(None, dict(images=images.numpy()))))
 
 
-def write_pt2(part: Part, images: Tensor, path: Path, metadata: dict[str, str], choices: Choices) -> None:
+def write_pt2(part: Part, images: Tensor, path: Path, metadata: dict[str, str], graph: Graph) -> None:
     """A program of torch.export, with the meta data in its extra file METADATA_FILE."""
-    torch.export.save(trace(part, images, choices.batch), path, extra_files={METADATA_FILE: json.dumps(metadata)})
+    torch.export.save(_trace(part, images, graph), path, extra_files={METADATA_FILE: json.dumps(metadata)})
 
 
 def run_pt2(part: Part, path: Path) -> Run:
-    program = torch.export.load(path).module()
-    return lambda images: as_tuple(program(images))
+    return torch.export.load(path).module()
 
 
-def write_safetensors(part: Part, images: Tensor, path: Path, metadata: dict[str, str], choices: Choices) -> None:
+def write_safetensors(part: Part, images: Tensor, path: Path, metadata: dict[str, str], graph: Graph) -> None:
     """Weights in our layout, with tables and position embeddings at the grid of the size."""
-    weights = part.weights()
+    weights = {part.prefix + name: tensor.contiguous() for name, tensor in part.module.state_dict().items()}
     save_file(weights, path, metadata=dict(format='pt', layout='beit_mm', kind=task_of(weights), **metadata))
 
 
 def run_safetensors(part: Part, path: Path) -> Run:
     """Load a file into a copy of the part."""
     loaded = copy.deepcopy(part)
-    loaded.load(read_checkpoint(path))
-    return lambda images: as_tuple(loaded(images))
+    loaded.module.load_state_dict({name.removeprefix(part.prefix): tensor for name, tensor in load_file(path).items()})
+    return loaded
 
 
-class Format(NamedTuple):
-    """How a file of a format is written and run, and whether it is a graph or weights alone."""
-
-    write: Callable[[Part, Tensor, Path, dict[str, str], Choices], None]
-    run: Callable[[Part, Path], Run]
-    is_graph: bool
-
-
+# How a file is written and run, by suffix.
 FORMATS = {
-    '.onnx': Format(write_onnx, run_onnx, True),
-    '.pt2': Format(write_pt2, run_pt2, True),
-    '.safetensors': Format(write_safetensors, run_safetensors, False),
+    '.onnx': (write_onnx, run_onnx),
+    '.pt2': (write_pt2, run_pt2),
+    '.safetensors': (write_safetensors, run_safetensors),
 }
 
 
-def trace(part: Part, images: Tensor, batch: int | None) -> ExportedProgram:
-    """A part as a program of torch.export, for as many images as `images` has or, if batch is None, for any number."""
+def _trace(part: Part, images: Tensor, graph: Graph) -> ExportedProgram:
+    """A part as a program of torch.export."""
     if part.name == 'segmentor':
         part.module.auxiliary_head = None  # for training only
-    shapes = dict(images={0: Dim('batch')}) if batch is None else None
+    shapes = dict(images={0: Dim('batch')}) if graph.batch is None else None
     return torch.export.export(part, (images,), dynamic_shapes=shapes, strict=False)
-
-
-def as_tuple(outputs: Outputs) -> tuple[Tensor, ...]:
-    return (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)

@@ -20,37 +20,19 @@ from beit_mm.models.classifiers.linear_probe import LinearProbeHead
 from beit_mm.version import __version__
 
 Outputs = Tensor | tuple[Tensor, ...]
-
-
-def classify(model: ImageClassifier, images: Tensor) -> Tensor:
-    """Logits (N, num_classes), before the softmax; a linear probe's are those of its predict_block."""
-    logits = model(images)
-    return logits[model.head.predict_index] if isinstance(model.head, LinearProbeHead) else logits
-
-
-def segment(model: EncoderDecoder, images: Tensor) -> Tensor:
-    """Logits (N, num_classes, H, W) of images that are one window each."""
-    size = tuple(images.shape[2:])
-    return model.encode_decode(images, [dict(img_shape=size, pad_shape=size)])
-
-
-def extract(trunk: BEiT, images: Tensor) -> Outputs:
-    """What the trunk's out_type and out_indices say, one tensor or a tuple."""
-    features = trunk(images)
-    return features[0] if len(features) == 1 else features
-
-
-PARTS = dict(classifier=classify, trunk=extract, segmentor=segment)
+PARTS = ('classifier', 'trunk', 'segmentor')
 
 
 class Part(nn.Module):
     """A part of a model for export, on the CPU, float32, in evaluation mode. The model stays as it is.
 
-    `forward` takes normalized images (N, 3, H, W) and gives a tensor, or a tuple of several, named `output_names`.
-
     Args:
         model: a BEiT, or a model with one as `backbone`.
         name: one of PARTS; None for what the model is.
+
+    Attributes:
+        output_names: of what `forward` returns.
+        prefix: what the names of the weights begin with in our layout, before the module's own names.
 
     Raises:
         UserError: If the model has no BEiT, or is no such part.
@@ -61,41 +43,40 @@ class Part(nn.Module):
         trunk = model if isinstance(model, BEiT) else getattr(model, 'backbone', None)
         if not isinstance(trunk, BEiT):
             raise UserError(f'a model must be or have a BEiT trunk, got {type(model).__name__}')
-        whole_parts = {ImageClassifier: 'classifier', EncoderDecoder: 'segmentor'}
-        whole = next((part for cls, part in whole_parts.items() if isinstance(model, cls)), 'trunk')
+        whole = 'classifier' if isinstance(model, ImageClassifier) else 'trunk'
+        whole = 'segmentor' if isinstance(model, EncoderDecoder) else whole
         if name not in (None, whole, 'trunk'):
             choices = ' or '.join(dict.fromkeys((whole, 'trunk')))
             raise UserError(f'the part of {type(model).__name__} must be {choices}, got {name!r}')
         self.name = name or whole
         self.module = copy.deepcopy(trunk if self.name == 'trunk' else model).cpu().float()
         self.eval().requires_grad_(False)
-        if self.name != 'trunk':
-            self.output_names: tuple[str, ...] = ('logits',)
-        elif len(trunk.out_indices) == 1:
-            self.output_names = ('features',)
-        else:
-            self.output_names = tuple(f'features_{index}' for index in range(len(trunk.out_indices)))
-
-    def forward(self, images: Tensor) -> Outputs:
-        return PARTS[self.name](self.module, images)
+        self.output_names: tuple[str, ...] = ('logits',)
+        self.prefix = ''
+        if self.name == 'trunk':
+            several = [f'features_{index}' for index in range(len(trunk.out_indices))]
+            self.output_names = ('features',) if len(several) == 1 else tuple(several)
+            self.prefix = 'backbone.'
 
     @property
     def trunk(self) -> BEiT:
         # Not a second submodule, as exported programs would then hold its weights twice.
         return self.module if self.name == 'trunk' else self.module.backbone
 
-    @property
-    def prefix(self) -> str:
-        """What the names of the weights begin with in our layout, before the module's own names."""
-        return 'backbone.' if self.name == 'trunk' else ''
+    def forward(self, images: Tensor) -> Outputs:
+        """From normalized images (N, 3, H, W), for a segmentor one window each, to logits or a trunk's features."""
+        if self.name == 'segmentor':
+            size = tuple(images.shape[2:])
+            return self.module.encode_decode(images, [dict(img_shape=size, pad_shape=size)])
+        outputs = self.module(images)
+        if self.name == 'trunk':
+            return outputs[0] if len(outputs) == 1 else outputs
+        head = self.module.head
+        return outputs[head.predict_index] if isinstance(head, LinearProbeHead) else outputs
 
-    def weights(self) -> dict[str, Tensor]:
-        """The weights in our layout."""
-        return {self.prefix + name: tensor.contiguous() for name, tensor in self.module.state_dict().items()}
 
-    def load(self, weights: dict[str, Tensor]) -> None:
-        """Load all weights, as `weights` gives them."""
-        self.module.load_state_dict({name.removeprefix(self.prefix): tensor for name, tensor in weights.items()})
+def as_tuple(outputs: Outputs) -> tuple[Tensor, ...]:
+    return (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
 
 
 def describe(
@@ -143,12 +124,9 @@ def describe(
         if len(classes) == num_outputs:  # otherwise they belong to the config's data, not to this head
             meta.update(classes=classes)
     if part.name == 'segmentor':
-        meta.update(test_cfg=(cfg.get('model') or {}).get('test_cfg'))  # how windows are placed
+        meta.update(test_cfg=(cfg.get('model') or {}).get('test_cfg'))  # how windows cover an image
     meta.update(test_pipeline=(innermost_dataset(cfg.get('test_dataloader')) or {}).get('pipeline'))
     if weights is not None and Path(weights).is_file():
         meta.update(weights=Path(weights).name, weights_sha256=sha256_of(Path(weights)))
-    return {
-        key: value if isinstance(value, str) else json.dumps(value, default=str)
-        for key, value in meta.items()
-        if value is not None
-    }
+    meta = {key: value for key, value in meta.items() if value is not None}
+    return {key: value if isinstance(value, str) else json.dumps(value, default=str) for key, value in meta.items()}

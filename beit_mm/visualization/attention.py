@@ -16,6 +16,8 @@ from beit_mm.models.backbones.beit import resolve_blocks
 from beit_mm.models.backbones.layers import patch_grid
 from beit_mm.models.inspection import evaluating
 
+from .sheets import fit_to_cell
+
 COLORMAP = 'inferno'
 OPACITY = 0.65  # of a map over the image in gray
 LONG_SIDE, MIN_WIDTH, GAP, TITLE, LABEL = 2.2, 1.1, 0.1, 0.45, 0.3  # inches, of pictures and of the space around them
@@ -24,7 +26,6 @@ MARKER = dict(marker='o', markersize=9, clip_on=False)
 DOT = dict(MARKER, markerfacecolor='red', markeredgecolor='white', markeredgewidth=1.5)
 RING = dict(MARKER, markerfacecolor='none', markeredgecolor='cyan', markeredgewidth=1)  # a color that no map has
 Point = tuple[int, int]
-Extent = tuple[float, float, float, float]
 
 
 @torch.no_grad()
@@ -93,10 +94,8 @@ def point_attention_maps(
     """
     trunk = getattr(model, 'backbone', None)
     if not isinstance(trunk, BEiT):
-        raise UserError(
-            f'attention maps need a model with a BEiT as backbone, got {type(model).__name__}'
-            f'{"" if trunk is None else f" with {type(trunk).__name__}"}'
-        )
+        actual = f'{type(model).__name__} with {type(trunk).__name__}'
+        raise UserError(f'attention maps need a model with a BEiT as backbone, got {actual}')
     image = read_image(image)
     patch_size = trunk.patch_embed.patch_size
     size = size or size_for(image.shape[:2], patch_size * min(trunk.grid), patch_size)
@@ -152,35 +151,33 @@ def attention_figure(image: Source, points: Sequence[Point], maps: dict[int, Ten
         BadImage: If the image cannot be read.
         UserError: If there is no such head.
     """
-    columns = _columns(maps, heads)
+    columns: dict[str, np.ndarray] = {}  # (num_points, h, w)
+    for block, tensor in maps.items():
+        values = tensor.float().cpu().numpy()  # (num_points, num_heads, h, w)
+        columns[f'block {block}\nmean of heads'] = values.mean(axis=1)
+        for head in heads:
+            if not 0 <= head < values.shape[1]:
+                raise UserError(f'a head must be 0 to {values.shape[1] - 1}, got {head}')
+            columns[f'block {block}\nhead {head}'] = values[:, head]
     image = read_image(image)[..., ::-1]
-    size = image.shape[:2]
-    if max(size) > MAX_PIXELS:
-        image = resize_image(image, tuple(max(side * MAX_PIXELS // max(size), 1) for side in size))
-    extent = -0.5, size[1] - 0.5, size[0] - 0.5, -0.5  # so that whole numbers are centers of pixels
-    figure, axes = _empty_figure(len(points), 1 + len(columns), size)
+    height, width = image.shape[:2]
+    if max(height, width) > MAX_PIXELS:
+        image = np.asarray(fit_to_cell(image, MAX_PIXELS))
+    extent = -0.5, width - 0.5, height - 0.5, -0.5  # so that whole numbers are centers of pixels
+    figure, axes = _empty_figure(len(points), 1 + len(columns), (height, width))
+    for axis, title in zip(axes[0], ['point', *columns]):
+        axis.set_title(title, fontsize=9)
     for row, point in enumerate(points):
         axes[row, 0].imshow(image, extent=extent)
         axes[row, 0].plot(*point, **DOT)
         axes[row, 0].set_xlabel(f'x {point[0]}, y {point[1]}', fontsize=8)
         for axis, values in zip(axes[row, 1:], columns.values()):
-            _draw_map(axis, image, point, values[row], extent)
-    for axis, title in zip(axes[0], ['point', *columns]):
-        axis.set_title(title, fontsize=9)
+            axis.imshow(image.mean(axis=2), extent=extent, cmap='gray', vmin=0, vmax=255)
+            axis.imshow(values[row], extent=extent, cmap=COLORMAP, alpha=OPACITY, interpolation='bilinear')
+            axis.plot(*point, **RING)
+            lowest, highest = (round(float(value), 4) for value in (values[row].min(), values[row].max()))
+            axis.set_xlabel(f'{lowest:.2g} to {highest:.2g}', fontsize=8)
     return figure
-
-
-def _columns(maps: dict[int, Tensor], heads: Sequence[int]) -> dict[str, np.ndarray]:
-    """Titles and maps (num_points, h, w) of the columns."""
-    columns = {}
-    for block, of_heads in maps.items():
-        of_heads = of_heads.float().cpu().numpy()  # (num_points, num_heads, h, w)
-        columns[f'block {block}\nmean of heads'] = of_heads.mean(axis=1)
-        for head in heads:
-            if not 0 <= head < of_heads.shape[1]:
-                raise UserError(f'a head must be 0 to {of_heads.shape[1] - 1}, got {head}')
-            columns[f'block {block}\nhead {head}'] = of_heads[:, head]
-    return columns
 
 
 def _empty_figure(rows: int, columns: int, size: tuple[int, int]):
@@ -192,26 +189,10 @@ def _empty_figure(rows: int, columns: int, size: tuple[int, int]):
 
     height, width = (LONG_SIDE * side / max(size) for side in size)
     width = max(width, MIN_WIDTH)
-    total = columns * width + (columns + 1) * GAP, TITLE + rows * (height + LABEL)
-    spacing = dict(
-        left=GAP / total[0],
-        right=1 - GAP / total[0],
-        wspace=GAP / width,
-        bottom=LABEL / total[1],
-        top=1 - TITLE / total[1],
-        hspace=LABEL / height,
-    )
-    figure = Figure(figsize=total, dpi=150)
-    axes = figure.subplots(rows, columns, squeeze=False, gridspec_kw=spacing)
+    across, down = columns * width + (columns + 1) * GAP, TITLE + rows * (height + LABEL)
+    figure = Figure(figsize=(across, down), dpi=150)
+    figure.subplots_adjust(GAP / across, LABEL / down, 1 - GAP / across, 1 - TITLE / down, GAP / width, LABEL / height)
+    axes = figure.subplots(rows, columns, squeeze=False, subplot_kw=dict(xticks=[], yticks=[]))
     for axis in axes.flat:
-        axis.set(xticks=[], yticks=[])
         axis.spines[:].set_visible(False)
     return figure, axes
-
-
-def _draw_map(axis, image: np.ndarray, point: Point, values: np.ndarray, extent: Extent) -> None:
-    axis.imshow(image.mean(axis=2), extent=extent, cmap='gray', vmin=0, vmax=255)
-    axis.imshow(values, extent=extent, cmap=COLORMAP, alpha=OPACITY, interpolation='bilinear')
-    axis.plot(*point, **RING)
-    lowest, highest = (round(float(value), 4) for value in (values.min(), values.max()))
-    axis.set_xlabel(f'{lowest:.2g} to {highest:.2g}', fontsize=8)

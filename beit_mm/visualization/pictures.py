@@ -86,12 +86,11 @@ def _(model: BaseSegmentor, batch: dict, num_images: int, meta: dict) -> Picture
     few = {key: batch[key][:num_images] for key in ('inputs', 'data_samples')}
     data = model.data_preprocessor(few, training=True)  # padded to one size, as in training
     predicted = model(data['inputs'], mode='predict')
-    truths = [sample.gt_sem_seg.data[0] for sample in data['data_samples']]
-    labels = [sample.pred_sem_seg.data[0] for sample in predicted]
-    truths, labels = (
-        [label_map[: image.shape[1], : image.shape[2]].cpu().numpy() for label_map, image in zip(maps, few['inputs'])]
-        for maps in (truths, labels)
-    )
+    truths, labels = [], []
+    for image, sample, prediction in zip(few['inputs'], data['data_samples'], predicted):
+        height, width = image.shape[1:]  # without the padding
+        truths.append(sample.gt_sem_seg.data[0, :height, :width].cpu().numpy())
+        labels.append(prediction.pred_sem_seg.data[0, :height, :width].cpu().numpy())
     classes = meta.get('classes')
     palette = meta.get('palette') or generate_palette(len(classes or range(model.num_classes)))
     panel = segmentation_panel(_to_rgb(few['inputs']), truths, labels, palette, classes)
@@ -103,10 +102,10 @@ def _(model: BaseClassifier, batch: dict, num_images: int, meta: dict) -> Pictur
     """Images as augmented, but not mixed, above their class and the predicted class."""
     inputs = batch['inputs'][:num_images]
     predicted = model(**model.data_preprocessor(dict(inputs=inputs)), mode='predict')
-    cells = [
-        _add_classes(fit_to_cell(image, CELL), sample.gt_label.tolist(), prediction.pred_score, meta.get('classes'))
-        for image, sample, prediction in zip(_to_rgb(inputs), batch['data_samples'], predicted)
-    ]
+    cells = []
+    for image, sample, prediction in zip(_to_rgb(inputs), batch['data_samples'], predicted):
+        picture, truths = fit_to_cell(image, CELL), sample.gt_label.tolist()
+        cells.append(_add_classes(picture, truths, prediction.pred_score, meta.get('classes')))
     grid = stack_rows([cells[start : start + NUM_COLUMNS] for start in range(0, len(cells), NUM_COLUMNS)])
     return Pictures(dict(classification=np.asarray(grid)), {})
 
@@ -137,28 +136,21 @@ def describe_codebook(tokens: Tensor, vocab_size: int) -> tuple[np.ndarray, dict
         The share of every token, the most frequent first, uint8 RGB (H, W, 3); and `codebook/perplexity`, 1 to
         vocab_size, and `codebook/used_codes`, 0 to 1, which both grow with the number of images.
     """
-    counts = torch.bincount(tokens.flatten(), minlength=vocab_size)
-    numbers = {f'codebook/{name}': value.item() for name, value in codebook_use(counts).items()}
-    return _draw_codebook(counts.cpu().numpy(), len(tokens), numbers['codebook/perplexity']), numbers
-
-
-def _draw_codebook(counts: np.ndarray, num_images: int, perplexity: float) -> np.ndarray:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    shares = np.sort(counts[counts > 0])[::-1] / counts.sum()
+    counts = torch.bincount(tokens.flatten(), minlength=vocab_size)
+    numbers = {f'codebook/{name}': value.item() for name, value in codebook_use(counts).items()}
+    shares = (counts[counts > 0].sort(descending=True).values / counts.sum()).cpu().numpy()
     figure = Figure(figsize=(7, 3.5), dpi=100)  # pyplot would keep it
     figure.subplots_adjust(left=0.1, right=0.98, bottom=0.15, top=0.9)  # a layout engine would draw it twice
-    axes = figure.add_subplot()
+    axes = figure.add_subplot(xlabel='visual tokens, the most frequent first', ylabel='share of all patches')
     axes.stairs(shares, np.arange(len(shares) + 1) + 0.5, fill=True, baseline=shares.min() / 2)
-    axes.axhline(1 / len(counts), color='black', linestyle='--', linewidth=1, label='all tokens equally often')
-    axes.set(yscale='log', xlim=(0.5, len(counts) + 0.5))
-    axes.set(xlabel='visual tokens, the most frequent first', ylabel='share of all patches')
-    title = (
-        f'{len(shares):,} of {len(counts):,} visual tokens used by {num_images} images, perplexity {perplexity:,.1f}'
-    )
-    axes.set_title(title, fontsize=11)
+    axes.axhline(1 / vocab_size, color='black', linestyle='--', linewidth=1, label='all tokens equally often')
+    axes.set(yscale='log', xlim=(0.5, vocab_size + 0.5))
+    use = f'{len(shares):,} of {vocab_size:,} visual tokens used by {len(tokens)} images'
+    axes.set_title(f'{use}, perplexity {numbers["codebook/perplexity"]:,.1f}', fontsize=11)
     axes.legend(loc='upper right')
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy(), numbers

@@ -67,11 +67,9 @@ def reconstruct_batch(model: MaskedImageModel, inputs: Tensor, views: Tensor, ma
         logits = model(inputs, mask=mask, mode='outputs').float()  # (M, vocab_size)
         predicted = tokens.masked_scatter(mask, logits.argmax(dim=1))
         tokens_decoded, completed = tokenizer.decode(tokens), tokenizer.decode(predicted)
-    losses = torch.zeros(mask.shape, device=mask.device).masked_scatter(
-        mask, F.cross_entropy(logits, tokens[mask], reduction='none')
-    )
     counts = mask.flatten(1).sum(dim=1)
     right = (mask & (predicted == tokens)).flatten(1).sum(dim=1)
+    losses = F.cross_entropy(logits, tokens[mask], reduction='none').split(counts.tolist())
     return Reconstruction(
         views,
         gray_out(views, mask),
@@ -80,7 +78,7 @@ def reconstruct_batch(model: MaskedImageModel, inputs: Tensor, views: Tensor, ma
         tokens,
         predicted,
         token_accuracy=right / counts,
-        perplexity=(losses.flatten(1).sum(dim=1) / counts).exp(),
+        perplexity=torch.stack([loss.mean().exp() for loss in losses]),
     )
 
 
@@ -90,21 +88,15 @@ def decoding_tokenizer(model: nn.Module) -> nn.Module:
         raise UserError(f'reconstruction needs a MaskedImageModel, got {type(model).__name__}')
     tokenizer = getattr(model.target, 'tokenizer', None)
     if tokenizer is None:
-        raise UserError(
-            f'reconstruction needs a model that predicts visual tokens, '
-            f'got one that predicts {type(model.target).__name__}'
-        )
-    if not getattr(tokenizer, 'has_encoder', True):
-        raise UserError(
-            'reconstruction needs the tokenizer that the model was trained with, got weights without one: give its '
-            "files, such as OpenAI's encoder.pkl and decoder.pkl"
-        )
+        target = type(model.target).__name__
+        raise UserError(f'reconstruction needs a model that predicts visual tokens, got one that predicts {target}')
     if not hasattr(tokenizer, 'decode'):
         raise UserError(f'reconstruction needs a tokenizer with `decode`, got {type(tokenizer).__name__}')
-    if not can_decode(tokenizer):
+    if not getattr(tokenizer, 'has_encoder', True) or not can_decode(tokenizer):
+        missing = 'its decoder' if getattr(tokenizer, 'has_encoder', True) else 'it'
         raise UserError(
-            'reconstruction needs a tokenizer with its decoder, got weights without one: give both files, '
-            "such as OpenAI's encoder.pkl and decoder.pkl"
+            f'reconstruction needs the tokenizer that the model was trained with, got weights without {missing}: give '
+            "both files, such as OpenAI's encoder.pkl and decoder.pkl"
         )
     return tokenizer
 
@@ -136,12 +128,10 @@ def draw_reconstructions(
     images: Sequence[dict[str, object]], names: Sequence[str] | None = None, cell: int = CELL
 ) -> Image.Image:
     """A sheet with a row and a line of numbers for every dict of `split_images`; names come before the numbers."""
-    captions = [
-        f'token accuracy {100 * image["token_accuracy"]:.1f} %, perplexity {image["perplexity"]:.1f}'
-        for image in images
-    ]
-    if names is not None:
-        captions = [f'{name}: {caption}' for name, caption in zip(names, captions)]
+    captions = []
+    for index, image in enumerate(images):
+        numbers = f'token accuracy {100 * image["token_accuracy"]:.1f} %, perplexity {image["perplexity"]:.1f}'
+        captions.append(numbers if names is None else f'{names[index]}: {numbers}')
     columns = {title: [image[name] for image in images] for name, title in TITLES.items()}
     return draw_sheet(columns, captions, cell=cell)
 

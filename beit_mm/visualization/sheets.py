@@ -4,7 +4,7 @@ import colorsys
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 CELL = 224
 GAP = 6
@@ -40,10 +40,8 @@ def draw_sheet(
 def stack_rows(rows: Sequence[Sequence[Image.Image]], gap: int = GAP) -> Image.Image:
     """Rows of pictures on white with aligned columns. A picture alone in its row may be wider than its column."""
     num_columns = max(map(len, rows))
-    widths = [
-        max((row[column].width for row in rows if len(row) > max(column, 1) or num_columns == 1), default=0)
-        for column in range(num_columns)
-    ]
+    of_columns = [row for row in rows if len(row) > 1] or rows
+    widths = [max(row[column].width for row in of_columns if len(row) > column) for column in range(num_columns)]
     heights = [max(image.height for image in row) for row in rows]
     width = max(sum(widths) + gap * (num_columns - 1), *(row[0].width for row in rows))
     sheet = Image.new('RGB', (width + 2 * gap, sum(heights) + gap * (len(rows) + 1)), 'white')
@@ -61,16 +59,15 @@ def fit_to_cell(image: np.ndarray, cell: int = CELL) -> Image.Image:
     A small picture is enlarged by a whole number, so that its pixels stay visible.
     """
     picture = Image.fromarray(np.ascontiguousarray(image))
-    longer = max(picture.size)
-    if longer > cell:
-        return picture.resize([max(1, round(side * cell / longer)) for side in picture.size], Image.LANCZOS)
-    return picture.resize([side * (cell // longer) for side in picture.size], Image.NEAREST)
+    picture = ImageOps.scale(picture, max(1, cell // max(picture.size)), Image.NEAREST)
+    picture.thumbnail((cell, cell), Image.LANCZOS, reducing_gap=None)
+    return picture
 
 
-def draw_text(text: str, color: str = 'black', width: int | None = None) -> Image.Image:
-    """A line of text, cut to a width in pixels if there is one."""
+def draw_text(text: str, color: str = 'black', width: float = float('inf')) -> Image.Image:
+    """A line of text, cut to a width in pixels."""
     font = ImageFont.load_default(13)
-    if width is not None and font.getlength(text) > width:
+    if font.getlength(text) > width:
         while text and font.getlength(f'{text}...') > width:
             text = text[:-1]
         text = f'{text}...'
@@ -88,7 +85,7 @@ def draw_legend(names: Sequence[str], colors: Palette, width: int) -> Image.Imag
         entry_width = text.width + LINE + GAP
         if left and left + entry_width > width:
             left, top = 0, top + LINE
-        picture.paste(tuple(int(value) for value in color), (left, top + 4, left + 12, top + 16))
+        picture.paste(tuple(map(int, color)), (left, top + 4, left + 12, top + 16))
         picture.paste(text, (left + LINE - 2, top))
         left += entry_width + GAP
     return picture.crop((0, 0, width, top + LINE))
@@ -102,9 +99,6 @@ def blend_labels(image: np.ndarray, labels: np.ndarray, palette: Palette, opacit
         labels: whole numbers (H, W). The image stays where a label has no color, such as 255, unlabeled.
         palette: uint8 RGB of every label from 0.
         opacity: of the colors, 0 to 1.
-
-    Returns:
-        uint8 RGB (H, W, 3).
     """
     has_color = (labels >= 0) & (labels < len(palette))
     colors = np.asarray(palette, dtype=np.float32)[np.where(has_color, labels, 0)]
@@ -148,44 +142,29 @@ def segmentation_overlay(
     """A label map drawn over its image, above a legend of its classes by their share of the area, the largest first.
 
     Args:
-        image: uint8 (H, W, 3) in RGB.
-        labels: (H, W), classes from 0.
+        image, labels, opacity: see blend_labels.
         classes: names by label; None for numbers.
         palette: colors (R, G, B), 0 to 255, by label; generated ones if it is None or too short.
-        opacity: of the colors, 0 to 1.
-
-    Returns:
-        The picture, W pixels wide, at least MIN_WIDTH, and higher than H by the legend.
     """
     seen, counts = np.unique(labels, return_counts=True)
-    num_colors = int(seen[-1]) + 1
-    colors = generate_palette(num_colors) if palette is None or len(palette) < num_colors else palette
-    largest = np.argsort(-counts, kind='stable').tolist()
-    names = [
-        f'{classes[seen[index]] if classes else seen[index]} {describe_share(counts[index] / labels.size)}'
-        for index in largest
-    ]
-    picture = Image.fromarray(blend_labels(image, labels, colors, opacity))
+    if palette is None or len(palette) <= seen[-1]:
+        palette = generate_palette(int(seen[-1]) + 1)
+    largest = np.argsort(-counts, kind='stable')
+    shares = [describe_share(count / labels.size) for count in counts[largest]]
+    names = [f'{classes[label] if classes else label} {share}' for label, share in zip(seen[largest], shares)]
+    picture = Image.fromarray(blend_labels(image, labels, palette, opacity))
     scale = max(1, picture.width / LEGEND_WIDTH)
-    width = max(picture.width, MIN_WIDTH)
-    legend = draw_legend(names, [colors[seen[index]] for index in largest], round(width / scale) - 2 * GAP)
-    legend = legend.resize([round(side * scale) for side in legend.size], Image.BICUBIC)
-    margin = round(GAP * scale)
-    sheet = Image.new('RGB', (width, picture.height + legend.height + 2 * margin), 'white')
-    sheet.paste(picture, (0, 0))
-    sheet.paste(legend, (margin, picture.height + margin))
-    return sheet
+    legend_width = round(max(picture.width, MIN_WIDTH) / scale) - 2 * GAP
+    legend = draw_legend(names, [palette[label] for label in seen[largest]], legend_width)
+    legend = ImageOps.scale(ImageOps.expand(legend, GAP, 'white'), scale)
+    return stack_rows([[picture], [legend]], gap=0)
 
 
-def generate_palette(num_classes: int) -> list[tuple[int, int, int]]:
+def generate_palette(num_classes: int) -> list[tuple[int, ...]]:
     """Colors (R, G, B), 0 to 255: hues a golden section apart, in three brightnesses."""
-    return [
-        tuple(
-            round(255 * part)
-            for part in colorsys.hsv_to_rgb(label * GOLDEN_RATIO % 1, 0.75, (0.95, 0.75, 0.55)[label % 3])
-        )
-        for label in range(num_classes)
-    ]
+    hues = [label * GOLDEN_RATIO % 1 for label in range(num_classes)]
+    colors = [colorsys.hsv_to_rgb(hue, 0.75, (0.95, 0.75, 0.55)[label % 3]) for label, hue in enumerate(hues)]
+    return [tuple(round(255 * part) for part in color) for color in colors]
 
 
 def describe_share(share: float) -> str:

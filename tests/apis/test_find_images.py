@@ -74,6 +74,19 @@ def test_results_keep_the_suffix_where_images_differ_in_nothing_else(tmp_path):
     ]
 
 
+def test_a_folder_that_cannot_be_read_is_an_error(folder, monkeypatch):
+    scan = os.scandir
+
+    def refuse(path):
+        if str(path).endswith('deep'):
+            raise PermissionError(13, 'Permission denied', path)
+        return scan(path)
+
+    monkeypatch.setattr(os, 'scandir', refuse)
+    with pytest.raises(PermissionError, match='deep'):
+        find_images(folder)
+
+
 def test_arrays_and_pillow_images_are_named_by_their_index(folder):
     array, picture = np.zeros((4, 4, 3), np.uint8), Image.new('L', (4, 4))
     found = find_images([folder / 'b', array, picture])

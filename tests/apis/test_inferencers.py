@@ -111,7 +111,7 @@ def test_the_first_of_joined_data_sets_says_how_images_are_tested(classifier):
     )
     assert torch.equal(evaluation_pipeline(model)(IMAGE, 'a')['inputs'], expected)
     model.cfg.test_dataloader.dataset = dict(type='ImageNet')
-    with pytest.raises(ValueError, match='must test on a dataset with a pipeline, got none'):
+    with pytest.raises(ValueError, match='that tests on a dataset with a pipeline, got ImageClassifier without'):
         evaluation_pipeline(model)
 
 

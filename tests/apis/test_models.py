@@ -114,7 +114,7 @@ def test_mistakes_are_one_sentence(weights, tmp_path):
         load_model('beit-base-p16_22k-to-1k_224', weights, options={**CLASSIFIER, 'model.backbone.depth': 3})
     with pytest.raises(ValueError, match='options must name keys of the config, got mdel.backbone'):
         load_model('beit-base-p16_22k-to-1k_224', weights, options={'mdel.backbone': 3})
-    with pytest.raises(ValueError, match='a tokenizer belongs to a masked image model .* got ImageClassifier'):
+    with pytest.raises(ValueError, match='that predicts visual tokens, got ImageClassifier'):
         load_model('beit-base-p16_22k-to-1k_224', weights, options=CLASSIFIER, tokenizer=weights)
     (tmp_path / 'text.pth').write_bytes(pickle.dumps('no weights'))
     with pytest.raises(ValueError, match='text.pth must be a complete checkpoint'):
@@ -146,18 +146,18 @@ def test_a_device_that_is_not_there(device):
 def test_inference_needs_weights_once(classifier, weights):
     options = {**CLASSIFIER, 'model.backbone.init_cfg': None}
     with pytest.raises(ValueError, match='weights must name a checkpoint for ImageClassifier, got none'):
-        load_for_inference('beit-base-p16_22k-to-1k_224', None, 'cpu', options)
-    with pytest.raises(ValueError, match='weights and device must be None for a loaded ImageClassifier'):
-        load_for_inference(classifier, weights, 'cpu')
+        load_for_inference('beit-base-p16_22k-to-1k_224', device='cpu', options=options)
+    with pytest.raises(ValueError, match='device and weights must be None for a loaded ImageClassifier'):
+        load_for_inference(classifier, weights, device='cpu')
     assert load_for_inference(classifier.train()) is classifier and not classifier.training
 
 
 def test_weights_that_the_config_names_for_the_whole_model_must_hold_its_head(classifier, weights, tmp_path):
     start = dict(type='Pretrained', checkpoint=str(weights))
     options = {**CLASSIFIER, 'model.backbone.init_cfg': None, 'model.init_cfg': start}
-    assert equal(load_for_inference('beit-base-p16_22k-to-1k_224', None, 'cpu', options), classifier)
+    assert equal(load_for_inference('beit-base-p16_22k-to-1k_224', device='cpu', options=options), classifier)
     trunk = {name: tensor for name, tensor in classifier.state_dict().items() if not name.startswith('head.')}
     torch.save(trunk, tmp_path / 'trunk.pth')
     start['checkpoint'] = str(tmp_path / 'trunk.pth')
     with pytest.raises(ValueError, match=r'trunk\.pth: .* head \(head\.fc\.weight is missing\)'):
-        load_for_inference('beit-base-p16_22k-to-1k_224', None, 'cpu', options)
+        load_for_inference('beit-base-p16_22k-to-1k_224', device='cpu', options=options)

@@ -85,7 +85,7 @@ def test_size_number_and_kind_of_masks_can_be_chosen(model, files):
 def test_a_tokenizer_in_its_own_files_gives_the_same(model, files, capsys):
     halves = [files / 'encoder.pth', files / 'decoder.pth']
     images = files / 'images' / 'square.png'
-    (apart,) = reconstruct(files / 'small.py', images, files / 'trunk.pth', halves, device='cpu')
+    (apart,) = reconstruct(files / 'small.py', images, files / 'trunk.pth', tokenizer=halves, device='cpu')
     assert 'missing' not in ''.join(capsys.readouterr()).replace('missing: none', '')
     (whole,) = reconstruct(model, images)
     assert all(np.array_equal(apart[name], whole[name]) for name in apart)
@@ -94,9 +94,9 @@ def test_a_tokenizer_in_its_own_files_gives_the_same(model, files, capsys):
 @pytest.mark.parametrize(
     'weights, tokenizer, message',
     [
-        ('trunk.pth', None, 'needs the tokenizer that the model was trained with, got weights without one'),
-        ('trunk.pth', 'encoder.pth', 'needs a tokenizer with its decoder, got weights without one: give both files'),
-        ('whole.pth', 'encoder.pth', 'needs a tokenizer with its decoder'),
+        ('trunk.pth', None, 'that the model was trained with, got weights without it: give both files'),
+        ('trunk.pth', 'encoder.pth', 'got weights without its decoder: give both files'),
+        ('whole.pth', 'encoder.pth', 'got weights without its decoder'),
     ],
 )
 def test_weights_without_a_whole_tokenizer_are_refused(weights, tokenizer, message, files, capsys):

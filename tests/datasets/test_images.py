@@ -49,15 +49,10 @@ def test_of_16_bits_the_upper_eight_are_taken_in_pictures_and_files(dtype, tmp_p
     assert np.array_equal(read_image(tmp_path / 'image.png'), read_image(picture))
 
 
-@pytest.mark.parametrize(
-    'values, words',
-    [([0, 1], 'mode F with values 0'), ([-1, 1], 'mode I with values -1 to 1')],
-    ids=['float', 'negative'],
-)
-def test_pictures_of_other_numbers_are_refused(values, words):
-    picture = Image.fromarray(np.array([values], np.float32 if 'F' in words else np.int32))
-    with pytest.raises(BadImage, match=f'a Pillow image cannot .* 8 or 16 bits per channel, got {words}'):
-        read_image(picture)
+def test_pictures_of_other_numbers_are_refused():
+    for values, mode in ((np.array([[0, 1]], np.float32), 'F'), (np.array([[-1, 1]], np.int32), 'I')):
+        with pytest.raises(BadImage, match=f'a Pillow image cannot .* numbers of 8 or 16 bits, got mode {mode}'):
+            read_image(Image.fromarray(values))
 
 
 def test_a_truncated_picture_and_a_file_that_is_no_image_are_named(image, tmp_path):

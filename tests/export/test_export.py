@@ -24,10 +24,6 @@ def seed():
     torch.manual_seed(0)
 
 
-def picture() -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-
-
 def test_a_classifier_in_onnx_predicts_as_the_model(tmp_path):
     model = build('demo/finetune')
     report = export(model, tmp_path / 'classifier.onnx')
@@ -39,7 +35,7 @@ def test_a_classifier_in_onnx_predicts_as_the_model(tmp_path):
     metadata = session.get_modelmeta().custom_metadata_map
     assert onnx.load(report.path).opset_import[0].version == 18
     assert metadata == report.metadata and json.loads(metadata['classes']) == [f'digit_{digit}' for digit in range(10)]
-    image = picture()  # BGR
+    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)  # BGR
     assert metadata['channel_order'] == 'RGB'
     pixels = (image[..., ::-1] - np.float32(json.loads(metadata['mean']))) / np.float32(json.loads(metadata['std']))
     (logits,) = session.run(['logits'], dict(images=pixels.transpose(2, 0, 1)[None].astype(np.float32)))
@@ -81,16 +77,8 @@ def test_a_segmentor_in_torch_export(tmp_path):
 
 
 def test_a_pyramid_of_a_trunk_with_shared_bias_in_torch_export_for_one_image(tmp_path):
-    model = BEiT(
-        img_size=64,
-        embed_dim=32,
-        depth=2,
-        num_heads=2,
-        use_rel_pos_bias=False,
-        use_shared_rel_pos_bias=True,
-        out_type='featmap',
-        out_indices=[0, 1],
-    )
+    size = dict(img_size=64, embed_dim=32, depth=2, num_heads=2, out_type='featmap', out_indices=[0, 1])
+    model = BEiT(**size, use_rel_pos_bias=False, use_shared_rel_pos_bias=True)
     nn.init.normal_(model.rel_pos_bias.relative_position_bias_table)
     report = export(model, tmp_path / 'trunk.pt2', size=(96, 32), batch=1)
     assert report.inputs == dict(images=(1, 3, 96, 32))
@@ -112,22 +100,9 @@ def test_safetensors_hold_the_weights_at_the_size_and_what_they_are(tmp_path):
     with safe_open(report.path, 'pt') as file:
         metadata, names = file.metadata(), set(file.keys())
     assert names == set(model.state_dict())
-    expected = dict(
-        format='pt',
-        layout='beit_mm',
-        kind='classify',
-        part='classifier',
-        image_size='[96, 32]',
-        grid='[6, 2]',
-        patch_size='16',
-        embed_dim='32',
-        depth='1',
-        num_heads='2',
-        channel_order='RGB',
-        mean='[123.675, 116.28, 103.53]',
-        std='[58.395, 57.12, 57.375]',
-        weights='weights.pth',
-    )
+    expected = dict(format='pt', layout='beit_mm', kind='classify', part='classifier', channel_order='RGB')
+    expected.update(image_size='[96, 32]', grid='[6, 2]', patch_size='16', embed_dim='32', depth='1', num_heads='2')
+    expected.update(mean='[123.675, 116.28, 103.53]', std='[58.395, 57.12, 57.375]', weights='weights.pth')
     assert {name: metadata[name] for name in expected} == expected and len(metadata['weights_sha256']) == 64
     assert json.loads(metadata['test_pipeline'])[0]['type'] == 'beit_mm.LoadImage'
 
@@ -163,13 +138,13 @@ def test_a_linear_probe_gives_the_logits_of_the_block_it_predicts_with(tmp_path)
 
 @pytest.mark.parametrize('factor', [1.001, float('nan')])
 def test_a_file_that_gives_something_else_is_not_left(factor, tmp_path, monkeypatch):
-    form = FORMATS['.safetensors']
+    write, run = FORMATS['.safetensors']
 
-    def write(part, *rest):
+    def change(part, *rest):
         part.module.head.fc.weight.data.mul_(factor)
-        form.write(part, *rest)
+        write(part, *rest)
 
-    monkeypatch.setitem(FORMATS, '.safetensors', form._replace(write=write))
+    monkeypatch.setitem(FORMATS, '.safetensors', (change, run))
     with pytest.raises(ValueError, match="logits of the exported file must be within .* of the model's for 1 images"):
         export(build('demo/finetune'), tmp_path / 'model.safetensors')
     assert not list(tmp_path.iterdir())

@@ -34,7 +34,8 @@ def parse_args() -> argparse.Namespace:
 
 
 def main(args: argparse.Namespace) -> None:
-    model = load_for_inference(args.model, args.weights, 'cpu', args.cfg_options, trunk_only=args.part == 'trunk')
+    is_trunk = args.part == 'trunk'
+    model = load_for_inference(args.model, args.weights, device='cpu', options=args.cfg_options, trunk_only=is_trunk)
     print(*export(model, args.out, args.part, args.size, args.batch, args.opset, args.weights).lines(), sep='\n')
 
 
