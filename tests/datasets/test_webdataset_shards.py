@@ -86,7 +86,7 @@ def test_shards_packed_by_tar_itself(tmp_path):
 @pytest.mark.parametrize(
     'pattern, names',
     [
-        ('a-{000008..000011}.tar', ['a-000008.tar', 'a-000009.tar', 'a-000010.tar', 'a-000011.tar']),
+        ('a-{000009..000011}.tar', ['a-000009.tar', 'a-000010.tar', 'a-000011.tar']),
         ('{a,b}/{0..1}.tar', ['a/0.tar', 'a/1.tar', 'b/0.tar', 'b/1.tar']),
         (['plain.tar', 'x{1..2}.tar'], ['plain.tar', 'x1.tar', 'x2.tar']),
     ],
@@ -136,10 +136,10 @@ def test_the_index_of_a_shard_that_changed_or_of_a_damaged_file_is_made_anew(sha
     assert found(build(shards)) == expected and found(build(shards)) == expected
 
 
-def test_an_index_takes_16_bytes_per_image_and_12_without_labels(shards):
-    for with_label, size in ((True, 16), (False, 12)):
-        held = vars(build(shards, with_label=with_label))
-        assert sum(value.nbytes for value in held.values() if hasattr(value, 'element_size')) == 10 * size
+@pytest.mark.parametrize('with_label, size', [(True, 16), (False, 12)])
+def test_bytes_per_image(shards, with_label, size):
+    held = vars(build(shards, with_label=with_label)).values()
+    assert sum(value.nbytes for value in held if hasattr(value, 'element_size')) == 10 * size
 
 
 def test_processes_start_with_different_shards_and_end_with_the_same_data(shards, monkeypatch):
@@ -176,16 +176,10 @@ class InWorker:
 def test_workers_and_samplers(shards, context, sampler):
     init_default_scope('mmpretrain')
     dataset = build(shards, pipeline=[dict(type='beit_mm.LoadImage'), dict(type='PackInputs')])
-    expected = {index: dataset[index]['inputs'] for index in range(10)}  # opens files in this process first
-    loader = DataLoader(
-        InWorker(dataset),
-        batch_size=None,
-        num_workers=2,
-        multiprocessing_context=context,
-        sampler=sampler(dataset, shuffle=True, seed=1),
-    )
+    expected = [dataset[index]['inputs'] for index in range(10)]  # opens files in this process first
+    options = dict(num_workers=2, multiprocessing_context=context, sampler=sampler(dataset, shuffle=True, seed=1))
     seen = []
-    for _, (sample, shared) in zip(range(10), loader):
+    for _, (sample, shared) in zip(range(10), DataLoader(InWorker(dataset), batch_size=None, **options)):
         index = sample['data_samples'].sample_idx
         assert (sample['inputs'] == expected[index]).all() and int(sample['data_samples'].gt_label) == index % 3
         assert shared == (context == 'spawn'), 'a forked worker shares all memory anyway'
