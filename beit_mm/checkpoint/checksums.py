@@ -7,8 +7,6 @@ from pathlib import Path
 
 from beit_mm.errors import UserError
 
-_CHUNK = 1 << 20  # bytes
-
 
 class ChecksumMismatch(UserError):
     """A file is damaged, or is another one than was meant."""
@@ -21,9 +19,11 @@ def split_checksum(address: str) -> tuple[str, str | None]:
         The address without the checksum, and its 64 digits in lower case, or None.
 
     Raises:
-        UserError: If it does not consist of 64 hexadecimal digits.
+        UserError: If it does not consist of 64 hexadecimal digits, or is in the query of an address.
     """
     plain, mark, digest = address.partition('#sha256=')
+    if re.search(r'[?&]sha256=', plain):
+        raise UserError(f'a checksum must be written as #sha256=HEX at the end of a checkpoint, got {address}')
     if not mark:
         return address, None
     if not re.fullmatch(r'[0-9a-fA-F]{64}', digest):
@@ -31,22 +31,11 @@ def split_checksum(address: str) -> tuple[str, str | None]:
     return plain, digest.lower()
 
 
-def verify_sha256(path: Path, expected: str) -> None:
-    """Compare a file with its checksum, 64 hexadecimal digits in lower case.
-
-    Raises:
-        ChecksumMismatch: If the file has another one; names both.
-    """
-    digest = sha256_of(path)
-    if digest != expected:
-        raise ChecksumMismatch(f'{path} must have the SHA-256 {expected}, got {digest}')
-
-
 def sha256_of(path: Path) -> str:
     """The SHA-256 of a file, 64 hexadecimal digits in lower case."""
     sha256 = hashlib.sha256()
     with path.open('rb') as file:
-        while chunk := file.read(_CHUNK):
+        while chunk := file.read(1 << 20):
             sha256.update(chunk)
     return sha256.hexdigest()
 
@@ -67,12 +56,9 @@ def verify_parts(path: Path) -> bool:
             return False
         with zipfile.ZipFile(file) as archive:
             parts = archive.infolist()
-            compressed = [part.filename for part in parts if part.compress_type != zipfile.ZIP_STORED]
-            if compressed:
-                raise zipfile.BadZipFile(f'{compressed[0]} is compressed')
-            if any(part.CRC for part in parts):  # without checksums, torch writes 0 for all
-                for part in parts:
-                    with archive.open(part) as stream:
-                        while stream.read(_CHUNK):
-                            pass
+            for part in parts:
+                if part.compress_type != zipfile.ZIP_STORED:
+                    raise zipfile.BadZipFile(f'{part.filename} is compressed')
+            if any(part.CRC for part in parts) and (damaged := archive.testzip()):  # without checksums, all are 0
+                raise zipfile.BadZipFile(f'Bad CRC-32 for file {damaged!r}')
     return True

@@ -1,5 +1,6 @@
 """Converts weights from any layout that can be read to a file or folder in another."""
 
+import json
 import math
 import pickle
 import re
@@ -15,8 +16,8 @@ from torch import Tensor
 from beit_mm.errors import UserError
 from beit_mm.files import atomic_write
 from beit_mm.models.backbones.relative_position import Grid, infer_grid, relative_position_index
-from beit_mm.models.weight_layouts import INDEX, Layout, LAYOUTS, task_of
-from beit_mm.models.weights import expand_shared_table
+from beit_mm.models.weight_layouts import INDEX, Layout, LAYOUTS, Moves, task_of
+from beit_mm.models.weights import BLOCK_TABLE, SHARED_TABLE
 
 from . import transformers_config
 from .mapping import find_beit
@@ -52,26 +53,23 @@ def convert(source: str, target: str, layout: str, out_indices: list[int] | None
     content = read_from_anywhere(str(source))
     found = find_beit(content)
     if found is None:
-        raise UserError(f'{source} must hold the weights of a BEiT, got {_summary(content)}')
+        names = ', '.join([str(name) for name in content][:3]) + (' ...' if len(content) > 3 else '')
+        raise UserError(f'{source} must hold the weights of a BEiT, got {names or "an empty dict"}')
     weights, moves, unknown = found.to_ours()
     task = task_of(weights) or 'trunk'
     yield f'{source}: {task} weights, layout {found.layout.name}' + (f', prefix {found.prefix}' if found.prefix else '')
     yield from _lines(moves, unknown)
     grid = _grid_of(weights, content)
     theirs, moves, unknown = to_layout(weights, LAYOUTS[layout], task, grid)
-    if layout == 'transformers':
-        assert grid is not None  # which to_layout refuses
-        config = transformers_config.build(weights, task, grid, out_indices)
-        transformers_config.write(target, theirs, config)
-    else:
-        _write(Path(target), theirs, LAYOUTS[layout], task)
+    config = transformers_config.build(weights, task, grid, out_indices) if layout == 'transformers' and grid else None
+    _write(Path(target), theirs, LAYOUTS[layout], task, config)
     yield f'{target}: {task} weights, layout {layout}'
     yield from _lines([(ours, name) for name, ours in moves], unknown)
 
 
 def to_layout(
     weights: dict[str, Tensor], layout: Layout, task: str, grid: Grid | None
-) -> tuple[dict[str, Tensor], list[tuple[str, str]], list[str]]:
+) -> tuple[dict[str, Tensor], Moves, list[str]]:
     """Our weights in another layout.
 
     timm has only classifiers: a shared bias table is copied to every block, and of a segmentor only the trunk remains.
@@ -89,30 +87,23 @@ def to_layout(
         )
     if task not in layout.tasks:
         raise UserError(f'the layout {layout.name} holds {" and ".join(layout.tasks)} weights, got {task}')
-    weights = dict(weights)
-    weights.pop('backbone.grid_size', None)
+    weights = {name: tensor for name, tensor in weights.items() if name != 'backbone.grid_size'}
     if layout.name == 'beit_mm' and grid is not None:
         weights['backbone.grid_size'] = torch.tensor(grid)
-    if layout.name == 'timm':
-        trunk = {
-            name.removeprefix('backbone.'): weights.pop(name) for name in list(weights) if name.startswith('backbone.')
-        }
-        expand_shared_table(trunk, 1 + max(int(name.split('.')[1]) for name in trunk if name.startswith('blocks.')))
-        weights = {**{f'backbone.{name}': tensor for name, tensor in trunk.items()}, **weights}
+    if layout.name == 'timm' and (table := weights.pop(f'backbone.{SHARED_TABLE}', None)) is not None:
+        blocks = {name.split('.')[2] for name in weights if name.startswith('backbone.blocks.')}
+        weights.update({f'backbone.blocks.{index}.{BLOCK_TABLE}': table.clone() for index in blocks})
     theirs, moves, unknown = layout.from_ours(weights, task)
     if layout.keeps_index and grid is not None:
-        index = relative_position_index(grid)
         for name in [name for name in theirs if name.endswith(TABLE)]:
-            theirs[name.replace(TABLE, INDEX)] = index.clone()
+            theirs[name.replace(TABLE, INDEX)] = relative_position_index(grid).clone()
     if layout.name == 'transformers' and task == 'segment':
         theirs.update(transformers_config.padding(theirs))
     return theirs, moves, unknown
 
 
 def _grid_of(weights: dict[str, Tensor], content: dict) -> Grid | None:
-    """The grid from the weights' own record, transformers' configuration, or, if it is square, the number of rows; None
-    if it is unknown.
-    """
+    """The grid from the weights' own record, transformers' configuration, or, if it is square, the number of rows."""
     if 'backbone.grid_size' in weights:
         return tuple(weights['backbone.grid_size'].tolist())
     meta = content.get('meta')
@@ -129,17 +120,20 @@ def _grid_of(weights: dict[str, Tensor], content: dict) -> Grid | None:
     return grid if grid[0] == grid[1] else None
 
 
-def _write(path: Path, weights: dict[str, Tensor], layout: Layout, task: str) -> None:
+def _write(path: Path, weights: dict[str, Tensor], layout: Layout, task: str, config: dict | None) -> None:
     with atomic_write(path) as temporary:
-        if path.suffix == '.safetensors':
+        if config is not None:
+            temporary.mkdir()
+            (temporary / 'config.json').write_text(json.dumps(config, indent=2) + '\n')
+            save_file(weights, temporary / 'model.safetensors', metadata=dict(format='pt'))
+        elif path.suffix == '.safetensors':
             save_file(weights, temporary, metadata=dict(format='pt', layout=layout.name, kind=task))
         elif path.suffix == '.pdparams':
-            with temporary.open('wb') as file:
-                pickle.dump({name: _to_paddle(tensor) for name, tensor in weights.items()}, file, protocol=4)
+            temporary.write_bytes(pickle.dumps({name: _to_paddle(tensor) for name, tensor in weights.items()}, 4))
         else:
-            wrapper = 'state_dict' if task == 'segment' and layout.wrapper else layout.wrapper
-            wrapped = {wrapper: weights, **({'meta': {}} if wrapper == 'state_dict' else {})} if wrapper else weights
-            torch.save(wrapped, temporary)
+            key = 'state_dict' if task == 'segment' and layout.wrapper else layout.wrapper
+            meta = {'meta': {}} if key == 'state_dict' else {}
+            torch.save({key: weights, **meta} if key else weights, temporary)
 
 
 def _to_paddle(tensor: Tensor) -> np.ndarray:
@@ -148,21 +142,9 @@ def _to_paddle(tensor: Tensor) -> np.ndarray:
     return tensor.numpy()
 
 
-def _starred(name: str) -> str:
-    """A name with `*` for the number in a list of modules of one kind."""
-    return re.sub(r'((?:blocks|layers?|convs|psp_modules)\.)\d+(?=\.)(?!\.(?:0\.)?(?:weight|bias)$)', r'\1*', name)
-
-
-def _lines(moves: list[tuple[str, str]], unknown: list[str]) -> Iterator[str]:
-    counts = Counter(tuple(map(_starred, move)) for move in moves)
-    for (old, new), count in counts.items():
-        yield f'  {old} -> {new}' + (f' ({count})' if count > 1 else '')
-    for name, count in Counter(map(_starred, unknown)).items():
-        yield f'  {name} left out' + (f' ({count})' if count > 1 else '')
-
-
-def _summary(content: dict) -> str:
-    if not content:
-        return 'an empty dict'
-    names = ', '.join([str(name) for name in content][:3])
-    return f'{len(content)} entries: {names}{" ..." if len(content) > 3 else ""}'
+def _lines(moves: Moves, unknown: list[str]) -> Iterator[str]:
+    """One line for all modules of a list, with `*` for their numbers."""
+    texts = [f'{old} -> {new}' for old, new in moves] + [f'{name} left out' for name in unknown]
+    number = r'((?:blocks|layers?|convs|psp_modules)\.)\d+(?=\.)(?!\.(?:0\.)?(?:weight|bias)\b)'
+    for text, count in Counter(re.sub(number, r'\1*', text) for text in texts).items():
+        yield f'  {text}' + (f' ({count})' if count > 1 else '')

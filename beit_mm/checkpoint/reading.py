@@ -4,8 +4,7 @@ import json
 import mmap
 import os
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,8 @@ from safetensors.torch import load_file
 from beit_mm.errors import UserError
 
 from . import unpickling
-from .allowed import Builder, Call, DALLE_MODULES
-from .checksums import split_checksum, verify_parts, verify_sha256
+from .checksums import ChecksumMismatch, sha256_of, split_checksum, verify_parts
+from .unpickling import DALLE_MODULES, finish, module_weights, Named, NotAllowed
 
 MapLocation = str | torch.device | dict | Callable | None
 # Of a Hugging Face model folder, in the order in which their library looks for them.
@@ -64,8 +63,8 @@ def find_weights(path: Path) -> Path | None:
 def _read_file(path: Path, map_location: MapLocation = 'cpu', sha256: str | None = None) -> dict:
     if not path.is_file():
         raise FileNotFoundError(f'a checkpoint file was expected, got {path}, which is not a file')
-    if sha256:
-        verify_sha256(path, sha256)
+    if sha256 and (digest := sha256_of(path)) != sha256:
+        raise ChecksumMismatch(f'{path} must have the SHA-256 {sha256}, got {digest}')
     device = map_location if isinstance(map_location, (str, torch.device)) else 'cpu'
     try:
         if _is_safetensors(path):
@@ -75,7 +74,7 @@ def _read_file(path: Path, map_location: MapLocation = 'cpu', sha256: str | None
             raise ValueError(f'a {type(content).__name__} in the place of a dict')
     except Exception as error:  # a damaged file raises almost anything: KeyError, struct.error, even OSError
         reason = re.split(r'\n|\. ', str(error).strip())[0]
-        if not isinstance(error, unpickling.NotAllowed):
+        if not isinstance(error, NotAllowed):
             kind = type(error).__name__
             reason = f'{path.stat().st_size} bytes ({f"{kind}: {reason}" if reason else kind})'
         raise UserError(f'{path} must be a complete checkpoint of weights or of a run, got {reason}') from error
@@ -91,34 +90,22 @@ def _is_safetensors(path: Path) -> bool:
 
 def _read_torch(path: Path, map_location: MapLocation) -> Any:
     """What torch.save wrote, in its zip format or the one before."""
-    if verify_parts(path):
-        content = _unpickle_zip(path, map_location)
-    else:  # from memory, as torch.load would unpack a file that is a tar archive
-        with _map(path) as mapped:
-            content = torch.load(mapped, map_location, unpickling, weights_only=False)
-    builder = Builder()
-    if isinstance(content, Call) and content.name in DALLE_MODULES:
+    content = _unpickle_zip(path, map_location) if verify_parts(path) else _unpickle_old(path, map_location)
+    if isinstance(content, Named) and content.name in DALLE_MODULES:
         sizes = {name: value for name, value in content.state.items() if type(value) is int}
-        return dict(state_dict=builder.module_weights(content, DALLE_MODULES[content.name]), meta=sizes)
-    return builder.build(content)
+        return dict(state_dict=module_weights(content, DALLE_MODULES[content.name]), meta=sizes)
+    return finish(content)
 
 
-@contextmanager
-def _map(path: Path) -> Iterator[Any]:
-    """A file as memory, of which a read never takes more than the file is long, whatever length the file names."""
-    with path.open('rb') as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-        yield mapped
-
-
+# Not torch.load, which takes no unpickler if TORCH_FORCE_WEIGHTS_ONLY_LOAD is set, and runs TorchScript archives.
 def _unpickle_zip(path: Path, map_location: MapLocation) -> Any:
-    if 'constants.pkl' in torch._C.PyTorchFileReader(str(path)).get_all_records():
-        raise ValueError('a TorchScript archive')  # torch.load would run it
-    return torch.load(path, map_location, unpickling, weights_only=False)
+    archive = torch._C.PyTorchFileReader(str(path))
+    return torch.serialization._load(archive, map_location, unpickling, encoding='utf-8')
 
 
-def read_meta(path: Path) -> dict:
-    """The entry `meta` of a run's checkpoint, without its tensors; other files raise an exception of any kind."""
-    return Builder().build(_unpickle_zip(path, 'meta')['meta'])
+def _unpickle_old(path: Path, map_location: MapLocation) -> Any:
+    with _map(path) as content:  # a file that is a tar archive would be unpacked
+        return torch.serialization._legacy_load(content, map_location, unpickling, encoding='utf-8')
 
 
 def _read_paddle(path: Path, device: str | torch.device) -> Any:
@@ -129,7 +116,18 @@ def _read_paddle(path: Path, device: str | torch.device) -> Any:
     with _map(path) as content:
         if content[:2] not in (b'\x80\2', b'\x80\3', b'\x80\4'):
             raise ValueError('no pickle of protocol 2, 3 or 4')
-        return Builder(tensor_device=device).build(unpickling.load(content))
+        return finish(unpickling.load(content), device)
+
+
+def _map(path: Path) -> mmap.mmap:
+    """A file as memory, of which a read never takes more than the file is long, whatever length the file names."""
+    with path.open('rb') as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def read_meta(path: Path) -> dict:
+    """The entry `meta` of a run's checkpoint, without its tensors; other files raise an exception of any kind."""
+    return finish(_unpickle_zip(path, 'meta')['meta'])
 
 
 def _drop_config_texts(content: dict) -> None:

@@ -1,15 +1,11 @@
-"""Writes the folder that transformers opens: its configuration and a file of weights."""
+"""The configuration of transformers' BEiT."""
 
-import json
 import re
-from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from beit_mm.errors import UserError
-from beit_mm.files import atomic_write
 
 CLASSES = dict(
     pretrain='BeitForMaskedImageModeling',
@@ -34,10 +30,9 @@ def build(weights: dict[str, Tensor], task: str, grid: tuple[int, int], out_indi
         UserError: If transformers has no such model.
     """
     patch = weights['backbone.patch_embed.proj.weight']
-    width, channels, patch_size = patch.shape[0], patch.shape[1], patch.shape[2]
+    width, channels, patch_size = patch.shape[:3]
     depth = 1 + max(int(name.split('.')[2]) for name in weights if name.startswith('backbone.blocks.'))
     table = next((tensor for name, tensor in weights.items() if name.endswith('relative_position_bias_table')), None)
-    image_size = [side * patch_size for side in grid]
     if grid[0] != grid[1] and table is not None:
         raise UserError(
             f'transformers swaps the sides of a bias table, so it must have a square grid, '
@@ -52,7 +47,7 @@ def build(weights: dict[str, Tensor], task: str, grid: tuple[int, int], out_indi
         intermediate_size=weights['backbone.blocks.0.mlp.fc1.weight'].shape[0],
         hidden_act='gelu',
         layer_norm_eps=1e-6,
-        image_size=image_size[0] if image_size[0] == image_size[1] else image_size,
+        image_size=grid[0] * patch_size if grid[0] == grid[1] else [side * patch_size for side in grid],
         patch_size=patch_size,
         num_channels=channels,
         use_mask_token='backbone.mask_token' in weights,
@@ -66,21 +61,21 @@ def build(weights: dict[str, Tensor], task: str, grid: tuple[int, int], out_indi
     )
     if task == 'pretrain':
         config['vocab_size'] = len(weights['lm_head.weight'])
-    elif task == 'classify':
-        config.update(_labels(len(weights['head.fc.weight'])))
-    elif task == 'segment':
+    elif task in ('classify', 'segment'):
+        head = weights['head.fc.weight' if task == 'classify' else 'decode_head.conv_seg.weight']
+        config['id2label'] = {str(index): f'LABEL_{index}' for index in range(len(head))}
+        config['label2id'] = {f'LABEL_{index}': index for index in range(len(head))}
+    if task == 'segment':
         config.update(_segmentor(weights, depth, width, out_indices))
     return config
 
 
-def _labels(count: int) -> dict:
-    names = {str(index): f'LABEL_{index}' for index in range(count)}
-    return dict(id2label=names, label2id={name: int(index) for index, name in names.items()})
-
-
 def _segmentor(weights: dict[str, Tensor], depth: int, width: int, out_indices: list[int] | None) -> dict:
-    channels = len(weights['decode_head.conv_seg.weight'][0])
-    pools = sum(re.fullmatch(r'decode_head\.psp_modules\.\d+\.1\.conv\.weight', name) is not None for name in weights)
+    channels = weights['decode_head.conv_seg.weight'].shape[1]
+    pools, convolutions = (
+        sum(re.fullmatch(pattern, name) is not None for name in weights)
+        for pattern in (r'decode_head\.psp_modules\.\d+\.1\.conv\.weight', r'auxiliary_head\.convs\.\d+\.conv\.weight')
+    )
     if channels != width or pools != 4:
         raise UserError(
             f'transformers has UperNet with as many channels as the trunk, {width}, and four pooled maps, '
@@ -88,19 +83,16 @@ def _segmentor(weights: dict[str, Tensor], depth: int, width: int, out_indices: 
         )
     if out_indices is None and depth not in OUT_INDICES:
         raise UserError(f'a trunk of {depth} blocks needs --out-indices, the blocks that the segmentor reads, got none')
-    blocks = out_indices or OUT_INDICES[depth]
-    convolutions = [name for name in weights if re.fullmatch(r'auxiliary_head\.convs\.\d+\.conv\.weight', name)]
     auxiliary = weights.get('auxiliary_head.conv_seg.weight')
     return dict(
-        **_labels(len(weights['decode_head.conv_seg.weight'])),
         # For an index i, transformers takes the input of block i - 1, counted from 0. So the output of the last block
         # has no index, see `padding`.
         num_hidden_layers=depth + 1,
-        out_indices=[index + 2 for index in blocks],
+        out_indices=[index + 2 for index in out_indices or OUT_INDICES[depth]],
         pool_scales=[1, 2, 3, 6],
         use_auxiliary_head=auxiliary is not None,
         auxiliary_channels=256 if auxiliary is None else auxiliary.shape[1],
-        auxiliary_num_convs=len(convolutions) or 1,
+        auxiliary_num_convs=convolutions or 1,
         auxiliary_concat_input='auxiliary_head.conv_cat.conv.weight' in weights,
     )
 
@@ -110,19 +102,10 @@ def padding(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
     It passes its input on, so that this input, which is the output of the last block, has an index.
     """
-    matches = [re.match(r'(.*encoder\.layer\.)(\d+)(\..*)', name) for name in weights]
-    blocks = [match for match in matches if match]
+    blocks = [match for name in weights if (match := re.match(r'(.*encoder\.layer\.)(\d+)(\..*)', name))]
     last = max(int(match[2]) for match in blocks)
     return {
         f'{match[1]}{last + 1}{match[3]}': torch.zeros_like(weights[match[0]])
         for match in blocks
         if int(match[2]) == last
     }
-
-
-def write(folder: str, weights: dict[str, Tensor], config: dict) -> None:
-    """Write config.json and model.safetensors to a folder that appears when both are complete."""
-    with atomic_write(Path(folder)) as temporary:
-        temporary.mkdir()
-        (temporary / 'config.json').write_text(json.dumps(config, indent=2) + '\n')
-        save_file(weights, temporary / 'model.safetensors', metadata=dict(format='pt'))

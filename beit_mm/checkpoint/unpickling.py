@@ -1,19 +1,28 @@
-"""An unpickler that executes nothing: it imports no name of the file and calls nothing that the file names.
+"""Reads pickles without executing anything: no name of a file is imported, and only functions listed here are called.
 
-Calls and states in a pickle are only recorded, as `Call`. They may name only what `allowed.ALLOWED` lists, and
-`allowed.build` then makes values of them.
-
-torch.load takes this module as its `pickle_module`.
+`CALLED` makes values of plain data. Everything else that a pickle may name is only recorded, as `Named`; `finish` makes
+values of what `FINISHED` lists and refuses the rest. Torch's readers take this module as their `pickle_module`.
 """
 
+import argparse
 import pickle
+import re
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any, IO
 
+import numpy as np
 import torch
+from mmengine.logging import HistoryBuffer
+from torch import nn, Tensor
 from torch.serialization import StorageType
+from torch.storage import TypedStorage
 
-from .allowed import ALLOWED, Call, CONSTANTS, is_key, Name
-
+_SCALARS = (str, int, float, complex, bytes, type(None), np.generic)
+_VALUES = (*_SCALARS, Tensor, set, Counter, torch.Size, torch.dtype, torch.device)
+_PADDLE_NAME_TABLE = 'StructuredToParameterName@@'
+_ONE_CYCLE = 'mmengine.optim.scheduler.param_scheduler.OneCycleParamScheduler'
 _OPCODES = (  # of protocols 2 to 4; not among them: sets, and EXT, INST, OBJ and NEWOBJ_EX, which call
     'PROTO FRAME STOP MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE SHORT_BINUNICODE '
     'BINUNICODE8 SHORT_BINSTRING BINBYTES SHORT_BINBYTES BINBYTES8 EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST '
@@ -21,23 +30,235 @@ _OPCODES = (  # of protocols 2 to 4; not among them: sets, and EXT, INST, OBJ an
 ).split()
 
 
+class NotAllowed(pickle.UnpicklingError):
+    """A pickle names something that is not allowed."""
+
+
+@dataclass(eq=False)
+class Named:
+    """A function or class that a pickle names, or, with arguments, what calling it would return. It does nothing."""
+
+    name: str
+    args: tuple | None = None
+    state: Any = None
+
+
+# Values
+
+
+def _tensor(storage, offset, size, stride, requires_grad, hooks, *more) -> Tensor:
+    dtype, *more = more if more and isinstance(more[0], torch.dtype) else (storage.dtype, *more)
+    if type(storage) is not TypedStorage or any(more):  # such as a view that is conjugated
+        raise ValueError('a tensor must be plain')
+    tensor = torch._utils._rebuild_tensor_v3(storage, offset, size, stride, False, OrderedDict(), dtype)
+    return tensor.requires_grad_(requires_grad)
+
+
+def _parameter(data, requires_grad, *_) -> nn.Parameter:
+    """Hooks and attributes are left out."""
+    return nn.Parameter(data, requires_grad)
+
+
+def _tuple(items) -> tuple:
+    if type(items) not in (list, tuple):  # a tensor of one number may have any length
+        raise ValueError(f'a list was expected, got a {type(items).__name__}')
+    return tuple(items)
+
+
+def _pairs(items: Iterable) -> list[tuple[Any, Any]]:
+    """Items for a dict, less those that no reader needs."""
+    pairs = [(key, value) for key, value in items]
+    if not all(_is_key(key) for key, _ in pairs):
+        raise ValueError('the keys of dicts must be numbers or texts')
+    return [(key, value) for key, value in pairs if key != _PADDLE_NAME_TABLE and not _is_own_function(value)]
+
+
+def _is_key(value: Any) -> bool:
+    """Whether a value may be a key: nested tuples may take for ever to hash, or overflow the stack."""
+    return all(isinstance(part, _SCALARS) for part in (value if type(value) is tuple else (value,)))
+
+
+def _is_own_function(value: Any) -> bool:
+    """Whether a value is a function of a schedule's own class; the schedule that resumes has it already."""
+    if type(value) is not Named or value.name != 'builtins.getattr' or value.args is None:
+        return False
+    owner, name = value.args
+    return type(owner) is Named and owner.name == _ONE_CYCLE and name in ('_annealing_cos', '_annealing_linear')
+
+
+def _set(items) -> set:
+    if not all(map(_is_key, _tuple(items))):
+        raise ValueError('the items of a set must be numbers or texts')
+    return set(items)
+
+
+def _counter(counts) -> Counter:
+    if type(counts) is not dict or not all(type(count) is int for count in counts.values()):
+        raise ValueError('a counter must hold integers')
+    return Counter(counts)
+
+
+def _encode(text, encoding) -> bytes:
+    """Bytes as protocol 2 writes them."""
+    if type(text) is not str or encoding != 'latin1':
+        raise ValueError('bytes must be written as latin1')
+    return text.encode('latin1')
+
+
+def _dtype(recorded: Named) -> np.dtype:
+    if type(recorded) is not Named or recorded.name != 'numpy.dtype' or recorded.args is None:
+        raise ValueError('NumPy arrays must have a type')
+    text = recorded.args[0]
+    if not re.fullmatch(r'[biufcSU][1-9]\d{0,5}', text):  # no objects, no records, no size 0, which crashes NumPy
+        raise ValueError(f'NumPy arrays must hold numbers or strings, got type {text!r}')
+    dtype = np.dtype(text)
+    return dtype if recorded.state is None else dtype.newbyteorder(recorded.state[1])
+
+
+def _array_of(shape: tuple, dtype: Named, data: bytes, order: Any = 'C') -> np.ndarray:
+    if type(data) is not bytes:  # NumPy would take None for memory of any size
+        raise ValueError(f'NumPy arrays must be written as bytes, got a {type(data).__name__}')
+    return np.ndarray(shape, _dtype(dtype), data, order=order).copy(order='K')  # too few bytes raise
+
+
+CONSTANTS = {
+    'torch.storage.UntypedStorage': torch.UntypedStorage,
+    **{str(dtype): dtype for dtype in vars(torch).values() if isinstance(dtype, torch.dtype)},
+}
+CALLED: dict[str, Callable] = {
+    'torch._utils._rebuild_tensor_v2': _tensor,
+    'torch._utils._rebuild_tensor_v3': _tensor,
+    'torch._utils._rebuild_parameter': _parameter,
+    'torch._utils._rebuild_parameter_with_state': _parameter,
+    'torch.Size': lambda sizes: torch.Size(_tuple(sizes)),
+    'torch.device': torch.device,
+    'collections.OrderedDict': lambda items=(): OrderedDict(_pairs(_tuple(items))),
+    'collections.Counter': _counter,
+    'builtins.set': _set,
+    'builtins.tuple': _tuple,  # in Paddle's
+    'builtins.complex': complex,
+    'builtins.bytes': lambda: b'',
+    '_codecs.encode': _encode,
+    'mmengine.config.config.ConfigDict': lambda values: values,  # in a data set's metainfo
+    'numpy.core.multiarray.scalar': lambda dtype, data: _array_of((), dtype, data)[()],
+    'numpy._core.multiarray.scalar': lambda dtype, data: _array_of((), dtype, data)[()],
+}
+
+
+# What is recorded first, because its state comes later
+
+
+def _array(recorded: Named, build: Callable) -> np.ndarray:
+    _, shape, dtype, is_fortran, data = recorded.state
+    return _array_of(shape, dtype, data, 'F' if is_fortran else 'C')
+
+
+def _history(recorded: Named, build: Callable) -> HistoryBuffer:
+    state = recorded.state  # its functions are those of the class, not those of the file
+    return HistoryBuffer(build(state['_log_history']), build(state['_count_history']), int(state['max_length']))
+
+
+def _namespace(recorded: Named, build: Callable) -> argparse.Namespace:
+    arguments = build(recorded.state or {})
+    if not all(type(name) is str and not name.startswith('__') for name in arguments):
+        raise ValueError('arguments must have names')
+    return argparse.Namespace(**arguments)
+
+
+FINISHED: dict[str, Callable[[Named, Callable], Any]] = {
+    'numpy.core.multiarray._reconstruct': _array,
+    'numpy._core.multiarray._reconstruct': _array,
+    'mmengine.logging.history_buffer.HistoryBuffer': _history,
+    'argparse.Namespace': _namespace,  # the arguments in BEiT's, MAE's and timm's checkpoints
+}
+# The two halves of OpenAI's tokenizer, each pickled as a whole, and the prefix of its weights in ours.
+DALLE_MODULES = {'dall_e.encoder.Encoder': 'encoder.', 'dall_e.decoder.Decoder': 'decoder.'}
+_NAMES = {  # parts of other values
+    'builtins.getattr',  # methods of histories and schedules, which are never looked up
+    _ONE_CYCLE,
+    'numpy.dtype',
+    'numpy.ndarray',
+    'dall_e.encoder.EncoderBlock',
+    'dall_e.decoder.DecoderBlock',
+    'dall_e.utils.Conv2d',
+    'torch.nn.modules.container.Sequential',
+    'torch.nn.modules.activation.ReLU',
+    'torch.nn.modules.linear.Identity',
+    'torch.nn.modules.pooling.MaxPool2d',
+    'torch.nn.modules.upsampling.Upsample',
+}
+ALLOWED = CALLED.keys() | FINISHED.keys() | DALLE_MODULES.keys() | _NAMES
+
+
+def finish(content: Any, device: str | torch.device | None = None) -> Any:
+    """Make values of what is recorded in a pickle; dicts and lists are changed in place.
+
+    Args:
+        content: what `Unpickler` read.
+        device: where NumPy arrays become tensors, as in files of Paddle; None to leave them as they are.
+
+    Raises:
+        Exception: Of almost any kind if the content is not that of an honest file.
+    """
+    done: dict[int, tuple[Any, Any]] = {}  # by identity: what is shared stays shared, and takes its time once
+
+    def build(value: Any) -> Any:
+        if isinstance(value, _VALUES):
+            return value
+        if id(value) not in done:
+            built = build_new(value)
+            done[id(value)] = value, built if device is None else _to_tensor(built, device)
+        return done[id(value)][1]
+
+    def build_new(value: Any) -> Any:
+        kind = value.name if type(value) is Named else type(value).__name__
+        if type(value) in (dict, OrderedDict):
+            for key in value:
+                value[key] = build(value[key])
+        elif type(value) is list:
+            value[:] = map(build, value)
+        elif type(value) is tuple:
+            return tuple(map(build, value))
+        elif type(value) is Named and kind in FINISHED:
+            return FINISHED[kind](value, build)
+        else:
+            raise ValueError(f'a {kind} in the place of a value')
+        return value
+
+    return build(content)
+
+
+def _to_tensor(value: Any, device: str | torch.device) -> Any:
+    """A tensor for an array of Paddle, alone or, since Paddle 2.1, with the name of the parameter."""
+    if type(value) is tuple and len(value) == 2 and isinstance(value[1], Tensor):
+        return value[1]
+    if not isinstance(value, np.ndarray):
+        return value
+    if value.dtype == np.uint16:  # Paddle writes bfloat16 so, a type that NumPy lacks
+        return torch.from_numpy(value.view(np.int16)).view(torch.bfloat16).to(device)
+    return torch.from_numpy(value).to(device)
+
+
+def module_weights(module: Named, prefix: str, seen: set[int] | None = None) -> dict[str, Tensor]:
+    """Name to tensor of a pickled module, its children included."""
+    seen = set() if seen is None else seen
+    if id(module) in seen:
+        raise ValueError('a module in two places')
+    seen.add(id(module))
+    tensors = {**module.state['_parameters'], **module.state['_buffers']}
+    weights = {prefix + name: tensor.detach() for name, tensor in tensors.items() if tensor is not None}
+    for name, child in module.state['_modules'].items():
+        weights.update(module_weights(child, f'{prefix}{name}.', seen))
+    return weights
+
+
 _PythonUnpickler: Any = pickle._Unpickler
 
 
-class NotAllowed(pickle.UnpicklingError):
-    """A pickle names something that is not in ALLOWED."""
-
-
 class Unpickler(_PythonUnpickler):  # not the one in C, which allocates whatever size a file names
-    """Reads a pickle into dicts, lists, tuples, numbers, texts, storages and `Call`s."""
+    """Reads a pickle into dicts, lists, tuples, what `CALLED` makes, and `Named`."""
 
     dispatch = {getattr(pickle, name)[0]: _PythonUnpickler.dispatch[getattr(pickle, name)[0]] for name in _OPCODES}
-
-    def load(self) -> Any:
-        try:
-            return super().load()
-        except KeyError as error:
-            raise pickle.UnpicklingError(f'opcode {error} is not allowed') from error
 
     def find_class(self, module: str, name: str) -> Any:
         full_name = f'{module}.{name}'.replace('__builtin__.', 'builtins.')
@@ -45,19 +266,24 @@ class Unpickler(_PythonUnpickler):  # not the one in C, which allocates whatever
             return CONSTANTS[full_name]
         if full_name not in ALLOWED:
             raise NotAllowed(f'global {full_name.removeprefix("builtins.")}')
-        return Name(full_name)
+        return Named(full_name)
 
-    def _load_call(self) -> None:
-        args, name = self.stack.pop(), self.stack.pop()
-        if type(name) is not Name or type(args) is not tuple:
-            raise pickle.UnpicklingError(f'a {type(name).__name__} cannot be called')
-        self.append(Call(name.name, args))
+    def _call(self) -> None:
+        args, named = self.stack.pop(), self.stack.pop()
+        if type(named) is not Named or named.args is not None or type(args) is not tuple:
+            raise pickle.UnpicklingError(f'a {type(named).__name__} cannot be called')
+        self.append(CALLED[named.name](*args) if named.name in CALLED else Named(named.name, args))
 
-    def _load_state(self) -> None:
-        state, call = self.stack.pop(), self.stack[-1]
-        if type(call) is not Call or call.state is not None:
-            raise pickle.UnpicklingError(f'a {type(call).__name__} cannot take this state')
-        call.state = state
+    def _set_state(self) -> None:
+        state, target = self.stack.pop(), self.stack[-1]
+        if type(target) is Named and target.args is not None and target.state is None:
+            target.state = state
+        elif type(target) is OrderedDict and type(state) is dict:
+            metadata = state.get('_metadata')  # of a state dict
+            if isinstance(metadata, dict) and all(isinstance(entry, dict) for entry in metadata.values()):
+                target._metadata = finish(metadata)  # type: ignore[attr-defined]
+        else:
+            raise pickle.UnpicklingError(f'a {type(target).__name__} cannot take this state')
 
     def _extend(self, items: list) -> None:
         if type(self.stack[-1]) is not list:
@@ -65,33 +291,23 @@ class Unpickler(_PythonUnpickler):  # not the one in C, which allocates whatever
         self.stack[-1].extend(items)
 
     def _update(self, items: list) -> None:
-        target, pairs = self.stack[-1], list(zip(items[::2], items[1::2], strict=True))
-        if not all(is_key(key) or type(key) is Call for key, _ in pairs):
-            raise pickle.UnpicklingError('the keys of dicts must be numbers or texts')
-        if type(target) is dict:
-            target.update(pairs)
-        elif type(target) is Call:
-            target.items.extend(pairs)
-        else:
-            raise pickle.UnpicklingError(f'a {type(target).__name__} cannot take items')
+        if type(self.stack[-1]) not in (dict, OrderedDict):
+            raise pickle.UnpicklingError(f'a {type(self.stack[-1]).__name__} cannot take items')
+        self.stack[-1].update(_pairs(zip(items[::2], items[1::2], strict=True)))
 
     def _load_storage(self) -> None:
         """The numbers of a tensor, which torch keeps outside the pickle."""
-        key = self.stack.pop()
-        if type(key) is not tuple or len(key) not in (5, 6) or key[0] != 'storage':
-            raise pickle.UnpicklingError('only storages may lie outside the pickle')
-        _, kind, name, location, size, *_ = key
-        if not isinstance(kind, StorageType) and kind is not torch.UntypedStorage:
-            raise pickle.UnpicklingError(f'a {type(kind).__name__} is no type of a storage')
-        if type(name) is not str or type(location) is not str or type(size) is not int:
-            raise pickle.UnpicklingError('a storage must have a name, a device and a size')
-        self.append(self.persistent_load(key))
+        match self.stack.pop():
+            case ('storage', StorageType() | torch.UntypedStorage, str(), str(), int(), *_) as key:
+                self.append(self.persistent_load(key))
+            case _:
+                raise pickle.UnpicklingError('only storages may lie outside the pickle')
 
     dispatch.update(
         {
-            pickle.REDUCE[0]: _load_call,
-            pickle.NEWOBJ[0]: _load_call,
-            pickle.BUILD[0]: _load_state,
+            pickle.REDUCE[0]: _call,
+            pickle.NEWOBJ[0]: _call,
+            pickle.BUILD[0]: _set_state,
             pickle.APPEND[0]: lambda self: self._extend([self.stack.pop()]),
             pickle.APPENDS[0]: lambda self: self._extend(self.pop_mark()),
             pickle.SETITEM[0]: lambda self: self._update([self.stack.pop(-2), self.stack.pop()]),
@@ -102,5 +318,5 @@ class Unpickler(_PythonUnpickler):  # not the one in C, which allocates whatever
 
 
 def load(file: IO[bytes], **options: str) -> Any:
-    """What pickle.load does, for torch.load."""
+    """What pickle.load does, for torch's readers."""
     return Unpickler(file, **options).load()

@@ -1,6 +1,6 @@
 """Fit a state dict to the trunk that loads it, and log what was changed."""
 
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -44,16 +44,6 @@ def naming_checkpoint(init_cfg: dict | list[dict] | None) -> Iterator[None]:
         raise UserError(f'{files[0]}: {error}') from error
 
 
-def expand_shared_table(weights: dict[str, Tensor], depth: int) -> bool:
-    """Copy the shared bias table of pre-training to every block, in place; True if there was one."""
-    table = weights.pop(SHARED_TABLE, None)
-    if table is None:
-        return False
-    for index in range(depth):
-        weights.setdefault(f'blocks.{index}.{BLOCK_TABLE}', table.clone())
-    return True
-
-
 def resize_position_embedding(pos_embed: Tensor, target: Grid, source: Grid | None = None) -> Tensor:
     """Resize absolute position embeddings to another grid, bicubic as in the BEiT release.
 
@@ -82,23 +72,31 @@ def resize_position_embedding(pos_embed: Tensor, target: Grid, source: Grid | No
     return torch.cat([pos_embed[:, :1], patches.flatten(2).transpose(1, 2).to(pos_embed.dtype)], dim=1)
 
 
-def _resize_tables(weights: dict[str, Tensor], own: dict[str, Tensor], source: Grid | None, grid: Grid) -> list[str]:
-    """Resize bias tables and position embeddings to the trunk's grid, in place, and describe what was resized.
+def _adapt(trunk: Any, weights: dict[str, Tensor], own: dict[str, Tensor]) -> list[str]:
+    """Fit bias tables and position embeddings to the trunk, in place, and describe what was changed.
 
-    If the checkpoint does not name its grid (source is None), the grid is inferred from the number of rows.
+    If the checkpoint does not name its grid, the grid is inferred from the number of rows.
     """
     done = []
+    grid, grid_of_file = trunk.grid, weights.pop('grid_size', None)  # none in released files
+    source = None if grid_of_file is None else tuple(grid_of_file.tolist())
+    if trunk.rel_pos_bias is None and SHARED_TABLE in weights:
+        table = weights.pop(SHARED_TABLE)
+        names = [f'blocks.{index}.{BLOCK_TABLE}' for index in range(len(trunk.blocks) if trunk.has_block_bias else 0)]
+        weights.update({name: weights.get(name, table.clone()) for name in names})
+        done.append(f'shared bias table to {len(names)} blocks' if names else 'shared bias table dropped')
+    resized = set()
     for name, tensor in weights.items():
         if name in own and name.endswith('relative_position_bias_table'):
             start = source or infer_grid(len(tensor), grid)
             if start != grid:
                 weights[name] = expand_bias(tensor, start, grid)
-                done.append(f'bias tables {start[0]} x {start[1]} to {grid[0]} x {grid[1]}')
-        elif name in own and name == 'pos_embed' and (source != grid or tensor.shape != own[name].shape):
+                resized.add(f'bias tables {start[0]} x {start[1]} to {grid[0]} x {grid[1]}')
+        elif name in own and name == 'pos_embed':
             weights[name] = resize_position_embedding(tensor, grid, source)
             if weights[name] is not tensor:
-                done.append(f'position embeddings to {grid[0]} x {grid[1]}')
-    return sorted(set(done))
+                resized.add(f'position embeddings to {grid[0]} x {grid[1]}')
+    return done + sorted(resized)
 
 
 def fit_trunk_weights(trunk: Any, state_dict: dict[str, Tensor], prefix: str, *_) -> None:
@@ -114,16 +112,8 @@ def fit_trunk_weights(trunk: Any, state_dict: dict[str, Tensor], prefix: str, *_
     own = trunk.state_dict()
     grid_size = own.pop('grid_size')
     weights = _take_trunk(state_dict, prefix)
-    grid_size_of_file = weights.pop('grid_size', None)  # none in released files
-    source = None if grid_size_of_file is None else tuple(grid_size_of_file.tolist())
-    num_in_file = len(weights)
-    adapted = []
-    if trunk.rel_pos_bias is None and expand_shared_table(weights, len(trunk.blocks) if trunk.has_block_bias else 0):
-        adapted.append(
-            f'shared bias table to {len(trunk.blocks)} blocks' if trunk.has_block_bias else 'shared bias table dropped'
-        )
-    adapted += _resize_tables(weights, own, source, trunk.grid)
-
+    num_in_file = len(weights.keys() - {'grid_size'})
+    adapted = _adapt(trunk, weights, own)
     matched = [name for name in own if name in weights and weights[name].shape == own[name].shape]
     missing = [name for name in own if name not in matched]
     unused = [name for name in weights if name not in own]
@@ -161,14 +151,11 @@ def _take_trunk(state_dict: dict[str, Tensor], prefix: str) -> dict[str, Tensor]
     of_host = any(layout is OPENMMLAB for layout, *_ in find_layouts(taken))
     weights = {}
     for name, tensor in taken.items():
-        if name.endswith(INDEX):
-            continue
         ours = OPENMMLAB.our_name(name, '') if of_host else None
-        weights[ours.removeprefix('backbone.') if ours else name] = tensor
-    index = next((tensor for name, tensor in taken.items() if name.endswith(INDEX)), None)
-    grid = None if index is None else grid_of_index(index)
-    if grid is not None:
-        weights.setdefault('grid_size', grid)
+        if not name.endswith(INDEX):
+            weights[ours.removeprefix('backbone.') if ours else name] = tensor
+        elif 'grid_size' not in weights and (grid := grid_of_index(tensor)) is not None:
+            weights['grid_size'] = grid
     return weights
 
 
@@ -189,7 +176,5 @@ def _first_difference(
 
 def _summary(names: list[str]) -> str:
     """Names by their first part, such as `blocks (12), norm (2)`; 'none' if there are none."""
-    counts: dict[str, int] = defaultdict(int)
-    for name in names:
-        counts[name.split('.')[0]] += 1
+    counts = Counter(name.split('.')[0] for name in names)
     return ', '.join(f'{part} ({count})' for part, count in counts.items()) or 'none'

@@ -3,7 +3,7 @@
 This package knows names and shapes of tensors. It imports no models and reads no files.
 """
 
-from .layout import INDEX, Layout, task_of
+from .layout import INDEX, Layout, Moves, task_of
 from .tables import find_layouts, LAYOUTS, OPENMMLAB
 
-__all__ = ['INDEX', 'LAYOUTS', 'OPENMMLAB', 'Layout', 'find_layouts', 'task_of']
+__all__ = ['INDEX', 'LAYOUTS', 'OPENMMLAB', 'Layout', 'Moves', 'find_layouts', 'task_of']

@@ -28,21 +28,17 @@ def task_of(names: Iterable[str]) -> str | None:
     return next(task for task, name in TASKS.items() if name in names)
 
 
-class _Renaming:
-    """Replaces the first matching beginning of a name; `{}` in a pair stands for a number."""
+def _rules(pairs: Iterable[tuple[str, str]]) -> list[tuple[re.Pattern, str]]:
+    return [(re.compile(re.escape(old).replace(r'\{\}', r'(\d+)')), new.replace('{}', r'\g<1>')) for old, new in pairs]
 
-    def __init__(self, pairs: Pairs):
-        self.rules = [
-            (re.compile(re.escape(old).replace(r'\{\}', r'(\d+)')), re.sub(r'\{\}', r'\\g<1>', new))
-            for old, new in pairs
-        ]
 
-    def __call__(self, name: str) -> str | None:
-        for pattern, new in self.rules:
-            match = pattern.match(name)
-            if match:
-                return match.expand(new) + name[match.end() :]
-        return None
+def _rename(name: str, rules: list[tuple[re.Pattern, str]]) -> str | None:
+    """The name with the first matching beginning replaced; None if there is none."""
+    for pattern, new in rules:
+        match = pattern.match(name)
+        if match:
+            return match.expand(new) + name[match.end() :]
+    return None
 
 
 @dataclass(frozen=True)
@@ -84,32 +80,29 @@ class Layout:
     ignored: tuple[str, ...] = ()
 
     @cached_property
-    def _renamings(self) -> dict[str, _Renaming]:
-        def reverse(pairs):
-            return _Renaming([(ours, theirs) for theirs, ours in pairs])
-
-        return dict(
-            trunk=_Renaming([*self.trunk_aliases, *self.trunk]),
-            outside=_Renaming([*self.outside_aliases, *self.outside]),
-            trunk_back=reverse(self.trunk),
-            outside_back=reverse(self.outside),
+    def _renamings(self) -> tuple:
+        """Rules for the trunk and outside of it, to ours and back."""
+        return (
+            _rules([*self.trunk_aliases, *self.trunk]),
+            _rules([*self.outside_aliases, *self.outside]),
+            _rules((ours, theirs) for theirs, ours in self.trunk),
+            _rules((ours, theirs) for theirs, ours in self.outside),
         )
 
     def our_name(self, name: str, prefix: str) -> str | None:
         """Our name for one of theirs, in a file whose trunk has this prefix; None if unknown."""
-        ours = None
-        if name.startswith(prefix):
-            ours = self._renamings['trunk'](name[len(prefix) :])
+        trunk, outside, *_ = self._renamings
         root = re.sub(r'[^.]*\.$', '', prefix)
+        ours = _rename(name[len(prefix) :], trunk) if name.startswith(prefix) else None
         if ours is None and name.startswith(root):
-            ours = self._renamings['outside'](name[len(root) :])
+            ours = _rename(name[len(root) :], outside)
         return ours
 
     def their_name(self, name: str, task: str) -> str | None:
         """Their name for one of ours; None if their model for the task has no such tensor."""
-        prefix = '' if task in self.without_prefix else self.trunk_prefix
-        inside, outside = self._renamings['trunk_back'](name), self._renamings['outside_back'](name)
-        inside = inside if inside is None else prefix + inside
+        inside, outside = (_rename(name, rules) for rules in self._renamings[2:])
+        if inside is not None and task not in self.without_prefix:
+            inside = self.trunk_prefix + inside
         return (outside or inside) if task == 'pretrain' else (inside or outside)
 
     def to_ours(self, weights: dict[str, Tensor], prefix: str) -> tuple[dict[str, Tensor], Moves, list[str]]:
@@ -123,9 +116,9 @@ class Layout:
         """
         renamed, moves, unknown = {}, [], []
         for name, tensor in weights.items():
-            ours = self.our_name(name, prefix)
             if name.endswith(INDEX):
                 continue
+            ours = self.our_name(name, prefix)
             if ours is None:
                 unknown.append(name)
                 continue
@@ -142,15 +135,13 @@ class Layout:
         """Our weights under their names; returns the same three as `to_ours`."""
         renamed, moves, unknown = {}, [], []
         for name, tensor in weights.items():
-            parts = _split_qkv(name, tensor) if self.splits_qkv else {name: tensor}
-            for part, value in parts.items():
+            for part, value in (_split_qkv(name, tensor) if self.splits_qkv else {name: tensor}).items():
                 theirs = self.their_name(part, task)
                 if theirs is None:
                     unknown.append(name)
-                    continue
-                value = value.t() if self.transposes and _is_linear(part, value) else value
-                renamed[theirs] = value.contiguous()
-                moves.append((theirs, name))
+                else:
+                    renamed[theirs] = (value.t() if self.transposes and _is_linear(part, value) else value).contiguous()
+                    moves.append((theirs, name))
         return renamed, moves, unknown
 
 

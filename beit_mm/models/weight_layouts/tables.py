@@ -9,38 +9,30 @@ from dataclasses import replace
 
 from .layout import Layout
 
+
+def _table(text: str, theirs: str = '', ours: str = '') -> list[tuple[str, str]]:
+    """Two columns: beginnings of their names and of ours, less what all of them begin with."""
+    return [(theirs + left, ours + right) for left, right in map(str.split, filter(str.strip, text.splitlines()))]
+
+
 _BLOCK = (
-    'gamma_',
-    'norm1.',
-    'norm2.',
-    'attn.q_bias',
-    'attn.v_bias',
-    'attn.qkv.weight',
-    'attn.relative_position_bias_table',
-    'attn.proj.',
-    'mlp.fc1.',
-    'mlp.fc2.',
+    'gamma_ norm1. norm2. attn.q_bias attn.v_bias attn.qkv.weight attn.relative_position_bias_table attn.proj. '
+    'mlp.fc1. mlp.fc2.'
 )
 _OUTSIDE_BLOCKS = (
-    'cls_token',
-    'mask_token',
-    'pos_embed',
-    'patch_embed.proj.',
-    'rel_pos_bias.relative_position_bias_table',
-    'norm.',
-    'fc_norm.',
-    'cls_pt_layers.',
+    'cls_token mask_token pos_embed patch_embed.proj. rel_pos_bias.relative_position_bias_table norm. fc_norm. '
+    'cls_pt_layers.'
 )
-_TRUNK = (*_OUTSIDE_BLOCKS, *(f'blocks.{{}}.{name}' for name in _BLOCK))
+_TRUNK = [*_OUTSIDE_BLOCKS.split(), *(f'blocks.{{}}.{name}' for name in _BLOCK.split())]
 _SAME = [(name, f'backbone.{name}') for name in _TRUNK]
 _PRE_TRAINING_ONLY = ('mask_token', 'rel_pos_bias.relative_position_bias_table', 'cls_pt_layers.')
 _PYRAMID = [('fpn1.', 'neck.upsample_4x.'), ('fpn2.', 'neck.upsample_2x.')]
-_SEGMENTOR = [(f'{name}.', f'{name}.') for name in ('neck', 'decode_head', 'auxiliary_head')]
+_SEGMENTOR = [(name, name) for name in ('neck.', 'decode_head.', 'auxiliary_head.')]
 
 BEIT_MM = Layout(
     'beit_mm',
     [*_SAME, ('grid_size', 'backbone.grid_size')],
-    [*((name, name) for name in ('lm_head.', 'head.fc.', 'target.')), *_SEGMENTOR],
+    [('lm_head.', 'lm_head.'), ('head.fc.', 'head.fc.'), ('target.', 'target.'), *_SEGMENTOR],
     trunk_prefix='backbone.',
     wrapper='state_dict',
 )
@@ -69,70 +61,72 @@ PASSL = Layout(
     ignored=('d_vae.',),
 )
 
-_OPENMMLAB_TRUNK = [
-    ('layers.{}.ln1.', 'backbone.blocks.{}.norm1.'),
-    ('layers.{}.ln2.', 'backbone.blocks.{}.norm2.'),
-    ('layers.{}.ffn.layers.0.0.', 'backbone.blocks.{}.mlp.fc1.'),
-    ('layers.{}.ffn.layers.1.', 'backbone.blocks.{}.mlp.fc2.'),
-    *(
-        (f'layers.{{}}.{name}', f'backbone.blocks.{{}}.{name}')
-        for name in _BLOCK
-        if not name.startswith(('norm', 'mlp'))
-    ),
-    ('patch_embed.projection.', 'backbone.patch_embed.proj.'),
-    ('ln1.', 'backbone.norm.'),
-    ('ln2.', 'backbone.fc_norm.'),
-    *((name, f'backbone.{name}') for name in _OUTSIDE_BLOCKS[:3]),
-    ('rel_pos_bias.', 'backbone.rel_pos_bias.'),
-]
-_OPENMMLAB_OUTSIDE = [
-    ('head.cls_head.', 'lm_head.'),
-    ('head.fc.', 'head.fc.'),
-    ('target_generator.blocks.', 'target.tokenizer.encoder.blocks.'),
-    *_SEGMENTOR,
-]
 OPENMMLAB = Layout(
-    'openmmlab', _OPENMMLAB_TRUNK, _OPENMMLAB_OUTSIDE, trunk_prefix='backbone.', wrapper='state_dict', keeps_index=True
+    'openmmlab',
+    _table(
+        """
+        layers.{}.ln1.              blocks.{}.norm1.
+        layers.{}.ln2.              blocks.{}.norm2.
+        layers.{}.ffn.layers.0.0.   blocks.{}.mlp.fc1.
+        layers.{}.ffn.layers.1.     blocks.{}.mlp.fc2.
+        layers.{}.gamma_            blocks.{}.gamma_
+        layers.{}.attn.             blocks.{}.attn.
+        patch_embed.projection.     patch_embed.proj.
+        ln1.                        norm.
+        ln2.                        fc_norm.
+        cls_token                   cls_token
+        mask_token                  mask_token
+        pos_embed                   pos_embed
+        rel_pos_bias.               rel_pos_bias.
+        """,
+        ours='backbone.',
+    ),
+    [
+        ('head.cls_head.', 'lm_head.'),
+        ('head.fc.', 'head.fc.'),
+        ('target_generator.blocks.', 'target.tokenizer.encoder.blocks.'),
+        *_SEGMENTOR,
+    ],
+    trunk_prefix='backbone.',
+    wrapper='state_dict',
+    keeps_index=True,
 )
 MMPRETRAIN = replace(OPENMMLAB, name='mmpretrain', tasks=('pretrain', 'classify', 'trunk'))
 MMSEGMENTATION = replace(OPENMMLAB, name='mmsegmentation', tasks=('segment', 'trunk'))
 
-
-def _block_pairs(theirs: str, names: dict) -> list:
-    return [(f'{theirs}.{{}}.{name}', f'backbone.blocks.{{}}.{ours}') for name, ours in names.items()]
-
-
-_SHARED_BY_BLOCKS = {'layernorm_before.': 'norm1.', 'layernorm_after.': 'norm2.', 'lambda_': 'gamma_'}
-_CONVOLUTIONS = (
-    'decode_head.lateral_convs.{}',
-    'decode_head.fpn_convs.{}',
-    'decode_head.fpn_bottleneck',
-    'auxiliary_head.convs.{}',
-)
+_SHARED_BY_BLOCKS = """
+    layernorm_before.   norm1.
+    layernorm_after.    norm2.
+    lambda_             gamma_
+"""
 TRANSFORMERS = Layout(
     'transformers',
-    trunk=[
-        ('embeddings.cls_token', 'backbone.cls_token'),
-        ('embeddings.mask_token', 'backbone.mask_token'),
-        ('embeddings.position_embeddings', 'backbone.pos_embed'),
-        ('embeddings.patch_embeddings.projection.', 'backbone.patch_embed.proj.'),
-        ('encoder.relative_position_bias.', 'backbone.rel_pos_bias.'),
-        *_block_pairs(
-            'encoder.layer',
-            {
-                'attention.attention.relative_position_bias.relative_position_': 'attn.relative_position_',
-                'attention.attention.query.': 'attn.q.',
-                'attention.attention.key.': 'attn.k.',
-                'attention.attention.value.': 'attn.v.',
-                'attention.output.dense.': 'attn.proj.',
-                'intermediate.dense.': 'mlp.fc1.',
-                'output.dense.': 'mlp.fc2.',
-                **_SHARED_BY_BLOCKS,
-            },
-        ),
-        ('layernorm.', 'backbone.norm.'),
-        ('pooler.layernorm.', 'backbone.fc_norm.'),
-    ],
+    trunk=_table(
+        """
+        embeddings.cls_token                        cls_token
+        embeddings.mask_token                       mask_token
+        embeddings.position_embeddings              pos_embed
+        embeddings.patch_embeddings.projection.     patch_embed.proj.
+        encoder.relative_position_bias.             rel_pos_bias.
+        layernorm.                                  norm.
+        pooler.layernorm.                           fc_norm.
+        """,
+        ours='backbone.',
+    )
+    + _table(
+        """
+        attention.attention.relative_position_bias.relative_position_   attn.relative_position_
+        attention.attention.query.      attn.q.
+        attention.attention.key.        attn.k.
+        attention.attention.value.      attn.v.
+        attention.output.dense.         attn.proj.
+        intermediate.dense.             mlp.fc1.
+        output.dense.                   mlp.fc2.
+        """
+        + _SHARED_BY_BLOCKS,
+        'encoder.layer.{}.',
+        'backbone.blocks.{}.',
+    ),
     outside=[
         ('layernorm.', 'backbone.norm.'),
         ('lm_head.', 'lm_head.'),
@@ -143,35 +137,41 @@ TRANSFORMERS = Layout(
         *_SEGMENTOR[1:],
     ],
     # Names in memory since version 5, which saves under the old ones.
-    trunk_aliases=[
-        ('shared_position_bias.', 'backbone.rel_pos_bias.'),
-        *_block_pairs(
-            'layers',
-            {
-                'relative_position_bias.relative_position_': 'attn.relative_position_',
-                'attention.q_proj.': 'attn.q.',
-                'attention.k_proj.': 'attn.k.',
-                'attention.v_proj.': 'attn.v.',
-                'attention.o_proj.': 'attn.proj.',
-                'mlp.': 'mlp.',
-                **_SHARED_BY_BLOCKS,
-            },
-        ),
-    ],
-    outside_aliases=[
-        ('fpn.fpn1.conv_transpose1.', 'neck.upsample_4x.0.'),
-        ('fpn.fpn1.normalization.', 'neck.upsample_4x.1.'),
-        ('fpn.fpn1.conv_transpose2.', 'neck.upsample_4x.3.'),
-        ('fpn.fpn2.', 'neck.upsample_2x.0.'),
-        *(
-            (f'{theirs}.{old}.', f'{ours}.{new}.')
-            for old, new in (('convolution', 'conv'), ('normalization', 'bn'))
-            for theirs, ours in (
-                *((name, name) for name in _CONVOLUTIONS),
-                ('decode_head.psp_modules.blocks.{}.conv', 'decode_head.psp_modules.{}.1'),
-                ('decode_head.psp_bottleneck', 'decode_head.bottleneck'),
-            )
-        ),
+    trunk_aliases=[('shared_position_bias.', 'backbone.rel_pos_bias.')]
+    + _table(
+        """
+        relative_position_bias.relative_position_   attn.relative_position_
+        attention.q_proj.   attn.q.
+        attention.k_proj.   attn.k.
+        attention.v_proj.   attn.v.
+        attention.o_proj.   attn.proj.
+        mlp.                mlp.
+        """
+        + _SHARED_BY_BLOCKS,
+        'layers.{}.',
+        'backbone.blocks.{}.',
+    ),
+    outside_aliases=_table(
+        """
+        fpn.fpn1.conv_transpose1.   neck.upsample_4x.0.
+        fpn.fpn1.normalization.     neck.upsample_4x.1.
+        fpn.fpn1.conv_transpose2.   neck.upsample_4x.3.
+        fpn.fpn2.                   neck.upsample_2x.0.
+        """
+    )
+    + [
+        (theirs + old, ours + new)
+        for old, new in (('.convolution.', '.conv.'), ('.normalization.', '.bn.'))
+        for theirs, ours in _table(
+            """
+            decode_head.lateral_convs.{}            decode_head.lateral_convs.{}
+            decode_head.fpn_convs.{}                decode_head.fpn_convs.{}
+            decode_head.fpn_bottleneck              decode_head.fpn_bottleneck
+            auxiliary_head.convs.{}                 auxiliary_head.convs.{}
+            decode_head.psp_modules.blocks.{}.conv  decode_head.psp_modules.{}.1
+            decode_head.psp_bottleneck              decode_head.bottleneck
+            """
+        )
     ],
     trunk_prefix='beit.',
     splits_qkv=True,
