@@ -16,7 +16,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
     """Write a file, or a new folder, under a temporary name in the same folder and rename it when it is complete.
 
     An error removes the temporary file and leaves what was there. Parent folders are made if they are missing. The
-    temporary name is unique to this host, process and thread, and keeps the suffix.
+    temporary name is unique to this host, process and thread, and keeps the suffix, except that of torch.save's files:
+    `glob('*.pth')` also finds hidden files.
 
     Args:
         path: the file or folder.
@@ -26,7 +27,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     writer = f'{socket.gethostname()}-{os.getpid()}-{threading.get_ident()}'
-    temporary = path.with_name(f'.{path.stem}.{writer}{PARTIAL}{path.suffix}')
+    suffix = '' if path.suffix in ('.pth', '.pt') else path.suffix
+    temporary = path.with_name(f'.{path.stem}.{writer}{PARTIAL}{suffix}')
     try:
         yield temporary
         os.replace(temporary, path)

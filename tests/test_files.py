@@ -9,15 +9,16 @@ import torch
 from beit_mm.files import atomic_write
 
 
-@pytest.mark.parametrize('name', ['weights.pt2', 'OUT'])
-def test_a_file_appears_when_it_is_complete_and_replaces_the_old_one(name, tmp_path):
+@pytest.mark.parametrize('name, suffix', [('weights.pt2', '.pt2'), ('OUT', '.partial'), ('epoch_1.pth', '.partial')])
+def test_a_file_appears_when_it_is_complete_and_replaces_the_old_one(name, suffix, tmp_path):
     path = tmp_path / 'new' / name
     for content in (1, 2):
         with atomic_write(path) as temporary:
             torch.save(content, temporary)
-            assert temporary.suffix == (path.suffix or '.partial')
+            assert temporary.suffix == suffix
             assert temporary.parent == path.parent and temporary.name.startswith('.')
             assert not path.exists() or torch.load(path) == 1
+            assert content == 2 or not list(path.parent.glob('*.pth'))  # which also finds hidden files
         assert torch.load(path) == content and list(path.parent.iterdir()) == [path]
 
 
@@ -52,10 +53,5 @@ def test_hosts_and_threads_never_share_a_temporary_file(tmp_path, monkeypatch):
             return temporary
 
     with ThreadPoolExecutor(1) as pool:
-        names = [
-            temporary_name(),
-            pool.submit(temporary_name).result(),
-            temporary_name('node1'),
-            temporary_name('node2'),
-        ]
+        names = [temporary_name(), pool.submit(temporary_name).result(), *map(temporary_name, ('node1', 'node2'))]
     assert len(set(names)) == 4

@@ -100,9 +100,8 @@ def list_checkpoints(folder: Path, filename_tmpl: str) -> dict[int, Path]:
 
 def stamp_checkpoints(work_dir: Path, filename_tmpl: str | None = None) -> Stamps:
     """What tells, by path, whether a checkpoint is still the same file; see `find_newest`."""
-    pointed = read_pointer(work_dir)
-    paths = [path for kind in _by_kind(work_dir, filename_tmpl) for path in kind]
-    return {str(path): _stamp(path) for path in [*paths, *([pointed] if pointed else [])] if path.is_file()}
+    paths = [path for paths in _by_pattern(work_dir, filename_tmpl) for path in paths]
+    return {str(path): _stamp(path) for path in (*paths, read_pointer(work_dir)) if path and path.is_file()}
 
 
 def find_newest(work_dir: Path, filename_tmpl: str | None = None, old: Stamps | None = None) -> Path | None:
@@ -142,25 +141,24 @@ def _newest_first(work_dir: Path, filename_tmpl: str | None) -> Iterator[Path]:
     pointed = read_pointer(work_dir)
     if pointed:
         yield pointed
-    kinds = _by_kind(work_dir, filename_tmpl)
-    while kinds := [kind for kind in kinds if kind]:
-        newest = max(kinds, key=lambda kind: _iteration(kind[-1])) if len(kinds) > 1 else kinds[0]
-        yield newest.pop()
+    patterns = _by_pattern(work_dir, filename_tmpl)
+    while patterns := [paths for paths in patterns if paths]:
+        yield max(patterns, key=lambda paths: _iteration(paths[-1]) if len(patterns) > 1 else 0).pop()
 
 
-def _by_kind(work_dir: Path, filename_tmpl: str | None) -> list[list[Path]]:
+def _by_pattern(work_dir: Path, filename_tmpl: str | None) -> list[list[Path]]:
     """Checkpoints for each pattern of names, in the order of their numbers, up to the one that `last_checkpoint` names:
     later ones are an older run's.
     """
     pointed = read_pointer(work_dir)
-    kinds = []
+    patterns = []
     for template in dict.fromkeys((filename_tmpl or EPOCHS, EPOCHS, STEPS)):
         end = None if pointed is None else _number(pointed, template)
         found = list_checkpoints(work_dir, template)
         if not found and pointed:
             found = list_checkpoints(pointed.parent, template)
-        kinds.append([path for number, path in found.items() if end is None or number < end])
-    return kinds
+        patterns.append([path for number, path in found.items() if end is None or number < end])
+    return patterns
 
 
 def _number(path: Path, filename_tmpl: str) -> int | None:

@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
 from beit_mm.errors import UserError
 
 from . import unpickling
 from .checksums import ChecksumMismatch, sha256_of, split_checksum, verify_parts
-from .unpickling import DALLE_MODULES, finish, module_weights, Named, NotAllowed
+from .unpickling import DALLE_MODULES, finish, Named, NotAllowed
 
 MapLocation = str | torch.device | dict | Callable | None
 # Of a Hugging Face model folder, in the order in which their library looks for them.
@@ -93,8 +94,21 @@ def _read_torch(path: Path, map_location: MapLocation) -> Any:
     content = _unpickle_zip(path, map_location) if verify_parts(path) else _unpickle_old(path, map_location)
     if isinstance(content, Named) and content.name in DALLE_MODULES:
         sizes = {name: value for name, value in content.state.items() if type(value) is int}
-        return dict(state_dict=module_weights(content, DALLE_MODULES[content.name]), meta=sizes)
+        return dict(state_dict=_module_weights(content, DALLE_MODULES[content.name]), meta=sizes)
     return finish(content)
+
+
+def _module_weights(module: Named, prefix: str, seen: set[int] | None = None) -> dict[str, Tensor]:
+    """Name to tensor of a pickled module, its children included."""
+    seen = set() if seen is None else seen
+    if id(module) in seen:
+        raise ValueError('a module in two places')
+    seen.add(id(module))
+    tensors = {**module.state['_parameters'], **module.state['_buffers']}
+    weights = {prefix + name: tensor.detach() for name, tensor in tensors.items() if tensor is not None}
+    for name, child in module.state['_modules'].items():
+        weights.update(_module_weights(child, f'{prefix}{name}.', seen))
+    return weights
 
 
 # Not torch.load, which takes no unpickler if TORCH_FORCE_WEIGHTS_ONLY_LOAD is set, and runs TorchScript archives.

@@ -140,7 +140,6 @@ CALLED: dict[str, Callable] = {
     'builtins.bytes': lambda: b'',
     '_codecs.encode': _encode,
     'mmengine.config.config.ConfigDict': lambda values: values,  # in a data set's metainfo
-    'numpy.core.multiarray.scalar': lambda dtype, data: _array_of((), dtype, data)[()],
     'numpy._core.multiarray.scalar': lambda dtype, data: _array_of((), dtype, data)[()],
 }
 
@@ -166,28 +165,19 @@ def _namespace(recorded: Named, build: Callable) -> argparse.Namespace:
 
 
 FINISHED: dict[str, Callable[[Named, Callable], Any]] = {
-    'numpy.core.multiarray._reconstruct': _array,
     'numpy._core.multiarray._reconstruct': _array,
     'mmengine.logging.history_buffer.HistoryBuffer': _history,
     'argparse.Namespace': _namespace,  # the arguments in BEiT's, MAE's and timm's checkpoints
 }
-# The two halves of OpenAI's tokenizer, each pickled as a whole, and the prefix of its weights in ours.
+# The halves of OpenAI's tokenizer, each pickled as a whole, and the prefix of its weights in ours.
 DALLE_MODULES = {'dall_e.encoder.Encoder': 'encoder.', 'dall_e.decoder.Decoder': 'decoder.'}
-_NAMES = {  # parts of other values
-    'builtins.getattr',  # methods of histories and schedules, which are never looked up
-    _ONE_CYCLE,
-    'numpy.dtype',
-    'numpy.ndarray',
-    'dall_e.encoder.EncoderBlock',
-    'dall_e.decoder.DecoderBlock',
-    'dall_e.utils.Conv2d',
-    'torch.nn.modules.container.Sequential',
-    'torch.nn.modules.activation.ReLU',
-    'torch.nn.modules.linear.Identity',
-    'torch.nn.modules.pooling.MaxPool2d',
-    'torch.nn.modules.upsampling.Upsample',
-}
-ALLOWED = CALLED.keys() | FINISHED.keys() | DALLE_MODULES.keys() | _NAMES
+_PARTS = (  # of other values; methods of histories and schedules (getattr) are never looked up
+    f'builtins.getattr {_ONE_CYCLE} numpy.dtype numpy.ndarray '
+    'dall_e.encoder.EncoderBlock dall_e.decoder.DecoderBlock dall_e.utils.Conv2d '
+    'torch.nn.modules.container.Sequential torch.nn.modules.activation.ReLU torch.nn.modules.linear.Identity '
+    'torch.nn.modules.pooling.MaxPool2d torch.nn.modules.upsampling.Upsample'
+).split()
+ALLOWED = CALLED.keys() | FINISHED.keys() | DALLE_MODULES.keys() | set(_PARTS)
 
 
 def finish(content: Any, device: str | torch.device | None = None) -> Any:
@@ -239,19 +229,6 @@ def _to_tensor(value: Any, device: str | torch.device) -> Any:
     return torch.from_numpy(value).to(device)
 
 
-def module_weights(module: Named, prefix: str, seen: set[int] | None = None) -> dict[str, Tensor]:
-    """Name to tensor of a pickled module, its children included."""
-    seen = set() if seen is None else seen
-    if id(module) in seen:
-        raise ValueError('a module in two places')
-    seen.add(id(module))
-    tensors = {**module.state['_parameters'], **module.state['_buffers']}
-    weights = {prefix + name: tensor.detach() for name, tensor in tensors.items() if tensor is not None}
-    for name, child in module.state['_modules'].items():
-        weights.update(module_weights(child, f'{prefix}{name}.', seen))
-    return weights
-
-
 _PythonUnpickler: Any = pickle._Unpickler
 
 
@@ -262,6 +239,7 @@ class Unpickler(_PythonUnpickler):  # not the one in C, which allocates whatever
 
     def find_class(self, module: str, name: str) -> Any:
         full_name = f'{module}.{name}'.replace('__builtin__.', 'builtins.')
+        full_name = full_name.replace('numpy.core.', 'numpy._core.')  # of NumPy 1
         if full_name in CONSTANTS:
             return CONSTANTS[full_name]
         if full_name not in ALLOWED:

@@ -209,7 +209,7 @@ def test_a_kill_at_any_moment_leaves_the_newest_that_was_safe(kill, context, tmp
         safe = receiver.recv()
     time.sleep(generator.uniform(0, 0.05))
     if kill % 2:
-        while not list(tmp_path.glob(f'.iter_*{PARTIAL}.pth')):
+        while not list(tmp_path.glob(f'.iter_*{PARTIAL}')):
             pass
     os.kill(process.pid, signal.SIGKILL)
     process.join()

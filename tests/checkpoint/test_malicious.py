@@ -17,7 +17,7 @@ from mmengine.config import Config
 from mmengine.model import BaseModel
 from mmengine.runner import CheckpointLoader, load_checkpoint, Runner
 from mmengine.runner.checkpoint import get_torch_safe_globals
-from support.payloads import ANYWHERE, body, OTHER_OPCODES, program, write
+from support.payloads import ANYWHERE, body, leave_trace, OTHER_OPCODES, program, write
 
 from beit_mm.checkpoint import read_checkpoint
 
@@ -102,7 +102,7 @@ def evil_files(folder, form):
     for index, (name, payload) in enumerate(payloads.items()):
         place = folder / str(index)
         place.mkdir()
-        yield name, write(place, payload(place, f'open({str(place / "ran")!r}, "w").close()'), form)
+        yield name, write(place, payload(place, leave_trace(place)), form)
 
 
 def assert_nothing_ran(folder):
@@ -149,7 +149,7 @@ def test_malicious_downloads_execute_nothing_with_and_without_a_checksum(tmp_pat
 )
 def test_the_malicious_files_do_work_elsewhere(tmp_path, name, payloads):
     """Otherwise the tests above would prove nothing: these run when unpickled, one even under MMEngine's list."""
-    content = payloads[name](tmp_path, f'open({str(tmp_path / "ran")!r}, "w").close()')
+    content = payloads[name](tmp_path, leave_trace(tmp_path))
     if name == 'HistoryBuffer.__setstate__':
         with torch.serialization.safe_globals(get_torch_safe_globals()), warnings.catch_warnings():
             warnings.simplefilter('ignore')
@@ -167,7 +167,7 @@ def test_the_refused_global_is_named(tmp_path, form):
 
 
 def test_globals_that_others_allow_stay_refused(tmp_path):
-    code = f'open({str(tmp_path / "ran")!r}, "w").close()'
+    code = leave_trace(tmp_path)
     path = write(tmp_path, ANYWHERE['HistoryBuffer.__setstate__'](tmp_path, code), 'zip')
     with torch.serialization.safe_globals([exec, *get_torch_safe_globals()]), pytest.raises(ValueError):
         read_checkpoint(path)
@@ -201,11 +201,10 @@ def test_two_threads_that_read_at_once_leave_torch_s_list_alone(tmp_path):
 
 def test_a_torchscript_archive_is_refused(tmp_path):
     """torch.load would run what its `__setstate__` says."""
-    path = write(tmp_path, program(b'}'), 'zip')
-    assert read_checkpoint(path) == {}
+    path = write(tmp_path, program(b'c__torch__\nEvil\n)\x81'), 'zip')
     with zipfile.ZipFile(path, 'a') as archive:
         archive.writestr('archive/constants.pkl', program(b')'))
-    with pytest.raises(ValueError, match='evil.pth must be a complete checkpoint .*: a TorchScript archive'):
+    with pytest.raises(ValueError, match='evil.pth must be a complete checkpoint .*, got global __torch__.Evil'):
         read_checkpoint(path)
 
 
@@ -228,7 +227,7 @@ def test_the_extension_registry_is_no_way_around(tmp_path, opcode, form):
 @pytest.mark.parametrize('form', ['pth', 'pdparams'])
 @pytest.mark.parametrize('way', ['Runner.resume', 'mmseg inferencer without a config'])
 def test_config_texts_in_a_file_are_not_executed(tmp_path, form, way):
-    code = f'open({str(tmp_path / "ran")!r}, "w").close()'
+    code = leave_trace(tmp_path)
     hub = dict(log_scalars={}, runtime_info=dict(cfg=code), resumed_keys={})
     content = dict(meta=dict(config=code, cfg=code, epoch=1, iter=1), message_hub=hub, state_dict={})
     path = tmp_path / f'text.{form}'

@@ -1,7 +1,8 @@
-"""Weights files of every kind: what they give."""
+"""Weights files of every format: what reading them gives."""
 
 import argparse
 import gzip
+import json
 import sys
 import zipfile
 from collections import OrderedDict
@@ -15,17 +16,11 @@ from mmengine.logging import HistoryBuffer
 from mmengine.model import BaseModel
 from mmengine.runner import CheckpointLoader, Runner
 from safetensors.torch import save_file
-from support.payloads import body, built, program, write
+from support.payloads import body, built, leave_trace, program, write
 
 from beit_mm.checkpoint import read_checkpoint
 
 DATA = Path(__file__).parents[1] / 'reference' / 'data'
-
-
-@pytest.fixture
-def code(tmp_path):
-    """Python text that leaves a trace when executed."""
-    return f'open({str(tmp_path / "ran")!r}, "w").close()'
 
 
 @pytest.mark.parametrize('read', [read_checkpoint, CheckpointLoader.load_checkpoint])
@@ -34,55 +29,63 @@ def test_missing_files_are_named(tmp_path, read):
         read(f'{tmp_path}/none.pth')
 
 
-def unzipped(name, folder):
-    path = folder / f'{name}.pkl'
-    path.write_bytes(gzip.decompress((DATA / f'dalle_{name}.pkl.gz').read_bytes()))
-    return path
-
-
-def test_openai_encoder_needs_no_package_dall_e(tmp_path):
-    """shared/reference/dalle_encoder.pkl.gz, written by OpenAI's DALL-E release of 2021-03-30."""
-    checkpoint = read_checkpoint(unzipped('encoder', tmp_path))
+@pytest.mark.parametrize(
+    'half, meta, count, shapes',
+    [
+        (
+            'encoder',
+            dict(n_hid=64, n_blk_per_group=1, input_channels=3, vocab_size=512),
+            42,
+            {
+                'input.w': (64, 3, 7, 7),
+                'group_1.block_1.res_path.conv_4.w': (64, 16, 1, 1),
+                'group_1.block_1.id_path.w': None,  # an identity
+                'group_4.block_1.id_path.w': (512, 256, 1, 1),
+                'output.conv.b': (512,),
+            },
+        ),
+        (
+            'decoder',
+            dict(n_init=16, n_hid=64, n_blk_per_group=1, output_channels=3, vocab_size=512),
+            44,
+            {
+                'input.w': (16, 512, 1, 1),
+                'group_1.block_1.res_path.conv_1.w': (128, 16, 1, 1),
+                'group_4.block_1.res_path.conv_4.w': (64, 16, 3, 3),
+                'output.conv.w': (6, 64, 1, 1),
+            },
+        ),
+    ],
+)
+def test_openai_s_tokenizer_needs_no_package_dall_e(half, meta, count, shapes, tmp_path):
+    """Files written by OpenAI's DALL-E release of 2021-03-30."""
+    path = tmp_path / f'{half}.pkl'
+    path.write_bytes(gzip.decompress((DATA / f'dalle_{half}.pkl.gz').read_bytes()))
+    checkpoint = CheckpointLoader.load_checkpoint(str(path))
     weights = checkpoint['state_dict']
-    assert checkpoint['meta'] == dict(n_hid=64, n_blk_per_group=1, input_channels=3, vocab_size=512)
-    assert len(weights) == 42 and all(name.startswith('encoder.blocks.') for name in weights)
-    assert weights['encoder.blocks.input.w'].shape == (64, 3, 7, 7)
-    assert weights['encoder.blocks.group_1.block_1.res_path.conv_4.w'].shape == (64, 16, 1, 1)
-    assert 'encoder.blocks.group_1.block_1.id_path.w' not in weights  # an identity
-    assert weights['encoder.blocks.group_4.block_1.id_path.w'].shape == (512, 256, 1, 1)
-    assert weights['encoder.blocks.output.conv.b'].shape == (512,)
+    assert checkpoint['meta'] == meta
+    assert len(weights) == count and all(name.startswith(f'{half}.blocks.') for name in weights)
+    for name, shape in shapes.items():
+        tensor = weights.get(f'{half}.blocks.{name}')
+        assert shape is None and tensor is None or tensor.shape == shape, name
     assert all(type(weight) is torch.Tensor and not weight.requires_grad for weight in weights.values())
-
-
-def test_openai_decoder_needs_no_package_dall_e(tmp_path):
-    """shared/reference/dalle_decoder.pkl.gz, written by OpenAI's DALL-E release of 2021-03-30."""
-    checkpoint = CheckpointLoader.load_checkpoint(str(unzipped('decoder', tmp_path)))
-    weights = checkpoint['state_dict']
-    assert checkpoint['meta'] == dict(n_init=16, n_hid=64, n_blk_per_group=1, output_channels=3, vocab_size=512)
-    assert len(weights) == 44 and all(name.startswith('decoder.blocks.') for name in weights)
-    assert weights['decoder.blocks.input.w'].shape == (16, 512, 1, 1)
-    assert weights['decoder.blocks.group_1.block_1.res_path.conv_1.w'].shape == (128, 16, 1, 1)
-    assert weights['decoder.blocks.group_4.block_1.res_path.conv_4.w'].shape == (64, 16, 3, 3)
-    assert weights['decoder.blocks.output.conv.w'].shape == (6, 64, 1, 1)
     assert 'dall_e' not in sys.modules
 
 
-def test_a_training_checkpoint_of_the_release(tmp_path):
-    """BEiT's utils.save_model stores the script's arguments beside the weights."""
+@pytest.mark.parametrize('is_zip', [True, False])
+def test_training_checkpoints_are_read_whatever_torch_is_told_to_refuse(is_zip, tmp_path, monkeypatch):
+    """BEiT's utils.save_model stores the script's arguments with the weights."""
+    monkeypatch.setenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '1')
     saved = dict(model=dict(weight=torch.ones(1)), epoch=3, args=argparse.Namespace(lr=0.1, size=(14, 14)))
-    torch.save(saved, tmp_path / 'checkpoint-3.pth')
+    torch.save(saved, tmp_path / 'checkpoint-3.pth', _use_new_zipfile_serialization=is_zip)
     assert read_checkpoint(tmp_path / 'checkpoint-3.pth') == saved
 
 
-def test_safetensors(tmp_path):
-    save_file(dict(weight=torch.arange(3.0)), tmp_path / 'model.safetensors')
-    for path in (str(tmp_path / 'model.safetensors'), f'file://{tmp_path}/model.safetensors'):
+@pytest.mark.parametrize('name', ['model.safetensors', 'model.pth'])
+def test_safetensors_under_any_suffix(name, tmp_path):
+    save_file(dict(weight=torch.arange(3.0)), tmp_path / name)
+    for path in (str(tmp_path / name), f'file://{tmp_path}/{name}'):
         assert CheckpointLoader.load_checkpoint(path)['weight'].tolist() == [0, 1, 2]
-
-
-def test_safetensors_under_another_suffix(tmp_path):
-    save_file(dict(weight=torch.arange(3.0)), tmp_path / 'model.pth')
-    assert read_checkpoint(tmp_path / 'model.pth')['weight'].tolist() == [0, 1, 2]
 
 
 def test_numpy_records_come_back_as_they_were(tmp_path):
@@ -95,22 +98,24 @@ def test_numpy_records_come_back_as_they_were(tmp_path):
     for came, was in zip(read['arrays'] + read['nested'][0]['scalars'], arrays + scalars, strict=True):
         assert type(came) is type(was) and came.dtype == was.dtype and came.flags.f_contiguous == was.flags.f_contiguous
         np.testing.assert_array_equal(came, was)
+        assert came.flags.writeable or not isinstance(came, np.ndarray)
 
 
 def test_statistics_of_a_file_do_not_become_those_of_every_buffer(tmp_path):
     state = dict(_log_history=np.ones(2), _count_history=np.ones(2), max_length=10)
     state.update(statistics_methods=dict(mean=OrderedDict), mean=OrderedDict)
     path = write(tmp_path, program(b'}', body('log'), built(HistoryBuffer, state)[2:-1], b's'), 'zip')
-    before = dict(HistoryBuffer()._statistics_methods)  # filled by the first of them
+    before = dict(HistoryBuffer()._statistics_methods)  # filled by the first buffer
     log = read_checkpoint(path)['log']
     assert type(log) is HistoryBuffer and log.mean() == 1
     assert HistoryBuffer._statistics_methods == before
 
 
-def test_config_texts_are_dropped(tmp_path, code):
+def test_config_texts_are_dropped(tmp_path):
     """Runner.resume executes meta['config']; inferencers without a config execute both texts named cfg."""
+    code = leave_trace(tmp_path)
     meta = OrderedDict(epoch=1, iter=2, config=code, cfg=code)
-    meta.pop = 0  # a planted attribute must not keep the text in its place
+    meta.pop = 0  # a planted attribute must not keep the text
     hub = dict(log_scalars={}, runtime_info=OrderedDict(cfg=code, iter=2), resumed_keys={})
     torch.save(dict(meta=meta, message_hub=hub, state_dict={}), tmp_path / 'text.pth')
     checkpoint = read_checkpoint(tmp_path / 'text.pth')
@@ -136,15 +141,15 @@ class Points(torch.utils.data.Dataset):
         return dict(inputs=torch.tensor([index, 1.0]))
 
 
-def make_runner(folder, name, max_iters, **kwargs):
-    return Runner(
+def train(folder, **kwargs):
+    runner = Runner(
         Toy(),
         work_dir=str(folder),
-        experiment_name=name,
+        experiment_name=folder.name,
         default_scope='mmengine',
-        cfg=dict(note=name),
+        cfg=dict(note=folder.name),
         train_dataloader=dict(dataset=Points(), batch_size=4, sampler=dict(type='DefaultSampler', shuffle=False)),
-        train_cfg=dict(by_epoch=False, max_iters=max_iters),
+        train_cfg=dict(by_epoch=False, max_iters=4),
         optim_wrapper=dict(optimizer=dict(type='AdamW', lr=0.1)),
         param_scheduler=dict(type='OneCycleLR', eta_max=0.1, total_steps=5, by_epoch=False),
         randomness=dict(seed=1),
@@ -156,20 +161,19 @@ def make_runner(folder, name, max_iters, **kwargs):
         log_level='ERROR',
         **kwargs,
     )
+    runner.train()
+    return runner
 
 
-def test_a_runner_resumes_from_its_checkpoint_and_not_from_its_text(tmp_path, code):
-    straight = make_runner(tmp_path / 'straight', 'straight', 4)
-    straight.train()
+def test_a_runner_resumes_from_its_checkpoint_and_not_from_its_text(tmp_path):
+    straight = train(tmp_path / 'straight')
     path = tmp_path / 'straight' / 'iter_2.pth'
     whole = torch.load(path, weights_only=False)
-    whole['meta'].update(config=code, cfg=code)
+    whole['meta'].update(config=leave_trace(tmp_path), cfg=leave_trace(tmp_path))
     torch.save(whole, path)
 
-    resumed = make_runner(tmp_path / 'resumed', 'resumed', 4, load_from=str(path), resume=True)
-    resumed.train()
-    assert not (tmp_path / 'ran').exists()
-    assert resumed.iter == 4
+    resumed = train(tmp_path / 'resumed', load_from=str(path), resume=True)
+    assert not (tmp_path / 'ran').exists() and resumed.iter == 4
     for name, weight in straight.model.state_dict().items():
         assert torch.equal(weight, resumed.model.state_dict()[name]), name
     losses = resumed.message_hub.get_scalar('train/loss')
@@ -178,8 +182,104 @@ def test_a_runner_resumes_from_its_checkpoint_and_not_from_its_text(tmp_path, co
     assert losses.statistics('mean', 2) == losses.mean(2)
 
     with zipfile.ZipFile(tmp_path / 'resumed' / 'iter_4.pth') as written:
-        assert b'beit_mm' not in written.read('archive/data.pkl')  # what was read leaves no trace of the stand-ins
+        assert b'beit_mm' not in written.read('archive/data.pkl')  # what was read leaves no trace of the reader
     again = read_checkpoint(tmp_path / 'resumed' / 'iter_4.pth')
     assert again['meta']['iter'] == 4 and 'cfg' not in again['meta'] and 'ema_state_dict' in again
     assert again['meta']['dataset_meta']['names'] == dict(a=dict(b=1))
     assert again['state_dict']._metadata
+
+
+# Model folders as the Hugging Face Hub has them
+
+CONFIG = dict(architectures=['BeitForMaskedImageModeling'], hidden_size=32, layer_norm_eps=1e-12)
+
+
+def save(path, **weights):
+    save_file(weights, path) if path.suffix == '.safetensors' else torch.save(weights, path)
+
+
+def shard(folder, suffix='.safetensors'):
+    """Two files and their index, as transformers names them."""
+    stem = 'model' if suffix == '.safetensors' else 'pytorch_model'
+    names = [f'{stem}-0000{number}-of-00002{suffix}' for number in (1, 2)]
+    save(folder / names[0], a=torch.zeros(1), b=torch.ones(2))
+    save(folder / names[1], c=torch.full((3,), 2.0))
+    weight_map = dict(a=names[0], b=names[0], c=names[1])
+    index = folder / f'{stem}{suffix}.index.json'
+    index.write_text(json.dumps(dict(metadata=dict(total_size=24), weight_map=weight_map)))
+    return index, weight_map
+
+
+@pytest.mark.parametrize('name', ['model.safetensors', 'pytorch_model.bin'])
+def test_a_folder_of_one_file(tmp_path, name):
+    save(tmp_path / name, weight=torch.arange(3.0))
+    for folder in (tmp_path, str(tmp_path), f'{tmp_path}/'):
+        assert read_checkpoint(folder)['weight'].tolist() == [0, 1, 2]
+    (tmp_path / 'config.json').write_text(json.dumps(CONFIG))
+    checkpoint = CheckpointLoader.load_checkpoint(f'file://{tmp_path}')
+    assert checkpoint['meta'] == dict(hf_config=CONFIG)
+    assert checkpoint['state_dict']['weight'].tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize('suffix', ['.safetensors', '.bin'])
+def test_a_folder_of_several_files(tmp_path, suffix):
+    shard(tmp_path, suffix)
+    weights = read_checkpoint(tmp_path)
+    assert {name: weight.tolist() for name, weight in weights.items()} == dict(a=[0], b=[1, 1], c=[2, 2, 2])
+
+
+def test_safetensors_come_first(tmp_path):
+    save(tmp_path / 'pytorch_model.bin', weight=torch.zeros(1))
+    save(tmp_path / 'model.safetensors', weight=torch.ones(1))
+    assert read_checkpoint(tmp_path)['weight'].tolist() == [1]
+
+
+def test_links_are_followed(tmp_path):
+    """As in the cache of huggingface_hub."""
+    (tmp_path / 'blobs').mkdir()
+    (tmp_path / 'snapshot').mkdir()
+    save_file(dict(weight=torch.ones(1)), tmp_path / 'blobs' / '5c106cde')
+    (tmp_path / 'snapshot' / 'model.safetensors').symlink_to('../blobs/5c106cde')
+    assert read_checkpoint(tmp_path / 'snapshot')['weight'].tolist() == [1]
+
+
+@pytest.mark.parametrize('name', ['../model.safetensors', '/etc/passwd', 'sub/model.safetensors', '', None, 'a\nb'])
+def test_an_index_leads_to_nothing_outside_its_folder(tmp_path, name):
+    folder = tmp_path / 'folder'
+    (folder / 'sub').mkdir(parents=True)
+    for other in (tmp_path, folder / 'sub'):
+        save(other / 'model.safetensors', a=torch.zeros(1))
+    (folder / 'model.safetensors.index.json').write_text(json.dumps(dict(weight_map=dict(a=name))))
+    with pytest.raises(ValueError, match='index.json must name files of its own folder, got ') as raised:
+        read_checkpoint(folder)
+    assert '\n' not in str(raised.value)
+
+
+def test_what_a_folder_lacks_is_named(tmp_path):
+    (tmp_path / 'config.json').write_text('{}')
+    with pytest.raises(FileNotFoundError, match=f'must hold model.safetensors or .*, got {tmp_path} without any'):
+        CheckpointLoader.load_checkpoint(str(tmp_path))
+    index, weight_map = shard(tmp_path)
+    index.write_text(json.dumps(dict(weight_map=dict(weight_map, d=weight_map['c']))))
+    with pytest.raises(ValueError, match=f"{weight_map['c']} must hold 'd' as {index.name} says, got no such weight"):
+        read_checkpoint(tmp_path)
+    (tmp_path / weight_map['c']).unlink()
+    with pytest.raises(FileNotFoundError, match=f'expected, got {tmp_path}/{weight_map["c"]}'):
+        read_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize('text', ['', '[]', '{"a": ' * 100_000, '\0\1\2'])
+@pytest.mark.parametrize('name', ['config.json', 'model.safetensors.index.json'])
+def test_other_json_is_named(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    if name == 'config.json':
+        save(tmp_path / 'model.safetensors', a=torch.zeros(1))
+    with pytest.raises(ValueError, match=f'{tmp_path}/{name} must ') as raised:
+        read_checkpoint(tmp_path)
+    assert '\n' not in str(raised.value)
+
+
+def test_a_checksum_belongs_to_a_file(tmp_path):
+    save(tmp_path / 'model.safetensors', weight=torch.ones(1))
+    with pytest.raises(ValueError, match=f'a checksum must go with a file, got the folder {tmp_path}'):
+        read_checkpoint(f'{tmp_path}#sha256={"0" * 64}')

@@ -35,30 +35,21 @@ def weights_of(path) -> dict:
     return torch.load(path, weights_only=True)['state_dict']
 
 
+@DefaultScope.overwrite_default_scope('mmseg')
 def mmsegmentation() -> torch.nn.Module:
+    trunk = dict(img_size=(64, 64), embed_dims=32, num_layers=4, num_heads=2, init_values=0.1, out_indices=BLOCKS)
     norm = dict(norm_cfg=dict(type='BN'), align_corners=False, num_classes=9)
-    with DefaultScope.overwrite_default_scope('mmseg'):
-        return build_segmentor(
-            dict(
-                type='EncoderDecoder',
-                backbone=dict(
-                    type='BEiT',
-                    img_size=(64, 64),
-                    embed_dims=32,
-                    num_layers=4,
-                    num_heads=2,
-                    init_values=0.1,
-                    norm_cfg=dict(type='LN', eps=1e-6),
-                    out_indices=BLOCKS,
-                ),
-                neck=dict(type='Feature2Pyramid', embed_dim=32, rescales=[4, 2, 1, 0.5], norm_cfg=norm['norm_cfg']),
-                decode_head=dict(type='UPerHead', in_channels=[32] * 4, in_index=[0, 1, 2, 3], channels=32, **norm),
-                auxiliary_head=dict(
-                    type='FCNHead', in_channels=32, in_index=2, channels=16, num_convs=1, concat_input=False, **norm
-                ),
-                test_cfg=dict(mode='whole'),
-            )
+    auxiliary = dict(in_channels=32, in_index=2, channels=16, num_convs=1, concat_input=False)
+    return build_segmentor(
+        dict(
+            type='EncoderDecoder',
+            backbone=dict(type='BEiT', **trunk, norm_cfg=dict(type='LN', eps=1e-6)),
+            neck=dict(type='Feature2Pyramid', embed_dim=32, rescales=[4, 2, 1, 0.5], norm_cfg=norm['norm_cfg']),
+            decode_head=dict(type='UPerHead', in_channels=[32] * 4, in_index=[0, 1, 2, 3], channels=32, **norm),
+            auxiliary_head=dict(type='FCNHead', **auxiliary, **norm),
+            test_cfg=dict(mode='whole'),
         )
+    )
 
 
 def our_segmentor() -> torch.nn.Module:
@@ -66,9 +57,8 @@ def our_segmentor() -> torch.nn.Module:
 
 
 def compare_segmentors(what: str, actual: torch.nn.Module, expected: torch.nn.Module) -> None:
-    for head, logits, wanted in zip(
-        ('decode', 'auxiliary'), segmentation_logits(actual, PIXELS), segmentation_logits(expected, PIXELS)
-    ):
+    pairs = zip(segmentation_logits(actual, PIXELS), segmentation_logits(expected, PIXELS))
+    for head, (logits, wanted) in zip(('decode', 'auxiliary'), pairs):
         compare('mmsegmentation', f'EncoderDecoder, {head} head', what, logits, wanted)
 
 
@@ -80,9 +70,7 @@ def test_weights_of_mmsegmentation(prefix, folder):
     peer = draw(mmsegmentation())
     start = {f'{prefix}{name}': tensor for name, tensor in peer.state_dict().items()}
     torch.save(dict(state_dict=start, meta={}), folder / 'theirs.pth')
-    compare_segmentors(
-        f'names with {prefix}' if prefix else 'as saved', load(our_segmentor(), folder / 'theirs.pth'), peer
-    )
+    compare_segmentors(f'names with "{prefix}"', load(our_segmentor(), folder / 'theirs.pth'), peer)
     ours = convert_to('beit_mm', folder / 'theirs.pth', folder / 'ours.pth')
     compare_segmentors('converted', load(our_segmentor(), ours), peer)
     back = convert_to('mmsegmentation', ours, folder / 'back.pth')
@@ -113,15 +101,11 @@ def test_trunk_of_mmsegmentation(folder):
 # MMPretrain: classification
 
 
+@DefaultScope.overwrite_default_scope('mmpretrain')
 def mmpretrain(out_type: str = 'avg_featmap', **options) -> torch.nn.Module:
-    with DefaultScope.overwrite_default_scope('mmpretrain'):
-        return MODELS.build(
-            dict(
-                type='ImageClassifier',
-                backbone=dict(type='BEiTViT', arch=ARCH, img_size=64, patch_size=16, out_type=out_type, **options),
-                head=dict(type='LinearClsHead', num_classes=10, in_channels=32),
-            )
-        )
+    trunk = dict(type='BEiTViT', arch=ARCH, img_size=64, patch_size=16, out_type=out_type, **options)
+    head = dict(type='LinearClsHead', num_classes=10, in_channels=32)
+    return MODELS.build(dict(type='ImageClassifier', backbone=trunk, head=head))
 
 
 CLASSIFIERS = {  # MMPretrain's options, ours
@@ -176,24 +160,21 @@ def test_trunk_of_mmpretrain(folder):
 TOKENIZERS = pytest.mark.parametrize('n_hid, vocab', [pytest.param(256, 8192, marks=pytest.mark.long), (32, 512)])
 
 
+@DefaultScope.overwrite_default_scope('mmpretrain')
 def mmpretrain_pre_training(n_hid: int, vocab: int) -> torch.nn.Module:
-    with DefaultScope.overwrite_default_scope('mmpretrain'):
-        return MODELS.build(
-            dict(
-                type='BEiT',
-                backbone=dict(
-                    type='BEiTPretrainViT',
-                    arch=ARCH,
-                    img_size=64,
-                    patch_size=16,
-                    layer_scale_init_value=0.1,
-                    final_norm=True,
-                    out_type='raw',
-                ),
-                head=dict(type='BEiTV1Head', embed_dims=32, num_embed=vocab, loss=dict(type='CrossEntropyLoss')),
-                target_generator=dict(type='DALL-E', n_hid=n_hid, vocab_size=vocab),
-            )
-        )
+    trunk = dict(arch=ARCH, img_size=64, patch_size=16, layer_scale_init_value=0.1, final_norm=True, out_type='raw')
+    head = dict(type='BEiTV1Head', embed_dims=32, num_embed=vocab, loss=dict(type='CrossEntropyLoss'))
+    target = dict(type='DALL-E', n_hid=n_hid, vocab_size=vocab)
+    return MODELS.build(
+        dict(type='BEiT', backbone=dict(type='BEiTPretrainViT', **trunk), head=head, target_generator=target)
+    )
+
+
+def without(weights: dict, prefix: str) -> dict:
+    return {name: tensor for name, tensor in weights.items() if not name.startswith(prefix)}
+
+
+DECODER = 'target.tokenizer.decoder.'  # MMPretrain has none; only reconstructing images needs it
 
 
 def our_pre_training(n_hid: int, vocab: int) -> torch.nn.Module:
@@ -209,16 +190,14 @@ def compare_pre_training(what: str, model: torch.nn.Module, peer: torch.nn.Modul
     compare('mmpretrain', 'BEiTV1Head', what, pre_training_logits(model, PIXELS, MASK), logits)
 
     views = coloured_squares(112)
-    preprocessor = TwoNormDataPreprocessor(
-        mean=[127.5] * 3, std=[127.5] * 3, second_mean=[-31.875] * 3, second_std=[318.75] * 3
-    )
+    first, second = dict(mean=[127.5] * 3, std=[127.5] * 3), dict(second_mean=[-31.875] * 3, second_std=[318.75] * 3)
+    preprocessor = TwoNormDataPreprocessor(**first, **second)
     codes = peer.target_generator(preprocessor(dict(inputs=[views, views], data_samples=None))['inputs'][1])
     tokenizer = model.target.tokenizer
     compare('mmpretrain', 'DALL-E encoder', what, tokenizer.encode_logits(views / 255), codes)
     tokens = model.target(PIXELS, views / 255)
-    assert torch.equal(tokens, codes.argmax(dim=1)) and len(tokens.unique()) > (
-        10 if tokenizer.vocab_size == 8192 else 3
-    )
+    assert torch.equal(tokens, codes.argmax(dim=1))
+    assert len(tokens.unique()) > (10 if tokenizer.vocab_size == 8192 else 3)
 
 
 @torch.no_grad()
@@ -226,18 +205,10 @@ def compare_pre_training(what: str, model: torch.nn.Module, peer: torch.nn.Modul
 def test_pre_training_weights_of_mmpretrain(n_hid, vocab, folder):
     peer = draw(mmpretrain_pre_training(n_hid, vocab))
     save(folder / 'theirs.pth', peer)
-    # Without a decoder, which only reconstructing images needs.
     model = load(our_pre_training(n_hid, vocab), folder / 'theirs.pth', strict=False)
     compare_pre_training('their weights in ours', model, peer)
     path = convert_to('beit_mm', folder / 'theirs.pth', folder / 'ours.pth')
-    assert_same(
-        weights_of(path),
-        {
-            name: tensor
-            for name, tensor in model.state_dict().items()
-            if not name.startswith('target.tokenizer.decoder.')
-        },
-    )
+    assert_same(weights_of(path), without(model.state_dict(), DECODER))
     assert_same(weights_of(convert_to('mmpretrain', path, folder / 'back.pth')), peer.state_dict())
 
 
@@ -245,15 +216,12 @@ def test_pre_training_weights_of_mmpretrain(n_hid, vocab, folder):
 @TOKENIZERS
 def test_our_pre_training_weights_in_mmpretrain(n_hid, vocab, folder):
     model = draw(our_pre_training(n_hid, vocab))
-    decoder = 'target.tokenizer.decoder.'
-    path = convert_to('mmpretrain', save(folder / 'ours.pth', model), folder / 'theirs.pth', left_out=(decoder,))
+    path = convert_to('mmpretrain', save(folder / 'ours.pth', model), folder / 'theirs.pth', left_out=(DECODER,))
     peer = draw(mmpretrain_pre_training(n_hid, vocab), seed=99)
     peer.load_state_dict(weights_of(path), strict=True)
     compare_pre_training('our weights in theirs', model, peer)
     back = convert_to('beit_mm', path, folder / 'back.pth')
-    assert_same(
-        weights_of(back), {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(decoder)}
-    )
+    assert_same(weights_of(back), without(model.state_dict(), DECODER))
 
 
 @torch.no_grad()
@@ -270,9 +238,5 @@ def test_tokenizer_of_mmpretrain(n_hid, vocab, wrapped, folder):
     what = 'a checkpoint of it alone' if wrapped else 'a state dict of it alone'
     compare('mmpretrain', 'DALL-E encoder', what, model.encode_logits(views), codes)
     assert torch.equal(model.encode(views), codes.argmax(dim=1))
-    ours = {
-        name.removeprefix('encoder.'): tensor
-        for name, tensor in model.state_dict().items()
-        if name.startswith('encoder.')
-    }
-    assert_same(ours, start)
+    encoder = without(model.state_dict(), 'decoder.')
+    assert_same({name.removeprefix('encoder.'): tensor for name, tensor in encoder.items()}, start)

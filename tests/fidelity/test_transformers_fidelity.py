@@ -5,15 +5,16 @@ i - 2.
 """
 
 import json
+from functools import partial
 
 import pytest
+import support.fidelity
 import torch
 import transformers
 from safetensors.torch import load_file
 from support.fidelity import (
     assert_same,
     classifier,
-    compare,
     convert_to,
     draw,
     images,
@@ -50,47 +51,20 @@ CLASSIFIERS = {  # transformers' options, ours
                     dict(use_rel_pos_bias=False, use_shared_rel_pos_bias=True)),
 }  # yapf: disable
 SEGMENTOR = {**SMALL, 'depth': 12, 'embed_dim': 32, 'num_heads': 2}
+PRE_TRAINING = dict(use_mask_token=True, use_relative_position_bias=False, use_shared_relative_position_bias=True)
+
+compare = partial(support.fidelity.compare, 'transformers')
 
 
 def config(**options) -> transformers.BeitConfig:
-    return transformers.BeitConfig(
-        **{
-            **dict(
-                hidden_size=64,
-                num_hidden_layers=3,
-                num_attention_heads=4,
-                intermediate_size=256,
-                image_size=64,
-                patch_size=16,
-                layer_norm_eps=1e-6,
-                use_relative_position_bias=True,
-                num_labels=10,
-                vocab_size=32,
-            ),
-            **options,
-        }
-    )
+    trunk = dict(hidden_size=64, num_hidden_layers=3, num_attention_heads=4, intermediate_size=256, patch_size=16)
+    rest = dict(image_size=64, layer_norm_eps=1e-6, use_relative_position_bias=True, num_labels=10, vocab_size=32)
+    return transformers.BeitConfig(**{**trunk, **rest, **options})
 
 
-def pre_training_config() -> transformers.BeitConfig:
-    return config(use_mask_token=True, use_relative_position_bias=False, use_shared_relative_position_bias=True)
-
-
-def segmentor_config(**options) -> transformers.BeitConfig:
-    return config(
-        **{
-            **dict(
-                hidden_size=32,
-                num_attention_heads=2,
-                intermediate_size=128,
-                num_hidden_layers=12,
-                num_labels=9,
-                auxiliary_channels=16,
-                out_indices=[3, 5, 7, 11],
-            ),
-            **options,
-        }
-    )
+def segmentor_config() -> transformers.BeitConfig:
+    trunk = dict(hidden_size=32, num_attention_heads=2, intermediate_size=128, num_hidden_layers=12)
+    return config(**trunk, num_labels=9, auxiliary_channels=16, out_indices=[3, 5, 7, 11])
 
 
 def open_strictly(kind: type, folder) -> torch.nn.Module:
@@ -104,18 +78,28 @@ def weights_of(folder) -> dict:
     return load_file(folder / 'model.safetensors')
 
 
-def compare_both(how: str, ours: torch.Tensor, peer: torch.nn.Module, logits) -> None:
+def our_weights(path) -> dict:
+    return torch.load(path, weights_only=True)['state_dict']
+
+
+def logits_of(peer: torch.nn.Module) -> torch.Tensor:
+    if isinstance(peer, BeitModel):
+        return peer(PIXELS).pooler_output
+    return peer(PIXELS, **(dict(bool_masked_pos=MASK.flatten(1)) if 'Masked' in type(peer).__name__ else {})).logits
+
+
+def compare_both(how: str, ours: torch.Tensor, peer: torch.nn.Module) -> None:
     """With both of its ways to compute attention."""
-    compare('transformers', type(peer).__name__, how, ours, logits())
+    compare(type(peer).__name__, how, ours, logits_of(peer))
     peer.set_attn_implementation('eager')
-    compare('transformers', type(peer).__name__, f'{how}, their attention written out', ours, logits())
+    compare(type(peer).__name__, f'{how}, their attention written out', ours, logits_of(peer))
 
 
-def auxiliary_logits(peer: BeitForSemanticSegmentation, pixels: torch.Tensor) -> torch.Tensor:
+def auxiliary_logits(peer: BeitForSemanticSegmentation) -> torch.Tensor:
     """Which transformers computes for the loss and does not return."""
     kept = []
     hook = peer.auxiliary_head.register_forward_hook(lambda module, inputs, logits: kept.append(logits))
-    peer(pixels)
+    peer(PIXELS)
     hook.remove()
     return kept[0]
 
@@ -125,15 +109,10 @@ def auxiliary_logits(peer: BeitForSemanticSegmentation, pixels: torch.Tensor) ->
 
 @torch.no_grad()
 def test_pre_training(folder):
-    peer = draw(BeitForMaskedImageModeling(pre_training_config()))
+    peer = draw(BeitForMaskedImageModeling(config(**PRE_TRAINING)))
     peer.save_pretrained(folder / 'start')
     model = load(pre_training_model(32, **SMALL), folder / 'start')
-    compare_both(
-        'their weights in ours',
-        pre_training_logits(model, PIXELS, MASK),
-        peer,
-        lambda: peer(PIXELS, bool_masked_pos=MASK.flatten(1)).logits,
-    )
+    compare_both('their weights in ours', pre_training_logits(model, PIXELS, MASK), peer)
     assert_names_in_memory(folder, peer, model)
     assert_back_again(folder, peer)
 
@@ -145,7 +124,7 @@ def test_classification(what, folder):
     peer = draw(BeitForImageClassification(config(**theirs)))
     peer.save_pretrained(folder / 'start')
     model = load(classifier(num_classes=10, **{**SMALL, **ours}), folder / 'start')
-    compare_both(what, model(PIXELS), peer, lambda: peer(PIXELS).logits)
+    compare_both(what, model(PIXELS), peer)
     assert_names_in_memory(folder, peer, model)
     assert_back_again(folder, peer)
 
@@ -156,14 +135,8 @@ def test_segmentation(folder):
     peer.save_pretrained(folder / 'start')
     model = load(segmentor(**{**SEGMENTOR, 'out_indices': [1, 3, 5, 9]}), folder / 'start')
     logits, auxiliary = segmentation_logits(model, PIXELS)
-    compare(
-        'transformers',
-        'BeitForSemanticSegmentation',
-        'blocks 1, 3, 5, 9, auxiliary head',
-        auxiliary,
-        auxiliary_logits(peer, PIXELS),
-    )
-    compare_both('blocks 1, 3, 5, 9', logits, peer, lambda: peer(PIXELS).logits)
+    compare('BeitForSemanticSegmentation', 'blocks 1, 3, 5, 9, auxiliary head', auxiliary, auxiliary_logits(peer))
+    compare_both('blocks 1, 3, 5, 9', logits, peer)
     assert_names_in_memory(folder, peer, model)
 
     ours = convert_to('beit_mm', folder / 'start', folder / 'ours.pth')
@@ -181,7 +154,7 @@ def test_trunk(folder):
     peer = draw(BeitModel(config()))
     peer.save_pretrained(folder / 'start')
     trunk = load(BEiT(**SMALL), folder / 'start')
-    compare_both('their weights in ours', trunk(PIXELS)[0], peer, lambda: peer(PIXELS).pooler_output)
+    compare_both('their weights in ours', trunk(PIXELS)[0], peer)
     assert_names_in_memory(folder, peer, trunk)
     assert_back_again(folder, peer)
 
@@ -192,36 +165,9 @@ def assert_back_again(folder, peer: torch.nn.Module) -> None:
     back = convert_to('transformers', ours, folder / 'back')
     assert_same(weights_of(back), weights_of(folder / 'start'))
     assert_same(open_strictly(type(peer), back).state_dict(), peer.state_dict())
-    given = json.loads((folder / 'start/config.json').read_text())
-    written = json.loads((back / 'config.json').read_text())
-    differing = [name for name in written if name in given and written[name] != given[name]]
-    assert set(differing) <= {'layer_scale_init_value', 'id2label', 'label2id', 'drop_path_rate'}, differing
-
-
-@torch.no_grad()
-@pytest.mark.parametrize('form', ['pytorch_model.bin', 'pytorch_model.bin in a folder', 'shards'])
-def test_forms_of_its_files(form, folder):
-    """Older versions wrote the files' names with torch.save."""
-    peer = draw(BeitForImageClassification(config()))
-    peer.save_pretrained(folder, max_shard_size='100KB' if form == 'shards' else '1GB')
-    path = folder / 'pytorch_model.bin'
-    if form == 'shards':
-        assert len(list(folder.glob('*.safetensors'))) > 1
-        path = folder
-    else:
-        weights = weights_of(folder)
-        weights.update(
-            {
-                name.replace('bias_table', 'index'): gen_relative_position_index((4, 4))
-                for name in weights
-                if name.endswith('bias_table')
-            }
-        )  # which it keeps no more
-        torch.save(weights, path)
-        (folder / 'model.safetensors').unlink()
-        path = folder if 'folder' in form else path
-    model = load(classifier(num_classes=10, **SMALL), path)
-    compare('transformers', 'BeitForImageClassification', form, model(PIXELS), peer(PIXELS).logits)
+    start, written = (json.loads((path / 'config.json').read_text()) for path in (folder / 'start', back))
+    differing = {name for name in written if name in start and written[name] != start[name]}
+    assert differing <= {'layer_scale_init_value', 'id2label', 'label2id', 'drop_path_rate'}, differing
 
 
 def assert_names_in_memory(folder, peer: torch.nn.Module, model: torch.nn.Module) -> None:
@@ -231,36 +177,58 @@ def assert_names_in_memory(folder, peer: torch.nn.Module, model: torch.nn.Module
     assert_same(load(model, folder / 'memory.pth').state_dict(), before)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize('form', ['pytorch_model.bin', 'pytorch_model.bin in a folder', 'shards'])
+def test_forms_of_its_files(form, folder):
+    """Older versions wrote the files' names with torch.save, and the index, which it keeps no more."""
+    peer = draw(BeitForImageClassification(config()))
+    peer.save_pretrained(folder, max_shard_size='100KB' if form == 'shards' else '1GB')
+    path = folder
+    if form == 'shards':
+        assert len(list(folder.glob('*.safetensors'))) > 1
+    else:
+        weights, index = weights_of(folder), gen_relative_position_index((4, 4))
+        tables = [name for name in weights if name.endswith('bias_table')]
+        weights.update({name.replace('bias_table', 'index'): index.clone() for name in tables})
+        torch.save(weights, folder / 'pytorch_model.bin')
+        (folder / 'model.safetensors').unlink()
+        path = folder if 'folder' in form else folder / 'pytorch_model.bin'
+    model = load(classifier(num_classes=10, **SMALL), path)
+    compare('BeitForImageClassification', form, model(PIXELS), peer(PIXELS).logits)
+
+
 @pytest.mark.parametrize('names', ['in files', 'in memory'])
 def test_a_trunk_with_a_norm_too_many_is_refused(names, folder):
     """Without mean pooling its pre-training model has two norms in a row; ours and the release's have one."""
-    options = pre_training_config()
-    options.use_mean_pooling = False
-    peer = draw(BeitForMaskedImageModeling(options))
-    if names == 'in files':
-        peer.save_pretrained(folder)
-    else:
-        torch.save(peer.state_dict(), folder / 'model.pth')
+    peer = draw(BeitForMaskedImageModeling(config(**PRE_TRAINING, use_mean_pooling=False)))
+    path = folder if names == 'in files' else folder / 'model.pth'
+    peer.save_pretrained(path) if names == 'in files' else torch.save(peer.state_dict(), path)
     with pytest.raises(ValueError, match='norm'):
-        load(pre_training_model(32, **SMALL), folder if names == 'in files' else folder / 'model.pth')
+        load(pre_training_model(32, **SMALL), path)
 
 
 # Our weights in its models
 
 
+def open_ours(kind: type, model: torch.nn.Module, folder, **options) -> torch.nn.Module:
+    """Our weights in its model. The folder back in our layout is our model's file, saved anew by transformers, too."""
+    theirs = convert_to('transformers', save(folder / 'ours.pth', model), folder / 'theirs', **options)
+    peer = open_strictly(kind, theirs)
+    type(peer).from_pretrained(theirs).save_pretrained(folder / 'again')
+    for source in ('theirs', 'again'):
+        back = convert_to('beit_mm', folder / source, folder / f'{source}.pth')
+        prefix = 'backbone.' if kind is BeitModel else ''
+        assert_same(our_weights(back), {prefix + name: tensor for name, tensor in model.state_dict().items()})
+        again = convert_to('transformers', back, folder / f'{source} once more', **options)
+        assert_same(weights_of(again), weights_of(folder / source))
+    return peer
+
+
 @torch.no_grad()
 def test_our_pre_training_weights(folder):
     model = draw(pre_training_model(32, **SMALL))
-    target = convert_to('transformers', save(folder / 'ours.pth', model), folder / 'theirs')
-    peer = open_strictly(BeitForMaskedImageModeling, target)
-    compare(
-        'transformers',
-        'BeitForMaskedImageModeling',
-        'our weights in theirs',
-        peer(PIXELS, bool_masked_pos=MASK.flatten(1)).logits,
-        pre_training_logits(model, PIXELS, MASK),
-    )
-    assert_our_start(folder, model)
+    peer = open_ours(BeitForMaskedImageModeling, model, folder)
+    compare(type(peer).__name__, 'our weights in theirs', logits_of(peer), pre_training_logits(model, PIXELS, MASK))
 
 
 @torch.no_grad()
@@ -268,90 +236,38 @@ def test_our_pre_training_weights(folder):
 @pytest.mark.parametrize('what', CLASSIFIERS)
 def test_our_classification_weights(what, kind, folder):
     model = draw(classifier(num_classes=10, **{**SMALL, **CLASSIFIERS[what][1]}))
-    target = convert_to('transformers', save(folder / 'ours.pth', model), folder / 'theirs')
-    peer = open_strictly(kind, target)
+    peer = open_ours(kind, model, folder)
     assert type(peer) is BeitForImageClassification
-    compare('transformers', kind.__name__, f'{what}, our weights in theirs', peer(PIXELS).logits, model(PIXELS))
-    assert_our_start(folder, model)
-
-
-@torch.no_grad()
-@pytest.mark.parametrize('out_indices', [None, [0, 4, 10, 11]])
-def test_our_segmentation_weights(out_indices, folder):
-    """None for the release's, [3, 5, 7, 11]."""
-    options = dict(out_indices=out_indices) if out_indices else {}
-    model = draw(segmentor(**SEGMENTOR, **options))
-    target = convert_to('transformers', save(folder / 'ours.pth', model), folder / 'theirs', **options)
-    peer = open_strictly(BeitForSemanticSegmentation, target)
-    logits, auxiliary = segmentation_logits(model, PIXELS)
-    blocks = ', '.join(map(str, out_indices or [3, 5, 7, 11]))
-    compare(
-        'transformers',
-        'BeitForSemanticSegmentation',
-        f'blocks {blocks}, our weights in theirs',
-        peer(PIXELS).logits,
-        logits,
-    )
-    compare(
-        'transformers',
-        'BeitForSemanticSegmentation',
-        f'blocks {blocks}, our weights in theirs, auxiliary',
-        auxiliary_logits(peer, PIXELS),
-        auxiliary,
-    )
-    assert len(peer.beit.layers) == 13
-    assert_our_start(folder, model, **options)
+    compare(kind.__name__, f'{what}, our weights in theirs', logits_of(peer), model(PIXELS))
 
 
 @torch.no_grad()
 @pytest.mark.parametrize(
-    'auxiliary',
-    [None, dict(num_convs=2, concat_input=True, channels=24), dict(num_convs=2)],
-    ids=['none', 'concatenated', 'two convolutions'],
+    'options, auxiliary',
+    [
+        ({}, {}),  # the release's [3, 5, 7, 11]
+        (dict(out_indices=[0, 4, 10, 11]), {}),
+        ({}, None),
+        ({}, dict(num_convs=2, concat_input=True, channels=24)),
+        ({}, dict(num_convs=2)),
+    ],
 )
-def test_our_segmentation_weights_with_another_auxiliary_head(auxiliary, folder):
-    model = draw(segmentor(auxiliary=auxiliary, **SEGMENTOR))
+def test_our_segmentation_weights(options, auxiliary, folder):
+    model = draw(segmentor(auxiliary=auxiliary, **SEGMENTOR, **options))
     if auxiliary is None:
         del model.auxiliary_head
-    target = convert_to('transformers', save(folder / 'ours.pth', model), folder / 'theirs')
-    peer = open_strictly(BeitForSemanticSegmentation, target)
-    features = model.extract_feat(PIXELS)
-    compare(
-        'transformers',
-        'BeitForSemanticSegmentation',
-        f'auxiliary head {auxiliary}',
-        peer(PIXELS).logits,
-        model.decode_head(features),
-    )
+    peer = open_ours(BeitForSemanticSegmentation, model, folder, **options)
+    features, how = model.extract_feat(PIXELS), f'our weights in theirs, {options}, auxiliary head {auxiliary}'
+    compare(type(peer).__name__, how, logits_of(peer), model.decode_head(features))
+    assert len(peer.beit.layers) == 13
     if auxiliary is None:
         assert peer.auxiliary_head is None
     else:
-        compare(
-            'transformers',
-            'BeitForSemanticSegmentation',
-            f'auxiliary head {auxiliary}, its logits',
-            auxiliary_logits(peer, PIXELS),
-            model.auxiliary_head(features),
-        )
-    assert_our_start(folder, model)
+        compare(type(peer).__name__, f'{how}, its logits', auxiliary_logits(peer), model.auxiliary_head(features))
 
 
 @torch.no_grad()
 def test_our_trunk(folder):
     trunk = draw(BEiT(**SMALL))
-    target = convert_to('transformers', save(folder / 'ours.pth', trunk), folder / 'theirs')
-    peer = open_strictly(BeitModel, target)
-    compare('transformers', 'BeitModel', 'our weights in theirs', peer(PIXELS).pooler_output, trunk(PIXELS)[0])
-    back = torch.load(convert_to('beit_mm', target, folder / 'back.pth'), weights_only=True)['state_dict']
-    assert_same({name.removeprefix('backbone.'): tensor for name, tensor in back.items()}, trunk.state_dict())
-
-
-def assert_our_start(folder, model: torch.nn.Module, **options) -> None:
-    """The folder `theirs` back in our layout is our model's file, saved anew by transformers, too."""
-    (kind,) = json.loads((folder / 'theirs/config.json').read_text())['architectures']
-    getattr(transformers, kind).from_pretrained(folder / 'theirs').save_pretrained(folder / 'again')
-    for source in ('theirs', 'again'):
-        back = convert_to('beit_mm', folder / source, folder / f'{source}.pth')
-        assert_same(torch.load(back, weights_only=True)['state_dict'], model.state_dict())
-        again = convert_to('transformers', back, folder / f'{source} once more', **options)
-        assert_same(weights_of(again), weights_of(folder / source))
+    peer = open_ours(BeitModel, trunk, folder)
+    compare('BeitModel', 'our weights in theirs', logits_of(peer), trunk(PIXELS)[0])

@@ -158,3 +158,8 @@ OTHER_OPCODES = {  # that torch.save does not write
     'tensor by eval': lambda folder, code: program(body(Call(eval, 'data', dict(data=np.ones(1))))),
     'nested key': lambda folder, code: program(b'})', b'\x85' * 200_000, b'K\1s'),  # overflows the stack of C
 }
+
+
+def leave_trace(folder: Path) -> str:
+    """Python text that leaves a file `ran` when executed."""
+    return f'open({str(folder / "ran")!r}, "w").close()'

@@ -34,7 +34,13 @@ class CheckWeightsHook(Hook):
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
         if self.purpose == 'resume':
-            self._check_run(checkpoint)
+            missing = [key for key in ('meta', 'message_hub', 'optimizer') if key not in checkpoint]
+            missing += [f'meta.{key}' for key in ('epoch', 'iter') if key not in checkpoint.get('meta', {})]
+            if missing:
+                raise WeightsMismatch(
+                    f'a run resumes from a checkpoint of a run, got a file without {", ".join(missing)} '
+                    f'(load_from starts a new run from weights)'
+                )
         model = runner.model
         while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
             model = model.module
@@ -43,16 +49,6 @@ class CheckWeightsHook(Hook):
             return
         for problem in _compare_heads(model, checkpoint.get('state_dict', checkpoint), with_auxiliary=True):
             runner.logger.warning(f'{problem}: keeps its initial weights')
-
-    @staticmethod
-    def _check_run(checkpoint: dict) -> None:
-        missing = [key for key in ('meta', 'message_hub', 'optimizer') if key not in checkpoint]
-        missing += [f'meta.{key}' for key in ('epoch', 'iter') if key not in checkpoint.get('meta', {})]
-        if missing:
-            raise WeightsMismatch(
-                f'a run resumes from a checkpoint of a run, got a file without {", ".join(missing)} '
-                f'(load_from starts a new run from weights)'
-            )
 
 
 def require_weights(model: nn.Module, checkpoint: dict, with_auxiliary: bool = False) -> None:

@@ -60,16 +60,13 @@ class VerifiedCheckpointHook(CheckpointHook):
         progress = dict(epoch=meta['epoch'], iter=meta['iter'])
         if self._saves_best and progress != self._last_saved:
             return  # no regular one is due; a run that resumes from an older one finds the best score again
-        name = self.filename_tmpl.format(step)
-        self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
         surplus = []
         if self.max_keep_ckpts > 0:
             steps = [other for other in self.keep_ckpt_ids if other != step] + [step]
             surplus = steps[: -self.max_keep_ckpts]
             self.keep_ckpt_ids = deque(steps[-self.max_keep_ckpts :], self.max_keep_ckpts)
             runner.message_hub.update_info('keep_ckpt_ids', list(self.keep_ckpt_ids))
-        runner.message_hub.update_info('last_ckpt', self.last_ckpt)
-        self._write(runner, name, progress, self.by_epoch)
+        self._write(runner, self.filename_tmpl.format(step), progress, self.by_epoch)
         if is_main_process():
             for other in surplus:
                 self.file_backend.remove(self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(other)))
@@ -89,13 +86,10 @@ class VerifiedCheckpointHook(CheckpointHook):
         progress = dict(epoch=epoch, iter=iteration)
         if progress == self._last_saved:
             return self.last_ckpt
-        name = f'iter_{iteration}.pth'
-        self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
-        stops = runner.message_hub.runtime_info.get(STOP_CHECKPOINTS, [])
-        stops = [*(stop for stop in stops if stop != self.last_ckpt), self.last_ckpt]
+        path = self.file_backend.join_path(self.out_dir, f'iter_{iteration}.pth')
+        stops = [stop for stop in runner.message_hub.runtime_info.get(STOP_CHECKPOINTS, []) if stop != path] + [path]
         runner.message_hub.update_info(STOP_CHECKPOINTS, stops[-MIN_KEPT:])
-        runner.message_hub.update_info('last_ckpt', self.last_ckpt)
-        self._write(runner, name, progress, by_epoch=False)
+        self._write(runner, f'iter_{iteration}.pth', progress, by_epoch=False)
         if is_main_process():
             for stop in stops[:-MIN_KEPT]:
                 self.file_backend.remove(stop)
@@ -104,6 +98,8 @@ class VerifiedCheckpointHook(CheckpointHook):
 
     def _write(self, runner, name: str, progress: dict[str, int], by_epoch: bool) -> None:
         """Save the whole run and let `last_checkpoint` name the file."""
+        self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
+        runner.message_hub.update_info('last_ckpt', self.last_ckpt)
         average_gradients(runner)
         self._progress = progress
         with timed(runner, 'checkpoints'):

@@ -207,7 +207,7 @@ def test_a_training_that_is_killed_again_and_again_gets_on(tmp_path):
             assert process.is_alive()
             time.sleep(0.01)
         time.sleep(generator.uniform(0, 0.05))
-        while kill % 2 and not list(tmp_path.glob(f'.epoch_*{PARTIAL}.pth')):
+        while kill % 2 and not list(tmp_path.glob(f'.epoch_*{PARTIAL}')):
             pass
         os.kill(process.pid, signal.SIGKILL)
         process.join()
