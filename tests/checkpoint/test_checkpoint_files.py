@@ -1,7 +1,6 @@
 """Checkpoint files survive kills, full disks and flipped bits."""
 
 import io
-import multiprocessing
 import os
 import resource
 import signal
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.fileio import get_file_backend
+from support.tools import forkserver
 
 from beit_mm.checkpoint.files import BACKEND, find_damage, find_newest, POINTER, remove_partial, write_pointer
 from beit_mm.errors import UserError
@@ -32,14 +32,6 @@ def backend():
 
 def step_of(path: Path) -> int:
     return torch.load(path, weights_only=True)['step']
-
-
-def test_a_file_can_be_replaced(tmp_path):
-    path = tmp_path / 'new' / 'epoch_1.pth'
-    for step in (1, 2):
-        backend().put(encoded(step), path)
-        assert step_of(path) == step and find_damage(path) is None
-        assert list(path.parent.iterdir()) == [path]
 
 
 @pytest.mark.parametrize('call', range(1, 4))
@@ -190,19 +182,11 @@ def save_for_ever(folder: str, connection) -> None:
             files.release()
 
 
-@pytest.fixture(scope='module')
-def context():
-    """Processes from a server that has imported everything once."""
-    context = multiprocessing.get_context('forkserver')
-    context.set_forkserver_preload(['beit_mm'])
-    return context
-
-
 @pytest.mark.parametrize('kill', range(NUM_KILLS))
-def test_a_kill_at_any_moment_leaves_the_newest_that_was_safe(kill, context, tmp_path):
+def test_a_kill_at_any_moment_leaves_the_newest_that_was_safe(kill, tmp_path):
     """SIGKILL after a random while; every second one while a file is being written."""
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=save_for_ever, args=(str(tmp_path), sender), daemon=True)
+    receiver, sender = forkserver.Pipe(duplex=False)
+    process = forkserver.Process(target=save_for_ever, args=(str(tmp_path), sender), daemon=True)
     process.start()
     generator, safe = np.random.default_rng(kill), 0
     while safe < 3:

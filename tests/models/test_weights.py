@@ -12,6 +12,7 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import load_checkpoint
 from mmpretrain.models import ImageClassifier
 from mmseg.models import build_segmentor
+from support.fidelity import GivenTokens
 from torch import nn
 
 from beit_mm.models import BEiT, MaskedImageModel, VisualTokens
@@ -22,49 +23,30 @@ SHARED_TABLE = 'backbone.rel_pos_bias.relative_position_bias_table'
 BLOCK_TABLE = 'backbone.blocks.{}.attn.relative_position_bias_table'
 
 
-class GivenTokens(nn.Module):
-    vocab_size = 16
-
-    def encode(self, views):
-        return views
-
-
 def pre_training_model() -> MaskedImageModel:
     backbone = BEiT(
         img_size=64, **WIDTH, use_rel_pos_bias=False, use_shared_rel_pos_bias=True, use_mask_token=True, out_type='raw'
     )
-    return draw(MaskedImageModel(backbone, VisualTokens(GivenTokens())))
+    return draw(MaskedImageModel(backbone, VisualTokens(GivenTokens(16))))
 
 
 @DefaultScope.overwrite_default_scope('mmpretrain')
 def classifier(img_size=96, init_cfg=None, **kwargs) -> ImageClassifier:
+    constant = dict(type='Constant', layer='Linear', val=0.25, bias=0.5)
     return ImageClassifier(
         dict(type='beit_mm.BEiT', img_size=img_size, **{**WIDTH, **kwargs}, init_cfg=init_cfg),
-        head=dict(
-            type='LinearClsHead',
-            num_classes=5,
-            in_channels=32,
-            init_cfg=dict(type='Constant', layer='Linear', val=0.25, bias=0.5),
-        ),
+        head=dict(type='LinearClsHead', num_classes=5, in_channels=32, init_cfg=constant),
     )
 
 
 @DefaultScope.overwrite_default_scope('mmseg')
 def segmentor(img_size=(64, 96)) -> nn.Module:
+    head = dict(in_channels=32, in_index=1, channels=8, num_convs=1, concat_input=False, num_classes=3)
     return build_segmentor(
         dict(
             type='EncoderDecoder',
             backbone=dict(type='beit_mm.BEiT', img_size=img_size, **WIDTH, out_type='featmap', out_indices=[0, 1]),
-            decode_head=dict(
-                type='FCNHead',
-                in_channels=32,
-                in_index=1,
-                channels=8,
-                num_convs=1,
-                concat_input=False,
-                num_classes=3,
-                norm_cfg=dict(type='BN'),
-            ),
+            decode_head=dict(type='FCNHead', **head, norm_cfg=dict(type='BN')),
             test_cfg=dict(mode='whole'),
         )
     )
@@ -91,12 +73,9 @@ def save(path, model_or_state) -> str:
 
 def assert_trunk_equal(loaded: dict, given: dict) -> None:
     """All tensors of the loaded trunk but its tables and its own norms are the given ones."""
+    own = ('backbone.fc_norm', 'backbone.norm', 'backbone.grid_size')
     names = [
-        name
-        for name in loaded
-        if name.startswith('backbone.')
-        and 'table' not in name
-        and not name.startswith(('backbone.fc_norm', 'backbone.norm', 'backbone.grid_size'))
+        name for name in loaded if name.startswith('backbone.') and 'table' not in name and not name.startswith(own)
     ]
     assert len(names) >= 33
     for name in names:
@@ -274,17 +253,14 @@ def test_a_deep_copy_loads_into_itself(pre_training):
 # Weights that do not fit
 
 
-def refusal(model: nn.Module, path: str) -> str:
+def refusal(model: nn.Module, path: str) -> tuple[tuple[int, int, int], str]:
+    """Numbers of matched, own and unknown tensors in the message, and its end; nothing was loaded."""
     before = snapshot(model)
     with pytest.raises(ValueError) as error:
         load_checkpoint(model, path)
     after = model.state_dict()
     assert all(torch.equal(after[name], before[name]) for name in after if name.startswith('backbone.'))
-    return str(error.value)
-
-
-def numbers(message: str) -> tuple:
-    """Numbers of matched, own and unknown tensors in the message."""
+    message = str(error.value)
     found = re.fullmatch(
         r'the checkpoint does not fit this BEiT trunk: (\d+) of its (\d+) tensors match under "backbone\." '
         r"\(at least 90% expected\), (\d+) of the checkpoint's are unknown(; [\w.]+ (is missing|is unknown|"
@@ -292,51 +268,37 @@ def numbers(message: str) -> tuple:
         message,
     )
     assert found, message
-    return tuple(int(number) for number in found.groups()[:3])
+    return tuple(int(number) for number in found.groups()[:3]), found[4]
 
 
-def test_weights_of_a_residual_network_are_refused(tmp_path):
-    state = {'backbone.conv1.weight': torch.zeros(64, 3, 7, 7), 'head.fc.weight': torch.zeros(5, 512)}
-    for layer in range(4):
-        for norm in ('weight', 'bias', 'running_mean', 'running_var'):
-            state[f'backbone.layer{layer + 1}.0.bn1.{norm}'] = torch.zeros(64)
-    model = classifier()
-    message = refusal(model, save(tmp_path / 'resnet.pth', state))
-    assert numbers(message) == (0, len(list(model.backbone.parameters())), 17)
+RESIDUAL_NETWORK = {
+    'backbone.conv1.weight': torch.zeros(64, 3, 7, 7),
+    'head.fc.weight': torch.zeros(5, 512),
+    **{
+        f'backbone.layer{layer}.0.bn1.{name}': torch.zeros(64)
+        for layer in (1, 2, 3, 4)
+        for name in ('weight', 'bias', 'running_mean', 'running_var')
+    },
+}
+PER_BLOCK, OTHERS = 16, 5  # tensors of a block, and of the embeddings and the norm
 
 
-def test_a_trunk_of_another_width_is_refused(tmp_path):
-    model = classifier()
-    message = refusal(model, save(tmp_path / 'wide.pth', classifier(embed_dim=48)))
-    assert numbers(message) == (2, len(list(model.backbone.parameters())), 0)  # the two bias tables fit
-    assert message.endswith('cls_token must be (1, 1, 32), got (1, 1, 48)')
-
-
-@pytest.mark.parametrize('given, own', [(2, 12), (12, 2)])
-def test_a_trunk_of_another_depth_is_refused(given, own, tmp_path):
-    path = save(tmp_path / 'deep.pth', classifier(depth=given))
-    model = classifier(depth=own)
-    per_block = len(model.backbone.blocks[0].state_dict())
-    embeddings_and_norm = 5
-    assert numbers(refusal(model, path)) == (
-        2 * per_block + embeddings_and_norm,
-        own * per_block + embeddings_and_norm,
-        max(given - own, 0) * per_block,
-    )
-
-
-def test_an_empty_state_dict_is_refused(tmp_path):
-    model = classifier()
-    message = refusal(model, save(tmp_path / 'empty.pth', {}))
-    assert numbers(message) == (0, len(list(model.backbone.parameters())), 0)
-    with pytest.raises(ValueError, match='0 of its'):
-        BEiT(img_size=64, **WIDTH).load_state_dict({}, strict=False)
-
-
-def test_a_checkpoint_of_a_head_alone_is_refused(tmp_path):
-    model = classifier()
-    state = {name: tensor for name, tensor in model.state_dict().items() if name.startswith('head.')}
-    assert numbers(refusal(model, save(tmp_path / 'head.pth', state)))[0] == 0
+@pytest.mark.parametrize(
+    'state, depth, matched, unknown, end',
+    [
+        (RESIDUAL_NETWORK, 2, 0, 17, 'cls_token is missing'),
+        ({}, 2, 0, 0, 'cls_token is missing'),
+        ({'head.fc.weight': torch.zeros(5, 32)}, 2, 0, 0, 'cls_token is missing'),
+        (classifier(embed_dim=48).state_dict(), 2, 2, 0, 'cls_token must be (1, 1, 32), got (1, 1, 48)'),  # tables fit
+        (classifier(depth=2).state_dict(), 12, 2 * PER_BLOCK + OTHERS, 0, 'is missing'),
+        (classifier(depth=12).state_dict(), 2, 2 * PER_BLOCK + OTHERS, 10 * PER_BLOCK, 'is unknown'),
+    ],
+    ids=['residual network', 'empty', 'head alone', 'wide', 'shallow', 'deep'],
+)
+def test_weights_of_another_model_are_refused(state, depth, matched, unknown, end, tmp_path):
+    model = classifier(depth=depth)
+    numbers, text = refusal(model, save(tmp_path / 'other.pth', state))
+    assert numbers == (matched, depth * PER_BLOCK + OTHERS, unknown) and text.endswith(end)
 
 
 def test_nine_tenths_of_the_trunk_must_find_a_match(tmp_path, log):
@@ -345,7 +307,7 @@ def test_nine_tenths_of_the_trunk_must_find_a_match(tmp_path, log):
     names = [name for name in state if name.startswith('backbone.') and 'grid_size' not in name]
     enough = math.ceil(0.9 * len(names))
     few, many = ({name: state[name] for name in names[:count]} for count in (enough - 1, enough))
-    assert numbers(refusal(segmentor(), save(tmp_path / 'few.pth', few))) == (enough - 1, len(names), 0)
+    assert refusal(segmentor(), save(tmp_path / 'few.pth', few))[0] == (enough - 1, len(names), 0)
     target = segmentor()
     load_checkpoint(target, save(tmp_path / 'many.pth', many))
     assert all(torch.equal(target.state_dict()[name], tensor) for name, tensor in many.items())
@@ -367,7 +329,7 @@ def test_nine_tenths_of_the_checkpoints_trunk_must_find_a_place(tmp_path):
             load_checkpoint(model, path)
             assert torch.equal(model.backbone.cls_token, state['backbone.cls_token'])
         else:
-            assert numbers(refusal(model, path)) == (own, own, count)
+            assert refusal(model, path)[0] == (own, own, count)
 
 
 @pytest.mark.parametrize('given, name', [(dict(num_heads=2), 'table'), (dict(patch_size=8), 'patch_embed')])

@@ -56,16 +56,10 @@ class Scores(BaseMetric):
         return dict(accuracy=self.scores.pop(0))
 
 
-def build(
-    folder, epochs=6, scores=(), resume=False, size=2, kind=Runner, train_cfg=None, interval=1, **options
-) -> Runner:
-    loader = dict(
-        dataset=Data(),
-        batch_size=2,
-        num_workers=0,
-        collate_fn=dict(type='default_collate'),
-        sampler=dict(type='DefaultSampler', shuffle=False),
-    )
+def build(folder, epochs=6, scores=(), resume=False, size=2, kind=Runner, train_cfg=None, **options) -> Runner:
+    """A training that saves every epoch; options are those of the hook."""
+    sampler, collate = dict(type='DefaultSampler', shuffle=False), dict(type='default_collate')
+    loader = dict(dataset=Data(), batch_size=2, num_workers=0, collate_fn=collate, sampler=sampler)
     validation = dict(val_dataloader=loader, val_cfg=dict(), val_evaluator=[Scores(scores)]) if scores else {}
     newest = find_newest(Path(folder)) if resume else None
     return kind(
@@ -75,7 +69,7 @@ def build(
         **validation,
         train_cfg=train_cfg or dict(type='EpochBasedTrainLoop', max_epochs=epochs),
         optim_wrapper=dict(type='AutocastOptimWrapper', optimizer=dict(type='SGD', lr=1e-3, momentum=0.9)),
-        default_hooks=dict(checkpoint=dict(type='VerifiedCheckpointHook', interval=interval, **options)),
+        default_hooks=dict(checkpoint=dict(**{'type': 'VerifiedCheckpointHook', 'interval': 1, **options})),
         default_scope='beit_mm',
         load_from=newest and str(newest),
         resume=bool(newest),
@@ -133,24 +127,12 @@ def test_a_best_score_between_two_checkpoints_writes_the_best_one_alone(tmp_path
 @pytest.mark.parametrize('by_epoch, name, meta', [(True, 'epoch_1', (1, 2)), (False, 'iter_2', (0, 2))])
 def test_a_best_score_counts_no_step_twice_under_flexible_runner(by_epoch, name, meta, tmp_path):
     """It writes a checkpoint anew after the validation, when the step is counted already."""
+    options = dict(by_epoch=by_epoch, interval=1 if by_epoch else 2, save_best='accuracy', rule='greater')
 
     def run(epochs, scores, resume=False):
-        length = (
-            dict(type='EpochTrainLoop', max_epochs=epochs)
-            if by_epoch
-            else dict(type='IterTrainLoop', max_iters=2 * epochs, val_interval=2)
-        )
-        runner = build(
-            tmp_path,
-            scores=scores,
-            resume=resume,
-            kind=FlexibleRunner,
-            train_cfg=length,
-            by_epoch=by_epoch,
-            interval=1 if by_epoch else 2,
-            save_best='accuracy',
-            rule='greater',
-        )
+        iters = dict(type='IterTrainLoop', max_iters=2 * epochs, val_interval=2)
+        length = dict(type='EpochTrainLoop', max_epochs=epochs) if by_epoch else iters
+        runner = build(tmp_path, scores=scores, resume=resume, kind=FlexibleRunner, train_cfg=length, **options)
         runner.train()
         return runner
 
