@@ -69,17 +69,7 @@ def _look_up(models: dict[str, str], name: str) -> str:
 
 
 def _read_download(url: str, map_location: MapLocation, sha256: str | None) -> dict:
-    path, is_new = _download(url, sha256)
-    try:
-        return read_checkpoint(path, map_location, sha256)
-    except ValueError as error:
-        if is_new or isinstance(error, ChecksumMismatch):  # perhaps cut short: the next try downloads again
-            path.unlink(missing_ok=True)
-        raise
-
-
-def _download(url: str, sha256: str | None) -> tuple[Path, bool]:
-    """Download to torch.hub's cache, rank 0 first, as MMEngine does; the path there, and whether it is new.
+    """Read from torch.hub's cache; rank 0 downloads first, as in MMEngine.
 
     A checksum becomes part of the name, so that files of one name from two servers are kept apart.
     """
@@ -97,7 +87,12 @@ def _download(url: str, sha256: str | None) -> tuple[Path, bool]:
                 raise OSError(f'{url} must be a file that can be downloaded, got {error}') from error
             is_new = True
         dist.barrier()
-    return path, is_new
+    try:
+        return read_checkpoint(path, map_location, sha256)
+    except ValueError as error:
+        if is_new or isinstance(error, ChecksumMismatch):  # perhaps cut short: the next try downloads again
+            path.unlink(missing_ok=True)
+        raise
 
 
 for _prefix, _loader in list(CheckpointLoader._schemes.items()):
