@@ -132,7 +132,7 @@ def _write(path: Path, weights: dict[str, Tensor], layout: Layout, task: str, co
             temporary.write_bytes(pickle.dumps({name: _to_paddle(tensor) for name, tensor in weights.items()}, 4))
         else:
             key = 'state_dict' if task == 'segment' and layout.wrapper else layout.wrapper
-            meta = {'meta': {}} if key == 'state_dict' else {}
+            meta: dict = {'meta': {}} if key == 'state_dict' else {}
             torch.save({key: weights, **meta} if key else weights, temporary)
 
 

@@ -10,7 +10,7 @@ import re
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, IO
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,8 +46,8 @@ class Named:
 # Values
 
 
-def _tensor(storage, offset, size, stride, requires_grad, hooks, *more) -> Tensor:
-    dtype, *more = more if more and isinstance(more[0], torch.dtype) else (storage.dtype, *more)
+def _tensor(storage, offset, size, stride, requires_grad, hooks, *rest) -> Tensor:
+    dtype, *more = rest if rest and isinstance(rest[0], torch.dtype) else (storage.dtype, *rest)
     if type(storage) is not TypedStorage or any(more):  # such as a view that is conjugated
         raise ValueError('a tensor must be plain')
     tensor = torch._utils._rebuild_tensor_v3(storage, offset, size, stride, False, OrderedDict(), dtype)
@@ -295,6 +295,6 @@ class Unpickler(_PythonUnpickler):  # not the one in C, which allocates whatever
     )
 
 
-def load(file: IO[bytes], **options: str) -> Any:
+def load(file: Any, **options: str) -> Any:
     """What pickle.load does, for torch's readers."""
     return Unpickler(file, **options).load()
