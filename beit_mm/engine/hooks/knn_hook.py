@@ -12,6 +12,7 @@ from torch import nn, Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
+from beit_mm.datasets.images import input_format, normalize
 from beit_mm.engine.runners.stopwatch import timed
 from beit_mm.errors import UserError
 from beit_mm.evaluation.nearest_neighbours import predict_by_neighbours
@@ -32,8 +33,8 @@ class KNNHook(Hook):
     """Classifies some validation images by their nearest training images in the trunk's features, at an interval.
 
     `knn/top1`, in percent, goes to the log and to TensorBoard, over the number of iterations done. The model needs a
-    `backbone`, and a `data_preprocessor` with `mean`, `std` and `to_rgb`, as MaskedImageModel and ImageClassifier have.
-    Processes share the work. Random states, modes and weights of the run do not change.
+    `backbone` and a `data_preprocessor`. Processes share the work. Random states, modes and weights of the run do not
+    change.
 
     The data sets and their pipeline are those of an evaluation:
 
@@ -116,12 +117,6 @@ class KNNHook(Hook):
                 f'KNNHook.features={self.features!r} needs a backbone whose out_type is one of '
                 f'{", ".join(OUT_TYPES[self.features])}, got {out_type!r}'
             )
-        missing = [name for name in ('mean', 'std', 'to_rgb') if not hasattr(model.data_preprocessor, name)]
-        if missing:
-            raise UserError(
-                f'KNNHook needs a data_preprocessor with mean, std and to_rgb, got '
-                f'{type(model.data_preprocessor).__name__} without {", ".join(missing)}'
-            )
         with keeping_random_states():
             self.sources = [_choose_images(loader, number) for loader, number in self.loaders]
         num_train = len(self.sources[0]['sampler'])
@@ -158,12 +153,10 @@ class KNNHook(Hook):
         share = math.ceil(len(sampler) / world_size)  # of equal size: the last processes repeat the first images
         own = [sampler[index % len(sampler)] for index in range(rank, share * world_size, world_size)]
         worker_init = partial(ignore_signals_in_worker, [signal.SIGTERM], None)
-        preprocessor = model.data_preprocessor
+        colors, device = input_format(model), next(model.parameters()).device
         features, labels = [], []
         for batch in DataLoader(sampler=own, collate_fn=default_collate, worker_init_fn=worker_init, **loader):
-            images = batch['inputs'].to(preprocessor.mean.device)
-            images = images.flip(1) if preprocessor.to_rgb else images
-            images = (images.float() - preprocessor.mean) / preprocessor.std
+            images = normalize(batch['inputs'].to(device), colors)
             features.append(F.normalize(self._pool(model.backbone(images)[self.output]).float(), dim=1))
             labels += [int(sample.gt_label) for sample in batch['data_samples']]
         features = torch.cat(features)

@@ -255,7 +255,6 @@ def test_a_loader_that_chooses_its_images_is_refused(digits):
             'needs a backbone whose out_type is one of raw, avg_featmap, featmap, got None',
         ),
         (dict(), lambda: classifier(out_type='cls_token'), "one of raw, avg_featmap, featmap, got 'cls_token'"),
-        (dict(), lambda: ImageClassifier(dict(type='beit_mm.BEiT', **SIZE)), 'ClsDataPreprocessor without mean, std'),
     ],
 )
 def test_what_cannot_be_looked_at_is_refused_before_training(digits, options, model, message):
