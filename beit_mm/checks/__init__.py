@@ -1,6 +1,6 @@
 """The early check of a config: a small dry run, so that a mistake ends in one sentence at once."""
 
-from .dry_run import check_before_training, check_config, check_runner, ConfigMistakes
+from .config_check import check_before_training, check_config, check_runner, ConfigMistakes
 from .files import check_checkpoint, check_checkpoints, check_data, starting_points
 from .problems import Problem
 

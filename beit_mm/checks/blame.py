@@ -64,10 +64,11 @@ def blame(
     can_run = not (isinstance(error, (ImportError, NotImplementedError, MemoryError)) or CANNOT_RUN.search(text))
     callers = ' '.join(_source(frames[at:]) for at in range(min(2, len(frames))))
     full = _find_argument(text, callers, cfg, key if part else key.rpartition('.')[0] or key)
-    absent = re.match(r"'ConfigDict' object has no attribute '(\w+)'", text)
-    if absent:
-        full = _nearest(full, cfg)
-        return Problem(f'{full}.{absent[1]}', f'{getattr(cls, "__name__", root)} needs it; add it')
+    absent = re.match(r"'ConfigDict' object has no attribute '(\w+)'|'(\w+)' is missing", text)
+    holder = _nearest(full, cfg)
+    if absent and holder != key:  # a dict among the part's arguments, such as `test_cfg`
+        name = absent[1] or absent[2]
+        return Problem(f'{holder}.{name}', f'{getattr(cls, "__name__", root)} needs it; add it')
     what = f'{cls.__name__}: ' if inspect.isclass(cls) and cls.__name__ not in text else ''
     return Problem(full, f'{what}{text}', is_error=can_run)
 

@@ -1,130 +1,31 @@
-"""The early check: a config is run small, on this machine's CPU, before anything large is built or read.
+"""A config is built and run small, on this machine's CPU, before anything large is built or read.
 
-It works for any model, since the classes themselves say what they refuse. A check that cannot run becomes a warning.
+It works for any model, since the classes themselves say what they refuse.
 """
 
 import copy
-import logging
-import random
-import sys
-import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, redirect_stdout
-from io import StringIO
+from collections.abc import Iterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
 import torch
-from mmengine.config import Config, ConfigDict
-from mmengine.dist import get_world_size, is_main_process
+from mmengine.config import ConfigDict
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import DefaultScope, HOOKS, METRICS, MODELS, PARAM_SCHEDULERS, VISUALIZERS
-from mmengine.utils import ManagerMixin
+from mmengine.registry import HOOKS, METRICS, MODELS, PARAM_SCHEDULERS, VISUALIZERS
+from mmseg.models.decode_heads import FCNHead, UPerHead
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
 from beit_mm.config.parts import use_plain_batch_norm, walk
-from beit_mm.errors import UserError
 from beit_mm.models import BEiT, DiscreteVAE
 
-from . import advice, files, keys
 from .blame import blame, find_class, get, other_values
+from .course import on_cpu
+from .isolation import NoRandomWeights
+from .options import check_options, ReadKeys
 from .problems import Problem
 from .samples import collate, cut, cut_size, draw, Drawn, NotChecked, sides
 
-LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
-MAX_TRIALS = 6
-
-
-class ConfigMistakes(UserError):
-    """A config with which no training may start; the message is its first mistake."""
-
-
-def check_config(
-    cfg: Config,
-    loaders: Iterable[str] = LOADERS,
-    num_processes: int | None = None,
-    lists: Iterable[str] = LOADERS,
-    is_training: bool = False,
-) -> list[Problem]:
-    """Find the mistakes of a config, without a GPU and, besides listing data, in about three seconds.
-
-    Args:
-        cfg: the config, of either style, with all changes merged.
-        loaders: keys of the data loaders that will be used.
-        num_processes: of the training, to compare its batch with the recipe's; None if not known.
-        lists: keys of the data loaders whose data sets may list their files, for real samples instead of random ones.
-        is_training: whether a training starts here and now, so that what this machine lacks is an error.
-
-    Returns:
-        Errors, then warnings.
-    """
-    plain = cfg.to_dict()
-    used = tuple(key for key in loaders if isinstance(plain.get(key), dict))
-    with _isolated(plain.get('default_scope') or 'mmengine'), TemporaryDirectory() as folder:
-        run = DryRun(plain, used, tuple(lists), Path(folder))
-        problems = [*keys.check_keys(plain, used), *files.check_files(plain, used)]
-        problems += _guarded(run.check)
-        problems += _guarded(advice.check_course, plain, run.model, is_training)
-        problems += _guarded(advice.check_batch, plain, num_processes, cfg.text)
-        problems += _guarded(advice.check_labels, plain, run.model, run.drawn)
-        problems += _guarded(files.check_weights, plain, run.model)
-    problems = keys.join_scope_mistakes(list(dict.fromkeys(problems)))
-    return sorted(problems, key=lambda problem: not problem.is_error)
-
-
-def _guarded(check, *arguments) -> Iterator[Problem]:
-    """A check must not stop a run that would have worked, so its own failure is a warning."""
-    try:
-        yield from check(*arguments)
-    except Exception as error:
-        name = check.__name__.replace('_', ' ')
-        yield Problem('config', f'not checked in full ({name}): {type(error).__name__}: {error}', is_error=False)
-
-
-@contextmanager
-def _isolated(scope: str) -> Iterator[None]:
-    """No output, and afterwards the random states and MMEngine's global instances of before."""
-    managers = {manager: dict(manager._instance_dict) for manager in _subclasses(ManagerMixin)}
-    states = random.getstate(), np.random.get_state()
-    disabled, has_gradients = logging.root.manager.disable, torch.is_grad_enabled()
-    logging.disable(logging.CRITICAL)
-    try:
-        with (
-            torch.random.fork_rng(devices=[]),
-            warnings.catch_warnings(),
-            redirect_stdout(StringIO()),
-            DefaultScope.overwrite_default_scope(scope),
-            torch.set_grad_enabled(True),
-        ):
-            warnings.simplefilter('ignore')
-            torch.manual_seed(0)
-            yield
-    finally:
-        logging.disable(disabled)
-        torch.set_grad_enabled(has_gradients)
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        for manager in _subclasses(ManagerMixin):
-            manager._instance_dict.clear()
-            manager._instance_dict.update(managers.get(manager, {}))
-
-
-def _subclasses(cls: Any) -> Iterator[Any]:
-    for subclass in cls.__subclasses__():
-        yield subclass
-        yield from _subclasses(subclass)
-
-
-class NoRandomWeights(TorchFunctionMode):
-    """Fills new weights with a constant: drawing them would take most of the time of a small step."""
-
-    def __torch_function__(self, function, types, arguments=(), options=None):
-        if getattr(function, '__name__', '') in ('uniform_', 'normal_', 'trunc_normal_') and arguments:
-            return arguments[0].detach().fill_(0.01)
-        return function(*arguments, **(options or {}))
+MAX_TRIALS = 6  # of other numbers, in search of a mend
 
 
 class DryRun:
@@ -246,13 +147,13 @@ class DryRun:
         except Exception as error:
             yield blame(error, self.cfg, 'model')
             return
-        options = advice.ReadKeys(self.cfg['optim_wrapper'].get('paramwise_cfg') or {})
+        options = ReadKeys(self.cfg['optim_wrapper'].get('paramwise_cfg') or {})
         try:
-            wrapper = build_optim_wrapper(model, dict(advice.on_cpu(self.cfg['optim_wrapper']), paramwise_cfg=options))
+            wrapper = build_optim_wrapper(model, dict(on_cpu(self.cfg['optim_wrapper']), paramwise_cfg=options))
         except Exception as error:
             yield blame(error, self.cfg, 'optim_wrapper')
             return
-        yield from advice.check_options(self.cfg, self.model, options)
+        yield from check_options(self.cfg, self.model, options)
         schedules = self.cfg.get('param_scheduler') or []
         for index, schedule in enumerate(schedules if isinstance(schedules, list) else [schedules]):
             key = f'param_scheduler.{index}' if isinstance(schedules, list) else 'param_scheduler'
@@ -296,8 +197,11 @@ class DryRun:
                         depth=count, frozen_stages=min(node.get('frozen_stages', -1), count), compile_blocks=False
                     )
                     node['out_indices'] = list(range(count)) if isinstance(indices, (list, tuple)) else -1
+            # No other part depends on the inner widths of these.
+            if isinstance(cls, type) and issubclass(cls, (FCNHead, UPerHead)):
+                node['channels'] = min(node.get('channels', 64), 64)
             if cls is DiscreteVAE:
-                node.update(blocks_per_group=1, n_hid=32, n_init=16)  # no other part depends on these
+                node.update(blocks_per_group=1, n_hid=32, n_init=16)
         preprocessor, test_cfg = model.get('data_preprocessor') or {}, model.get('test_cfg') or {}
         if test_cfg.get('mode') == 'slide' and {'crop_size', 'stride'} <= set(test_cfg):
             crop, stride = test_cfg['crop_size'], test_cfg['stride']
@@ -357,35 +261,3 @@ class DryRun:
                 metric.compute_metrics(metric.results)
             except Exception as error:
                 yield blame(error, self.cfg, key, owners)
-
-
-def check_before_training(cfg: Config, num_processes: int) -> list[Problem]:
-    """Check the config of a training that starts on this process. Its own data set is listed once, by the training.
-
-    Returns:
-        Warnings, in the main process alone.
-
-    Raises:
-        ConfigMistakes: If there are errors; the message is the first, the others go to standard error.
-    """
-    used = ('train_dataloader', 'val_dataloader')
-    problems = check_config(cfg, used, num_processes, lists=('val_dataloader',), is_training=True)
-    errors = [problem for problem in problems if problem.is_error]
-    if errors:
-        for problem in errors[1:] if is_main_process() else ():
-            print(f'also: {problem}', file=sys.stderr)
-        raise ConfigMistakes(str(errors[0]))
-    return problems if is_main_process() else []
-
-
-def check_runner(runner) -> None:
-    """Check the config of a runner whose training loop is being built, as by the hosts' tools/train.py; once.
-
-    Raises:
-        ConfigMistakes: If there are errors.
-    """
-    if getattr(runner, 'is_checked', False) or not isinstance(runner.cfg.get('model'), dict):
-        return
-    runner.is_checked = True
-    for warning in check_before_training(runner.cfg, get_world_size()):
-        runner.logger.warning(str(warning))

@@ -32,3 +32,8 @@ def suggest(name: str, pool: Iterable[str], otherwise: str) -> str:
     """`did you mean x?` for the closest name of a pool, or another mend where none is close."""
     meant = closest(name, pool)
     return f'did you mean {meant}?' if meant else otherwise
+
+
+def warn(key: str, sentence: str) -> Problem:
+    """A problem that may be meant."""
+    return Problem(key, sentence, is_error=False)

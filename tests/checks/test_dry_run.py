@@ -15,7 +15,7 @@ from PIL import Image
 from support import CONFIGS
 from support.seeded_mistakes import ERRORS, FINETUNE, PRETRAIN, SEGMENT, TOKENIZER, WARNINGS
 
-from beit_mm.checks import advice, check_config, Problem
+from beit_mm.checks import check_config, course, Problem
 
 RECIPES = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob('*.py') if '_base_' not in path.parts)
 OF_FILES = (' not exist', 'without any')
@@ -105,7 +105,7 @@ def test_the_hosts_own_configs_have_no_errors(host, name):
 )
 def test_the_batch_is_compared_with_the_recipes(num_processes, options, words):
     cfg = load(FINETUNE, options)
-    problems = list(advice.check_batch(cfg.to_dict(), num_processes, cfg.text))
+    problems = list(course.check_batch(cfg.to_dict(), num_processes, cfg.text))
     assert len(problems) == bool(words) and all(word in problems[0].sentence for word in words)
 
 
@@ -121,7 +121,7 @@ def test_what_a_user_accumulates_does_not_change_the_recipes_batch(tmp_path, fil
     for index, text in enumerate(files):
         base = f"_base_ = '{index - 1}.py'\n" if index else ''
         (tmp_path / f'{index}.py').write_text(base + text)
-    assert advice.recipe_accumulation(Config.fromfile(tmp_path / f'{len(files) - 1}.py').text) == expected
+    assert course.recipe_accumulation(Config.fromfile(tmp_path / f'{len(files) - 1}.py').text) == expected
 
 
 def test_checking_changes_nothing():
@@ -141,7 +141,7 @@ def test_a_check_that_fails_itself_is_a_warning(monkeypatch):
         raise KeyError('unforeseen')
         yield
 
-    monkeypatch.setattr(advice, 'check_course', fail)
+    monkeypatch.setattr(course, 'check_course', fail)
     problems = without_files(check_config(load('demo/finetune.py', {'model.head.num_clases': 10})))
     assert [problem.key for problem in problems] == ['model.head.num_clases', 'config']
     assert 'not checked in full' in problems[1].sentence and 'unforeseen' in problems[1].sentence

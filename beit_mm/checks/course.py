@@ -1,31 +1,18 @@
-"""What a run of one step cannot see: schedules, hooks, batch and labels of the whole training."""
+"""What a run of one step cannot see of a training's course: schedules, hooks, precision and images per update."""
 
 import re
 from collections.abc import Iterator
 
-import numpy as np
 from mmengine.device import get_device
 from mmengine.hooks import CheckpointHook
 from mmengine.optim import AmpOptimWrapper
 from mmengine.registry import HOOKS, OPTIM_WRAPPERS
-from mmpretrain.datasets import CustomDataset
-from mmseg.datasets import BaseSegDataset
-from torch import nn, Tensor
+from torch import nn
 
 from beit_mm.config.parts import walk
 
-from .blame import find_class, get
-from .problems import Problem, suggest
-from .samples import Drawn
-
-MAX_LABELS = 200  # of a data set, from its whole length
-
-
-def warn(key: str, sentence: str) -> Problem:
-    return Problem(key, sentence, is_error=False)
-
-
-# ---- the course of the training
+from .blame import find_class
+from .problems import Problem, warn
 
 
 def check_course(cfg: dict, model: nn.Module | None, is_training: bool) -> Iterator[Problem]:
@@ -38,7 +25,7 @@ def check_course(cfg: dict, model: nn.Module | None, is_training: bool) -> Itera
         yield from _check_schedules(cfg, length, is_by_epoch, run)
         yield from _check_hooks(cfg, model, length, is_by_epoch, run)
     wrapper = cfg.get('optim_wrapper') or {}
-    if _is_a(wrapper, OPTIM_WRAPPERS, AmpOptimWrapper) and get_device() == 'cpu':
+    if is_a(wrapper, OPTIM_WRAPPERS, AmpOptimWrapper) and get_device() == 'cpu':
         dtypes = AmpOptimWrapper.valid_dtypes
         if wrapper.get('dtype') is not None and wrapper['dtype'] not in dtypes:
             yield Problem('optim_wrapper.dtype', f'must be one of {", ".join(dtypes)}, got {wrapper["dtype"]!r}')
@@ -52,14 +39,14 @@ def on_cpu(wrapper: dict) -> dict:
     """The config of an optimizer wrapper for one step on a CPU."""
     wrapper = dict(wrapper)
     wrapper.pop('accumulative_counts', None)
-    if _is_a(wrapper, OPTIM_WRAPPERS, AmpOptimWrapper):
+    if is_a(wrapper, OPTIM_WRAPPERS, AmpOptimWrapper):
         wrapper['type'] = 'OptimWrapper'
         for name in ('dtype', 'loss_scale', 'use_fsdp'):
             wrapper.pop(name, None)
     return wrapper
 
 
-def _is_a(node: dict, registry, cls: type) -> bool:
+def is_a(node: dict, registry, cls: type) -> bool:
     kind = find_class(node, registry)
     return isinstance(kind, type) and issubclass(kind, cls)
 
@@ -123,14 +110,14 @@ def _check_hooks(cfg: dict, model: nn.Module | None, length: int, is_by_epoch: b
     from beit_mm.engine.hooks.anneal_hook import AnnealHook
 
     for key, node in [*walk(cfg.get('default_hooks'), 'default_hooks'), *walk(cfg.get('custom_hooks'), 'custom_hooks')]:
-        if _is_a(node, HOOKS, CheckpointHook):
+        if is_a(node, HOOKS, CheckpointHook):
             if not is_by_epoch and node.get('by_epoch', True):
                 what = 'counts epochs in a training that counts iterations, so checkpoints come only at its end'
                 yield warn(f'{key}.by_epoch', f'{what}; set by_epoch=False')
             if node.get('save_best') and cfg.get('val_dataloader') is None:
                 mend = 'remove it or add val_dataloader, val_cfg and val_evaluator'
                 yield warn(f'{key}.save_best', f'never comes without val_dataloader; {mend}')
-        if _is_a(node, HOOKS, AnnealHook):
+        if is_a(node, HOOKS, AnnealHook):
             attribute, steps = node.get('attribute'), node.get('num_iters')
             if model is not None and isinstance(attribute, str) and not hasattr(model, attribute):
                 numbers = ', '.join(sorted(name for name, value in vars(model).items() if isinstance(value, float)))
@@ -138,9 +125,6 @@ def _check_hooks(cfg: dict, model: nn.Module | None, length: int, is_by_epoch: b
                 yield Problem(f'{key}.attribute', f'{name} has no {attribute!r}; it may be one of {numbers or "none"}')
             if isinstance(steps, int) and not is_by_epoch and steps > length:
                 yield warn(f'{key}.num_iters', f'ends at {steps}, after {run}; shorten it with the run')
-
-
-# ---- images per update
 
 
 def check_batch(cfg: dict, num_processes: int | None, text: str) -> Iterator[Problem]:
@@ -192,165 +176,3 @@ def recipe_accumulation(text: str) -> int:
     last = max((index for index, file in enumerate(files) if re.search(r'^auto_scale_lr\b', file, re.M)), default=0)
     found = re.findall(r'accumulative_counts\s*=\s*(\d+)', ''.join(files[: last + 1]))
     return int(found[-1]) if found else 1
-
-
-# ---- the optimizer's options
-
-
-class ReadKeys(dict):
-    """A dict that notes which of its keys are read."""
-
-    def __init__(self, items: dict):
-        super().__init__(items)
-        self.read: set = set()
-
-    def __getitem__(self, name):
-        self.read.add(name)
-        return super().__getitem__(name)
-
-    def get(self, name, default=None):
-        self.read.add(name)
-        return super().get(name, default)
-
-    def pop(self, name, *default):
-        self.read.add(name)
-        return super().pop(name, *default)
-
-    def __iter__(self):
-        self.read.update(super().keys())
-        return super().__iter__()
-
-    def items(self):
-        self.read.update(super().keys())
-        return super().items()
-
-    def keys(self):
-        self.read.update(super().keys())
-        return super().keys()
-
-    def __deepcopy__(self, memo):
-        return self
-
-
-def check_options(cfg: dict, model: nn.Module | None, options: ReadKeys) -> Iterator[Problem]:
-    """Options of the optimizer's constructor that it does not read, and patterns that match no parameter."""
-    names = set(dict.keys(options))
-    constructor = cfg['optim_wrapper'].get('constructor', 'DefaultOptimWrapperConstructor')
-    for name in sorted(names - options.read):
-        known = sorted(options.read - names)
-        mend = suggest(name, known, f'it reads {", ".join(known)}; BEiT uses beit_mm.LayerDecayOptimWrapperConstructor')
-        yield Problem(f'optim_wrapper.paramwise_cfg.{name}', f'{constructor} does not read it; {mend}')
-    patterns = dict.get(options, 'custom_keys')
-    if not isinstance(patterns, dict) or model is None:
-        return
-    parameters = [name if '.' in name else f'.{name}' for name, _ in model.named_parameters()]
-    is_ours = any(type(module).__module__.startswith('beit_mm.') for module in model.modules())
-    for pattern in patterns:
-        if not any(pattern in name for name in parameters):
-            words = [[word for word in name.split('.') if word and not word.isdigit()] for name in parameters]
-            pieces = {'.'.join(name[at : at + size]) for name in words for size in (1, 2) for at in range(len(name))}
-            sentence = f'matches no parameter of the model; {suggest(pattern, pieces, "remove it")}'
-            yield Problem(f'optim_wrapper.paramwise_cfg.custom_keys.{pattern}', sentence, is_error=is_ours)
-
-
-# ---- labels and metrics
-
-
-def check_labels(cfg: dict, model: nn.Module | None, drawn: dict[str, Drawn]) -> Iterator[Problem]:
-    """Class counts of heads, of the data sets that are there, and of metrics."""
-    if model is None:
-        return
-    heads = {
-        f'model.{name}': module.num_classes
-        for name, module in model.named_modules()
-        if isinstance(get(cfg, f'model.{name}.num_classes'), int) and name.rpartition('.')[2].endswith('head')
-    }
-    main = next((key for key in ('model.decode_head', 'model.head') if key in heads), None)
-    for key, count in heads.items():
-        if main and key != main and 2 < count < heads[main]:
-            sentence = f"must be the decode head's {heads[main]}, got {count}; both see the same labels"
-            yield Problem(f'{key}.num_classes', sentence)
-    size = getattr(model, 'vocab_size', None)
-    for key, node in walk(cfg.get('val_evaluator'), 'val_evaluator'):
-        if isinstance(size, int) and node.get('vocab_size', size) != size:
-            got = node['vocab_size']
-            sentence = f"must be the tokenizer's {size}, got {got}; set vocab_size={size}"
-            yield Problem(f'{key}.vocab_size', sentence, is_error=got < size)
-    yield from _check_sizes(cfg, drawn.get('train_dataloader'))
-    if main is None:
-        return
-    zeros: dict[bool, str] = {}
-    classes: dict[str, tuple] = {}
-    for loader, sample in drawn.items():
-        key, dataset = f'{loader}.dataset', sample.dataset
-        if isinstance(dataset, BaseSegDataset):
-            zero = bool(dataset.reduce_zero_label)
-            if zeros and zero not in zeros:
-                other = zeros[not zero]
-                why = f'is {zero} here and {not zero} in {other}, so the same label means another class'
-                yield Problem(f'{key}.reduce_zero_label', f'{why}; set both alike')
-            zeros.setdefault(zero, key)
-        if sample.is_real:
-            yield from _check_values(dataset, key, main, heads[main])
-            if isinstance(dataset, CustomDataset) and not dataset.ann_file:
-                classes[key] = tuple(dataset.metainfo.get('classes') or ())
-    if len(set(classes.values())) > 1:
-        (first, ours), (second, theirs) = list(classes.items())[:2]
-        odd = min(set(ours) ^ set(theirs), default='the order')
-        why = f'class folders differ from those of {first} ({odd}), so the same label means another class'
-        yield Problem(second, f'{why}; add or remove folders, or use beit_mm.ClassFolders')
-
-
-def _check_sizes(cfg: dict, drawn: Drawn | None) -> Iterator[Problem]:
-    """Training images against the trunk's training size and the preprocessor's padding."""
-    if drawn is None or not isinstance(drawn.sample, dict) or not isinstance(drawn.sample.get('inputs'), Tensor):
-        return
-    images = drawn.sample['inputs']
-    height, width = images.shape[-2:]
-    for _, node in walk(cfg['train_dataloader'], ''):  # small images are padded to it later
-        if 'gt_sem_seg' in drawn.sample.get('data_samples', ()) and isinstance(node.get('crop_size'), (list, tuple)):
-            height, width = node['crop_size']
-    for key in ('model.backbone.img_size', 'model.data_preprocessor.size'):
-        size = get(cfg, key)
-        pair = (size, size) if isinstance(size, int) else tuple(size or (height, width))
-        if pair != (height, width):
-            yield warn(
-                key, f'training images are {height} x {width}, got {" x ".join(map(str, pair))}; set the same size'
-            )
-
-
-def _check_values(dataset, key: str, head: str, num_classes: int) -> Iterator[Problem]:
-    """The labels of some samples of a data set against the head."""
-    indices = sorted({*range(0, len(dataset), max(1, len(dataset) // MAX_LABELS)), len(dataset) - 1})
-    if isinstance(dataset, BaseSegDataset):
-        for index in indices:
-            info = dataset.get_data_info(index)
-            labels = read_map(info)
-            wrong = labels[labels >= num_classes]
-            if len(wrong):
-                yield _outside(key, head, num_classes, int(wrong.max()), info['seg_map_path'], dataset)
-                return
-    elif hasattr(dataset, 'get_cat_ids') and num_classes > 1:
-        pairs = [(int(label), index) for index in indices for label in np.atleast_1d(dataset.get_cat_ids(index))]
-        label, index = max(pairs, default=(0, 0))
-        if label >= num_classes:
-            yield _outside(key, head, num_classes, label, dataset.get_data_info(index).get('img_path', ''), dataset)
-
-
-def read_map(info: dict) -> np.ndarray:
-    """The labels in a label map that a loss would see, without those left out."""
-    from mmseg.datasets.transforms import LoadAnnotations
-
-    labels = np.unique(LoadAnnotations(imdecode_backend='pillow')(dict(info, seg_fields=[]))['gt_seg_map'])
-    return labels[labels != 255]
-
-
-def _outside(key: str, head: str, num_classes: int, label: int, path: str, dataset) -> Problem:
-    first = 1 if getattr(dataset, 'reduce_zero_label', False) else 0
-    mend = f'set num_classes={label + 1} here and in the other parts that count classes, or mend the file'
-    if isinstance(dataset, BaseSegDataset) and not first and label == num_classes:
-        mend = f'set reduce_zero_label=True if 0 means unlabelled, or {mend}'
-    fits = f'{first} to {num_classes - 1 + first}' + (' with reduce_zero_label=True' if first else '')
-    return Problem(
-        f'{head}.num_classes', f'{path} has the label {label + first} ({key}), the head takes {fits}; {mend}'
-    )

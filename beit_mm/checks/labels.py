@@ -1,0 +1,116 @@
+"""Class counts of heads, data sets and metrics, and sizes of images, which one step may not meet."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from mmpretrain.datasets import CustomDataset
+from mmseg.datasets import BaseSegDataset
+from torch import nn, Tensor
+
+from beit_mm.config.parts import walk
+
+from .blame import get
+from .problems import Problem, warn
+from .samples import Drawn
+
+MAX_LABELS = 200  # of a data set, from its whole length
+
+
+def check_labels(cfg: dict, model: nn.Module | None, drawn: dict[str, Drawn]) -> Iterator[Problem]:
+    """Class counts of heads, of the data sets that are there, and of metrics."""
+    if model is None:
+        return
+    heads = {
+        f'model.{name}': module.num_classes
+        for name, module in model.named_modules()
+        if isinstance(get(cfg, f'model.{name}.num_classes'), int) and name.rpartition('.')[2].endswith('head')
+    }
+    main = next((key for key in ('model.decode_head', 'model.head') if key in heads), None)
+    for key, count in heads.items():
+        if main and key != main and 2 < count < heads[main]:
+            sentence = f"must be the decode head's {heads[main]}, got {count}; both see the same labels"
+            yield Problem(f'{key}.num_classes', sentence)
+    size = getattr(model, 'vocab_size', None)
+    for key, node in walk(cfg.get('val_evaluator'), 'val_evaluator'):
+        if isinstance(size, int) and node.get('vocab_size', size) != size:
+            got = node['vocab_size']
+            sentence = f"must be the tokenizer's {size}, got {got}; set vocab_size={size}"
+            yield Problem(f'{key}.vocab_size', sentence, is_error=got < size)
+    yield from _check_sizes(cfg, drawn.get('train_dataloader'))
+    if main is None:
+        return
+    zeros: dict[bool, str] = {}
+    classes: dict[str, tuple] = {}
+    for loader, sample in drawn.items():
+        key, dataset = f'{loader}.dataset', sample.dataset
+        if isinstance(dataset, BaseSegDataset):
+            zero = bool(dataset.reduce_zero_label)
+            if zeros and zero not in zeros:
+                other = zeros[not zero]
+                why = f'is {zero} here and {not zero} in {other}, so the same label means another class'
+                yield Problem(f'{key}.reduce_zero_label', f'{why}; set both alike')
+            zeros.setdefault(zero, key)
+        if sample.is_real:
+            yield from _check_values(dataset, key, main, heads[main])
+            if isinstance(dataset, CustomDataset) and not dataset.ann_file:
+                classes[key] = tuple(dataset.metainfo.get('classes') or ())
+    if len(set(classes.values())) > 1:
+        (first, ours), (second, theirs) = list(classes.items())[:2]
+        odd = min(set(ours) ^ set(theirs), default='the order')
+        why = f'class folders differ from those of {first} ({odd}), so the same label means another class'
+        yield Problem(second, f'{why}; add or remove folders, or use beit_mm.ClassFolders')
+
+
+def _check_sizes(cfg: dict, drawn: Drawn | None) -> Iterator[Problem]:
+    """Training images against the trunk's training size and the preprocessor's padding."""
+    if drawn is None or not isinstance(drawn.sample, dict) or not isinstance(drawn.sample.get('inputs'), Tensor):
+        return
+    images = drawn.sample['inputs']
+    height, width = images.shape[-2:]
+    for _, node in walk(cfg['train_dataloader'], ''):  # small images are padded to it later
+        if 'gt_sem_seg' in drawn.sample.get('data_samples', ()) and isinstance(node.get('crop_size'), (list, tuple)):
+            height, width = node['crop_size']
+    for key in ('model.backbone.img_size', 'model.data_preprocessor.size'):
+        size = get(cfg, key)
+        pair = (size, size) if isinstance(size, int) else tuple(size or (height, width))
+        if pair != (height, width):
+            yield warn(
+                key, f'training images are {height} x {width}, got {" x ".join(map(str, pair))}; set the same size'
+            )
+
+
+def _check_values(dataset, key: str, head: str, num_classes: int) -> Iterator[Problem]:
+    """The labels of some samples of a data set against the head."""
+    indices = sorted({*range(0, len(dataset), max(1, len(dataset) // MAX_LABELS)), len(dataset) - 1})
+    if isinstance(dataset, BaseSegDataset):
+        for index in indices:
+            info = dataset.get_data_info(index)
+            labels = read_map(info)
+            wrong = labels[labels >= num_classes]
+            if len(wrong):
+                yield _outside(key, head, num_classes, int(wrong.max()), info['seg_map_path'], dataset)
+                return
+    elif hasattr(dataset, 'get_cat_ids') and num_classes > 1:
+        pairs = [(int(label), index) for index in indices for label in np.atleast_1d(dataset.get_cat_ids(index))]
+        label, index = max(pairs, default=(0, 0))
+        if label >= num_classes:
+            yield _outside(key, head, num_classes, label, dataset.get_data_info(index).get('img_path', ''), dataset)
+
+
+def read_map(info: dict) -> np.ndarray:
+    """The labels in a label map that a loss would see, without those left out."""
+    from mmseg.datasets.transforms import LoadAnnotations
+
+    labels = np.unique(LoadAnnotations(imdecode_backend='pillow')(dict(info, seg_fields=[]))['gt_seg_map'])
+    return labels[labels != 255]
+
+
+def _outside(key: str, head: str, num_classes: int, label: int, path: str, dataset) -> Problem:
+    first = 1 if getattr(dataset, 'reduce_zero_label', False) else 0
+    mend = f'set num_classes={label + 1} here and in the other parts that count classes, or mend the file'
+    if isinstance(dataset, BaseSegDataset) and not first and label == num_classes:
+        mend = f'set reduce_zero_label=True if 0 means unlabelled, or {mend}'
+    fits = f'{first} to {num_classes - 1 + first}' + (' with reduce_zero_label=True' if first else '')
+    return Problem(
+        f'{head}.num_classes', f'{path} has the label {label + first} ({key}), the head takes {fits}; {mend}'
+    )
