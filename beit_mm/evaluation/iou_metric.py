@@ -41,9 +41,8 @@ class IoUMetric(HostIoUMetric):
         num_classes = len(self.dataset_meta['classes'])
         wrong = labels[(labels >= num_classes) & (labels != self.ignore_index)]
         if wrong.numel():
-            reduces = sample.get('reduce_zero_label', False)
-            first = 1 if reduces else 0
+            reduces = bool(sample.get('reduce_zero_label', False))
             raise UserError(
-                f'{path} must have labels {first} to {num_classes - 1 + first} (reduce_zero_label='
-                f'{bool(reduces)}) or {self.ignore_index}, got {int(wrong.max()) + first}'
+                f'{path} must have labels {int(reduces)} to {num_classes - 1 + reduces} (reduce_zero_label={reduces}) '
+                f'or {self.ignore_index}, got {int(wrong.max()) + reduces}'
             )

@@ -14,8 +14,7 @@ def predict_by_neighbours(
     Each of the k nearest training images votes for its class with weight exp(cosine similarity / temperature).
 
     Args:
-        features: (N, C), each of length 1.
-        train_features: (M, C), each of length 1.
+        features, train_features: (N, C) and (M, C), each of length 1.
         train_labels: int64 (M,).
         k: number of neighbours, at most M.
         temperature: of the weights.
@@ -23,12 +22,11 @@ def predict_by_neighbours(
     Returns:
         int64 (N,).
     """
-    num_classes = int(train_labels.max()) + 1
     predicted = []
     for part in features.split(max(1, MAX_SIMILARITIES // len(train_features))):
         similarities, neighbours = (part @ train_features.t()).topk(k, dim=1)
-        # Subtract the largest similarity, as in a softmax, so that no temperature overflows.
-        weights = ((similarities - similarities[:, :1]) / temperature).exp()
-        votes = weights.new_zeros(len(part), num_classes).scatter_add_(1, train_labels[neighbours], weights)
-        predicted.append(votes.argmax(dim=1))
+        # A softmax only scales the weights of an image, and no temperature overflows.
+        weights = (similarities / temperature).softmax(dim=1)
+        votes = weights.new_zeros(len(part), int(train_labels.max()) + 1)
+        predicted.append(votes.scatter_add_(1, train_labels[neighbours], weights).argmax(dim=1))
     return torch.cat(predicted)

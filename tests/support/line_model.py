@@ -22,7 +22,9 @@ class Line(BaseModel):
         self.weight = nn.Parameter(torch.full((2,), 3.0))
 
     def forward(self, x, mode='loss'):
-        return dict(loss=(self.weight * x.mean() - 1).square().mean()) if mode == 'loss' else [x]
+        if mode != 'loss':
+            return [x]
+        return dict(loss=(self.weight * x.mean() - 1).square().mean(), accuracy=self.weight.detach().mean())
 
 
 @DATASETS.register_module('EightNumbers')
@@ -85,6 +87,7 @@ def loader(shuffle: bool = False) -> dict:
 def build(
     folder,
     *hooks,
+    model=None,
     epochs=4,
     resume=False,
     by_epoch=True,
@@ -94,17 +97,13 @@ def build(
     default_hooks=None,
     **kwargs,
 ) -> Runner:
-    """Four steps an epoch, and a validation of four."""
+    """Four steps an epoch, and a validation of four; other arguments replace those of the Runner."""
     newest = find_newest(Path(folder)) if resume else None
-    length = (
-        dict(type='EpochTrainLoop', max_epochs=epochs)
-        if by_epoch
-        else dict(type='IterTrainLoop', max_iters=4 * epochs, val_interval=4)
-    )
-    return Runner(
-        Line(),
-        str(folder),
-        train_cfg=length,
+    length = dict(type='IterTrainLoop', max_iters=4 * epochs, val_interval=4)
+    arguments = dict(
+        model=model or Line(),
+        work_dir=str(folder),
+        train_cfg=dict(type='EpochTrainLoop', max_epochs=epochs) if by_epoch else length,
         val_cfg=dict(),
         val_evaluator=[Half()],
         train_dataloader=loader(shuffle=True),
@@ -115,12 +114,12 @@ def build(
             accumulative_counts=accumulative_counts,
             optimizer=dict(type='AdamW', lr=1e-2, fused=True),
         ),
-        default_hooks=dict(
-            runtime_info=dict(type='DeferredRuntimeInfoHook'),
-            checkpoint=dict(type='VerifiedCheckpointHook', by_epoch=by_epoch, interval=interval, max_keep_ckpts=3),
-            stop=dict(type='StopOnSignalHook', signals=signals),
+        default_hooks={
+            'runtime_info': dict(type='DeferredRuntimeInfoHook'),
+            'checkpoint': dict(type='VerifiedCheckpointHook', by_epoch=by_epoch, interval=interval, max_keep_ckpts=3),
+            'stop': dict(type='StopOnSignalHook', signals=signals),
             **(default_hooks or {}),
-        ),
+        },
         custom_hooks=[dict(type='EMAHook', momentum=0.5), *hooks],
         randomness=dict(seed=0),
         default_scope='beit_mm',
@@ -128,8 +127,8 @@ def build(
         resume=bool(newest),
         log_level='ERROR',
         experiment_name=f'{folder}_{time.time()}'.replace('/', '_'),
-        **kwargs,
     )
+    return Runner(**{**arguments, **kwargs})
 
 
 def names(folder: Path) -> list:

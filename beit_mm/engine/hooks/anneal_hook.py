@@ -11,10 +11,9 @@ from beit_mm.registry import HOOKS
 
 @HOOKS.register_module()
 class AnnealHook(Hook):
-    """Moves a number of the model from start to end along half a cosine.
+    """Moves a number of the model from start to end along half a cosine, and logs it under its name.
 
-    The value depends on the iteration alone, so a resumed run continues where it was. It is logged under the name of
-    the attribute.
+    The value depends on the iteration alone, so a resumed run continues where it was.
 
     Args:
         attribute: name of the attribute.
@@ -34,18 +33,15 @@ class AnnealHook(Hook):
         self.num_iters = num_iters
 
     def before_train(self, runner) -> None:
-        if not hasattr(unwrap(runner.model), self.attribute):
+        model = unwrap(runner.model)
+        if not hasattr(model, self.attribute):
             raise UserError(
                 f'AnnealHook.attribute must name an attribute of the model, '
-                f'{type(unwrap(runner.model)).__name__} has no {self.attribute!r}'
+                f'{type(model).__name__} has no {self.attribute!r}'
             )
 
     def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
-        value = self.value_at(runner.iter)
+        progress = min(runner.iter / self.num_iters, 1.0)
+        value = self.end + (self.start - self.end) * (1 + math.cos(math.pi * progress)) / 2
         setattr(unwrap(runner.model), self.attribute, value)
         runner.message_hub.update_scalar(f'train/{self.attribute}', value)
-
-    def value_at(self, iteration: int) -> float:
-        """The attribute's value at an iteration."""
-        progress = min(iteration / self.num_iters, 1.0)
-        return self.end + (self.start - self.end) * (1 + math.cos(math.pi * progress)) / 2

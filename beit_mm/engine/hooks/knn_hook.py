@@ -36,23 +36,16 @@ class KNNHook(Hook):
     `backbone` and a `data_preprocessor`. Processes share the work. Random states, modes and weights of the run do not
     change.
 
-    The data sets and their pipeline are those of an evaluation:
+    The pipeline is that of an evaluation:
 
-        imagenet = dict(
-            type='ImageNet',
-            data_root='data/imagenet',
-            pipeline=[
-                dict(type='beit_mm.LoadImage'),
-                dict(type='ResizeEdge', scale=256, edge='short', backend='pillow', interpolation='bicubic'),
-                dict(type='CenterCrop', crop_size=224),
-                dict(type='PackInputs')
-            ])
+        imagenet = dict(type='ImageNet', data_root='data/imagenet', pipeline=test_pipeline)
+        loader = dict(batch_size=64, num_workers=4)
         custom_hooks = [
             dict(
                 type='beit_mm.KNNHook',
                 interval=10,
-                train_dataloader=dict(batch_size=64, num_workers=4, dataset=dict(**imagenet, split='train')),
-                val_dataloader=dict(batch_size=64, num_workers=4, dataset=dict(**imagenet, split='val')))
+                train_dataloader=dict(**loader, dataset=dict(**imagenet, split='train')),
+                val_dataloader=dict(**loader, dataset=dict(**imagenet, split='val')))
         ]
 
     Inner blocks of a pre-trained BEiT separate classes better than the last (arXiv 2106.08254, appendix D). For the
@@ -93,10 +86,8 @@ class KNNHook(Hook):
                 raise UserError(f'KNNHook.{name} must be at least 1, got {value}')
         for name, loader in dict(train_dataloader=train_dataloader, val_dataloader=val_dataloader).items():
             if 'dataset' not in loader or RESERVED & set(loader):
-                raise UserError(
-                    f'KNNHook.{name} must have a dataset and none of {", ".join(sorted(RESERVED))}, '
-                    f'got {", ".join(loader)}'
-                )
+                none_of = ', '.join(sorted(RESERVED))
+                raise UserError(f'KNNHook.{name} must have a dataset and none of {none_of}, got {", ".join(loader)}')
         if features not in OUT_TYPES:
             raise UserError(f"KNNHook.features must be 'mean' or 'cls_token', got {features!r}")
         if temperature <= 0:
@@ -141,10 +132,8 @@ class KNNHook(Hook):
     def top1(self, model: nn.Module) -> float:
         """Share of the validation images that are classified right, in percent, the same in every process."""
         with keeping_random_states(), evaluating(model.backbone):
-            (train_features, train_labels), (features, labels) = [
-                self._extract(model, **source) for source in self.sources
-            ]
-        predicted = predict_by_neighbours(features, train_features, train_labels, self.k, self.temperature)
+            train, (features, labels) = [self._extract(model, **source) for source in self.sources]
+        predicted = predict_by_neighbours(features, *train, self.k, self.temperature)
         return 100 * (predicted == labels).double().mean().item()
 
     def _extract(self, model: nn.Module, sampler: list[int], **loader) -> tuple[Tensor, Tensor]:
@@ -156,8 +145,12 @@ class KNNHook(Hook):
         colors, device = input_format(model), next(model.parameters()).device
         features, labels = [], []
         for batch in DataLoader(sampler=own, collate_fn=default_collate, worker_init_fn=worker_init, **loader):
-            images = normalize(batch['inputs'].to(device), colors)
-            features.append(F.normalize(self._pool(model.backbone(images)[self.output]).float(), dim=1))
+            output = model.backbone(normalize(batch['inputs'].to(device), colors))[self.output]
+            if output.ndim == 4:  # a map (B, C, h, w)
+                output = output.flatten(2).mean(dim=2)
+            elif output.ndim == 3:  # tokens (B, 1 + N, C)
+                output = BEiT.pool(output, self.features)
+            features.append(F.normalize(output.float(), dim=1))
             labels += [int(sample.gt_label) for sample in batch['data_samples']]
         features = torch.cat(features)
         # The shares of all processes, back in the order of the sampler.
@@ -165,12 +158,6 @@ class KNNHook(Hook):
             torch.stack(all_gather(part.contiguous()), dim=1).flatten(0, 1)[: len(sampler)]
             for part in (features, torch.tensor(labels, device=features.device))
         )
-
-    def _pool(self, output: Tensor) -> Tensor:
-        """Features (B, C) from an output of the trunk: tokens (B, 1 + N, C), a map (B, C, h, w), or features."""
-        if output.ndim == 4:
-            return output.flatten(2).mean(dim=2)
-        return BEiT.pool(output, self.features) if output.ndim == 3 else output
 
 
 def _choose_images(loader: dict, number: int) -> dict:

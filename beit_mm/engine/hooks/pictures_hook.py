@@ -22,15 +22,13 @@ class PicturesHook(Hook):
     with the use of the codebook (MaskedImageModel, DiscreteVAE), labels and prediction over the image (segmentors of
     MMSegmentation), augmented images with their classes (classifiers of MMPretrain).
 
-    Training does not change, bit for bit: the model runs in evaluation mode, without gradients and compilation, and
-    random states are restored. Only the main process draws, while the others wait at their next exchange; of a sharded
-    model all processes compute. Pictures that cannot be drawn or written do not end a training: the log has the
-    traceback the first time, then a line. Errors while drawing a sharded model do end it, as other processes may wait.
+    Training does not change, bit for bit. Only the main process draws; of a sharded model all processes compute.
+    Pictures that cannot be drawn or written do not end a training: the log has the traceback the first time, then a
+    line. Errors while drawing a sharded model do end it, as other processes may wait.
 
     Args:
         interval: iterations from one drawing to the next.
-        num_images: number of images, at most those of a batch. Eight photographs of pre-training at 224 take 0.7 MB in
-            every backend.
+        num_images: number of images, at most those of a batch.
 
     Raises:
         UserError: If an option is not positive.
@@ -61,7 +59,10 @@ class PicturesHook(Hook):
         try:
             with timed(runner, 'pictures'):
                 pictures = self._draw(runner, data_batch)
-                self._show(runner, pictures)
+                for name, image in pictures.images.items():
+                    runner.visualizer.add_image(name, image, runner.iter + 1)
+                for tag, value in pictures.scalars.items():
+                    runner.visualizer.add_scalar(tag, value, runner.iter + 1)
         except Exception as error:
             if self.all_compute and pictures is None:
                 raise
@@ -75,13 +76,6 @@ class PicturesHook(Hook):
         with keeping_random_states(), torch.no_grad(), evaluating(model):
             with torch.compiler.set_stance('force_eager'):  # another batch size would compile again
                 return draw_pictures(model, batch, self.num_images, runner.visualizer.dataset_meta or {})
-
-    @staticmethod
-    def _show(runner, pictures: Pictures) -> None:
-        for name, image in pictures.images.items():
-            runner.visualizer.add_image(name, image, runner.iter + 1)
-        for tag, value in pictures.scalars.items():
-            runner.visualizer.add_scalar(tag, value, runner.iter + 1)
 
 
 def is_sharded(model: nn.Module) -> bool:

@@ -1,5 +1,6 @@
 """A report in the work directory at the end of every run."""
 
+import functools
 import sys
 import time
 from collections.abc import Callable
@@ -14,6 +15,22 @@ from beit_mm.registry import HOOKS
 from beit_mm.visualization.report import Record, versions, write_report
 
 from .stop_hook import TrainingStopped
+
+SIZES = ('embed_dim', 'depth', 'num_heads', 'img_size', 'patch_size')
+
+
+def _harmless(method: Callable) -> Callable:
+    """Run a method on the main process alone. Any error, such as a full disk, is a warning."""
+
+    @functools.wraps(method)
+    def run(self, runner, *args) -> None:
+        try:
+            if is_main_process():
+                method(self, runner, *args)
+        except Exception as error:
+            runner.logger.warning(f'no report of this run: {type(error).__name__}: {error}')
+
+    return run
 
 
 @HOOKS.register_module()
@@ -82,22 +99,18 @@ class ReportHook(Hook):
         self.watch.switch('the rest')
 
     def after_run(self, runner) -> None:
-        self._end(runner, 'finished')
+        self._end(runner, 'finished', '')
 
     def on_exception(self, runner, error: BaseException) -> None:
         """Write the report of a run that a signal or an error ends; beit_mm.engine.runners.launch calls it."""
         if isinstance(error, TrainingStopped):
             self._end(runner, 'stopped', error.message)
         else:
-            lines = str(error).strip().splitlines()
-            self._end(runner, 'failed', lines[-1] if lines else type(error).__name__)
+            self._end(runner, 'failed', (str(error).strip().splitlines() or [type(error).__name__])[-1])
 
+    @_harmless
     def _begin(self, runner, purpose: str) -> None:
         self._has_begun = True
-        self._try(runner, lambda: self._describe(runner, purpose))
-        self._save(runner)
-
-    def _describe(self, runner, purpose: str) -> None:
         cfg = runner.cfg
         record = Record(
             purpose,
@@ -116,11 +129,10 @@ class ReportHook(Hook):
             logger = next((hook for hook in runner.hooks if isinstance(hook, LoggerHook)), None)
             record.score_unit = 'epoch' if logger is not None and logger.log_metric_by_epoch else 'iteration'
         self._record = record
+        self._save(runner)
 
+    @_harmless
     def _save(self, runner) -> None:
-        self._try(runner, lambda: self._write_record(runner))
-
-    def _write_record(self, runner) -> None:
         if self._record is None:
             return
         if self._record.purpose == 'train':
@@ -128,22 +140,13 @@ class ReportHook(Hook):
         self._record.seconds = self.watch.seconds()
         self._record.write(Path(runner.log_dir))
 
-    def _end(self, runner, state: str, message: str = '') -> None:
+    @_harmless
+    def _end(self, runner, state: str, message: str) -> None:
         if self._record is None:
             return
         self._record.state, self._record.message, self._record.ended = state, message, _now()
         self._save(runner)
-        self._try(runner, lambda: runner.logger.info(f'report of the run: {write_report(Path(runner.work_dir))}'))
-
-    @staticmethod
-    def _try(runner, write: Callable[[], None]) -> None:
-        """Run a function on the main process; any error is a warning."""
-        if not is_main_process():
-            return
-        try:
-            write()
-        except Exception as error:  # such as a full disk: a report is never worth a run
-            runner.logger.warning(f'no report of this run: {type(error).__name__}: {error}')
+        runner.logger.info(f'report of the run: {write_report(Path(runner.work_dir))}')
 
 
 def _now() -> str:
@@ -154,20 +157,16 @@ def describe_model(runner) -> dict[str, str]:
     """Model, trunk, number of parameters and data sets of a run, in words."""
     model, cfg = unwrap(runner.model), runner.cfg
     description = {'model': type(model).__name__}
-    backbone = getattr(model, 'backbone', None)
-    if backbone is not None:
-        sizes = [
-            f'{name} {value}'
-            for name, value in (cfg.get('model') or {}).get('backbone', {}).items()
-            if name in ('embed_dim', 'depth', 'num_heads', 'img_size', 'patch_size')
-        ]
-        description['backbone'] = ', '.join([type(backbone).__name__, *sizes])
-    total = sum(parameter.numel() for parameter in model.parameters())
-    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    if hasattr(model, 'backbone'):
+        options = (cfg.get('model') or {}).get('backbone', {})
+        sizes = [f'{name} {options[name]}' for name in SIZES if name in options]
+        description['backbone'] = ', '.join([type(model.backbone).__name__, *sizes])
+    counts = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
+    total, trained = sum(count for count, _ in counts), sum(count for count, is_trained in counts if is_trained)
     description['parameters'] = f'{total:,}' + (f' ({trained:,} trained)' if trained < total else '')
     for purpose in ('train', 'val', 'test'):
         dataset = (cfg.get(f'{purpose}_dataloader') or {}).get('dataset')
         if isinstance(dataset, dict):
-            name, root = getattr(dataset['type'], '__name__', dataset['type']), dataset.get('data_root')
-            description[f'{purpose} data'] = f'{name} in {root}' if root else name
+            name = getattr(dataset['type'], '__name__', dataset['type'])
+            description[f'{purpose} data'] = f'{name} in {dataset["data_root"]}' if dataset.get('data_root') else name
     return description

@@ -32,6 +32,7 @@ class DeferredRuntimeInfoHook(RuntimeInfoHook):
         super().before_train(runner)
         if self.interval is None:
             self.interval = math.gcd(*(hook.interval for hook in runner.hooks if isinstance(hook, LoggerHook))) or 1
+        self.scalars = DeferredScalars(self.scalars.max_skipped)  # without rests of a training that failed
         if isinstance(runner.optim_wrapper, AutocastOptimWrapper):
             runner.optim_wrapper.scalars = self.scalars
             runner.optim_wrapper.flushes_scalars = False
@@ -40,11 +41,8 @@ class DeferredRuntimeInfoHook(RuntimeInfoHook):
         for name, value in (outputs or {}).items():
             self.scalars.add(f'train/{name}', value)
         self.scalars.end_step(runner.iter + 1)
-        if (
-            self.every_n_inner_iters(batch_idx, self.interval)
-            or runner.iter + 1 == runner.max_iters
-            or self.end_of_epoch(runner.train_dataloader, batch_idx)
-        ):
+        is_last = runner.iter + 1 == runner.max_iters or self.end_of_epoch(runner.train_dataloader, batch_idx)
+        if is_last or self.every_n_inner_iters(batch_idx, self.interval):
             self._flush(runner)
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:

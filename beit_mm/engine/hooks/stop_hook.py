@@ -52,8 +52,7 @@ class StopOnSignalHook(Hook):
     priority = 'LOWEST'  # after the checkpoint hook
 
     def __init__(self, signals: Sequence[str] = ('SIGTERM',)):
-        unknown = [name for name in signals if name not in signal.Signals.__members__]
-        if unknown:
+        if unknown := [name for name in signals if name not in signal.Signals.__members__]:
             raise UserError(f'signals must be names such as SIGTERM, got {", ".join(unknown)}')
         self.signals = [signal.Signals[name] for name in signals]
         self._received: signal.Signals | None = None
@@ -63,9 +62,9 @@ class StopOnSignalHook(Hook):
         self._num_val_batches = 0  # of the process with the fewest
 
     def before_train(self, runner) -> None:
-        loops = [runner.train_loop, runner.val_loop]
-        for loader in [loop.dataloader for loop in loops if hasattr(loop, 'dataloader')]:
-            loader.worker_init_fn = functools.partial(ignore_signals_in_worker, self.signals, loader.worker_init_fn)
+        for loop in (runner.train_loop, runner.val_loop):
+            if loader := getattr(loop, 'dataloader', None):
+                loader.worker_init_fn = functools.partial(ignore_signals_in_worker, self.signals, loader.worker_init_fn)
         self._received = None
         self._agree = SharedFlag() if get_world_size() > 1 else bool
         if not isinstance(runner.train_loop, (ResumableLoop, IterBasedTrainLoop)):
@@ -91,9 +90,7 @@ class StopOnSignalHook(Hook):
             self._num_val_batches = self._agree.min(self._num_val_batches)
 
     def after_val_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
-        if self._agree is None or batch_idx >= self._num_val_batches:
-            return
-        if self._agree(self._received is not None):
+        if self._agree and batch_idx < self._num_val_batches and self._agree(self._received is not None):
             for hook in runner.hooks:
                 if isinstance(hook, EMAHook):
                     hook.after_val_epoch(runner)  # puts back the weights of the training
@@ -121,10 +118,7 @@ class StopOnSignalHook(Hook):
 
 
 class SharedFlag:
-    """Tells all processes, at the same step, whether one of them has raised its flag; does not wait for a device.
-
-    All processes must create it, and call it equally often.
-    """
+    """Tells all processes at the same step whether one of them has raised its flag. All must call it equally often."""
 
     def __init__(self):
         self._group = dist.new_group(backend='gloo')
@@ -152,9 +146,9 @@ def ignore_signals_in_worker(signals: Sequence[int], initialize: Callable | None
     """Let only the parent process end a loader worker; use it as `worker_init_fn`.
 
     A scheduler signals all processes of a group. A worker that ended then would fail the training before its checkpoint
-    is saved. Systems without `sigwaitinfo`, such as macOS, keep the usual handling.
+    is saved.
     """
-    if hasattr(signal, 'sigwaitinfo'):
+    if hasattr(signal, 'sigwaitinfo'):  # not on macOS
         signal.pthread_sigmask(signal.SIG_BLOCK, {*signals, signal.SIGTERM})
         threading.Thread(target=_exit_with_parent, daemon=True).start()
     if initialize is not None:

@@ -21,10 +21,10 @@ LOG_INTERVAL = 10  # updates
 class AutocastOptimWrapper(OptimWrapper):
     """OptimWrapper under autocast, without a gradient scaler, which skips updates that are not finite.
 
-    bfloat16 has the range of float32, so gradients need no scaling; MMEngine's AmpOptimWrapper scales them and needs a
-    GPU. An update whose loss or gradient norm, after the reduction over processes, is infinite or NaN changes neither
-    weights nor optimizer state nor running statistics of norms. With Adam and AdamW with `fused=True` nothing waits for
-    the device; any other optimizer waits for the norm at every update.
+    bfloat16 has the range of float32, so gradients need no scaling. An update whose loss or gradient norm, after the
+    reduction over processes, is infinite or NaN changes neither weights nor optimizer state nor running statistics of
+    norms. With Adam and AdamW with `fused=True` nothing waits for the device; any other optimizer waits for the norm at
+    every update.
 
     The gradient norm and the number of skipped updates are logged, and three skipped updates in a row are an error: at
     the interval of a DeferredRuntimeInfoHook, or every ten updates without one.
@@ -63,8 +63,7 @@ class AutocastOptimWrapper(OptimWrapper):
             self._statistics.restore_if_skipped(skip)
         if self._skips_on_device:
             self.optimizer.found_inf = skip
-            self.optimizer.step(**kwargs)
-        elif not skip:
+        if self._skips_on_device or not skip:
             self.optimizer.step(**kwargs)
         if self.flushes_scalars:
             self.scalars.end_step(self.inner_count)

@@ -9,7 +9,7 @@ from beit_mm.errors import UserError
 from beit_mm.registry import OPTIM_WRAPPER_CONSTRUCTORS
 
 # Compared with the last part of a name, so the prefix does not matter; the release decays `backbone.cls_token`.
-NO_DECAY_NAMES = ('pos_embed', 'cls_token')
+NO_DECAY_NAMES = ('pos_embed', 'cls_token', 'bias')
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
@@ -29,8 +29,7 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     """
 
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None):
-        paramwise_cfg = dict(paramwise_cfg or {})
-        paramwise_cfg.setdefault('layer_decay_rate', 1.0)
+        paramwise_cfg = {'layer_decay_rate': 1.0, **(paramwise_cfg or {})}
         unknown = sorted(set(paramwise_cfg) - {'layer_decay_rate'})
         if unknown:
             raise UserError(f'paramwise_cfg takes layer_decay_rate, got {", ".join(unknown)}')
@@ -54,20 +53,11 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             if not parameter.requires_grad:
                 continue
             layer, num_layers = layer_of(name) if layer_of and rate != 1.0 else (0, 1)
-            weight_decay = self.base_wd if is_decayed(name, parameter) else 0.0
-            scale = rate ** (num_layers - 1 - layer)
-            group = groups.setdefault(
-                (layer, weight_decay),
-                dict(params=[], lr=self.base_lr * scale, weight_decay=weight_decay, lr_scale=scale, layer=layer),
-            )
-            group['params'].append(parameter)
+            is_decayed = parameter.ndim > 1 and name.rpartition('.')[2] not in NO_DECAY_NAMES
+            weight_decay, scale = self.base_wd if is_decayed else 0.0, rate ** (num_layers - 1 - layer)
+            group = dict(params=[], lr=self.base_lr * scale, weight_decay=weight_decay, lr_scale=scale, layer=layer)
+            groups.setdefault((layer, weight_decay), group)['params'].append(parameter)
         params.extend(groups[key] for key in sorted(groups))
-
-
-def is_decayed(name: str, parameter: nn.Parameter) -> bool:
-    """Whether a parameter gets weight decay."""
-    last = name.rpartition('.')[2]
-    return parameter.ndim > 1 and last != 'bias' and last not in NO_DECAY_NAMES
 
 
 def find_layer_depth(model: nn.Module) -> Callable[[str], tuple[int, int]] | None:
@@ -83,13 +73,7 @@ def find_layer_depth(model: nn.Module) -> Callable[[str], tuple[int, int]] | Non
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class TrainableOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     """One group of all parameters that require a gradient, with weight decay for biases too (BEiT release,
-    `run_linear_eval.py`).
-
-    MMEngine's constructor gives frozen parameters to the optimizer too, or warns of each that it leaves out.
-
-    Args:
-        optim_wrapper_cfg: as for MMEngine's constructor.
-        paramwise_cfg: None.
+    `run_linear_eval.py`). MMEngine's constructor gives frozen parameters to the optimizer too.
 
     Raises:
         UserError: If paramwise_cfg is given, or nothing requires a gradient.
@@ -102,7 +86,6 @@ class TrainableOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         super().__init__(optim_wrapper_cfg, dict(trainable=True))
 
     def add_params(self, params: list[dict], module: nn.Module, **kwargs) -> None:
-        """Append the group of a whole model."""
         trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
         if not trainable:
             raise UserError(f'{type(module).__name__} must have a parameter that requires a gradient, got none')

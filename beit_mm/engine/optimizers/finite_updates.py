@@ -1,8 +1,7 @@
 """Updates and checkpoints without infinite or NaN values, found without waiting for the device."""
 
 import math
-from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import torch
 from mmengine.logging import MessageHub, MMLogger
@@ -35,7 +34,7 @@ class DeferredScalars:
 
     def add(self, name: str, value: float | Tensor) -> None:
         """Keep a number, or a tensor of one element, of the current step."""
-        self._current[name] = value.detach() if isinstance(value, Tensor) else value
+        self._current[name] = value.detach().float().reshape(()) if isinstance(value, Tensor) else value
 
     def end_step(self, iteration: int) -> None:
         """Close the current step; iterations count from 1."""
@@ -53,7 +52,10 @@ class DeferredScalars:
             NotFinite: If too many updates in a row were skipped; names the iteration and what was not finite.
         """
         steps, self._steps = self._steps, []
-        for (iteration, _), scalars in zip(steps, _fetch([scalars for _, scalars in steps])):
+        tensors = [value for _, scalars in steps for value in scalars.values() if isinstance(value, Tensor)]
+        numbers = iter(torch.stack([value.to(tensors[0].device) for value in tensors]).tolist() if tensors else ())
+        for iteration, scalars in steps:
+            scalars = {name: next(numbers) if isinstance(value, Tensor) else value for name, value in scalars.items()}
             skipped = scalars.pop(SKIPPED, None)
             self._not_finite += [name.rpartition('/')[2] for name, value in scalars.items() if not math.isfinite(value)]
             if skipped is not None:  # this step completes an update
@@ -72,20 +74,6 @@ class DeferredScalars:
         if self._skipped_in_row >= self.max_skipped:
             raise NotFinite(f'{self._skipped_in_row} updates in a row were skipped, the last for {reason}')
         MMLogger.get_current_instance().warning(f'update skipped: {reason}')
-
-
-def _fetch(steps: list[dict[str, float | Tensor]]) -> list[dict[str, float]]:
-    """The same steps as numbers, by one transfer from each device."""
-    tensors = defaultdict(list)
-    for scalars in steps:
-        for value in scalars.values():
-            if isinstance(value, Tensor):
-                tensors[value.device].append(value.float().reshape(()))
-    numbers = {device: iter(torch.stack(values).tolist()) for device, values in tensors.items()}
-    return [
-        {name: next(numbers[value.device]) if isinstance(value, Tensor) else value for name, value in scalars.items()}
-        for scalars in steps
-    ]
 
 
 class RunningStatistics:
@@ -112,17 +100,14 @@ def _has_running_statistics(module: nn.Module) -> bool:
     return getattr(module, 'track_running_stats', False)
 
 
-def names_of_constants(model: nn.Module) -> frozenset[str]:
+def names_of_constants(model: nn.Module) -> set[str]:
     """Names of all buffers except running statistics; they may be infinite on purpose, as a causal mask is."""
-    return frozenset(
-        f'{prefix}.{name}' if prefix else name
-        for prefix, module in model.named_modules()
-        if not _has_running_statistics(module)
-        for name, _ in module.named_buffers(recurse=False)
-    )
+    owners = dict(model.named_modules(remove_duplicate=False))
+    names = (name for name, _ in model.named_buffers(remove_duplicate=False))
+    return {name for name in names if not _has_running_statistics(owners[name.rpartition('.')[0]])}
 
 
-def check_finite(checkpoint: dict, constants: frozenset[str] = frozenset()) -> None:
+def check_finite(checkpoint: dict, constants: Collection[str] = ()) -> None:
     """Check that weights, averaged weights and optimizer state of a checkpoint are finite.
 
     Args:
@@ -137,15 +122,15 @@ def check_finite(checkpoint: dict, constants: frozenset[str] = frozenset()) -> N
             # The sum takes a sixth of the time of the exact test below, but it may overflow.
             if not value.is_floating_point() or value.sum().isfinite():
                 continue
-            may_be_infinite = name.removeprefix('module.') in constants
+            may_be_infinite = name[1:].removeprefix('module.') in constants
             if value.isnan().any() or (value.isinf().any() and not may_be_infinite):
-                raise NotFinite(f'{part}.{name} is not finite')
+                raise NotFinite(f'{part}{name} is not finite')
 
 
 def _walk_tensors(value: object, name: str) -> Iterator[tuple[str, Tensor]]:
-    """Dotted names and tensors of a tree of dicts and lists."""
+    """Names such as '.a.0' and tensors of a tree of dicts and lists."""
     if isinstance(value, Tensor):
         yield name, value
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, (list, tuple)) else ()
     for key, item in items:
-        yield from _walk_tensors(item, f'{name}.{key}' if name else str(key))
+        yield from _walk_tensors(item, f'{name}.{key}')

@@ -1,5 +1,6 @@
 """MMEngine's training loops with exact resume: in the middle of an epoch, with the same samples, masks and draws."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -44,23 +45,18 @@ class ResumableLoop:
         from beit_mm.checks import check_runner  # here: the checks import parts of this folder
 
         check_runner(runner)
-        dataloader = dict(
-            dataloader,
-            dataset=dict(
-                type='beit_mm.SeededDataset',
-                dataset=dataloader['dataset'],
-                max_bad_share=max_bad_share,
-                bad_image_list=str(Path(runner.work_dir) / 'bad_images.txt'),
-            ),
-            sampler=dict(type='beit_mm.SeededSampler', sampler=dataloader['sampler'], seed=seed_of_run(runner)),
+        dataset = dict(
+            type='beit_mm.SeededDataset',
+            dataset=dataloader['dataset'],
+            max_bad_share=max_bad_share,
+            bad_image_list=str(Path(runner.work_dir) / 'bad_images.txt'),
         )
-        super().__init__(runner, dataloader, **kwargs)
-        if not len(self.dataloader):
-            raise UserError(
-                f'train_dataloader holds no batch: {len(self.dataloader.dataset)} images for batches of '
-                f'{self.dataloader.batch_sampler.batch_size}'
-            )
+        sampler = dict(type='beit_mm.SeededSampler', sampler=dataloader['sampler'], seed=seed_of_run(runner))
+        super().__init__(runner, dict(dataloader, dataset=dataset, sampler=sampler), **kwargs)
         self.batch_size: int = self.dataloader.batch_sampler.batch_size
+        if not len(self.dataloader):
+            num_images = len(self.dataloader.dataset)
+            raise UserError(f'train_dataloader holds no batch: {num_images} images for batches of {self.batch_size}')
         self.sampler = self.dataloader.batch_sampler.sampler
         runner.register_hook(ResumePositionHook(self, allow_world_size_change))
 
@@ -140,27 +136,27 @@ class EndlessBatches:
 
     def __init__(self, dataloader: DataLoader):
         self.dataloader = dataloader
-        self.sampler = dataloader.batch_sampler.sampler
-        self._epoch = 0
-        self._batches = None
+        self._num_skipped = 0
+        self._batches: Iterator | None = None
 
     def skip_iter(self, num_iters: int) -> None:
         """Skip the first batches; call it before the first batch is taken."""
-        if not self.sampler.endless:
-            self._epoch, num_iters = divmod(num_iters, len(self.dataloader))
-        self.sampler.skip(num_iters * self.dataloader.batch_sampler.batch_size)
+        self._num_skipped = num_iters
 
     def reset(self) -> None:
         """Drop batches that workers have prepared."""
         self._batches = None
 
     def __next__(self):
-        if self._batches is None:
-            self.sampler.set_epoch(self._epoch)
-            self._batches = iter(self.dataloader)
-        try:
-            return next(self._batches)
-        except StopIteration:
-            self.reset()
-            self._epoch += 1
-            return next(self)
+        self._batches = self._batches or self._iterate()
+        return next(self._batches)
+
+    def _iterate(self) -> Iterator:
+        sampler, epoch, num_skipped = self.dataloader.batch_sampler.sampler, 0, self._num_skipped
+        if not sampler.endless:
+            epoch, num_skipped = divmod(num_skipped, len(self.dataloader))
+        sampler.skip(num_skipped * self.dataloader.batch_sampler.batch_size)
+        while True:
+            sampler.set_epoch(epoch)
+            yield from self.dataloader
+            epoch += 1

@@ -36,18 +36,14 @@ class Stopwatch:
 
 @contextmanager
 def timed(runner, part: str) -> Iterator[None]:
-    """Count what runs inside as a part of its own in the report of the run; without a ReportHook nothing happens.
+    """Count what runs inside as a part of its own, such as 'pictures', in the report of the run.
 
-    Args:
-        runner: the runner, whose ReportHook has a `watch`.
-        part: 'validation', 'checkpoints', 'pictures' or another name, as the report shows it.
+    Without a ReportHook, which holds the Stopwatch as `watch`, nothing happens.
     """
-    watch = next((hook.watch for hook in runner.hooks if isinstance(getattr(hook, 'watch', None), Stopwatch)), None)
-    if watch is None:
-        yield
-        return
-    previous = watch.switch(part)
+    watches = [hook.watch for hook in runner.hooks if isinstance(getattr(hook, 'watch', None), Stopwatch)]
+    previous = [watch.switch(part) for watch in watches]
     try:
         yield
     finally:
-        watch.switch(previous)
+        for watch, part_before in zip(watches, previous):
+            watch.switch(part_before)

@@ -11,6 +11,7 @@ import torch
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from mmpretrain.models import ImageClassifier
+from support import line_model
 from support.digits import CLASSES, write_classification
 from support.processes import together
 from torch import nn
@@ -144,30 +145,25 @@ def test_the_trunk_and_all_random_states_are_left_as_they_were(digits):
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def run(digits, folder, hooks, by_epoch=True) -> Runner:
+def run(digits, folder, hooks) -> Runner:
     """Three epochs of two steps."""
-    runner = Runner(
-        classifier(),
-        str(folder),
-        train_dataloader=dict(
-            batch_size=8,
-            num_workers=0,
-            sampler=dict(type='DefaultSampler', shuffle=True),
-            collate_fn=dict(type='default_collate'),
-            dataset=dict(data(digits, 'train'), indices=16),
-        ),
-        train_cfg=dict(by_epoch=True, max_epochs=3) if by_epoch else dict(by_epoch=False, max_iters=5),
-        optim_wrapper=dict(optimizer=dict(type='AdamW', lr=1e-3)),
+    runner = line_model.build(
+        folder,
+        model=classifier(),
+        train_cfg=dict(by_epoch=True, max_epochs=3),
+        train_dataloader=dict(line_model.loader(), batch_size=8, dataset=dict(data(digits, 'train'), indices=16)),
+        val_cfg=None,
+        val_dataloader=None,
+        val_evaluator=None,
         custom_hooks=hooks,
         default_scope='mmpretrain',
         default_hooks=dict(checkpoint=None),
-        randomness=dict(seed=0),
-        experiment_name=folder.name,
         visualizer=dict(
             type='UniversalVisualizer',
             name=folder.name,
             vis_backends=[dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')],
         ),
+        log_level='INFO',
     )
     runner.train()
     return runner
@@ -178,13 +174,10 @@ def scalars(folder) -> dict:
     return {line['step']: line['knn/top1'] for line in lines if 'knn/top1' in line}
 
 
-def hook_config(digits, **kwargs) -> dict:
-    return dict(type='beit_mm.KNNHook', **loaders(digits, num_workers=0), num_train=200, num_val=40, **kwargs)
-
-
 def test_a_run_logs_it_and_learns_the_same(digits, tmp_path):
     plain = run(digits, tmp_path / 'plain', [])
-    watched = run(digits, tmp_path / 'watched', [hook_config(digits, interval=2)])
+    hook = dict(type='beit_mm.KNNHook', **loaders(digits, num_workers=0), num_train=200, num_val=40, interval=2)
+    watched = run(digits, tmp_path / 'watched', [hook])
     for name, tensor in plain.model.state_dict().items():
         assert torch.equal(tensor, watched.model.state_dict()[name]), name
     found = scalars(tmp_path / 'watched')
@@ -196,9 +189,13 @@ def test_a_run_logs_it_and_learns_the_same(digits, tmp_path):
     assert b'knn/top1' in events.read_bytes()
 
 
-def test_an_interval_may_count_iterations(digits, tmp_path):
-    run(digits, tmp_path / 'iterations', [hook_config(digits, interval=2, by_epoch=False)], by_epoch=False)
-    assert list(scalars(tmp_path / 'iterations')) == [2, 4, 5]
+def test_an_interval_may_count_iterations(digits):
+    hook = hook_on(digits, interval=2, by_epoch=False)
+    looks = []
+    hook._look = lambda runner, step: looks.append(step)
+    for iteration in range(5):
+        hook.after_train_iter(SimpleNamespace(iter=iteration, max_iters=5), iteration)
+    assert looks == [2, 4, 5]
 
 
 def look_in_process(rank: int, digits: Path) -> tuple:
@@ -237,11 +234,16 @@ def test_options_out_of_range_are_refused(digits, options, message):
         hook_on(digits, **options)
 
 
-def test_a_loader_that_chooses_its_images_is_refused(digits):
-    with pytest.raises(ValueError, match='val_dataloader must have a dataset and none of .*sampler, .*got .*shuffle'):
-        KNNHook(**{**loaders(digits), 'val_dataloader': dict(dataset=data(digits, 'val'), shuffle=True)})
-    with pytest.raises(ValueError, match='train_dataloader must have a dataset .*got batch_size'):
-        KNNHook(**{**loaders(digits), 'train_dataloader': dict(batch_size=2)})
+@pytest.mark.parametrize(
+    'name, loader, message',
+    [
+        ('val', dict(dataset=dict(), shuffle=True), 'a dataset and none of .*sampler, .*got .*shuffle'),
+        ('train', dict(batch_size=2), 'a dataset .*got batch_size'),
+    ],
+)
+def test_a_loader_that_chooses_its_images_is_refused(name, loader, message, digits):
+    with pytest.raises(ValueError, match=f'{name}_dataloader must have {message}'):
+        KNNHook(**{**loaders(digits), f'{name}_dataloader': loader})
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,6 @@
 """Every end of a run writes its report and its record; a report that cannot be written does no harm."""
 
 import json
-import os
-import signal
 from pathlib import Path
 
 import pytest
@@ -20,13 +18,13 @@ STEPS = 8
 
 
 class Act(Hook):
-    """Does something at an iteration."""
+    """Does something in the fifth iteration."""
 
-    def __init__(self, at: int, act):
-        self.at, self.act = at, act
+    def __init__(self, act):
+        self.act = act
 
     def before_train_iter(self, runner, batch_idx, data_batch=None):
-        if runner.iter + 1 == self.at:
+        if runner.iter == 4:
             self.act()
 
 
@@ -46,14 +44,6 @@ def build(folder: Path, *hooks: Hook, **options) -> Runner:
         ),
         **{'epochs': 2, **options},
     )
-
-
-@pytest.fixture(autouse=True)
-def no_handler_left_behind():
-    """A run that was stopped is the process's last, so it leaves its own."""
-    handler = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, handler)
 
 
 def run(runner: Runner) -> None:
@@ -90,22 +80,14 @@ def test_a_test_after_the_training_has_its_own_record(tmp_path):
     assert '<td>0.5</td>' in page.partition('<h2>Tests</h2>')[2]
 
 
-@pytest.mark.parametrize('during_validation', [False, True])
-def test_a_signal_leaves_a_page_that_says_where_the_training_stopped(during_validation, tmp_path):
-    def send():
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    class DuringValidation(Hook):
-        def before_val_epoch(self, runner):
-            send()
-
-    runner = build(tmp_path, DuringValidation() if during_validation else Act(4, send))
+@pytest.mark.parametrize('stage, at', [('train', 3), ('val', 4)])
+def test_a_signal_leaves_a_page_that_says_where_the_training_stopped(stage, at, tmp_path):
     with pytest.raises(TrainingStopped):
-        run(runner)
+        run(build(tmp_path, line_model.Signal(stage, at)))
     (record,) = records(tmp_path)
     assert (record['state'], record['iteration']) == ('stopped', 4)
     assert record['message'].startswith('stopped by SIGTERM after iteration 4; --resume goes on from')
-    assert 'stopped by SIGTERM after iteration 4' in (tmp_path / 'report.html').read_text()
+    assert '<strong>stopped</strong> by SIGTERM after iteration 4' in (tmp_path / 'report.html').read_text()
 
 
 def test_an_error_leaves_a_page_that_tells_it(tmp_path):
@@ -113,7 +95,7 @@ def test_an_error_leaves_a_page_that_tells_it(tmp_path):
         raise ValueError('the disk <is> full')
 
     with pytest.raises(ValueError, match='the disk <is> full'):
-        run(build(tmp_path, Act(5, fail)))
+        run(build(tmp_path, Act(fail)))
     (record,) = records(tmp_path)
     assert (record['state'], record['iteration'], record['message']) == ('failed', 4, 'the disk <is> full')
     assert 'the disk &lt;is&gt; full' in (tmp_path / 'report.html').read_text()
@@ -129,7 +111,7 @@ def test_an_error_before_the_training_leaves_the_page_of_the_one_before(tmp_path
 
 
 def test_a_killed_run_leaves_a_record_of_its_last_checkpoint(tmp_path):
-    runner = build(tmp_path, Act(5, lambda: seen.extend(records(tmp_path))))
+    runner = build(tmp_path, Act(lambda: seen.extend(records(tmp_path))))
     seen = []
     run(runner)
     (record,) = seen
@@ -147,25 +129,20 @@ def test_a_resumed_training_goes_on_in_the_same_page(tmp_path):
     assert 'resumed after iteration 4' in page
 
 
-def test_a_page_that_cannot_be_written_is_a_warning(tmp_path):
-    (tmp_path / 'report.html').mkdir()
-    runner = build(tmp_path)
-    warnings = []
-    runner.logger.warning = warnings.append
-    run(runner)
-    assert runner.iter == STEPS and 'no report of this run: IsADirectoryError' in warnings[-1]
-
-
-def test_a_run_that_cannot_be_described_is_a_warning(tmp_path, monkeypatch):
+@pytest.mark.parametrize('part, error', [('page', 'IsADirectoryError'), ('record', 'AttributeError: a model')])
+def test_what_cannot_be_written_is_a_warning(part, error, tmp_path, monkeypatch):
     def fail(runner):
         raise AttributeError('a model')
 
-    monkeypatch.setattr(report_hook, 'describe_model', fail)
+    if part == 'page':
+        (tmp_path / 'report.html').mkdir()
+    else:
+        monkeypatch.setattr(report_hook, 'describe_model', fail)
     runner, warnings = build(tmp_path), []
     runner.logger.warning = warnings.append
     run(runner)
-    assert runner.iter == STEPS and warnings[0] == 'no report of this run: AttributeError: a model'
-    assert not records(tmp_path)
+    assert runner.iter == STEPS and [warning for warning in warnings if f'no report of this run: {error}' in warning]
+    assert bool(records(tmp_path)) == (part == 'page')
 
 
 def test_a_loop_that_calls_no_hook_at_its_start_is_not_harmed(tmp_path):

@@ -33,15 +33,6 @@ def uninterrupted(tmp_path_factory) -> list:
     return final(runner)
 
 
-@pytest.fixture(autouse=True)
-def no_handler_left_behind():
-    """A run that was stopped is the process's last, so it leaves its own."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
-    yield
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
-
-
 @pytest.mark.parametrize('by_epoch', [True, False])
 @pytest.mark.parametrize(
     'stage, at, stops_at',
@@ -51,9 +42,9 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_happened(stage, at, stops_at, b
     """In an epoch, at its first and last step, in a validation, and while a checkpoint is written."""
     if (stage, by_epoch) == ('save', False):
         at = 3  # saved before the step is counted
-    handler = signal.getsignal(signal.SIGTERM)
+    handler, options = signal.getsignal(signal.SIGTERM), dict(by_epoch=by_epoch, interval=1 if by_epoch else 4)
     with pytest.raises(TrainingStopped) as stopped:
-        build(tmp_path, Signal(stage, at), by_epoch=by_epoch, interval=1 if by_epoch else 4).train()
+        build(tmp_path, Signal(stage, at), **options).train()
     signal.signal(signal.SIGTERM, handler)
     assert stopped.value.code == 0
     # In a validation, and if iterations are counted, a regular checkpoint has just been written.
@@ -66,7 +57,7 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_happened(stage, at, stops_at, b
     assert find_newest(tmp_path) == tmp_path / name and find_damage(tmp_path / name) is None
     meta = torch.load(tmp_path / name, weights_only=False)['meta']
     assert meta['iter'] == stops_at
-    runner = build(tmp_path, resume=True, by_epoch=by_epoch, interval=1 if by_epoch else 4)
+    runner = build(tmp_path, resume=True, **options)
     runner.train()
     assert runner.iter == 16 and final(runner) == uninterrupted
     kept = ['epoch_2.pth', 'epoch_3.pth', 'epoch_4.pth'] if by_epoch else ['iter_12.pth', 'iter_16.pth', 'iter_8.pth']
@@ -92,10 +83,9 @@ def test_checkpoints_of_stops_stay_until_two_regular_ones_are_there(tmp_path):
         assert names(tmp_path) == expected
 
 
-@pytest.mark.parametrize('signals, number', [(('SIGTERM', 'SIGUSR1'), signal.SIGUSR1), (('SIGUSR1',), signal.SIGUSR1)])
-def test_other_signals_stop_if_they_are_named(signals, number, tmp_path):
+def test_other_signals_stop_if_they_are_named(tmp_path):
     with pytest.raises(TrainingStopped) as stopped:
-        build(tmp_path, Signal('train', 1, number), signals=signals).train()
+        build(tmp_path, Signal('train', 1, signal.SIGUSR1), signals=('SIGTERM', 'SIGUSR1')).train()
     assert stopped.value.message.startswith('stopped by SIGUSR1 after iteration 2')
 
 
@@ -137,9 +127,9 @@ class Driven(Line):
 
 
 def test_several_optimisers_train_stop_and_save(tmp_path):
-    runner = build(tmp_path, Signal('train', 5))
-    runner.model = Driven()
-    runner.optim_wrapper = OptimWrapperDict(line=OptimWrapper(torch.optim.SGD(runner.model.parameters(), lr=1e-2)))
+    model = Driven()
+    wrapper = OptimWrapperDict(line=OptimWrapper(torch.optim.SGD(model.parameters(), lr=1e-2)))
+    runner = build(tmp_path, Signal('train', 5), model=model, optim_wrapper=wrapper)
     with pytest.raises(TrainingStopped):
         runner.train()
     assert not is_between_updates(runner)

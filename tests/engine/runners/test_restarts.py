@@ -45,11 +45,13 @@ def test_it_resumes_from_the_newest_checkpoint_of_the_launch(anew, cfg, restart)
     assert cfg.resume and cfg.load_from == newest
 
 
-def test_an_older_run_in_the_same_folder_is_not_taken_up(cfg, restart):
+@pytest.mark.parametrize('restarts', [True, False])
+def test_an_older_run_in_the_same_folder_is_not_taken_up(restarts, cfg, restart):
     save(cfg, 'epoch_9')
     launch._set_resume(cfg, None)
-    restart()
-    launch._set_resume(cfg, None)
+    if restarts:
+        restart()
+        launch._set_resume(cfg, None)
     assert 'resume' not in cfg
 
 
@@ -60,12 +62,6 @@ def test_a_run_that_was_resumed_falls_back_on_its_own_start(cfg, restart):
     for resume in (start, 'auto'):
         launch._set_resume(cfg, resume)
         assert cfg.load_from == start
-
-
-def test_a_first_attempt_begins_anew(cfg):
-    save(cfg, 'epoch_9')
-    launch._set_resume(cfg, None)
-    assert 'resume' not in cfg
 
 
 @pytest.mark.parametrize('given', [True, False], ids=['load_from', 'newest'])
