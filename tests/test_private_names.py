@@ -28,6 +28,7 @@ NAMES = [
     ('mmengine.runner.checkpoint:CheckpointLoader', '_schemes', 'all addresses are read by our loader'),
     ('mmengine.runner.checkpoint', '_get_mmengine_home', 'where open-mmlab:// files lie'),
     ('mmengine.runner.checkpoint', '_process_mmcls_checkpoint', 'the format of mmcls:// files'),
+    ('mmengine.utils:ManagerMixin', '_instance_dict', 'the early check leaves no named instance behind'),
     ('mmengine.logging:HistoryBuffer', '_log_history', 'rebuilt from a checkpoint without running its pickle'),
     ('mmengine.logging:HistoryBuffer', '_count_history', 'rebuilt from a checkpoint without running its pickle'),
     ('mmengine.optim.scheduler.param_scheduler:OneCycleParamScheduler', '_annealing_cos', 'named by checkpoints'),

@@ -109,15 +109,17 @@ def build(
         train_dataloader=loader(shuffle=True),
         val_dataloader=loader(),
         optim_wrapper=dict(
-            type='AutocastOptimWrapper',
+            type='beit_mm.AutocastOptimWrapper',
             dtype='float32',
             accumulative_counts=accumulative_counts,
             optimizer=dict(type='AdamW', lr=1e-2, fused=True),
         ),
         default_hooks={
-            'runtime_info': dict(type='DeferredRuntimeInfoHook'),
-            'checkpoint': dict(type='VerifiedCheckpointHook', by_epoch=by_epoch, interval=interval, max_keep_ckpts=3),
-            'stop': dict(type='StopOnSignalHook', signals=signals),
+            'runtime_info': dict(type='beit_mm.DeferredRuntimeInfoHook'),
+            'checkpoint': dict(
+                type='beit_mm.VerifiedCheckpointHook', by_epoch=by_epoch, interval=interval, max_keep_ckpts=3
+            ),
+            'stop': dict(type='beit_mm.StopOnSignalHook', signals=signals),
             **(default_hooks or {}),
         },
         custom_hooks=[dict(type='EMAHook', momentum=0.5), *hooks],

@@ -64,8 +64,8 @@ def build(folder, data, optimizer=FUSED, accumulative_counts=1, clip_grad=None, 
     """Eight steps of two samples each."""
     return line_model.build(
         folder,
-        Kept(momentum=0.5),
         model=Layers(),
+        custom_hooks=[Kept(momentum=0.5)],
         train_cfg=dict(type='mmengine.EpochBasedTrainLoop', max_epochs=1),
         train_dataloader=dict(line_model.loader(), dataset=data),
         val_cfg=None,
