@@ -63,38 +63,18 @@ def test_malicious_weights_end_a_tool_in_one_sentence(tmp_path, words, name, for
     assert not (tmp_path / 'ran').exists()
 
 
-def flipped(path):
-    content = bytearray(path.read_bytes())
-    content[content.index(torch.ones(16).numpy().tobytes())] ^= 1
-    path.write_bytes(content)
-
-
-def saved(suffix='.pth', content=None, change=None, mark=''):
-    """Weights of which something is wrong."""
-
-    def make(folder):
-        path = folder / f'bad{suffix}'
-        torch.save(dict(state_dict=dict(weight=torch.ones(16))) if content is None else content, path)
-        if change is not None:
-            change(path)
-        return f'{path}{mark}'
-
-    return make
+def saved(folder):
+    torch.save(dict(state_dict={}), folder / 'bad.pth')
+    return str(folder / 'bad.pth')
 
 
 @pytest.mark.parametrize(
     'checkpoint, message',
     [
-        (lambda folder: evil(folder, 'exec', 'zip'), 'evil.pth must be a complete checkpoint'),
         (lambda folder: evil(folder, 'exec', 'folder'), 'pytorch_model.bin must be a complete checkpoint'),
-        (saved(content={}), 'bad.pth: the checkpoint '),
-        (saved(content=[]), 'a list in the place of a dict'),
-        (saved(change=lambda path: path.write_bytes(path.read_bytes()[:-99])), 'bad.pth must be a complete'),
-        (saved(change=flipped), 'Bad CRC-32'),
-        (saved(mark=f'#sha256={"0" * 64}'), f'bad.pth must have the SHA-256 {"0" * 64}, got '),
-        (saved(mark='#sha256=0'), "sha256= at the end of a checkpoint must give 64 hexadecimal digits, got '0'"),
-        (saved('.safetensors', change=lambda path: path.write_text('text')), 'bad.safetensors must be '),
-        (saved('.pdparams', change=lambda path: path.write_bytes(b'')), 'bad.pdparams must be a complete'),
+        (saved, 'bad.pth: the checkpoint '),
+        (lambda folder: f'{saved(folder)}#sha256={"0" * 64}', f'bad.pth must have the SHA-256 {"0" * 64}, got '),
+        (lambda folder: f'{saved(folder)}#sha256=0', 'at the end of a checkpoint must give 64 hexadecimal digits'),
         (str, 'CHECKPOINT names a checkpoint that does not exist'),
     ],
 )

@@ -130,18 +130,6 @@ def test_linear_weights_of_paddle_are_in_by_out():
 # Files
 
 
-@pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
-@pytest.mark.parametrize(
-    'layout, task', [(layout.name, task) for layout, task in CASES if task in ('classify', 'pretrain')]
-)
-def test_files_there_and_back(layout, task, suffix, tmp_path):
-    weights = weights_of(task)
-    target = tmp_path / f'theirs{SUFFIXES.get(layout, suffix)}'
-    assert list(convert(save(tmp_path / 'ours.pth', weights), target, layout))
-    assert list(convert(target, tmp_path / 'back.pth', 'beit_mm'))
-    assert_equal(torch.load(tmp_path / 'back.pth')['state_dict'], weights)
-
-
 @pytest.mark.parametrize('img_size', [(32, 64), (64, 32)])
 @pytest.mark.parametrize('layout', ['release', 'mmpretrain', 'passl'])
 def test_a_grid_that_is_not_square_is_kept_by_the_index(layout, img_size, tmp_path):
