@@ -25,13 +25,8 @@ Moves = list[tuple[str, str]]
 
 @dataclass(frozen=True)
 class FoundWeights:
-    """BEiT's weights in a file.
-
-    Args:
-        keys: the keys that lead to them.
-        layout: their layout.
-        prefix: what stands before names of the trunk.
-        weights: the tensors, under their own names.
+    """BEiT's weights in a file: the keys that lead to them, their layout, the trunk's prefix, and the tensors under
+    their own names.
     """
 
     keys: tuple[str, ...]
@@ -40,10 +35,7 @@ class FoundWeights:
     weights: dict[str, Tensor]
 
     def to_ours(self) -> tuple[dict[str, Tensor], Moves, list[str]]:
-        """All weights under our names; what moved and what is unknown, see Layout.to_ours.
-
-        The grid is read off a relative position index, if there is one.
-        """
+        """See Layout.to_ours. The grid is read off a relative position index, if there is one."""
         weights, moves, unknown = self.layout.to_ours(self.weights, self.prefix)
         index = next((tensor for name, tensor in self.weights.items() if name.endswith(INDEX)), None)
         grid = None if index is None else grid_of_index(index)
@@ -127,11 +119,15 @@ def rename_beit_weights(content: dict, origin: object) -> dict:
         except ValueError as error:
             raise UserError(f'{origin}: {error}') from error
         weights.update({name: found.weights[name] for name in unknown})
-    if found.keys in ((), ('state_dict',)) and list(weights) == list(found.weights):
+    is_run = found.keys == ('state_dict',)
+    if found.keys in ((), ('state_dict',)) and list(weights) == list(found.weights):  # already ours, or a host's own
         if 'meta' in content:
-            return content  # already ours, or a host's own
-        # MMSegmentation's init_model asks every file for `meta`.
-        return {**(content if found.keys else {}), 'state_dict': weights, 'meta': {}}
+            return content
+        return {
+            **(content if is_run else {}),
+            'state_dict': weights,
+            'meta': {},
+        }  # meta: for MMSegmentation's init_model
     if not is_host:
         others = [key for key in (*_KEYS, *_AVERAGED) if key in content and key not in found.keys]
         print_log(
@@ -139,7 +135,5 @@ def rename_beit_weights(content: dict, origin: object) -> dict:
             + (f'; taken from {".".join(found.keys)}, not from {", ".join(others)}' if others else ''),
             logger='current',
         )
-    if found.keys == ('state_dict',):  # a run's checkpoint keeps what resuming needs
-        return {**content, 'state_dict': weights}
-    meta = content.get('meta')
-    return dict(state_dict=weights, meta=meta if isinstance(meta, dict) else {})
+    meta = content['meta'] if isinstance(content.get('meta'), dict) else {}
+    return {**content, 'state_dict': weights} if is_run else dict(state_dict=weights, meta=meta)  # a run may be resumed

@@ -170,14 +170,11 @@ def _read_shards(index: Path, map_location: MapLocation) -> dict:
     for shard in shards.values():
         if not isinstance(shard, str) or not re.fullmatch(r'\w[\w.-]*', shard):  # nothing outside the folder
             raise UserError(f'{index} must name files of its own folder, got {shard!r}')
-    weights = {}
-    for shard in sorted(set(shards.values())):
-        content = _read_file(index.parent / shard, map_location)
-        for name in (name for name, file in shards.items() if file == shard):
-            if name not in content:
-                raise UserError(f'{index.parent / shard} must hold {name!r} as {index.name} says, got no such weight')
-            weights[name] = content[name]
-    return weights
+    contents = {shard: _read_file(index.parent / shard, map_location) for shard in sorted(set(shards.values()))}
+    for name, shard in shards.items():
+        if name not in contents[shard]:
+            raise UserError(f'{index.parent / shard} must hold {name!r} as {index.name} says, got no such weight')
+    return {name: contents[shard][name] for name, shard in shards.items()}
 
 
 def _read_json(path: Path) -> dict:
