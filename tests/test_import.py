@@ -40,6 +40,7 @@ def test_importing_is_silent(tmp_path):
         timeout=300,
     )
     assert result.returncode == 0 and result.stderr == ''
+    assert len(list_models()) >= 5 and all(path.is_file() for path in list_models().values())
     assert dict(line.split('\t') for line in result.stdout.splitlines()) == {
         name: str(path) for name, path in list_models().items()
     }

@@ -115,11 +115,6 @@ def test_other_errors_of_reading_are_raised(monkeypatch):
         Values()(images(2))
 
 
-def test_a_batch_has_at_least_one_image():
-    with pytest.raises(ValueError, match='batch_size must be at least 1, got 0'):
-        Values()(images(2), 0)
-
-
 def test_images_keep_their_pixels_only_where_results_need_them(monkeypatch):
     assert [image.pixels for image, _ in Values().each(images(2))] == [None, None]
     monkeypatch.setattr(Values, 'keeps_pixels', True)

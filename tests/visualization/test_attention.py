@@ -175,14 +175,6 @@ def test_blocks_count_back_from_the_last_and_come_once_in_the_order_asked_for():
     assert not torch.allclose(every[0], every[2], atol=1e-3)
 
 
-def test_chosen_queries_are_rows_of_the_whole():
-    trunk, images = build(), pixels(32, 64)
-    queries = torch.tensor([0, 5, 5, 8])
-    whole, rows = attention_maps(trunk, images, [1])[1], attention_maps(trunk, images, [1], queries=queries)[1]
-    assert rows.shape == (2, 4, 4, 9)
-    torch.testing.assert_close(rows, whole[:, :, queries], rtol=1e-5, atol=1e-6)
-
-
 def test_the_trunk_is_left_as_it_was():
     trunk, images = build(drop_rate=0.5, drop_path_rate=0.5), pixels(48, 48)
     expected, maps = trunk(images)[0], attention_maps(trunk, images, [2])[2]
@@ -205,12 +197,6 @@ def test_blocks_that_were_compiled_before_give_the_same_maps():
     with torch.no_grad():
         trunk(images)
     assert torch.equal(attention_maps(trunk, images, [0])[0], expected)
-
-
-@pytest.mark.parametrize('block', [3, -4])
-def test_a_block_that_does_not_exist_is_refused(block):
-    with pytest.raises(ValueError, match=rf'blocks must be 0 to 2 \(or -3 to -1\) for depth 3, got \[0, {block}\]'):
-        attention_maps(build(), pixels(48, 48), [0, block])
 
 
 # Points of an image
