@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from support.tiny import PRE_TRAINING
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -41,17 +42,7 @@ class Waiting(TorchDispatchMode):
 
 def pre_training(num_masked, dtype, clip_grad=None, **tokenizer):
     torch.manual_seed(0)
-    trunk = BEiT(
-        img_size=64,
-        embed_dim=32,
-        depth=2,
-        num_heads=4,
-        drop_path_rate=0.1,
-        use_rel_pos_bias=False,
-        use_shared_rel_pos_bias=True,
-        use_mask_token=True,
-        out_type='raw',
-    )
+    trunk = BEiT(img_size=64, embed_dim=32, depth=2, num_heads=4, drop_path_rate=0.1, **PRE_TRAINING)
     target = VisualTokens(DiscreteVAE(vocab_size=16, n_hid=8, n_init=8, blocks_per_group=1, **tokenizer))
     model = MaskedImageModel(
         trunk,

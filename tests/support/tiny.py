@@ -18,21 +18,29 @@ def tokenizer() -> DiscreteVAE:
     return DiscreteVAE(vocab_size=VOCABULARY, n_hid=8, n_init=8, blocks_per_group=1)
 
 
+SHARED = dict(use_rel_pos_bias=False, use_shared_rel_pos_bias=True)
+PRE_TRAINING = dict(SHARED, use_mask_token=True, out_type='raw')
+
+
+def trunk(**options) -> BEiT:
+    """Of 4 x 4 patches. No parameter is zero or one, so that none can be forgotten unseen."""
+    torch.manual_seed(0)
+    model = BEiT(**{**dict(img_size=64, embed_dim=32, depth=2, num_heads=4), **options})
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    return model
+
+
+def pixels(height: int, width: int, batch: int = 2) -> torch.Tensor:
+    """Normalised images."""
+    return torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(height * 1000 + width))
+
+
 def masked_image_model(target=None) -> MaskedImageModel:
     """Of 4 x 4 patches."""
     torch.manual_seed(0)
-    trunk = BEiT(
-        img_size=64,
-        embed_dim=32,
-        depth=2,
-        num_heads=2,
-        drop_path_rate=0.5,
-        drop_rate=0.5,
-        use_rel_pos_bias=False,
-        use_shared_rel_pos_bias=True,
-        use_mask_token=True,
-        out_type='raw',
-    )
+    trunk = BEiT(img_size=64, embed_dim=32, depth=2, num_heads=2, drop_path_rate=0.5, drop_rate=0.5, **PRE_TRAINING)
     return MaskedImageModel(
         trunk,
         target or VisualTokens(tokenizer()),

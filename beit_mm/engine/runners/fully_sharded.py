@@ -21,7 +21,10 @@ from beit_mm.registry import STRATEGIES
 
 from .resume_position import GRADIENTS, is_between_updates
 
-BLOCK_DTYPES = ('float32', 'bfloat16')
+POLICIES = dict(
+    float32=MixedPrecisionPolicy(),
+    bfloat16=MixedPrecisionPolicy(torch.bfloat16, reduce_dtype=torch.float32, output_dtype=torch.float32),
+)
 
 
 @STRATEGIES.register_module()
@@ -29,26 +32,22 @@ class FullyShardedStrategy(DDPStrategy):
     """Torch's `fully_shard` of every block of the trunk, then of the trunk, then of the model, for FlexibleRunner.
 
     A block's parameters are whole while it computes, and in shards before and after. Frozen parameters, such as a
-    tokenizer's, and buffers stay whole. Names do not change, and checkpoints are those of the plain Runner: either
-    resumes the other's, with any number of processes. A single process shards nothing. Torch refuses to copy a model
-    in shards, so hooks that average weights, such as EMAHook, need DDP.
-
-        runner_type = 'FlexibleRunner'
-        strategy = dict(type='beit_mm.FullyShardedStrategy')
+    tokenizer's, and buffers stay whole. Checkpoints are those of the plain Runner: either resumes the other's, with any
+    number of processes. A single process shards nothing. Torch refuses to copy a model in shards, so hooks that average
+    weights, such as EMAHook, need DDP. Config: `runner_type = 'FlexibleRunner'` and
+    `strategy = dict(type='beit_mm.FullyShardedStrategy')`.
 
     Args:
         num_shards: number of shards, a divisor of the number of processes, such as the processes of one machine:
             every machine then holds the whole model and exchanges gradients only. None: one shard per process.
         block_dtype: 'bfloat16': blocks are gathered and compute in it, also in evaluation. Weights, their updates and
             the sums of their gradients stay float32. 'float32' leaves the arithmetic to the optimizer wrapper.
-        reshard_after_forward: whether blocks are gathered again for the backward pass instead of being kept until
-            then.
+        reshard_after_forward: whether blocks are gathered again for the backward pass instead of being kept.
         save_timeout: seconds that a process waits for the others when a checkpoint is written. All take part in it.
         **kwargs: of MMEngine's DDPStrategy but model_wrapper.
 
     Raises:
-        UserError: If block_dtype is another one, num_shards does not divide the processes, or the model has no
-            backbone with blocks.
+        UserError: If an argument does not fit, or the model has no backbone with blocks.
     """
 
     def __init__(
@@ -60,13 +59,13 @@ class FullyShardedStrategy(DDPStrategy):
         save_timeout: float = 600.0,
         **kwargs,
     ):
-        if block_dtype not in BLOCK_DTYPES:
-            raise UserError(f'block_dtype must be one of {", ".join(BLOCK_DTYPES)}, got {block_dtype!r}')
+        if block_dtype not in POLICIES:
+            raise UserError(f'block_dtype must be one of {", ".join(POLICIES)}, got {block_dtype!r}')
         super().__init__(**kwargs)
         self.num_shards = num_shards or self.world_size
         if self.world_size % self.num_shards:
             raise UserError(f'num_shards must divide the {self.world_size} processes, got {num_shards}')
-        self.block_dtype = block_dtype
+        self.block_policy = POLICIES[block_dtype]
         self.reshard_after_forward = reshard_after_forward
         self.save_timeout = timedelta(seconds=save_timeout)
 
@@ -84,16 +83,13 @@ class FullyShardedStrategy(DDPStrategy):
         frozen = {parameter for parameter in model.parameters() if not parameter.requires_grad}
         # All processes in one row, or a row for each copy of the model.
         rows = self.world_size // self.num_shards
-        shape = (self.num_shards,) if rows == 1 else (rows, self.num_shards)
-        mesh = init_device_mesh(
-            torch.device(get_device()).type, shape, mesh_dim_names=('copies', 'shards')[-len(shape) :]
+        shape, names = (
+            ((self.num_shards,), ('shards',)) if rows == 1 else ((rows, self.num_shards), ('copies', 'shards'))
         )
+        mesh = init_device_mesh(torch.device(get_device()).type, shape, mesh_dim_names=names)
         options = dict(mesh=mesh, reshard_after_forward=self.reshard_after_forward, ignored_params=frozen)
-        policy = MixedPrecisionPolicy()
-        if self.block_dtype == 'bfloat16':
-            policy = MixedPrecisionPolicy(torch.bfloat16, reduce_dtype=torch.float32, output_dtype=torch.float32)
         for block in trunk.blocks:
-            fully_shard(block, mp_policy=policy, **options)
+            fully_shard(block, mp_policy=self.block_policy, **options)
         fully_shard(trunk, **options)  # so that it can be called alone, as KNNHook does
         fully_shard(model, **options)
         for module in model.modules():
@@ -120,10 +116,8 @@ class FullyShardedStrategy(DDPStrategy):
         checkpoint = dict(extra_ckpt or {}, state_dict=gather(self.model.state_dict()))
         if save_optimizer and hasattr(self, 'optim_wrapper'):
             checkpoint['optimizer'] = gather(self.optim_state_dict())
-        gradients = {}
-        if is_between_updates(self):
-            gradients = {name: p.grad for name, p in self.model.named_parameters() if p.grad is not None}
-        gradients = gather(gradients)
+        parameters = self.model.named_parameters() if is_between_updates(self) else ()
+        gradients = gather({name: p.grad for name, p in parameters if p.grad is not None})
         if not is_main_process():
             return
         if save_param_scheduler and hasattr(self, 'param_schedulers'):
@@ -169,15 +163,11 @@ def gather(part):
 
 
 def shard_like(value, parameter: Tensor):
-    """Shard of this process of a value that belongs to a parameter, such as its moments.
-
-    A value of another shape, such as a count, and a value of a whole parameter stay as they are.
-    """
+    """Shard of this process of a value of the parameter's shape, such as its moments; others, such as a count, stay."""
     if not isinstance(parameter, DTensor) or getattr(value, 'shape', None) != parameter.shape:
         return value
-    return distribute_tensor(
-        value.to(parameter.device), parameter.device_mesh, parameter.placements, src_data_rank=None
-    )
+    mesh, placements = parameter.device_mesh, parameter.placements
+    return distribute_tensor(value.to(parameter.device), mesh, placements, src_data_rank=None)
 
 
 def _shard_state_dict(module: nn.Module, state_dict: dict[str, Tensor], prefix: str, *_) -> None:

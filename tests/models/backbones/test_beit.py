@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from support.tiny import pixels, PRE_TRAINING, SHARED, trunk
 from torch import nn
 from torch.nn import functional as F
 
@@ -12,23 +13,7 @@ from beit_mm.models.backbones.layers import Attention, Block, Mlp
 from beit_mm.models.backbones.relative_position import locate, num_table_rows, Positions, relative_position_index
 
 TINY = dict(img_size=64, embed_dim=32, depth=2, num_heads=4)
-SHARED = dict(use_rel_pos_bias=False, use_shared_rel_pos_bias=True)
-PRE_TRAINING = dict(SHARED, use_mask_token=True, out_type='raw')
-SIZES = [(64, 64), (16, 16), (16, 64), (96, 32), (48, 112), (112, 96)]
-
-
-def build(**kwargs) -> BEiT:
-    """A small trunk in which no parameter is zero or one, so that none can be forgotten unseen."""
-    torch.manual_seed(0)
-    trunk = BEiT(**{**TINY, **kwargs})
-    with torch.no_grad():
-        for parameter in trunk.parameters():
-            parameter.add_(0.2 * torch.randn_like(parameter))
-    return trunk
-
-
-def images(height: int, width: int, batch: int = 2) -> torch.Tensor:
-    return torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(height * 1000 + width))
+BIASES = pytest.mark.parametrize('bias', [{}, SHARED], ids=['per block', 'shared'])
 
 
 def positions(height: int, width: int) -> Positions:
@@ -39,133 +24,118 @@ def positions(height: int, width: int) -> Positions:
 # Image sizes
 
 
-@pytest.mark.parametrize('size', SIZES)
-@pytest.mark.parametrize('bias', [{}, SHARED], ids=['per block', 'shared'])
-def test_any_multiple_of_the_patch_is_accepted(size, bias):
-    trunk = build(use_mask_token=True, out_type='raw', use_abs_pos_emb=True, **bias)
+@pytest.mark.parametrize('size', [(64, 64), (16, 64), (96, 48)])
+@BIASES
+def test_any_multiple_of_the_patch_is_accepted_with_a_mask_and_without(size, bias):
+    model = trunk(use_mask_token=True, out_type='raw', use_abs_pos_emb=True, **bias)
     grid = size[0] // 16, size[1] // 16
     mask = torch.zeros(2, *grid, dtype=torch.bool)
     mask[0, -1, -1] = True
-    x = images(*size)
-    outputs = {}
-    for mode in (True, False):
-        for given in (None, mask):
-            (output,) = trunk.train(mode)(x, given)
-            assert output.shape == (2, 1 + grid[0] * grid[1], 32) and output.isfinite().all()
-            outputs[mode, given is None] = output
-    # Without dropout the modes agree; the mask changes the image that has a masked patch and only that one.
-    assert torch.equal(outputs[True, True], outputs[False, True])
-    assert torch.equal(outputs[True, False], outputs[False, False])
-    assert not torch.allclose(outputs[True, True][0], outputs[True, False][0], atol=1e-3)
-    torch.testing.assert_close(outputs[True, True][1], outputs[True, False][1])
+    x = pixels(*size)
+    (whole,), (masked,) = model(x), model(x, mask)
+    for output in (whole, masked):
+        assert output.shape == (2, 1 + grid[0] * grid[1], 32) and output.isfinite().all()
+    assert not torch.allclose(masked[0], whole[0], atol=1e-3)
+    torch.testing.assert_close(masked[1], whole[1])
+    assert torch.equal(model(x, mask.flatten(1))[0], masked), 'a mask may be a grid or its rows one after another'
+    assert torch.equal(model.eval()(x, mask)[0], masked), 'without dropout the modes agree'
 
 
-@pytest.mark.parametrize('size', [(96, 96), (48, 112), (32, 64), (16, 16)])
+@pytest.mark.parametrize('size', [(96, 96), (48, 112)])
 @pytest.mark.parametrize('use_abs_pos_emb', [False, True], ids=['relative', 'relative and absolute'])
-@pytest.mark.parametrize('bias', [{}, SHARED], ids=['per block', 'shared'])
-def test_resizing_in_the_forward_equals_weights_loaded_into_a_trunk_of_that_size(size, use_abs_pos_emb, bias):
-    kwargs = dict(bias, use_abs_pos_emb=use_abs_pos_emb, out_type='raw')
-    built_for_64 = build(**kwargs)
-    built_for_size = BEiT(**{**TINY, 'img_size': size, **kwargs})
-    built_for_size.load_state_dict(built_for_64.state_dict(), strict=True)
-    x = images(*size)
-    torch.testing.assert_close(built_for_64(x)[0], built_for_size(x)[0], rtol=1e-4, atol=1e-4)
+@BIASES
+def test_resizing_in_the_forward_equals_set_grid_and_weights_loaded_into_a_trunk_of_that_size(
+    size, use_abs_pos_emb, bias
+):
+    options = dict(bias, use_abs_pos_emb=use_abs_pos_emb, out_type='raw')
+    model, built_for_size = trunk(**options), BEiT(**{**TINY, 'img_size': size, **options})
+    built_for_size.load_state_dict(model.state_dict(), strict=True)
+    x, grid = pixels(*size), (size[0] // 16, size[1] // 16)
+    (output,) = model(x)
+    torch.testing.assert_close(output, built_for_size(x)[0], rtol=1e-4, atol=1e-4)
+    model.set_grid(grid)
+    assert model.grid == grid and model.grid_size.tolist() == list(grid)
+    assert {name: tensor.shape for name, tensor in model.state_dict().items()} == {
+        name: tensor.shape for name, tensor in built_for_size.state_dict().items()
+    }
+    torch.testing.assert_close(model(x)[0], output, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize('size', [(64, 64), (96, 32)])
-@pytest.mark.parametrize('bias', [{}, SHARED], ids=['per block', 'shared'])
-def test_set_grid_resizes_the_tables_and_changes_no_output(size, bias):
-    trunk = build(**bias, use_abs_pos_emb=True, out_type='raw')
-    x, grid = images(*size), (size[0] // 16, size[1] // 16)
-    (expected,) = trunk(x)
-    trunk.set_grid(grid)
-    assert trunk.grid == grid and trunk.grid_size.tolist() == list(grid)
-    assert trunk.pos_embed.shape[1] == 1 + grid[0] * grid[1]
-    torch.testing.assert_close(trunk(x)[0], expected, rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize('bias', [{}, SHARED], ids=['per block', 'shared'])
+@BIASES
 def test_gradients_reach_the_bias_tables_at_another_size(bias):
-    trunk = build(use_abs_pos_emb=True, **bias).double()
-    x = images(80, 48).double()
-    weight = torch.randn(2, 32, dtype=torch.float64)
-    (trunk(x)[0] * weight).sum().backward()
-    tables = {name: p for name, p in trunk.named_parameters() if 'table' in name}
+    model = trunk(use_abs_pos_emb=True, **bias).double()
+    x, weight = pixels(80, 48).double(), torch.randn(2, 32, dtype=torch.float64)
+    (model(x)[0] * weight).sum().backward()
+    tables = {name: p for name, p in model.named_parameters() if 'table' in name}
     assert len(tables) == (1 if bias else 2)
     for name, table in tables.items():
-        direction = torch.randn_like(table)
-        losses = []
+        direction, losses = torch.randn_like(table), []
         for step in (1e-5, -1e-5):
             with torch.no_grad():
                 table.add_(step * direction)
-                losses.append((trunk(x)[0] * weight).sum().item())
+                losses.append((model(x)[0] * weight).sum().item())
                 table.sub_(step * direction)
         slope = (losses[0] - losses[1]) / 2e-5
         assert table.grad.abs().sum() > 0.1, name
         assert (table.grad * direction).sum().item() == pytest.approx(slope, rel=1e-5, abs=1e-7), name
-    assert trunk.pos_embed.grad.abs().amax(dim=(0, 2)).min() > 0
+    assert model.pos_embed.grad.abs().amax(dim=(0, 2)).min() > 0
 
 
 @pytest.mark.parametrize('size', [(70, 64), (64, 70), (8, 64)])
 def test_an_image_that_the_patch_does_not_divide_is_refused_naming_both(size):
-    with pytest.raises(ValueError, match=f'multiples of the patch size 16, got {size[0]} x {size[1]}'):
-        build()(images(*size))
-    with pytest.raises(ValueError, match=f'multiples of the patch size 16, got {size[0]} x {size[1]}'):
-        BEiT(**{**TINY, 'img_size': size})
+    for call in (lambda: trunk()(pixels(*size)), lambda: trunk(img_size=size)):
+        with pytest.raises(ValueError, match=f'multiples of the patch size 16, got {size[0]} x {size[1]}'):
+            call()
+
+
+@pytest.mark.parametrize(
+    'options, message',
+    [
+        *((dict(out_indices=indices), 'depth 2') for indices in (2, -3, (0, 2), ())),
+        (dict(out_type='pooled'), "raw, cls_token, avg_featmap, featmap, got 'pooled'"),
+        (dict(num_heads=5), '5 and 32'),
+        *((dict(frozen_stages=n), f'frozen_stages must be -1 to 2, .* got {n}') for n in (-2, 3)),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        trunk(**options)
 
 
 # Outputs
 
 
-@pytest.mark.parametrize('out_indices, num_outputs', [(-1, 1), (1, 1), ([0], 1), ((-2,), 1), ((0, 1), 2), ([0, -1], 2)])
-@pytest.mark.parametrize(
-    'out_type, shape',
-    [('raw', (2, 13, 32)), ('cls_token', (2, 32)), ('avg_featmap', (2, 32)), ('featmap', (2, 32, 3, 4))],
-)
-def test_out_type_and_out_indices_choose_the_outputs(out_type, shape, out_indices, num_outputs):
-    outputs = build(out_type=out_type, out_indices=out_indices)(images(48, 64))
-    assert isinstance(outputs, tuple)
-    assert [tuple(output.shape) for output in outputs] == [shape] * num_outputs
+def test_out_indices_choose_the_outputs_in_their_order():
+    x = pixels(48, 64)
+    first, last = trunk(out_type='featmap', out_indices=(0, 1))(x)
+    for indices, expected in (
+        (-1, [last]),
+        ([0], [first]),
+        ((-2, -1), [first, last]),
+        ((1, 0, 0), [last, first, first]),
+    ):
+        outputs = trunk(out_type='featmap', out_indices=indices)(x)
+        assert isinstance(outputs, tuple) and len(outputs) == len(expected)
+        assert all(torch.equal(*pair) for pair in zip(outputs, expected))
 
 
 def test_out_types_are_views_of_the_same_tokens_with_the_norm_on_the_last_only():
-    x = images(48, 64)
-    featmap = build(out_type='featmap', out_indices=(0, 1))
-    weights = featmap.state_dict()
+    x, featmap = pixels(48, 64), trunk(out_type='featmap', out_indices=(0, 1))
     inner, last = featmap(x)
-    tokens = {
-        out_type: BEiT(**TINY, out_type=out_type, out_indices=(0, 1))
-        for out_type in ('raw', 'cls_token', 'avg_featmap')
-    }
-    for trunk in tokens.values():
-        trunk.load_state_dict(weights, strict=False)  # norms stay at one and zero
-    raw, class_token, mean = (tokens[out_type](x) for out_type in ('raw', 'cls_token', 'avg_featmap'))
+    outputs = []
+    for out_type in ('raw', 'cls_token', 'avg_featmap'):
+        model = BEiT(**TINY, out_type=out_type, out_indices=(0, 1))
+        model.load_state_dict(featmap.state_dict(), strict=False)  # norms stay at one and zero
+        outputs.append(model(x))
+    raw, class_token, mean = outputs
 
     def norm(values):
         return F.layer_norm(values, (32,), eps=1e-6)
 
     torch.testing.assert_close(raw[0][:, 1:].transpose(1, 2).reshape(2, 32, 3, 4), inner)
     torch.testing.assert_close(raw[1][:, 1:], norm(last.flatten(2).transpose(1, 2)))
-    torch.testing.assert_close(class_token[0], raw[0][:, 0])
-    torch.testing.assert_close(class_token[1], raw[1][:, 0])
-    torch.testing.assert_close(mean[0], inner.mean(dim=(2, 3)))
-    torch.testing.assert_close(mean[1], norm(last.mean(dim=(2, 3))))
-
-
-@pytest.mark.parametrize('out_indices', [2, -3, (0, 2), ()])
-def test_out_indices_beyond_the_depth_are_refused(out_indices):
-    with pytest.raises(ValueError, match='depth 2'):
-        BEiT(**TINY, out_indices=out_indices)
-
-
-def test_an_unknown_out_type_is_refused_naming_the_known_ones():
-    with pytest.raises(ValueError, match="raw, cls_token, avg_featmap, featmap, got 'pooled'"):
-        BEiT(**TINY, out_type='pooled')
-
-
-def test_heads_that_do_not_divide_the_width_are_refused_naming_both():
-    with pytest.raises(ValueError, match='5 and 32'):
-        BEiT(**{**TINY, 'num_heads': 5})
+    torch.testing.assert_close(class_token, tuple(tokens[:, 0] for tokens in raw))
+    torch.testing.assert_close(mean, (inner.mean(dim=(2, 3)), norm(last.mean(dim=(2, 3)))))
 
 
 # Masks
@@ -174,35 +144,27 @@ def test_heads_that_do_not_divide_the_width_are_refused_naming_both():
 @pytest.mark.parametrize('shape', [(2, 5, 4), (3, 4, 4), (2, 15), (16,)])
 def test_a_mask_of_another_grid_is_refused_naming_both(shape):
     with pytest.raises(ValueError, match=r'mask must be \(2, 4, 4\) to fit the images, got \(' + str(shape[0])):
-        build(**PRE_TRAINING)(images(64, 64), torch.zeros(shape, dtype=torch.bool))
+        trunk(**PRE_TRAINING)(pixels(64, 64), torch.zeros(shape, dtype=torch.bool))
 
 
 def test_a_mask_without_a_mask_token_is_refused():
     with pytest.raises(ValueError, match='use_mask_token=True'):
-        build()(images(64, 64), torch.zeros(2, 4, 4, dtype=torch.bool))
-
-
-def test_a_mask_may_be_a_grid_or_its_rows_one_after_another():
-    trunk = build(**PRE_TRAINING)
-    mask = torch.rand(2, 3, 4, generator=torch.Generator().manual_seed(0)) < 0.4
-    x = images(48, 64)
-    assert torch.equal(trunk(x, mask)[0], trunk(x, mask.flatten(1))[0])
-    assert not torch.allclose(trunk(x, mask)[0], trunk(x)[0], atol=1e-3)
+        trunk()(pixels(64, 64), torch.zeros(2, 4, 4, dtype=torch.bool))
 
 
 def test_mask_tokens_are_put_before_absolute_positions_are_added():
-    trunk = build(use_abs_pos_emb=True, **PRE_TRAINING)
+    model = trunk(use_abs_pos_emb=True, **PRE_TRAINING)
     seen = []
-    trunk.blocks[0].register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    model.blocks[0].register_forward_pre_hook(lambda module, args: seen.append(args[0]))
     mask = torch.rand(2, 4, 4, generator=torch.Generator().manual_seed(0)) < 0.4
-    x = images(64, 64)
-    trunk(x, mask)
-    patches = trunk.patch_embed.proj(x).flatten(2).transpose(1, 2)
+    x = pixels(64, 64)
+    model(x, mask)
+    patches = model.patch_embed.proj(x).flatten(2).transpose(1, 2)
     for image in range(2):
-        torch.testing.assert_close(seen[0][image, 0], trunk.cls_token[0, 0] + trunk.pos_embed[0, 0])
+        torch.testing.assert_close(seen[0][image, 0], model.cls_token[0, 0] + model.pos_embed[0, 0])
         for place, masked in enumerate(mask[image].flatten().tolist()):
-            token = trunk.mask_token[0, 0] if masked else patches[image, place]
-            torch.testing.assert_close(seen[0][image, 1 + place], token + trunk.pos_embed[0, 1 + place])
+            token = model.mask_token[0, 0] if masked else patches[image, place]
+            torch.testing.assert_close(seen[0][image, 1 + place], token + model.pos_embed[0, 1 + place])
 
 
 # Relative position bias
@@ -255,12 +217,12 @@ def test_attention_adds_the_bias_of_a_grid_that_is_not_square_to_the_logits(kind
 
 
 def test_every_block_takes_the_shared_bias():
-    trunk = build(**SHARED)
+    model = trunk(**SHARED)
     seen = []
-    for block in trunk.blocks:
+    for block in model.blocks:
         block.attn.register_forward_pre_hook(lambda module, args: seen.append(args[2]))
-    trunk(images(32, 48))
-    table = trunk.rel_pos_bias.relative_position_bias_table
+    model(pixels(32, 48))
+    table = model.rel_pos_bias.relative_position_bias_table
     assert table.shape == (7 * 7 + 3, 4) and len(seen) == 2
     for bias in seen:
         assert bias.shape == (1, 4, 7, 8)  # rows of a multiple of 8
@@ -272,30 +234,20 @@ def test_every_block_takes_the_shared_bias():
 # Regularisation
 
 
-@pytest.mark.parametrize('value', [0, 0.0, None])
-def test_layer_scale_of_nothing_leaves_it_out_and_keeps_the_branches(value):
-    block = build(layer_scale_init_value=value).blocks[0]
-    assert not [name for name, _ in block.named_parameters() if 'gamma' in name]
-    x = torch.randn(2, 17, 32)
-    middle = x + block.attn(block.norm1(x), positions(4, 4))
-    expected = middle + block.mlp(block.norm2(middle))
-    torch.testing.assert_close(block(x, positions(4, 4)), expected)
-    assert (expected - x).abs().mean() > 0.1 and (expected - middle).abs().mean() > 0.1
-
-
-def test_layer_scale_multiplies_each_branch_by_its_own_factors():
-    trunk = BEiT(**TINY, layer_scale_init_value=0.25)
-    assert all((p == 0.25).all() for name, p in trunk.named_parameters() if 'gamma' in name)
-    block = build(layer_scale_init_value=0.25).blocks[0]
-    assert not torch.equal(block.gamma_1, block.gamma_2)
-    x = torch.randn(2, 17, 32)
-    middle = x + block.gamma_1 * block.attn(block.norm1(x), positions(4, 4))
-    torch.testing.assert_close(block(x, positions(4, 4)), middle + block.gamma_2 * block.mlp(block.norm2(middle)))
+@pytest.mark.parametrize('value', [0.25, 0, None])
+def test_layer_scale_multiplies_each_branch_by_its_own_factors_or_is_left_out(value):
+    factors = {name for name, p in BEiT(**TINY, layer_scale_init_value=value).named_parameters() if 'gamma' in name}
+    assert len(factors) == (4 if value else 0)
+    block, x = trunk(layer_scale_init_value=value).blocks[0], torch.randn(2, 17, 32)
+    gamma_1, gamma_2 = (block.gamma_1, block.gamma_2) if value else (1, 1)
+    assert not value or not torch.equal(gamma_1, gamma_2)
+    middle = x + gamma_1 * block.attn(block.norm1(x), positions(4, 4))
+    torch.testing.assert_close(block(x, positions(4, 4)), middle + gamma_2 * block.mlp(block.norm2(middle)))
 
 
 def test_drop_path_rises_linearly_over_the_blocks():
-    trunk = BEiT(**{**TINY, 'depth': 5}, drop_path_rate=0.4)
-    rates = [getattr(block.drop_path, 'drop_prob', 0.0) for block in trunk.blocks]
+    model = BEiT(**{**TINY, 'depth': 5}, drop_path_rate=0.4)
+    rates = [block.drop_path.drop_prob for block in model.blocks]
     assert rates == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4])
 
 
@@ -316,11 +268,11 @@ def test_drop_path_is_applied_once_to_each_branch():
 
 @pytest.mark.parametrize('rate', ['drop_rate', 'attn_drop_rate', 'drop_path_rate'])
 def test_each_configured_dropout_acts_in_training_only(rate):
-    trunk = build(**{rate: 0.5})
-    x = images(64, 64)
-    assert not torch.allclose(trunk(x)[0], trunk(x)[0], atol=1e-3)
-    assert torch.equal(trunk.eval()(x)[0], trunk(x)[0])
-    torch.testing.assert_close(trunk(x)[0], build().eval()(x)[0])
+    model = trunk(**{rate: 0.5})
+    x = pixels(64, 64)
+    assert not torch.allclose(model(x)[0], model(x)[0], atol=1e-3)
+    assert torch.equal(model.eval()(x)[0], model(x)[0])
+    torch.testing.assert_close(model(x)[0], trunk().eval()(x)[0])
 
 
 def test_dropout_after_projections_zeroes_elements_and_scales_the_rest():
@@ -336,22 +288,30 @@ def test_dropout_after_projections_zeroes_elements_and_scales_the_rest():
         torch.testing.assert_close(dropped[kept], whole[kept] / 0.75)
 
 
+def test_dropout_of_attention_weights_leaves_their_mean():
+    torch.manual_seed(0)
+    attention = Attention(32, 4, attn_drop_rate=0.5)
+    x = torch.randn(1, 5, 32).expand(8000, -1, -1)
+    with torch.no_grad():
+        whole, dropped = attention.eval()(x[:1]), attention.train()(x)
+    assert dropped.std(dim=0).min() > 0.01
+    assert (dropped.mean(dim=0) - whole[0]).abs().max() < 6 * dropped.std(dim=0).max() / math.sqrt(8000)
+
+
 # Precision
 
 
-@pytest.mark.parametrize('size', [(64, 64), (48, 96)])
 @pytest.mark.parametrize('bias', [{}, SHARED, dict(use_rel_pos_bias=False)], ids=['per block', 'shared', 'none'])
-def test_bfloat16_autocast_runs_and_stays_close_to_float32(size, bias):
-    trunk = build(use_mask_token=True, use_abs_pos_emb=True, layer_scale_init_value=0.1, **bias)
-    x = images(*size)
-    mask = torch.zeros(2, size[0] // 16, size[1] // 16, dtype=torch.bool)
+def test_bfloat16_autocast_runs_and_stays_close_to_float32(bias):
+    model = trunk(use_mask_token=True, use_abs_pos_emb=True, layer_scale_init_value=0.1, **bias)
+    x, mask = pixels(48, 96), torch.zeros(2, 3, 6, dtype=torch.bool)
     mask[:, 0] = True
-    (expected,) = trunk(x, mask)
+    (expected,) = model(x, mask)
     with torch.autocast('cpu', torch.bfloat16):
-        (output,) = trunk(x, mask)
+        (output,) = model(x, mask)
         output.float().square().sum().backward()
     assert (output.float() - expected).abs().max() < 0.1 * expected.abs().max()
-    for name, parameter in trunk.named_parameters():
+    for name, parameter in model.named_parameters():
         assert parameter.grad is not None and parameter.grad.isfinite().all() and parameter.grad.any(), name
         assert parameter.grad.dtype == torch.float32, name
 
@@ -365,9 +325,9 @@ CUT_AT_ONE = math.sqrt(1 - 2 * math.exp(-0.5) / math.sqrt(2 * math.pi) / math.er
 @pytest.mark.parametrize('pre_training', [True, False], ids=['pre-training', 'fine-tuning'])
 def test_linear_layers_are_drawn_from_a_truncated_normal_scaled_with_depth(pre_training):
     torch.manual_seed(0)
-    trunk = BEiT(**{**TINY, 'embed_dim': 64, 'depth': 3}, use_mask_token=pre_training)
+    model = BEiT(**{**TINY, 'embed_dim': 64, 'depth': 3}, use_mask_token=pre_training)
     std, largest = (0.02 * CUT_AT_ONE, 0.02) if pre_training else (0.02, 0.2)
-    for index, block in enumerate(trunk.blocks, start=1):
+    for index, block in enumerate(model.blocks, start=1):
         for layer, scale in (
             (block.attn.qkv, 1),
             (block.mlp.fc1, 1),
@@ -397,12 +357,12 @@ def test_the_patch_convolution_is_drawn_with_the_rest_in_pre_training_and_left_a
 
 def test_tokens_and_positions_are_drawn_from_a_truncated_normal():
     torch.manual_seed(0)
-    trunk = BEiT(**{**TINY, 'embed_dim': 512}, use_abs_pos_emb=True, **PRE_TRAINING)
-    for token in (trunk.cls_token, trunk.mask_token, trunk.pos_embed):
+    model = BEiT(**{**TINY, 'embed_dim': 512}, use_abs_pos_emb=True, **PRE_TRAINING)
+    for token in (model.cls_token, model.mask_token, model.pos_embed):
         assert token.std().item() == pytest.approx(0.02 * CUT_AT_ONE, rel=0.12) and token.abs().max() <= 0.02
-    trunk = BEiT(**{**TINY, 'embed_dim': 512}, use_abs_pos_emb=True)
-    assert trunk.mask_token is None
-    for token in (trunk.cls_token, trunk.pos_embed):
+    model = BEiT(**{**TINY, 'embed_dim': 512}, use_abs_pos_emb=True)
+    assert model.mask_token is None
+    for token in (model.cls_token, model.pos_embed):
         assert token.std().item() == pytest.approx(0.02, rel=0.12) and token.abs().max() > 0.04
 
 
@@ -432,10 +392,11 @@ def test_number_of_parameters_with_a_head_of_1000_classes(size, img_size, millio
 
 @pytest.mark.parametrize('prefix', ['', 'backbone.', 'model.backbone.'])
 def test_layer_depth_counts_embeddings_blocks_and_the_rest(prefix):
-    trunk = build(use_abs_pos_emb=True, use_mask_token=True, use_shared_rel_pos_bias=True)
+    assert trunk().get_layer_depth('decode_head.blocks.0.weight', 'backbone.') == (3, 4), 'outside of the trunk'
+    model = trunk(use_abs_pos_emb=True, use_mask_token=True, use_shared_rel_pos_bias=True)
     depths = {}
-    for name, _ in trunk.named_parameters():
-        layer, num_layers = trunk.get_layer_depth(prefix + name, prefix)
+    for name, _ in model.named_parameters():
+        layer, num_layers = model.get_layer_depth(prefix + name, prefix)
         assert num_layers == 4
         depths.setdefault(layer, set()).add('.'.join(name.split('.')[:2]))
     assert depths == {
@@ -446,42 +407,20 @@ def test_layer_depth_counts_embeddings_blocks_and_the_rest(prefix):
     }
 
 
-def test_parameters_outside_the_trunk_are_of_the_last_layer():
-    trunk = build()
-    for name in ('head.fc.weight', 'decode_head.blocks.0.weight', 'neck.cls_token'):
-        assert trunk.get_layer_depth(name, 'backbone.') == (3, 4)
-
-
-def test_outputs_come_in_the_order_of_out_indices():
-    model = BEiT(img_size=32, embed_dim=32, depth=2, num_heads=2, out_type='featmap', out_indices=(1, 0, 0)).eval()
-    images = torch.randn(1, 3, 32, 32)
-    last, first, again = model(images)
-    model.out_indices = (0, 1)
-    torch.testing.assert_close((first, last), model(images))
-    assert torch.equal(first, again)
-
-
 # Paths that save memory or time
 
 
-@pytest.mark.parametrize('options', [{}, SHARED])
-def test_activation_checkpointing_changes_no_gradient_and_keeps_less(options):
+@BIASES
+def test_activation_checkpointing_changes_no_gradient_and_keeps_less(bias):
     kept, grads = {}, {}
     for with_cp in (False, True):
-        trunk = build(drop_path_rate=0.5, with_cp=with_cp, **options).train()
+        model = trunk(drop_path_rate=0.5, with_cp=with_cp, **bias)
         sizes = []
         with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.numel()) or t, lambda t: t):
             torch.manual_seed(1)
-            loss = trunk(images(64, 64))[0].square().mean()
+            loss = model(pixels(64, 64))[0].square().mean()
         loss.backward()
         kept[with_cp] = sum(sizes)
-        grads[with_cp] = {name: parameter.grad for name, parameter in trunk.named_parameters()}
+        grads[with_cp] = {name: parameter.grad for name, parameter in model.named_parameters()}
     assert kept[True] < 0.6 * kept[False], kept
-    for name, grad in grads[False].items():
-        assert torch.allclose(grads[True][name], grad, rtol=1e-4, atol=1e-7), name
-
-
-def test_activation_checkpointing_is_for_training_alone():
-    trunk = build(with_cp=True).eval()
-    with torch.no_grad():
-        assert torch.equal(trunk(images(64, 64))[0], build().eval()(images(64, 64))[0])
+    torch.testing.assert_close(grads[True], grads[False], rtol=1e-4, atol=1e-7)

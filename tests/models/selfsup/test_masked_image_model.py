@@ -5,22 +5,14 @@ import re
 import pytest
 import torch
 from mmengine.registry import MODELS
+from support.tiny import PRE_TRAINING
 from torch import nn
 from torch.nn import functional as F
 
 from beit_mm.models import BEiT, DiscreteVAE, MaskedImageModel, NormalisedPixels, VisualTokens
 
 VOCAB = 16
-BACKBONE = dict(
-    img_size=64,
-    embed_dim=32,
-    depth=2,
-    num_heads=4,
-    use_rel_pos_bias=False,
-    use_shared_rel_pos_bias=True,
-    use_mask_token=True,
-    out_type='raw',
-)
+BACKBONE = dict(img_size=64, embed_dim=32, depth=2, num_heads=4, **PRE_TRAINING)
 TOKENIZER = dict(vocab_size=VOCAB, n_hid=8, n_init=8, blocks_per_group=1)
 
 
@@ -67,15 +59,6 @@ def test_the_loss_is_the_mean_cross_entropy_over_all_masked_patches():
     torch.testing.assert_close(model(images, tokens, mask, mode='loss')['loss'], torch.stack(terms).mean())
 
 
-def test_tokens_of_visible_patches_do_not_count():
-    model = build()
-    images, tokens, mask = batch()
-    loss = model.loss(images, tokens, mask)['loss']
-    other = (tokens + 1) % VOCAB
-    assert torch.equal(model.loss(images, torch.where(mask, tokens, other), mask)['loss'], loss)
-    assert not torch.allclose(model.loss(images, torch.where(mask, other, tokens), mask)['loss'], loss)
-
-
 def test_visible_patches_inform_the_prediction_and_masked_ones_do_not():
     model = build()
     nn.init.normal_(model.lm_head.weight)
@@ -98,13 +81,11 @@ def test_images_may_have_unequal_numbers_of_masked_patches(counts):
     torch.testing.assert_close(together, (torch.stack(losses) * weights).sum() / weights.sum())
 
 
-@pytest.mark.parametrize('size', [(96, 96), (48, 80)])
-def test_images_of_another_size_are_trained_on_with_masks_of_their_grid(size):
-    grid = size[0] // 16, size[1] // 16
-    mask = torch.zeros(2, *grid, dtype=torch.bool)
+def test_images_of_another_size_are_trained_on_with_masks_of_their_grid():
+    mask = torch.zeros(2, 3, 5, dtype=torch.bool)
     mask[:, -1] = True
     model = build()
-    model.loss(torch.randn(2, 3, *size), torch.zeros(2, *grid, dtype=torch.int64), mask)['loss'].backward()
+    model.loss(torch.randn(2, 3, 48, 80), torch.zeros(2, 3, 5, dtype=torch.int64), mask)['loss'].backward()
     assert model.backbone.rel_pos_bias.relative_position_bias_table.grad.any()
 
 
@@ -114,18 +95,6 @@ def test_accuracy_is_the_share_of_masked_patches_predicted():
     assert losses['masked_token_accuracy'].item() == 0.75 and not losses['masked_token_accuracy'].requires_grad
     expected = -(3 * F.log_softmax(logits[0], dim=0)[3] + logits[2].log_softmax(dim=0)[2]) / 4
     torch.testing.assert_close(losses['loss'], expected)
-
-
-def test_a_head_that_always_says_the_same_is_right_as_often_as_that_token_occurs():
-    model = build()
-    nn.init.zeros_(model.lm_head.weight)
-    with torch.no_grad():
-        model.lm_head.bias[7] = 1
-    images, tokens, mask = batch()
-    tokens[0] = 7
-    share = (tokens[mask] == 7).float().mean()
-    assert 0 < share < 1
-    torch.testing.assert_close(model.loss(images, tokens, mask)['masked_token_accuracy'], share)
 
 
 # What learns and what does not
@@ -175,13 +144,6 @@ def test_predictions_are_given_image_by_image_at_masked_patches():
     assert len(torch.cat([sample['predicted'] for sample in samples]).unique()) > 1
 
 
-def test_tensor_mode_gives_the_trunks_features():
-    model = build()
-    images, _, mask = batch()
-    assert torch.equal(model(images)[0], model.backbone(images)[0])
-    assert torch.equal(model(images, mask=mask)[0], model.backbone(images, mask)[0])
-
-
 # What is refused
 
 
@@ -198,14 +160,14 @@ def test_parts_that_do_not_fit_are_refused(trunk, message):
         MaskedImageModel(BEiT(**{**BACKBONE, **trunk}), NormalisedPixels())
 
 
-@pytest.mark.parametrize('grid', [(3, 3), (4, 5), (2, 8)])
+@pytest.mark.parametrize('grid', [(3, 3), (2, 8)])
 def test_tokens_of_another_grid_than_the_masks_are_refused_naming_both(grid):
     images, _, mask = batch()
     with pytest.raises(ValueError, match=re.escape('generator), (4, 4), got ' + str(grid))):
         build().loss(images, torch.zeros(3, *grid, dtype=torch.int64), mask)
 
 
-@pytest.mark.parametrize('token', [VOCAB, VOCAB + 100, -1])
+@pytest.mark.parametrize('token', [VOCAB, -1])
 def test_tokens_beyond_the_vocabulary_are_refused_naming_both(token):
     images, tokens, mask = batch()
     tokens[0, 0, 0] = token

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch import nn
+from support.tiny import PRE_TRAINING
 
 from beit_mm.models import BEiT, MaskedImageModel, NormalisedPixels
 from beit_mm.models.selfsup.targets import AllPatches, MaskedPatches
@@ -10,17 +10,7 @@ from beit_mm.models.selfsup.targets import AllPatches, MaskedPatches
 
 def model(**kwargs) -> MaskedImageModel:
     torch.manual_seed(0)
-    trunk = BEiT(
-        img_size=32,
-        patch_size=8,
-        embed_dim=32,
-        depth=2,
-        num_heads=2,
-        use_rel_pos_bias=False,
-        use_shared_rel_pos_bias=True,
-        use_mask_token=True,
-        out_type='raw',
-    )
+    trunk = BEiT(img_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=2, **PRE_TRAINING)
     return MaskedImageModel(trunk, dict(type='beit_mm.NormalisedPixels', patch_size=8), **kwargs)
 
 
@@ -77,5 +67,4 @@ def test_a_wrong_number_of_masked_patches_is_told_at_the_first_batch():
 
 
 def test_parts_without_weights_leave_the_checkpoint_as_it_is():
-    assert isinstance(model().recovered, nn.Module)
     assert not [name for name in model().state_dict() if name.startswith(('recovered', 'target'))]

