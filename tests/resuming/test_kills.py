@@ -37,7 +37,7 @@ def last_step(folder: Path) -> int:
 
 
 def is_saving(folder: Path) -> bool:
-    return bool(list(folder.glob(f'.*{PARTIAL}.pth')))
+    return bool(list(folder.glob(f'.*{PARTIAL}*')))
 
 
 @pytest.mark.parametrize(
