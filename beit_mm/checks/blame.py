@@ -67,8 +67,7 @@ def blame(
     absent = re.match(r"'ConfigDict' object has no attribute '(\w+)'|'(\w+)' is missing", text)
     holder = _nearest(full, cfg)
     if absent and holder != key:  # a dict among the part's arguments, such as `test_cfg`
-        name = absent[1] or absent[2]
-        return Problem(f'{holder}.{name}', f'{getattr(cls, "__name__", root)} needs it; add it')
+        return Problem(f'{holder}.{absent[1] or absent[2]}', f'{getattr(cls, "__name__", root)} needs it; add it')
     what = f'{cls.__name__}: ' if inspect.isclass(cls) and cls.__name__ not in text else ''
     return Problem(full, f'{what}{text}', is_error=can_run)
 
