@@ -50,14 +50,20 @@ def test_a_missing_folder_is_named_with_its_key(data, dataset, missing):
     cfg = Config(dict(train_dataloader=loader(data, **dataset)))
     with pytest.raises(FileNotFoundError) as error:
         check_data(cfg, ('train_dataloader',))
-    assert str(error.value) == f'train_dataloader.dataset names a data folder that does not exist: {data / missing}'
+    assert str(error.value) == (
+        f'train_dataloader.dataset names a data folder that does not exist: {data / missing}; '
+        f'set data_prefix to a folder in data_root={data}'
+    )
 
 
 def test_a_missing_root_is_named_with_its_key(data):
     cfg = Config(dict(val_dataloader=loader(data / 'nowhere', data_prefix='train')))
     with pytest.raises(FileNotFoundError) as error:
         check_data(cfg, ('val_dataloader',))
-    assert str(error.value) == f'val_dataloader.dataset names a data folder that does not exist: {data / "nowhere"}'
+    assert str(error.value) == (
+        f'val_dataloader.dataset names a data folder that does not exist: {data / "nowhere"}; '
+        f'set data_root to where the data is'
+    )
 
 
 def test_an_empty_folder_is_named_with_its_key(data):
@@ -67,7 +73,9 @@ def test_an_empty_folder_is_named_with_its_key(data):
     cfg = Config(dict(train_dataloader=loader(data, data_prefix='train')))
     with pytest.raises(FileNotFoundError) as error:
         check_data(cfg, ('train_dataloader',))
-    assert str(error.value) == f'train_dataloader.dataset names a data folder without any file: {data / "train"}'
+    assert str(error.value) == (
+        f'train_dataloader.dataset names a data folder without any file: {data / "train"}; put data there'
+    )
 
 
 def test_a_segmentation_folder_without_files_of_its_kind_is_named(data):
@@ -86,7 +94,8 @@ def test_a_missing_annotation_file_is_named_with_its_key(data):
     with pytest.raises(FileNotFoundError) as error:
         check_data(cfg, ('train_dataloader',))
     assert str(error.value) == (
-        f'train_dataloader.dataset.ann_file names a file that does not exist: {data / "meta" / "train.txt"}'
+        f'train_dataloader.dataset.ann_file names a file that does not exist: {data / "meta" / "train.txt"}; '
+        f'give its path from data_root on'
     )
 
 
