@@ -21,7 +21,7 @@ from beit_mm.models.backbones.layers import patch_grid
 from beit_mm.models.inspection import keeping_random_states
 from beit_mm.models.tokenizers.discrete_vae import STRIDE
 from beit_mm.registry import TRANSFORMS
-from beit_mm.visualization.reconstruction import decoding_tokenizer, reconstruct_batch, split_images
+from beit_mm.visualization.reconstruction import decoding_tokenizer, reconstruct_batch
 
 from .inferencer import Inferencer
 from .models import Model
@@ -34,7 +34,7 @@ class ReconstructionInferencer(Inferencer):
 
     A result has `image`, the image's name; `original`, `masked`, `tokens_decoded` and `completed`, uint8 RGB
     (8h, 8w, 3) for h x w patches; `tokens` and `predicted`, int64 (h, w), which differ at masked patches only; `mask`,
-    bool (h, w); `token_accuracy`, 0 to 1, and `perplexity` at masked patches, see Reconstruction. A batch holds
+    bool (h, w); `token_accuracy`, 0 to 1, and `perplexity` at masked patches, see `reconstruct_batch`. A batch holds
     neighbors of one size after resizing.
 
     Args:
@@ -87,7 +87,7 @@ class ReconstructionInferencer(Inferencer):
         with keeping_random_states():
             samples = [dict(sample, mask=self._draw_mask(sample['views'])) for sample in samples]
         made = reconstruct_batch(self.model, **self.model.data_preprocessor(default_collate(samples)))
-        return [dict(result, mask=sample['mask'].numpy()) for result, sample in zip(split_images(made), samples)]
+        return [dict(result, mask=sample['mask'].numpy()) for result, sample in zip(made, samples)]
 
     def _draw_mask(self, view: torch.Tensor) -> torch.Tensor:
         """The mask of an image, bool (h, w), which depends on its pixels and the seed only.

@@ -1,11 +1,10 @@
 """Pictures of what the models see, mask, attend to and predict."""
 
 from .attention import attention_figure, attention_maps, grid_points, point_attention_maps
-from .reconstruction import draw_reconstructions, reconstruct_batch, Reconstruction, reconstruction_panel
+from .reconstruction import draw_reconstructions, reconstruct_batch
 from .sheets import draw_sheet, segmentation_panel
 
 __all__ = [
-    'Reconstruction',
     'attention_figure',
     'attention_maps',
     'draw_reconstructions',
@@ -13,6 +12,5 @@ __all__ = [
     'grid_points',
     'point_attention_maps',
     'reconstruct_batch',
-    'reconstruction_panel',
     'segmentation_panel',
 ]

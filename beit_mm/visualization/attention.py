@@ -1,8 +1,8 @@
 """Self-attention of the trunk: maps of whole batches, and of points of an image (arXiv 2106.08254, figure 2)."""
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from functools import partial
+from itertools import product
 
 import numpy as np
 import torch
@@ -35,7 +35,7 @@ def attention_maps(
     """Attention probabilities of blocks, from one forward of the trunk in evaluation mode.
 
     Args:
-        trunk: of any out_type and kind of positions. Its mode is restored.
+        trunk: its mode is restored.
         images, mask: as for `BEiT.forward`, on the trunk's device.
         blocks: counted from 0, or back from -1.
         queries: int64 (Q,), the tokens whose attention is wanted: 0 is the class token, 1 + row * w + column a patch;
@@ -48,21 +48,21 @@ def attention_maps(
     Raises:
         UserError: If there is no such block, or the images or the mask do not fit the trunk.
     """
-    maps: dict[int, Tensor] = {}
+    maps = dict.fromkeys(resolve_blocks(blocks, len(trunk.blocks)))
 
     def keep(block: int, attention: nn.Module, args: tuple, kwargs: dict) -> None:
         maps[block] = attention.probabilities(*args, **kwargs, queries=queries)
 
-    chosen = list(dict.fromkeys(resolve_blocks(blocks, len(trunk.blocks))))
-    with ExitStack() as stack:
-        stack.enter_context(evaluating(trunk))
+    layers = {block: trunk.blocks[block].attn for block in maps}
+    hooks = [layers[block].register_forward_pre_hook(partial(keep, block), with_kwargs=True) for block in layers]
+    try:
         # A block that is already compiled may not see new hooks.
-        stack.enter_context(torch.compiler.set_stance('force_eager'))
-        for block in chosen:
-            hook = trunk.blocks[block].attn.register_forward_pre_hook(partial(keep, block), with_kwargs=True)
-            stack.callback(hook.remove)
-        trunk(images, mask)
-    return {block: maps[block] for block in chosen}
+        with evaluating(trunk), torch.compiler.set_stance('force_eager'):
+            trunk(images, mask)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return maps
 
 
 def point_attention_maps(
@@ -84,8 +84,7 @@ def point_attention_maps(
 
     Returns:
         By block, counted from 0, float32 or wider (num_points, num_heads, h, w) on the model's device, for h x w
-        patches. The class token's column is left out: what a map lacks to a sum of 1 is the attention to the class
-        token.
+        patches. What a map lacks to a sum of 1 is the attention to the class token.
 
     Raises:
         BadImage: If the image cannot be read.
@@ -107,21 +106,6 @@ def point_attention_maps(
     return {block: rows[0, :, :, 1:].transpose(0, 1).unflatten(2, grid) for block, rows in maps.items()}
 
 
-def grid_points(size: tuple[int, int], rows: int, columns: int) -> list[Point]:
-    """Points (x, y) in the middle of the cells of a grid over an image of size (H, W), row by row.
-
-    Raises:
-        UserError: If there is not at least one row and one column.
-    """
-    if rows < 1 or columns < 1:
-        raise UserError(f'a grid of points must have at least one row and one column, got {rows} x {columns}')
-    return [
-        ((2 * column + 1) * size[1] // (2 * columns), (2 * row + 1) * size[0] // (2 * rows))
-        for row in range(rows)
-        for column in range(columns)
-    ]
-
-
 def _token_at(point: Point, size: tuple[int, int], grid: tuple[int, int]) -> int:
     """The token of the patch that has the center of pixel (x, y) of an image of size (H, W)."""
     (x, y), (height, width) = point, size
@@ -133,6 +117,15 @@ def _token_at(point: Point, size: tuple[int, int], grid: tuple[int, int]) -> int
     return 1 + row * grid[1] + column
 
 
+def grid_points(size: tuple[int, int], rows: int, columns: int) -> list[Point]:
+    """Points (x, y) in the middle of the cells of a grid over an image of size (H, W), row by row."""
+    if rows < 1 or columns < 1:
+        raise UserError(f'a grid of points must have at least one row and one column, got {rows} x {columns}')
+    ys = [(2 * row + 1) * size[0] // (2 * rows) for row in range(rows)]
+    xs = [(2 * column + 1) * size[1] // (2 * columns) for column in range(columns)]
+    return [(x, y) for y, x in product(ys, xs)]
+
+
 def attention_figure(image: Source, points: Sequence[Point], maps: dict[int, Tensor], heads: Sequence[int] = ()):
     """Draw one row per point: the image with the point, then for every block the mean of the heads and chosen heads.
 
@@ -142,14 +135,10 @@ def attention_figure(image: Source, points: Sequence[Point], maps: dict[int, Ten
     Args:
         image: anything that `read_image` reads.
         points, maps: what `point_attention_maps` took and returned.
-        heads: drawn after the mean, counted from 0.
+        heads: drawn after the mean, counted from 0; UserError if there is no such head.
 
     Returns:
         A matplotlib Figure; `figure.savefig('attention.png')` writes it, `.pdf` too.
-
-    Raises:
-        BadImage: If the image cannot be read.
-        UserError: If there is no such head.
     """
     columns: dict[str, np.ndarray] = {}  # (num_points, h, w)
     for block, tensor in maps.items():
@@ -181,12 +170,10 @@ def attention_figure(image: Source, points: Sequence[Point], maps: dict[int, Ten
 
 
 def _empty_figure(rows: int, columns: int, size: tuple[int, int]):
-    """A figure and its axes (rows, columns), for images of size (H, W) with titles above and labels below.
-
-    The sizes are computed here because matplotlib's layout engines take many seconds for a hundred pictures.
-    """
+    """A figure and its axes (rows, columns), for images of size (H, W) with titles above and labels below."""
     from matplotlib.figure import Figure
 
+    # The sizes are computed here because matplotlib's layout engines take many seconds for a hundred pictures.
     height, width = (LONG_SIDE * side / max(size) for side in size)
     width = max(width, MIN_WIDTH)
     across, down = columns * width + (columns + 1) * GAP, TITLE + rows * (height + LABEL)

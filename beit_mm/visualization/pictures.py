@@ -8,26 +8,20 @@ import numpy as np
 import torch
 from mmpretrain.models import BaseClassifier
 from mmseg.models import BaseSegmentor
-from PIL import Image
 from torch import nn, Tensor
 
 from beit_mm.models import DiscreteVAE, MaskedImageModel
 from beit_mm.models.tokenizers.discrete_vae import codebook_use
 
-from .reconstruction import can_decode, draw_reconstructions, gray_out, reconstruct_batch, split_images, to_uint8
+from .reconstruction import can_decode, draw_reconstructions, gray_out, reconstruct_batch, to_uint8
 from .sheets import draw_sheet, draw_text, fit_to_cell, generate_palette, segmentation_panel, stack_rows
 
 CELL = 160  # smaller than in reports, because there are many
 NUM_COLUMNS = 4
-RIGHT, WRONG = 'green', 'red'
 
 
 class Pictures(NamedTuple):
-    """What is shown of a batch.
-
-    images: uint8 RGB (H, W, 3) by name, which becomes part of a file name.
-    scalars: numbers by tag.
-    """
+    """Images, uint8 RGB (H, W, 3), by names that become parts of file names; and numbers by tag."""
 
     images: dict[str, np.ndarray]
     scalars: dict[str, float]
@@ -56,7 +50,7 @@ def _(model: MaskedImageModel, batch: dict, num_images: int, meta: dict) -> Pict
     few = {key: data[key][:num_images] for key in ('inputs', 'views', 'mask')}
     tokenizer = getattr(model.target, 'tokenizer', None)
     if can_decode(tokenizer):
-        sheet = draw_reconstructions(split_images(reconstruct_batch(model, **few)), cell=CELL)
+        sheet = draw_reconstructions(reconstruct_batch(model, **few), cell=CELL)
     else:
         masked = gray_out(few['views'], few['mask'])
         sheet = draw_sheet({'original': to_uint8(few['views']), 'masked': to_uint8(masked)}, cell=CELL)
@@ -71,8 +65,7 @@ def _(model: DiscreteVAE, batch: dict, num_images: int, meta: dict) -> Pictures:
     """Images, what their tokens decode to, and the use of the codebook."""
     images = model.data_preprocessor(batch)['inputs']
     tokens = model.encode(images)
-    few = images[:num_images]
-    decoded = model.decode(tokens[:num_images])
+    few, decoded = images[:num_images], model.decode(tokens[:num_images])
     decibels = -10 * (decoded - few).square().flatten(1).mean(dim=1).log10()
     captions = [f'PSNR {value:.1f} dB' for value in decibels.tolist()]
     sheet = draw_sheet({'original': to_uint8(few), 'tokens decoded': to_uint8(decoded)}, captions, cell=CELL)
@@ -100,24 +93,19 @@ def _(model: BaseSegmentor, batch: dict, num_images: int, meta: dict) -> Picture
 @draw_pictures.register
 def _(model: BaseClassifier, batch: dict, num_images: int, meta: dict) -> Pictures:
     """Images as augmented, but not mixed, above their class and the predicted class."""
-    inputs = batch['inputs'][:num_images]
+    inputs, cells = batch['inputs'][:num_images], []
     predicted = model(**model.data_preprocessor(dict(inputs=inputs)), mode='predict')
-    cells = []
+    # An ImageNet class has several names, 'tench, Tinca tinca'; the first is shown.
+    names = [str(name).split(',')[0] for name in meta.get('classes') or range(len(predicted[0].pred_score))]
     for image, sample, prediction in zip(_to_rgb(inputs), batch['data_samples'], predicted):
         picture, truths = fit_to_cell(image, CELL), sample.gt_label.tolist()
-        cells.append(_add_classes(picture, truths, prediction.pred_score, meta.get('classes')))
+        score, best = (value.item() for value in prediction.pred_score.max(dim=0))
+        true = draw_text(f'true: {" and ".join(names[label] for label in truths)}', width=picture.width)
+        color = 'green' if best in truths else 'red'
+        guess = draw_text(f'{100 * score:.0f} %: {names[best]}', color, picture.width)
+        cells.append(stack_rows([[picture], [true], [guess]], gap=0))
     grid = stack_rows([cells[start : start + NUM_COLUMNS] for start in range(0, len(cells), NUM_COLUMNS)])
     return Pictures(dict(classification=np.asarray(grid)), {})
-
-
-def _add_classes(picture: Image.Image, truths: list[int], scores: Tensor, classes: Sequence[str] | None) -> Image.Image:
-    score, best = (value.item() for value in scores.max(dim=0))
-    # An ImageNet class has several names, 'tench, Tinca tinca'; the first is shown.
-    names = {label: str(classes[label] if classes else label).split(',')[0] for label in (*truths, best)}
-    true = draw_text(f'true: {" and ".join(names[label] for label in truths)}', width=picture.width)
-    color = RIGHT if best in truths else WRONG
-    predicted = draw_text(f'{100 * score:.0f} %: {names[best]}', color, picture.width)
-    return stack_rows([[picture], [true], [predicted]], gap=0)
 
 
 def _to_rgb(images: Sequence[Tensor]) -> list[np.ndarray]:
@@ -126,15 +114,11 @@ def _to_rgb(images: Sequence[Tensor]) -> list[np.ndarray]:
 
 
 def describe_codebook(tokens: Tensor, vocab_size: int) -> tuple[np.ndarray, dict[str, float]]:
-    """A chart and two numbers of how much of its vocabulary a tokenizer uses.
-
-    Args:
-        tokens: of a batch of images, int64 (B, h, w).
-        vocab_size: number of visual tokens.
+    """How much of its vocabulary a tokenizer uses for the tokens (B, h, w) of a batch.
 
     Returns:
-        The share of every token, the most frequent first, uint8 RGB (H, W, 3); and `codebook/perplexity`, 1 to
-        vocab_size, and `codebook/used_codes`, 0 to 1, which both grow with the number of images.
+        A chart of the share of every token, the most frequent first, uint8 RGB (H, W, 3); and `codebook/perplexity`,
+        1 to vocab_size, and `codebook/used_codes`, 0 to 1, which both grow with the number of images.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

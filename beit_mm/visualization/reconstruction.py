@@ -1,7 +1,6 @@
-"""What a masked image model makes of images: its predicted tokens, decoded (arXiv 2106.08254, section 2.3)."""
+"""Images as a masked image model predicts them: its tokens, decoded (arXiv 2106.08254, section 2.3)."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,30 +18,8 @@ GRAY = 0.5
 TITLES = dict(original='original', masked='masked', tokens_decoded='tokens decoded', completed='reconstruction')
 
 
-class Reconstruction(NamedTuple):
-    """What a masked image model makes of a batch; images are float32 (B, 3, 8h, 8w) in [0, 1].
-
-    original: the tokenizer's view.
-    masked: the view, gray where masked.
-    tokens_decoded: its visual tokens, decoded: the best that a prediction can reach.
-    completed: the same with the predicted tokens at masked patches.
-    tokens, predicted: int64 (B, h, w), which differ at masked patches only.
-    token_accuracy: share of the masked patches whose token is predicted right, (B,).
-    perplexity: exp of the mean cross-entropy of the tokens at masked patches, at least 1, (B,).
-    """
-
-    original: Tensor
-    masked: Tensor
-    tokens_decoded: Tensor
-    completed: Tensor
-    tokens: Tensor
-    predicted: Tensor
-    token_accuracy: Tensor
-    perplexity: Tensor
-
-
 @torch.no_grad()
-def reconstruct_batch(model: MaskedImageModel, inputs: Tensor, views: Tensor, mask: Tensor) -> Reconstruction:
+def reconstruct_batch(model: MaskedImageModel, inputs: Tensor, views: Tensor, mask: Tensor) -> list[dict[str, object]]:
     """Tokenize, predict the tokens at masked patches from the others, decode; in evaluation mode, in float32.
 
     Args:
@@ -50,6 +27,15 @@ def reconstruct_batch(model: MaskedImageModel, inputs: Tensor, views: Tensor, ma
         inputs: normalized images (B, 3, H, W).
         views: the tokenizer's view of the same crops, (B, 3, 8h, 8w) in [0, 1].
         mask: bool (B, h, w), True where masked.
+
+    Returns:
+        A dict for every image.
+        `original`, `masked`: the view, whole and gray where masked, uint8 RGB (8h, 8w, 3).
+        `tokens_decoded`: its visual tokens, decoded: the best that a prediction can reach.
+        `completed`: the same with the predicted tokens at masked patches.
+        `tokens`, `predicted`: int64 (h, w), which differ at masked patches only.
+        `token_accuracy`: share of the masked patches whose token is predicted right.
+        `perplexity`: exp of the mean cross-entropy of the tokens at masked patches, at least 1.
 
     Raises:
         UserError: If the model predicts something else, its tokenizer is missing or has no decoder, or the mask does
@@ -70,16 +56,17 @@ def reconstruct_batch(model: MaskedImageModel, inputs: Tensor, views: Tensor, ma
     counts = mask.flatten(1).sum(dim=1)
     right = (mask & (predicted == tokens)).flatten(1).sum(dim=1)
     losses = F.cross_entropy(logits, tokens[mask], reduction='none').split(counts.tolist())
-    return Reconstruction(
-        views,
-        gray_out(views, mask),
-        tokens_decoded,
-        completed,
-        tokens,
-        predicted,
-        token_accuracy=right / counts,
-        perplexity=torch.stack([loss.mean().exp() for loss in losses]),
+    values = dict(
+        original=to_uint8(views),
+        masked=to_uint8(gray_out(views, mask)),
+        tokens_decoded=to_uint8(tokens_decoded),
+        completed=to_uint8(completed),
+        tokens=tokens.cpu().numpy(),
+        predicted=predicted.cpu().numpy(),
+        token_accuracy=(right / counts).tolist(),
+        perplexity=[loss.mean().exp().item() for loss in losses],
     )
+    return [dict(zip(values, of_image)) for of_image in zip(*values.values())]
 
 
 def decoding_tokenizer(model: nn.Module) -> nn.Module:
@@ -92,7 +79,7 @@ def decoding_tokenizer(model: nn.Module) -> nn.Module:
         raise UserError(f'reconstruction needs a model that predicts visual tokens, got one that predicts {target}')
     if not hasattr(tokenizer, 'decode'):
         raise UserError(f'reconstruction needs a tokenizer with `decode`, got {type(tokenizer).__name__}')
-    if not getattr(tokenizer, 'has_encoder', True) or not can_decode(tokenizer):
+    if not (getattr(tokenizer, 'has_encoder', True) and can_decode(tokenizer)):
         missing = 'its decoder' if getattr(tokenizer, 'has_encoder', True) else 'it'
         raise UserError(
             f'reconstruction needs the tokenizer that the model was trained with, got weights without {missing}: give '
@@ -112,33 +99,16 @@ def gray_out(views: Tensor, mask: Tensor) -> Tensor:
     return views * (1 - masked) + GRAY * masked
 
 
-def split_images(reconstruction: Reconstruction) -> list[dict[str, object]]:
-    """A dict for every image with the names of Reconstruction: uint8 RGB (H, W, 3), int64 (h, w) and numbers."""
-    arrays = {
-        name: to_uint8(value) if name in TITLES else value.cpu().numpy()
-        for name, value in reconstruction._asdict().items()
-    }
-    return [
-        {name: value[index].item() if value.ndim == 1 else value[index] for name, value in arrays.items()}
-        for index in range(len(reconstruction.tokens))
-    ]
-
-
 def draw_reconstructions(
     images: Sequence[dict[str, object]], names: Sequence[str] | None = None, cell: int = CELL
 ) -> Image.Image:
-    """A sheet with a row and a line of numbers for every dict of `split_images`; names come before the numbers."""
+    """A sheet with a row and a line of numbers for every dict of `reconstruct_batch`; names come before the numbers."""
     captions = []
     for index, image in enumerate(images):
         numbers = f'token accuracy {100 * image["token_accuracy"]:.1f} %, perplexity {image["perplexity"]:.1f}'
         captions.append(numbers if names is None else f'{names[index]}: {numbers}')
     columns = {title: [image[name] for image in images] for name, title in TITLES.items()}
     return draw_sheet(columns, captions, cell=cell)
-
-
-def reconstruction_panel(model: MaskedImageModel, batch: dict[str, Tensor]) -> Image.Image:
-    """The sheet of a batch with preprocessed `inputs`, `views` and `mask`, see reconstruct_batch."""
-    return draw_reconstructions(split_images(reconstruct_batch(model, **batch)))
 
 
 def to_uint8(images: Tensor) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Contact sheets, and label maps drawn over their images with a legend."""
+"""Contact sheets, and label maps drawn over their images with a legend. Images are uint8 RGB (H, W, 3)."""
 
 import colorsys
 from collections.abc import Sequence
@@ -10,9 +10,9 @@ CELL = 224
 GAP = 6
 LINE = 20  # height of a line of text
 GOLDEN_RATIO = 0.618033988749895
-LEGEND_WIDTH = 640  # width in pixels up to which a legend's text has the usual size; it grows with wider images
+LEGEND_WIDTH = 640  # of a picture; the legend of a wider one is enlarged
 MIN_WIDTH = 200  # of a picture with a legend
-Palette = Sequence[Sequence[int]]
+Palette = Sequence[Sequence[int]]  # (R, G, B), 0 to 255, by label
 
 
 def draw_sheet(
@@ -21,13 +21,9 @@ def draw_sheet(
     legend: Image.Image | None = None,
     cell: int = CELL,
 ) -> Image.Image:
-    """Pictures in rows, below the names of their columns.
+    """Columns of images of any sizes, each below its name, with a caption below every row and a legend at the bottom.
 
-    Args:
-        columns: the pictures of every column, uint8 RGB (H, W, 3), of any sizes.
-        captions: a line of text for every row.
-        legend: a picture at the bottom.
-        cell: see fit_to_cell.
+    The longer side of an image is at most `cell` pixels, see fit_to_cell.
     """
     rows = [[draw_text(name) for name in columns]]
     for index, images in enumerate(zip(*columns.values())):
@@ -54,10 +50,7 @@ def stack_rows(rows: Sequence[Sequence[Image.Image]], gap: int = GAP) -> Image.I
 
 
 def fit_to_cell(image: np.ndarray, cell: int = CELL) -> Image.Image:
-    """A picture uint8 RGB (H, W, 3) in its ratio, with a longer side of at most `cell` pixels.
-
-    A small picture is enlarged by a whole number, so that its pixels stay visible.
-    """
+    """An image in its ratio, its longer side at most `cell` pixels. A small one grows by a whole number of times."""
     picture = Image.fromarray(np.ascontiguousarray(image))
     picture = ImageOps.scale(picture, max(1, cell // max(picture.size)), Image.NEAREST)
     picture.thumbnail((cell, cell), Image.LANCZOS, reducing_gap=None)
@@ -92,14 +85,7 @@ def draw_legend(names: Sequence[str], colors: Palette, width: int) -> Image.Imag
 
 
 def blend_labels(image: np.ndarray, labels: np.ndarray, palette: Palette, opacity: float = 0.6) -> np.ndarray:
-    """Draw a label map over its image.
-
-    Args:
-        image: uint8 RGB (H, W, 3).
-        labels: whole numbers (H, W). The image stays where a label has no color, such as 255, unlabeled.
-        palette: uint8 RGB of every label from 0.
-        opacity: of the colors, 0 to 1.
-    """
+    """Draw a label map (H, W) over its image, which stays where a label has no color, such as 255, unlabeled."""
     has_color = (labels >= 0) & (labels < len(palette))
     colors = np.asarray(palette, dtype=np.float32)[np.where(has_color, labels, 0)]
     blended = np.rint((1 - opacity) * image + opacity * colors).astype(np.uint8)
@@ -114,10 +100,7 @@ def segmentation_panel(
     classes: Sequence[str] | None = None,
     cell: int = CELL,
 ) -> Image.Image:
-    """A sheet of images uint8 RGB (H, W, 3) and their label maps (H, W); 255 is unlabeled.
-
-    If classes have names, those in the label maps are in a legend.
-    """
+    """A sheet of images and their label maps (H, W), 255 for unlabeled, above the names of the classes in the maps."""
     legend = None
     if classes is not None:
         seen = np.unique(np.concatenate([labels.ravel() for labels in (*truths, *predictions)]))
@@ -139,12 +122,12 @@ def segmentation_overlay(
     palette: Palette | None = None,
     opacity: float = 0.5,
 ) -> Image.Image:
-    """A label map drawn over its image, above a legend of its classes by their share of the area, the largest first.
+    """A label map (H, W) over its image, above a legend of its classes with their shares of the area, largest first.
 
     Args:
-        image, labels, opacity: see blend_labels.
         classes: names by label; None for numbers.
-        palette: colors (R, G, B), 0 to 255, by label; generated ones if it is None or too short.
+        palette: generated if it is None or too short.
+        opacity: of the colors, 0 to 1.
     """
     seen, counts = np.unique(labels, return_counts=True)
     if palette is None or len(palette) <= seen[-1]:

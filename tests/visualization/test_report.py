@@ -5,7 +5,6 @@ import io
 import json
 import math
 import re
-from argparse import Namespace
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -13,15 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from support import ROOT
+from support.tools import run_here
 
-from beit_mm.engine.runners import launch
-from beit_mm.visualization.report import Record, report_command, write_report
-from beit_mm.visualization.report.charts import draw_chart
-from beit_mm.visualization.report.logs import current_training, Curve, read_sessions, score_curves, training_curves
-from beit_mm.visualization.report.page import format_duration
+from beit_mm.visualization.report import Record, write_report
+from beit_mm.visualization.report.logs import current_training, Curve, read_curves, read_sessions
+from beit_mm.visualization.report.page import draw_chart, format_duration
 from beit_mm.visualization.report.record import read_record
 
-VOID = {'meta', 'link', 'img'}
 HOSTILE = '<script>alert(1)</script><img src=http://example.org/x onerror=alert(1)>$x$'
 
 
@@ -31,8 +29,7 @@ class Page(HTMLParser):
     def __init__(self, work_dir: Path):
         super().__init__()
         self.tags: list[tuple[str, dict]] = []
-        self.text = ''
-        self._open: list[str] = []
+        self.text, self._open = '', []
         self.source = write_report(work_dir).read_text()
         self.feed(self.source)
         assert self._open == []
@@ -40,7 +37,7 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag, attributes):
         self.tags.append((tag, dict(attributes)))
-        if tag not in VOID:
+        if tag not in ('meta', 'link', 'img'):
             self._open.append(tag)
 
     def handle_startendtag(self, tag, attributes):
@@ -54,10 +51,10 @@ class Page(HTMLParser):
             self.text += ' ' + data
 
     def attributes(self, tag: str, name: str) -> list[str]:
-        return [found[name] for other, found in self.tags if other == tag and name in found]
+        return [attributes[name] for other, attributes in self.tags if other == tag and name in attributes]
 
 
-def write_log(work_dir: Path, name: str, lines=(), record: Record = None) -> Path:
+def write_log(work_dir: Path, name: str, lines=(), record: Record | None = None) -> Path:
     """A folder of logs, as MMEngine's LocalVisBackend writes it."""
     folder = work_dir / name / 'vis_data'
     folder.mkdir(parents=True)
@@ -68,17 +65,15 @@ def write_log(work_dir: Path, name: str, lines=(), record: Record = None) -> Pat
 
 
 def losses(steps, value=lambda step: 1 / step, **more) -> list[dict]:
-    return [
-        dict(loss=value(step), lr=1e-3, base_lr=1e-3, time=0.5, data_time=0.1, iter=step, step=step, **more)
-        for step in steps
-    ]
+    common = dict(lr=1e-3, base_lr=1e-3, time=0.5, data_time=0.1, **more)
+    return [dict(common, loss=value(step), iter=step, step=step) for step in steps]
 
 
 def curve(work_dir: Path, name: str) -> dict[float, float]:
     """Steps and values of a curve or score of the latest training."""
-    sessions = current_training(read_sessions(work_dir))
-    (found,) = (curve for curve in training_curves(sessions) + score_curves(sessions) if curve.name == name)
-    return dict(zip(found.steps, found.values))
+    logged, scores = read_curves(current_training(read_sessions(work_dir)))
+    (curve,) = (curve for curve in logged + scores if curve.name == name)
+    return dict(zip(curve.steps, curve.values))
 
 
 # Sessions of one work directory
@@ -96,27 +91,27 @@ def test_a_resumed_training_is_one_curve_and_the_later_session_wins(tmp_path):
 
 
 def test_a_new_training_in_the_same_folder_replaces_the_one_before(tmp_path):
-    write_log(tmp_path, '1', losses([1, 2, 30]), Record('train', seconds={'steps': 100.0}))
+    before = Record('train', started='yesterday', iteration=20, seconds={'steps': 100.0})
+    write_log(tmp_path, '1', [*losses([1, 2, 30]), {'mIoU': 12.5, 'time': 1, 'step': 20}], before)
     write_log(tmp_path, '2', losses([10, 20]), Record('train', seconds={'steps': 7.0, 'loading': 3.0}))
     assert sorted(curve(tmp_path, 'loss')) == [10, 20]
     page = Page(tmp_path)
     assert '10 s' in page.text and '70.0 %' in page.text and page.attributes('tr', 'class') == ['past']
-
-
-def test_a_new_training_that_fails_before_its_first_log_is_not_mixed_with_the_one_before(tmp_path):
-    before = Record('train', started='yesterday', iteration=20, seconds={'steps': 100.0})
-    write_log(tmp_path, '1', [*losses([10, 20]), {'mIoU': 12.5, 'time': 1, 'step': 20}], before)
-    failed = Record('train', state='failed', message='no data', seconds={'set-up': 3.0})
-    write_log(tmp_path, '2', record=failed)
+    # Also if it fails before its first log.
+    write_log(tmp_path, '3', record=Record('train', state='failed', message='no data', seconds={'set-up': 3.0}))
     page = Page(tmp_path)
     assert 'failed no data' in page.text and 'Nothing was logged yet' in page.text and '12.5' not in page.text
     assert page.attributes('meter', 'value') == ['1.0'] and 'yesterday' in page.text
 
 
-def test_the_time_of_a_test_in_the_same_process_counts(tmp_path):
-    write_log(tmp_path, '1', losses([1, 2]), Record('train', seconds={'set-up': 2.0, 'steps': 60.0}))
-    Record('test', seconds={'set-up': 1.0, 'test': 17.0}).write(tmp_path / '1')
-    assert [float(value) for value in Page(tmp_path).attributes('meter', 'value')] == [60 / 80, 17 / 80, 3 / 80]
+def test_tests_are_listed_with_their_checkpoint_and_their_time(tmp_path):
+    write_log(tmp_path, '1', losses([1, 2]), Record('train', state='finished', seconds={'set-up': 2.0, 'steps': 60.0}))
+    Record('test', seconds={'set-up': 1.0, 'test': 17.0}).write(tmp_path / '1')  # in the same process
+    write_log(tmp_path, '2', record=Record('test', source='work/iter_2.pth', state='finished'))
+    (tmp_path / '2' / '2.json').write_text(json.dumps({'mIoU': 41.5, 'time': 0.1, 'classes': [1, 2]}))
+    page = Page(tmp_path)
+    assert 'finished' in page.text and '2 of' not in page.text and 'Tests 2, iter_2.pth mIoU 41.5' in page.text
+    assert [float(value) for value in page.attributes('meter', 'value')] == [60 / 80, 17 / 80, 3 / 80]
 
 
 def test_logs_without_a_record_make_a_page_too(tmp_path):
@@ -131,23 +126,27 @@ def test_logs_without_a_record_make_a_page_too(tmp_path):
     assert 'no end noted' in page.text and 'model = dict()' in page.text
 
 
-def test_tests_are_listed_with_their_checkpoint(tmp_path):
-    write_log(tmp_path, '1', losses([1, 2]), Record('train', state='finished'))
-    write_log(tmp_path, '2', record=Record('test', source='work/iter_2.pth', state='finished'))
-    (tmp_path / '2' / '2.json').write_text(json.dumps({'mIoU': 41.5, 'time': 0.1, 'classes': [1, 2]}))
-    page = Page(tmp_path)
-    assert 'finished' in page.text and '2 of' not in page.text and 'Tests 2, iter_2.pth mIoU 41.5' in page.text
+def test_a_record_reads_back_as_it_was_written_and_ignores_new_fields(tmp_path):
+    record = replace(Record('test'), seconds={'test': 1.5}, command=['a', 'b'])
+    record.write(tmp_path)
+    path = tmp_path / 'vis_data' / 'run_test.json'
+    assert read_record(path) == record
+    path.write_text(json.dumps({**json.loads(path.read_text()), 'of a later version': 1}))
+    assert read_record(path) == record
 
 
-@pytest.mark.parametrize(
-    'make',
-    [lambda path: None, lambda path: (path / '1' / 'vis_data').mkdir(parents=True), lambda path: write_log(path, '1')],
-)
-def test_a_folder_without_logs_is_refused(make, tmp_path):
-    make(tmp_path)
-    with pytest.raises(ValueError, match='must be the work directory of a run, with logs in TIMESTAMP'):
-        write_report(tmp_path)
-    assert not (tmp_path / 'report.html').exists()
+def test_the_tool_writes_the_page_and_refuses_a_folder_without_logs(tmp_path, capsys):
+    tool, out = ROOT / 'tools/analysis_tools/report.py', tmp_path / 'new' / 'page.html'
+    write_log(tmp_path / 'run', '1', losses([1, 2]))
+    run_here([tool, tmp_path / 'run', '--out', out])
+    assert capsys.readouterr().out.strip() == str(out) and 'loss 0.5' in out.read_text()
+    write_log(tmp_path / 'empty', '1')
+    for name, reason in (('none', 'there is no such folder'), ('empty', 'it has none')):
+        with pytest.raises(SystemExit, match='1'):
+            run_here([tool, tmp_path / name])
+        expected = f'error: {tmp_path}/{name} must be the work directory of a run, with logs in TIMESTAMP'
+        sentence = capsys.readouterr().err
+        assert expected in sentence and reason in sentence and not (tmp_path / name / 'report.html').exists()
 
 
 # Numbers
@@ -185,8 +184,8 @@ def test_losses_rates_and_times_share_a_chart_each_and_copies_are_left_out(tmp_p
     write_log(tmp_path, '1', losses([1, 2], loss_ce=2.0, custom=1.0, skipped_updates=0))
     page = Page(tmp_path)
     assert len(page.attributes('svg', 'viewbox')) == 4
-    titles = [text for text in ('Loss', 'Learning rate', 'custom', 'Seconds per step') if text in page.text]
-    assert len(titles) == 4 and 'base_lr' not in page.text and 'skipped' not in page.text
+    assert all(title in page.text for title in ('Loss', 'Learning rate', 'custom', 'Seconds per step'))
+    assert 'base_lr' not in page.text and 'skipped' not in page.text
 
 
 def test_long_curves_stay_small():
@@ -209,57 +208,36 @@ def test_durations_have_fitting_units(seconds, text):
     assert format_duration(seconds) == text
 
 
-# Pictures
+# The page as a document
 
 
-def test_the_first_and_the_latest_picture_of_every_name_are_in_the_page(tmp_path):
+def test_the_first_and_the_latest_picture_of_every_name_are_in_the_page_unless_damaged(tmp_path):
     folder = write_log(tmp_path, '1', losses([1])) / 'vis_image'
     folder.mkdir()
     for step in (1, 20, 100):
         Image.new('RGB', (step, 10), 'red').save(folder / f'masked_image_{step}.png')
     noise = np.random.default_rng(0).integers(0, 256, (900, 2000, 3), dtype=np.uint8)
     Image.fromarray(noise).save(folder / 'large_5.png')
-    pictures = {
-        found['alt']: Image.open(io.BytesIO(base64.b64decode(found['src'].split(',')[1])))
-        for tag, found in Page(tmp_path).tags
-        if tag == 'img'
-    }
-    assert {name: picture.size for name, picture in pictures.items()} == {
-        'large at step 5': (1600, 720),
-        'masked_image at step 1': (1, 10),
-        'masked_image at step 100': (100, 10),
-    }
-    assert pictures['large at step 5'].format == 'JPEG'
-
-
-def test_pictures_that_cannot_be_read_are_named(tmp_path):
-    folder = write_log(tmp_path, '1', losses([1])) / 'vis_image'
-    folder.mkdir()
     (folder / 'empty_7.png').write_bytes(b'no picture')
-    noise = np.random.default_rng(0).integers(0, 256, (200, 200, 3), dtype=np.uint8)
-    Image.fromarray(noise).save(folder / 'broken_7.png')
+    Image.fromarray(noise[:200, :200]).save(folder / 'broken_7.png')
     content = (folder / 'broken_7.png').read_bytes()
     chunk = content.index(b'IDAT', content.index(b'IDAT') + 4)
     (folder / 'broken_7.png').write_bytes(content[:chunk] + bytes(4) + content[chunk + 4 :])
-    text = Page(tmp_path).text
-    assert 'broken_7.png cannot be read: broken PNG file' in text and 'empty_7.png cannot be read' in text
-
-
-# The page as a document
+    page = Page(tmp_path)
+    assert 'broken_7.png cannot be read: broken PNG file' in page.text and 'empty_7.png cannot be read' in page.text
+    contents = [base64.b64decode(source.split(',')[1]) for source in page.attributes('img', 'src')]
+    pictures = dict(zip(page.attributes('img', 'alt'), (Image.open(io.BytesIO(content)) for content in contents)))
+    assert {name: (picture.size, picture.format) for name, picture in pictures.items()} == {
+        'large at step 5': ((1600, 720), 'JPEG'),
+        'masked_image at step 1': ((1, 10), 'PNG'),
+        'masked_image at step 100': ((100, 10), 'PNG'),
+    }
 
 
 def test_nothing_outside_is_referenced_and_no_text_becomes_markup(tmp_path):
-    record = Record(
-        'train',
-        config=f'{HOSTILE}.py',
-        command=[HOSTILE],
-        message=HOSTILE,
-        state='failed',
-        source=HOSTILE,
-        model={'model': HOSTILE, 'parameters': '1'},
-        versions={HOSTILE: HOSTILE},
-        seconds={HOSTILE: 1.0},
-    )
+    texts = dict.fromkeys(('message', 'source'), HOSTILE)
+    tables = dict(model={'model': HOSTILE, 'parameters': '1'}, versions={HOSTILE: HOSTILE}, seconds={HOSTILE: 1.0})
+    record = Record('train', config=f'{HOSTILE}.py', command=[HOSTILE], state='failed', **texts, **tables)
     lines = losses([1, 2], **{HOSTILE: 1.0})
     folder = write_log(tmp_path, '1', [*lines, {f'class {HOSTILE}': 1.0, 'time': 1, 'step': 1}], record)
     (folder / 'config.py').write_text(f"classes = ['{HOSTILE}']")
@@ -268,10 +246,10 @@ def test_nothing_outside_is_referenced_and_no_text_becomes_markup(tmp_path):
     page = Page(tmp_path)
     assert page.text.count(HOSTILE) >= 10
     assert not {'script', 'img', 'iframe', 'object'} & {tag for tag, _ in page.tags}
-    for _, found in page.tags:
-        assert not [name for name in found if name.startswith('on')]
-        for name in {'src', 'href', 'xlink:href', 'action', 'data'} & set(found):
-            assert found[name].startswith(('data:', '#'))
+    for _, attributes in page.tags:
+        assert not [name for name in attributes if name.startswith('on')]
+        for name in {'src', 'href', 'xlink:href', 'action', 'data'} & set(attributes):
+            assert attributes[name].startswith(('data:', '#'))
     policy = page.attributes('meta', 'content')[0]
     assert policy == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     assert '@import' not in page.source and set(re.findall(r'url\((.)', page.source)) <= {'#'}
@@ -282,29 +260,8 @@ def test_the_page_is_whole_html_for_light_dark_and_narrow_screens(tmp_path):
     page = Page(tmp_path)
     assert page.source.lstrip().startswith('<!DOCTYPE html>\n<html lang="en">')
     assert '<title>beit_pretrain.py: report</title>' in page.source
-    ids = [found['id'] for _, found in page.tags if 'id' in found]
+    ids = [attributes['id'] for _, attributes in page.tags if 'id' in attributes]
     assert len(ids) == len(set(ids))
     assert 'color-scheme: light dark' in page.source and 'width=device-width' in page.source
     styles = page.attributes('text', 'style') + page.attributes('g', 'style')
     assert any('currentColor' in style for style in styles) and not [style for style in styles if '#000' in style]
-
-
-def test_a_record_reads_back_as_it_was_written_and_ignores_new_fields(tmp_path):
-    record = replace(Record('test'), seconds={'test': 1.5}, command=['a', 'b'])
-    record.write(tmp_path)
-    path = tmp_path / 'vis_data' / 'run_test.json'
-    assert read_record(path) == record
-    path.write_text(json.dumps({**json.loads(path.read_text()), 'of a later version': 1}))
-    assert read_record(path) == record
-
-
-def test_the_command_writes_the_page_and_refuses_a_folder_without_logs_in_one_sentence(tmp_path, capsys):
-    write_log(tmp_path / 'run', '1', losses([1, 2]))
-    out = tmp_path / 'new' / 'page.html'
-    launch.run(report_command, Namespace(run=str(tmp_path / 'run'), out=str(out), work_dir=None))
-    assert capsys.readouterr().out.strip() == str(out) and 'loss 0.5' in out.read_text()
-    with pytest.raises(SystemExit) as ended:
-        launch.run(report_command, Namespace(run=str(tmp_path / 'none'), out=None, work_dir=None))
-    assert ended.value.code == 1
-    sentence = capsys.readouterr().err
-    assert f'error: {tmp_path}/none must be the work directory' in sentence and 'no such folder' in sentence

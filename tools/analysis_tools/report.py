@@ -1,18 +1,23 @@
 """Write the report of a work directory again, or of runs that were killed."""
 
 import argparse
+from pathlib import Path
 
 from beit_mm.engine.runners.launch import run
-from beit_mm.visualization.report import report_command
+from beit_mm.visualization.report import write_report
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Write the report of the runs in a work directory.')
-    parser.add_argument('run', metavar='WORK_DIR', help='work directory of a training or test')
-    parser.add_argument('--out', metavar='FILE', help='the page; default: WORK_DIR/report.html')
+    parser.add_argument('run', type=Path, metavar='WORK_DIR', help='work directory of a training or test')
+    parser.add_argument('--out', type=Path, metavar='FILE', help='the page; default: WORK_DIR/report.html')
     parser.set_defaults(work_dir=None)  # no run, so no folder for a traceback
     return parser.parse_args()
 
 
+def main(args: argparse.Namespace) -> None:
+    print(write_report(args.run, args.out))
+
+
 if __name__ == '__main__':
-    run(report_command, parse_args())
+    run(main, parse_args())

@@ -16,7 +16,7 @@ from mmengine.runner import load_checkpoint
 from PIL import Image
 
 from beit_mm.registry import MODELS
-from beit_mm.visualization import reconstruction_panel, segmentation_panel
+from beit_mm.visualization import draw_reconstructions, reconstruct_batch, segmentation_panel
 
 ROOT = Path('work_dirs/demo')
 DATA = Path('data/digits')
@@ -164,7 +164,7 @@ def _draw_reconstructions(path: Path, num_images: int = 8) -> None:
     data = mmengine.registry.DATASETS.build(cfg.val_dataloader.dataset)
     chosen = np.linspace(0, len(data) - 1, num_images).astype(int)
     batch = model.data_preprocessor(default_collate([data[int(index)] for index in chosen]))
-    reconstruction_panel(model, batch).save(path)
+    draw_reconstructions(reconstruct_batch(model, **batch)).save(path)
 
 
 def _draw_scenes(path: Path, num_images: int = 8) -> None:

@@ -1,8 +1,8 @@
-"""Reads the logs of a work directory: its runs, the curves of one training, and scores."""
+"""The logs of a work directory: its sessions, the curves of one training, and scores."""
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,33 +25,32 @@ class Session:
     """One folder of logs, `WORK_DIR/TIMESTAMP`.
 
     Attributes:
-        folder: its path.
-        records: records of its runs, trainings first; empty without a ReportHook.
-        training: logged numbers of training steps, in their order.
-        scores: logged scores of validations, over epochs or iterations.
-        observed: numbers that hooks logged one by one, over iterations, such as `codebook/used_codes` and `knn/top1`.
+        records: of its runs, trainings first; empty without a ReportHook.
+        lines: logged numbers. Training steps have a loss, validations a time; numbers that hooks log have neither.
         test: scores of a test.
     """
 
     folder: Path
     records: list[Record]
-    training: list[Line]
-    scores: list[Line]
-    observed: list[Line]
+    lines: list[Line]
     test: Line
+
+    @property
+    def has_steps(self) -> bool:
+        return any('loss' in line for line in self.lines)
+
+    @property
+    def is_training(self) -> bool:
+        return self.has_steps or any(record.purpose == 'train' for record in self.records)
 
     @property
     def train_record(self) -> Record:
         """The record of its training, or one made from its log."""
         if self.records and self.records[0].purpose == 'train':
             return self.records[0]
-        steps = [int(line['step']) for line in self.training] or [1]
+        steps = [int(line['step']) for line in self.lines if 'loss' in line] or [1]
         # The log does not say whether the training was resumed; if so, it went on where its lines begin.
         return Record('train', first_iteration=steps[0] - 1, iteration=steps[-1], resumed=True)
-
-    @property
-    def is_training(self) -> bool:
-        return bool(self.training) or any(record.purpose == 'train' for record in self.records)
 
 
 @dataclass
@@ -71,13 +70,9 @@ class Curve:
 
 
 def read_sessions(work_dir: Path) -> list[Session]:
-    """Read all folders of logs in a work directory, the oldest first.
-
-    Raises:
-        UserError: If there are none.
-    """
+    """Read all folders of logs in a work directory, the oldest first; UserError if there are none."""
     folders = sorted(path.parent for path in work_dir.glob(f'*/{FOLDER}') if path.is_dir())
-    sessions = [session for session in map(_read_session, folders) if any(list(vars(session).values())[1:])]
+    sessions = [session for session in map(_read_session, folders) if session.records or session.lines or session.test]
     if not sessions:
         raise UserError(
             f'{work_dir} must be the work directory of a run, with logs in TIMESTAMP/{SCALARS}; '
@@ -89,19 +84,14 @@ def read_sessions(work_dir: Path) -> list[Session]:
 def _read_session(folder: Path) -> Session:
     records = [record for path in sorted(folder.glob(f'{FOLDER}/run_*.json')) if (record := read_record(path))]
     records.sort(key=lambda record: record.purpose != 'train')
-    test = _parse_numbers(''.join(_read_lines(folder / f'{folder.name}.json')))
-    session = Session(folder, records, [], [], [], {name: test[name] for name in test if name not in NO_SCORES})
-    for line in map(_parse_numbers, _read_lines(folder / SCALARS)):
-        if math.isfinite(line.get('step', math.nan)):
-            # Steps have a loss; validations have a time, but numbers that hooks log do not.
-            (session.training if 'loss' in line else session.scores if 'time' in line else session.observed).append(
-                line
-            )
-    return session
+    lines = map(_parse_numbers, _read(folder / SCALARS).splitlines())
+    lines = [line for line in lines if math.isfinite(line.get('step', math.nan))]
+    test = _parse_numbers(_read(folder / f'{folder.name}.json'))
+    return Session(folder, records, lines, {name: test[name] for name in test if name not in NO_SCORES})
 
 
-def _read_lines(path: Path) -> list[str]:
-    return path.read_text(encoding='utf-8', errors='replace').splitlines() if path.is_file() else []
+def _read(path: Path) -> str:
+    return path.read_text(encoding='utf-8', errors='replace') if path.is_file() else ''
 
 
 def _parse_numbers(text: str) -> Line:
@@ -112,37 +102,32 @@ def _parse_numbers(text: str) -> Line:
         return {}
 
 
-def current_training(sessions: list[Session]) -> list[Session]:
+def current_training(sessions: Sequence[Session]) -> list[Session]:
     """The sessions of the latest training: the last that began anew, and those that resumed it."""
     trainings = [session for session in sessions if session.is_training]
     starts = [index for index, session in enumerate(trainings) if not session.train_record.resumed]
     return trainings[starts[-1] :] if starts else trainings
 
 
-def training_curves(sessions: list[Session]) -> list[Curve]:
-    """Curves of all quantities that a training logged, in order of appearance."""
-    curves = _curves(sessions, 'iteration', lambda session: session.training + session.observed, STEPS)
-    return [curve for curve in curves if not curve.name.startswith(HOOK_SCORES)]
-
-
-def score_curves(sessions: list[Session]) -> list[Curve]:
-    """Curves of all scores of validations."""
+def read_curves(sessions: Sequence[Session]) -> tuple[list[Curve], list[Curve]]:
+    """Curves of what a training logged, and of its validation scores, both in order of appearance."""
     unit = sessions[-1].train_record.score_unit if sessions else 'iteration'
-    validated = _curves(sessions, unit, lambda session: session.scores, NO_SCORES)
-    observed = _curves(sessions, 'iteration', lambda session: session.observed, NO_SCORES)
-    return [*validated, *(curve for curve in observed if curve.name.startswith(HOOK_SCORES))]
+    logged = _curves(sessions, 'iteration', lambda line: 'loss' in line or 'time' not in line, STEPS)
+    scores = _curves(sessions, unit, lambda line: 'loss' not in line and 'time' in line, NO_SCORES)
+    scores += [curve for curve in logged if curve.name.startswith(HOOK_SCORES)]
+    return [curve for curve in logged if not curve.name.startswith(HOOK_SCORES)], scores
 
 
 def _curves(
-    sessions: list[Session], unit: str, lines_of: Callable[[Session], list[Line]], excluded: set[str]
+    sessions: Sequence[Session], unit: str, is_shown: Callable[[Line], bool], excluded: set[str]
 ) -> list[Curve]:
     """Curves over all sessions; one that resumes from a step replaces earlier lines after that step."""
     merged: dict[int, Line] = {}
     for session in sessions:
-        if session.training:
+        if session.has_steps:
             first = getattr(session.train_record, f'first_{unit}')
             merged = {step: line for step, line in merged.items() if step <= first}
-        for line in lines_of(session):
+        for line in filter(is_shown, session.lines):
             merged.setdefault(int(line['step']), {}).update(line)
     lines = [merged[step] for step in sorted(merged)]
     curves = []

@@ -1,26 +1,43 @@
-"""The report of a work directory as one HTML page."""
+"""The report of a work directory as one HTML page, with its charts and pictures."""
 
 import base64
 import io
 import re
-from argparse import Namespace
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from beit_mm.datasets.bad_images import BadImages
 from beit_mm.files import atomic_write
 
-from .charts import draw_chart, draw_training_charts
-from .logs import current_training, read_sessions, score_curves, Session, training_curves
+from .logs import current_training, Curve, read_curves, read_sessions, Session
 from .record import FOLDER, Record
 
 MAX_BAD_IMAGES = 20
 MAX_NAMES = 16  # of pictures
 MAX_BYTES = 1_000_000  # larger pictures are scaled down and written as JPEG
 MAX_SIDE = 1600  # pixels
+TEXT_COLOR = '#010203'  # becomes the color of the page's text, so that charts fit a light and a dark page
+COLORED = ('text.color', 'axes.titlecolor', 'axes.labelcolor', 'axes.edgecolor', 'xtick.color', 'ytick.color')
+MAX_MARKERS = 30  # curves of more points are drawn without dots
+MAX_VECTOR_POINTS = 2000  # curves of more points are drawn as pixels, which keeps the page small
+# Titles by patterns of the last part of a name; curves of one title share a chart.
+TITLES = {
+    'loss.*|.*loss': 'Loss',
+    'lr|base_lr': 'Learning rate',
+    '.*acc.*': 'Accuracy',
+    'grad_norm': 'Gradient norm',
+    'psnr': 'PSNR, dB',
+    'perplexity': 'Codebook perplexity',
+    'used_codes': 'Codebook in use',
+    'kl': 'KL divergence',
+    'time|data_time': 'Seconds per step',
+    'memory': 'Memory, MB',
+}
+LAST = ('Seconds per step', 'Memory, MB')
 
 
 def write_report(work_dir: Path, path: Path | None = None) -> Path:
@@ -31,7 +48,7 @@ def write_report(work_dir: Path, path: Path | None = None) -> Path:
         path: the page; by default report.html in the work directory. It is replaced atomically.
 
     Returns:
-        its path.
+        Its path.
 
     Raises:
         UserError: If there are no logs.
@@ -49,18 +66,13 @@ def write_report(work_dir: Path, path: Path | None = None) -> Path:
     return path
 
 
-def report_command(args: Namespace) -> None:
-    """The command of tools/analysis_tools/report.py."""
-    print(write_report(Path(args.run), args.out and Path(args.out)))
-
-
 def _collect(work_dir: Path) -> dict[str, object]:
     """What the page shows, by the names that page.html uses."""
     sessions = read_sessions(work_dir)
     training = current_training(sessions)
     shown = training or sessions[-1:]
     latest = shown[-1].records[0] if shown[-1].records else shown[-1].train_record
-    curves, scores = training_curves(training), score_curves(training)
+    curves, scores = read_curves(training)
     starts = [session.train_record.first_iteration for session in training if session.train_record.resumed]
     resumed_at = [iteration for iteration in starts if iteration]
     seconds = sum((Counter(record.seconds) for session in shown for record in session.records), Counter())
@@ -72,7 +84,7 @@ def _collect(work_dir: Path) -> dict[str, object]:
         last={curve.name: curve.values[-1] for curve in curves},
         scores=scores,
         tests=_tests(sessions),
-        charts=draw_training_charts(curves, resumed_at),
+        charts=_training_charts(curves, resumed_at),
         score_charts=[draw_chart(curve.name, [curve]) for curve in scores if len(curve.steps) > 1],
         resumed_at=resumed_at,
         pictures=_pictures(shown),
@@ -87,10 +99,8 @@ def _collect(work_dir: Path) -> dict[str, object]:
 
 def format_duration(seconds: float) -> str:
     """Such as `2 h 05 min`, `3 min 20 s`, `1.25 s` or `40 ms`."""
-    if seconds < 1:
-        return f'{1000 * seconds:.0f} ms'
     if seconds < 60:
-        return f'{seconds:.3g} s'
+        return f'{seconds:.3g} s' if seconds >= 1 else f'{1000 * seconds:.0f} ms'
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f'{hours} h {minutes:02} min' if hours else f'{minutes} min {rest:02} s'
@@ -104,9 +114,53 @@ def _tests(sessions: Sequence[Session]) -> list[tuple[str, Record, dict[str, flo
         if session.test:
             tests.append((session.folder.name, records.get('test', Record('test')), session.test))
         if 'val' in records:
-            scores = {curve.name: curve.values[-1] for curve in score_curves([session])}
+            scores = {curve.name: curve.values[-1] for curve in read_curves([session])[1]}
             tests.append((session.folder.name, records['val'], scores))
     return tests
+
+
+def _training_charts(curves: Sequence[Curve], resumed_at: Sequence[int]) -> list[str]:
+    """SVG of all curves, losses first, times and memory last."""
+    values = {curve.name: curve.values for curve in curves}
+    if np.array_equal(values.get('base_lr'), values.get('lr')):  # MMEngine logs both
+        values.pop('base_lr', None)
+    if not np.any(values.get('skipped_updates')):
+        values.pop('skipped_updates', None)
+    groups = defaultdict(list)
+    for curve in (curve for curve in curves if curve.name in values):
+        last_part = re.split('[./]', curve.name)[-1]
+        titles = [title for pattern, title in TITLES.items() if re.fullmatch(pattern, last_part)]
+        groups[(titles or [curve.name])[0]].append(curve)
+    order = sorted(groups, key=lambda title: (title in LAST, title != 'Loss'))
+    return [draw_chart(title, groups[title], resumed_at) for title in order]
+
+
+def draw_chart(title: str, curves: Sequence[Curve], marks: Sequence[int] = ()) -> str:
+    """Draw curves over common axes, with their last values in the legend and dashed lines at `marks`; returns SVG."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    style = {'svg.fonttype': 'none', 'text.parse_math': False, **dict.fromkeys(COLORED, TEXT_COLOR)}
+    stream = io.StringIO()
+    with matplotlib.rc_context(style):
+        figure = Figure(figsize=(5.5, 3), layout='constrained')
+        axes = figure.add_subplot(xlabel=curves[0].unit)
+        axes.set_title(title, loc='left', fontweight='bold')
+        axes.spines[['top', 'right']].set_visible(False)
+        axes.grid(alpha=0.25)
+        for curve in curves:
+            values = np.where(np.isfinite(curve.values), curve.values, np.nan)
+            num_others = np.isnan(values).sum()
+            label = f'{curve.name} {curve.values[-1]:.4g}' + (f', {num_others} not finite' if num_others else '')
+            marker, is_long = '.' if len(values) <= MAX_MARKERS else '', len(values) > MAX_VECTOR_POINTS
+            axes.plot(curve.steps, values, marker=marker, label=label, rasterized=is_long)
+        for mark in marks:
+            axes.axvline(mark, color=TEXT_COLOR, linestyle='--', linewidth=1, alpha=0.6)
+        figure.legend(loc='outside lower left', ncols=2, frameon=False)
+        figure.savefig(stream, format='svg', dpi=150, transparent=True, metadata={'Creator': None, 'Date': None})
+    svg = stream.getvalue()
+    svg = re.sub(r' id="[a-z0-9.]+_\d+"', '', svg[svg.index('<svg') :])  # the same ids stand in every chart
+    return svg.replace(TEXT_COLOR, 'currentColor')
 
 
 def _pictures(sessions: Sequence[Session]) -> dict[str, dict[int, str]]:
@@ -114,13 +168,13 @@ def _pictures(sessions: Sequence[Session]) -> dict[str, dict[int, str]]:
 
     A later session wins where name and step are the same.
     """
-    files: dict[str, dict[int, Path]] = {}
+    files: dict[str, dict[int, Path]] = defaultdict(dict)
     for session in sessions:
         folder = session.folder / FOLDER / 'vis_image'
         for path in sorted(folder.rglob('*.png')):
             match = re.fullmatch(r'(.*)_(\d+)', path.relative_to(folder).with_suffix('').as_posix())
             if match:
-                files.setdefault(match[1], {})[int(match[2])] = path
+                files[match[1]][int(match[2])] = path
     return {
         name: {step: _read_picture(steps[step]) for step in sorted({min(steps), max(steps)})}
         for name, steps in list(files.items())[:MAX_NAMES]
@@ -130,7 +184,7 @@ def _pictures(sessions: Sequence[Session]) -> dict[str, dict[int, str]]:
 def _read_picture(path: Path) -> str:
     try:
         content, image_type = path.read_bytes(), 'png'
-        with Image.open(io.BytesIO(content)) as image:
+        with Image.open(path) as image:
             image.load()
             if len(content) > MAX_BYTES:
                 image.thumbnail((MAX_SIDE, MAX_SIDE))
