@@ -1,11 +1,13 @@
-"""Attention maps: what the trunk's attention computes, for every kind of positions, size, layout and implementation."""
+"""Attention maps: what the trunk's attention computes, for every kind of positions, size and implementation."""
 
 import math
+from io import BytesIO
 
 import numpy as np
 import pytest
 import torch
-from torch.nn import functional as F
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import BeitModel
 
@@ -16,22 +18,22 @@ from beit_mm.models import BEiT
 from beit_mm.models.backbones.layers import Attention
 from beit_mm.models.backbones.relative_position import expand_bias, locate, relative_position_index
 from beit_mm.models.weights import resize_position_embedding
-from beit_mm.visualization import attention_maps, grid_points, point_attention_maps
+from beit_mm.visualization import attention_figure, attention_maps, grid_points, point_attention_maps
 
 TINY = dict(img_size=48, embed_dim=32, depth=3, num_heads=4)
+# Kinds of positions, each with another output of the trunk.
 POSITIONS = dict(
-    per_block={},
-    shared=dict(use_rel_pos_bias=False, use_shared_rel_pos_bias=True),
-    both=dict(use_shared_rel_pos_bias=True),
-    absolute=dict(use_rel_pos_bias=False, use_abs_pos_emb=True),
-    all=dict(use_shared_rel_pos_bias=True, use_abs_pos_emb=True),
+    per_block=dict(qkv_bias=False, out_indices=[0]),
+    shared=dict(use_rel_pos_bias=False, use_shared_rel_pos_bias=True, out_type='raw'),
+    both=dict(use_shared_rel_pos_bias=True, out_type='cls_token'),
+    absolute=dict(use_rel_pos_bias=False, use_abs_pos_emb=True, out_type='avg_featmap'),
+    all=dict(use_shared_rel_pos_bias=True, use_abs_pos_emb=True, out_type='featmap'),
 )
-OPTIONS = {f'model.backbone.{key}': value for key, value in TINY.items()}
 
 
 @torch.no_grad()
-def draw(model: torch.nn.Module) -> torch.nn.Module:
-    """Parameters that no two heads, blocks or offsets share."""
+def randomize(model: torch.nn.Module) -> torch.nn.Module:
+    """Give every head, block and offset parameters of its own."""
     generator = torch.Generator().manual_seed(0)
     for parameter in model.parameters():
         parameter.copy_(0.2 * torch.randn(parameter.shape, generator=generator))
@@ -39,22 +41,18 @@ def draw(model: torch.nn.Module) -> torch.nn.Module:
 
 
 def build(**options) -> BEiT:
-    return draw(BEiT(**{**TINY, **options}))
+    return randomize(BEiT(**{**TINY, **options}))
 
 
-def pixels(height: int, width: int) -> torch.Tensor:
-    return torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(1))
+def normal(*shape: int) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(1))
 
 
 @pytest.fixture
 def classifier():
-    return draw(
-        load_model(
-            'configs/demo/finetune.py',
-            device='cpu',
-            options={**OPTIONS, 'model.head.in_channels': 32, 'model.backbone.init_cfg': None},
-        )
-    )
+    options = {f'model.backbone.{key}': value for key, value in TINY.items()}
+    options |= {'model.head.in_channels': 32, 'model.backbone.init_cfg': None}
+    return randomize(load_model('configs/demo/finetune.py', device='cpu', options=options))
 
 
 @pytest.fixture
@@ -62,62 +60,42 @@ def image() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (30, 50, 3), dtype=np.uint8)
 
 
-# Probabilities of one attention
-
-
-@pytest.mark.parametrize('qkv_bias', [True, False])
-@pytest.mark.parametrize('grid', [None, (2, 3)], ids=['no position bias', 'position bias'])
-@torch.no_grad()
-def test_probabilities_times_values_are_what_the_forward_projects(grid, qkv_bias):
-    attention = draw(Attention(32, 4, qkv_bias, bias_grid=grid))
-    attention.proj = torch.nn.Identity()
-    x = torch.randn(2, 7, 32, generator=torch.Generator().manual_seed(1))
-    positions = locate((2, 3), (2, 3), x.dtype, x.device)
-    probabilities = attention.probabilities(x, positions)
-    assert probabilities.shape == (2, 4, 7, 7)
-    torch.testing.assert_close(probabilities.sum(dim=3), torch.ones(2, 4, 7))
-    values = F.linear(x, attention.qkv.weight[64:], attention.v_bias).unflatten(2, (4, 8)).transpose(1, 2)
-    expected = (probabilities @ values).transpose(1, 2).flatten(2)
-    torch.testing.assert_close(attention(x, positions), expected, rtol=0, atol=1e-6)
+# Probabilities of one layer
 
 
 @torch.no_grad()
 def test_probabilities_are_float32_under_autocast():
-    attention = draw(Attention(32, 4, bias_grid=(2, 3)))
-    x = torch.randn(2, 7, 32, generator=torch.Generator().manual_seed(1))
+    attention, x = randomize(Attention(32, 4, bias_grid=(2, 3))), normal(2, 7, 32)
     positions = locate((2, 3), (2, 3), x.dtype, x.device)
     expected = attention.probabilities(x, positions)
     with torch.autocast('cpu', torch.bfloat16):
-        found = attention.probabilities(x, positions)
-    assert found.dtype == torch.float32 and not torch.equal(found, expected)
-    torch.testing.assert_close(found, expected, rtol=0, atol=0.02)
-    torch.testing.assert_close(found.sum(dim=3), torch.ones(2, 4, 7))  # bfloat16 rows would be off by more
+        actual = attention.probabilities(x, positions)
+    assert actual.dtype == torch.float32 and not torch.equal(actual, expected)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=0.02)
+    torch.testing.assert_close(actual.sum(dim=3), torch.ones(2, 4, 7))  # bfloat16 rows would be off by more
 
 
-class Sizes(TorchDispatchMode):
-    """How many entries the results of all operations have that are no views."""
+class LargestResult(TorchDispatchMode):
+    """The most entries that a result of any operation has, views excluded."""
 
-    def __init__(self):
-        super().__init__()
-        self.largest = 0
+    size = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **kwargs or {})
         if isinstance(result, torch.Tensor) and not func.is_view:
-            self.largest = max(self.largest, result.numel())
+            self.size = max(self.size, result.numel())
         return result
 
 
 @pytest.mark.parametrize('grid', [None, (9, 11)], ids=['no position bias', 'position bias'])
 @torch.no_grad()
-def test_probabilities_of_few_queries_are_rows_of_the_whole_which_is_never_made(grid):
-    attention = draw(Attention(32, 4, bias_grid=grid))
-    x, queries = torch.randn(8, 100, 32, generator=torch.Generator().manual_seed(1)), torch.tensor([0, 7, 7])
+def test_few_queries_give_rows_of_the_matrix_without_making_it(grid):
+    attention, x, queries = randomize(Attention(32, 4, bias_grid=grid)), normal(8, 100, 32), torch.tensor([0, 7, 7])
     positions = locate((9, 11), (9, 11), x.dtype, x.device)
-    with Sizes() as sizes:
+    with LargestResult() as largest:
         rows = attention.probabilities(x, positions, queries=queries)
     torch.testing.assert_close(rows, attention.probabilities(x, positions)[:, :, queries], rtol=1e-5, atol=1e-7)
-    assert sizes.largest <= 8 * 100 * 3 * 32 < 8 * 4 * 100 * 100  # queries, keys and values; the whole matrix
+    assert largest.size <= 8 * 100 * 3 * 32 < 8 * 4 * 100 * 100  # queries, keys and values; the whole matrix
 
 
 # Maps of a trunk
@@ -141,7 +119,8 @@ def by_hand(trunk: BEiT, images: torch.Tensor, mask: torch.Tensor) -> list:
                 bias += expand_bias(table, trunk.grid, grid)[index].permute(2, 0, 1)
         normed, attention = block.norm1(x), block.attn
         q, k, v = (normed @ attention.qkv.weight.t()).chunk(3, dim=2)
-        q, v = q + attention.q_bias, v + attention.v_bias
+        if attention.q_bias is not None:
+            q, v = q + attention.q_bias, v + attention.v_bias
         q, k, v = (each.unflatten(2, (4, 8)).transpose(1, 2) for each in (q, k, v))
         maps.append((q @ k.transpose(2, 3) / math.sqrt(8) + bias).softmax(dim=3))
         x = x + block.gamma_1 * attention.proj((maps[-1] @ v).transpose(1, 2).flatten(2))
@@ -154,36 +133,39 @@ def by_hand(trunk: BEiT, images: torch.Tensor, mask: torch.Tensor) -> list:
 @torch.no_grad()
 def test_maps_are_those_computed_by_hand(positions, size):
     trunk = build(use_mask_token=True, **POSITIONS[positions])
-    images, mask = pixels(*size), torch.zeros(2, size[0] // 16, size[1] // 16, dtype=torch.bool)
+    images, mask = normal(2, 3, *size), torch.zeros(2, size[0] // 16, size[1] // 16, dtype=torch.bool)
     mask[1, 0, 1] = mask[1, 1, 0] = True
     maps = attention_maps(trunk, images, [0, 1, 2], mask)
     torch.testing.assert_close(list(maps.values()), by_hand(trunk, images, mask), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize('out_type', ['raw', 'cls_token', 'avg_featmap', 'featmap'])
-def test_maps_do_not_depend_on_what_comes_out(out_type):
-    trunk, other = build(), BEiT(**TINY, out_type=out_type, out_indices=[0])
-    other.load_state_dict(trunk.state_dict(), strict=False)
-    assert torch.equal(attention_maps(other, pixels(48, 48), [2])[2], attention_maps(trunk, pixels(48, 48), [2])[2])
+@torch.no_grad()
+def test_maps_are_those_of_transformers(tmp_path):
+    trunk, images = build(), normal(2, 3, 48, 48)
+    torch.save(trunk.state_dict(), tmp_path / 'ours.pth')
+    list(convert(str(tmp_path / 'ours.pth'), str(tmp_path / 'theirs'), 'transformers'))
+    peer = BeitModel.from_pretrained(tmp_path / 'theirs', attn_implementation='eager').eval()
+    theirs = peer(images, output_attentions=True).attentions
+    ours = attention_maps(trunk, images, range(3))
+    torch.testing.assert_close(tuple(ours.values()), tuple(theirs), rtol=0, atol=1e-5)
 
 
-def test_blocks_count_back_from_the_last_and_come_once_in_the_order_asked_for():
-    trunk, images = build(), pixels(48, 48)
-    maps = attention_maps(trunk, images, [-1, 0, 2])
-    every = attention_maps(trunk, images, range(3))
+def test_blocks_count_back_from_the_last_and_come_once_in_their_order():
+    trunk, images = build(), normal(2, 3, 48, 48)
+    maps, every = (attention_maps(trunk, images, blocks) for blocks in ([-1, 0, 2], range(3)))
     assert list(maps) == [2, 0] and all(torch.equal(maps[block], every[block]) for block in maps)
     assert not torch.allclose(every[0], every[2], atol=1e-3)
 
 
 def test_the_trunk_is_left_as_it_was():
-    trunk, images = build(drop_rate=0.5, drop_path_rate=0.5), pixels(48, 48)
+    trunk, images = build(drop_rate=0.5, drop_path_rate=0.5), normal(2, 3, 48, 48)
     expected, maps = trunk(images)[0], attention_maps(trunk, images, [2])[2]
     trunk.train()
     trunk.blocks[0].eval()
     modes = [module.training for module in trunk.modules()]
     assert torch.equal(attention_maps(trunk, images, [2])[2], maps) and not maps.requires_grad
     with pytest.raises(ValueError, match='multiples of the patch size'):
-        attention_maps(trunk, pixels(40, 48), [2])
+        attention_maps(trunk, normal(2, 3, 40, 48), [2])
     assert [module.training for module in trunk.modules()] == modes
     assert not any(module._forward_pre_hooks for module in trunk.modules())
     (output,) = trunk.eval()(images)
@@ -191,7 +173,7 @@ def test_the_trunk_is_left_as_it_was():
 
 
 def test_blocks_that_were_compiled_before_give_the_same_maps():
-    trunk, images = build(depth=1), pixels(48, 48)
+    trunk, images = build(depth=1), normal(2, 3, 48, 48)
     expected = attention_maps(trunk, images, [0])[0]
     trunk.blocks[0].compile(backend='eager')
     with torch.no_grad():
@@ -215,58 +197,23 @@ def test_a_map_peaks_at_the_patch_of_its_point_when_every_patch_attends_to_itsel
         assert all(head.argmax() == row * 7 + column and head[row, column] > 0.99 for head in heads)
 
 
-def test_maps_of_points_are_the_attention_of_what_the_model_sees_without_the_class_token(classifier, image):
+def test_maps_of_points_are_rows_for_the_model_s_input_without_the_class_token(classifier, image):
     maps = point_attention_maps(classifier, image, [(7, 29), (49, 0)], blocks=[0, -1])
     assert list(maps) == [0, 2] and maps[0].shape == (2, 4, 3, 5)  # 30 x 50 to 48 x 80
-    seen = torch.from_numpy(resize_image(image, (48, 80))).permute(2, 0, 1)
-    inputs = classifier.data_preprocessor(dict(inputs=[seen], data_samples=None))['inputs']
+    resized = torch.from_numpy(resize_image(image, (48, 80))).permute(2, 0, 1)
+    inputs = classifier.data_preprocessor(dict(inputs=[resized], data_samples=None))['inputs']
     whole = attention_maps(classifier.backbone, inputs, [0, 2])
     for block in (0, 2):
         for point, token in enumerate((1 + 2 * 5 + 0, 1 + 4)):
             torch.testing.assert_close(maps[block][point].flatten(1), whole[block][0, :, token, 1:])
-            torch.testing.assert_close(maps[block][point].sum(dim=(1, 2)), 1 - whole[block][0, :, token, 0])
 
 
-def test_weights_of_another_layout_give_the_same_maps(classifier, image, tmp_path):
-    torch.save(dict(state_dict=classifier.state_dict()), tmp_path / 'ours.pth')
-    list(convert(str(tmp_path / 'ours.pth'), str(tmp_path / 'timm.pth'), 'timm'))
-    converted = load_model(
-        'configs/demo/finetune.py',
-        tmp_path / 'timm.pth',
-        'cpu',
-        trunk_only=True,
-        options={**OPTIONS, 'model.head.in_channels': 32},
-    )
-    maps = [point_attention_maps(model, image, [(20, 20)], [0, 1, 2]) for model in (classifier, converted)]
-    assert all(torch.equal(maps[0][block], maps[1][block]) for block in range(3))
-
-
-@torch.no_grad()
-def test_maps_are_those_of_transformers(tmp_path):
-    trunk = build()
-    torch.save(trunk.state_dict(), tmp_path / 'ours.pth')
-    list(convert(str(tmp_path / 'ours.pth'), str(tmp_path / 'theirs'), 'transformers'))
-    peer = BeitModel.from_pretrained(tmp_path / 'theirs', attn_implementation='eager').eval()
-    theirs = peer(pixels(48, 48), output_attentions=True).attentions
-    ours = attention_maps(trunk, pixels(48, 48), range(3))
-    torch.testing.assert_close(tuple(ours.values()), tuple(theirs), rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize('point', [(50, 3), (3, 30), (-1, 3), (3, -1)])
-def test_a_point_outside_of_the_image_is_refused(point, classifier, image):
-    with pytest.raises(
-        ValueError,
-        match=r'a point must be in the image, x from 0 to 49 and y from 0 to 29, '
-        rf'got {point[0]},{point[1]}',
-    ):
-        point_attention_maps(classifier, image, [(0, 0), point])
-
-
-def test_a_model_without_a_beit_and_a_size_that_does_not_fit_are_refused(classifier, image):
+def test_points_sizes_and_models_that_do_not_fit_are_refused(classifier, image):
+    for x, y in ((50, 3), (3, 30), (-1, 3), (3, -1)):
+        with pytest.raises(ValueError, match=f'in the image, x from 0 to 49 and y from 0 to 29, got {x},{y}'):
+            point_attention_maps(classifier, image, [(0, 0), (x, y)])
     with pytest.raises(ValueError, match='must be multiples of the patch size 16, got 48 x 50'):
         point_attention_maps(classifier, image, [(0, 0)], size=(48, 50))
-    with pytest.raises(ValueError, match='need a model with a BEiT as backbone, got BEiT'):
-        point_attention_maps(classifier.backbone, image, [(0, 0)])
     classifier.backbone = torch.nn.Identity()
     with pytest.raises(ValueError, match='need a model with a BEiT as backbone, got ImageClassifier with Identity'):
         point_attention_maps(classifier, image, [(0, 0)])
@@ -277,3 +224,78 @@ def test_a_grid_of_points_lies_in_the_middle_of_its_cells():
     assert grid_points((1, 1), 2, 2) == [(0, 0)] * 4
     with pytest.raises(ValueError, match='at least one row and one column, got 2 x 0'):
         grid_points((60, 90), 2, 0)
+
+
+# The figure
+
+GRAY = np.full((60, 90, 3), 128, dtype=np.uint8)
+ONE_PATCH = torch.zeros(1, 2, 4, 6)
+ONE_PATCH[:, :, 2, 4] = 0.5  # of x 60 to 74, y 30 to 44
+
+
+def pictures(figure) -> list:
+    """The rendered pictures of the first row as arrays, without what is around them."""
+    file = BytesIO()
+    figure.savefig(file, format='png')
+    sheet = np.asarray(Image.open(file).convert('RGB')).astype(int)
+    boxes = [axis.get_window_extent() for axis in figure.axes]
+    height = len(sheet)
+    return [sheet[round(height - b.y1) : round(height - b.y0), round(b.x0) : round(b.x1)] for b in boxes]
+
+
+def center(mask: np.ndarray) -> np.ndarray:
+    """Mean (x, y) of the True pixels as a share of width and height."""
+    rows, columns = mask.nonzero()
+    return np.array([columns.mean() + 0.5, rows.mean() + 0.5]) / mask.shape[::-1]
+
+
+def test_the_marker_and_the_map_lie_where_the_point_is_and_the_ratio_is_kept():
+    first, second = pictures(attention_figure(GRAY, [(80, 10)], {11: ONE_PATCH}))
+    for picture in (first, second):
+        assert picture.shape[1] / picture.shape[0] == pytest.approx(1.5, rel=0.02)
+    red = (first[..., 0] > 200) & (first[..., 1:].max(axis=2) < 60)
+    cyan = (second[..., 0] < 90) & (second[..., 1:].min(axis=2) > 200)
+    for marker in (red, cyan):
+        assert np.allclose(center(marker), [80.5 / 90, 10.5 / 60], atol=0.01)
+    bright = second.sum(axis=2) > 300  # the light end of the color map, which the patch's center has
+    assert np.allclose(center(bright & ~cyan), [67.5 / 90, 37.5 / 60], atol=0.02)
+    assert second[:10, :10].mean() < 60 and np.allclose(first[:10, :10], 128)
+
+
+def test_columns_are_the_mean_and_the_chosen_heads_of_every_block():
+    maps = {block: torch.rand(3, 4, 2, 3, generator=torch.Generator().manual_seed(block)) for block in (2, 0)}
+    maps[0][0, 1] = torch.tensor([1e-9, 0.001234, 0.25]).repeat(2, 1)
+    points = [(1, 2), (3, 4), (89, 59)]
+    axes = np.array(attention_figure(GRAY, points, maps, heads=[3, 1]).axes).reshape(3, 7)
+    names = [f'block {block}\n{name}' for block in (2, 0) for name in ('mean of heads', 'head 3', 'head 1')]
+    assert [axis.get_title() for axis in axes[0]] == ['point', *names]
+    for row, (x, y) in enumerate(points):
+        assert axes[row, 0].get_xlabel() == f'x {x}, y {y}'
+        expected = [part for block in (2, 0) for part in (maps[block][row].mean(dim=0), *maps[block][row, [3, 1]])]
+        assert np.allclose([axis.images[1].get_array() for axis in axes[row, 1:]], torch.stack(expected))
+    assert axes[0, 6].get_xlabel() == '0 to 0.25'
+    with pytest.raises(ValueError, match='a head must be 0 to 1, got -1'):
+        attention_figure(GRAY, [(0, 0)], {11: ONE_PATCH}, heads=[0, -1])
+
+
+def test_a_large_image_keeps_its_colors_and_is_reduced():
+    image = np.zeros((1000, 4000, 3), dtype=np.uint8)
+    image[..., 0] = 200  # blue, as images are read in BGR
+    figure = attention_figure(image, [(3999, 0)], {0: ONE_PATCH})
+    assert figure.axes[0].images[0].get_array().shape == (200, 800, 3)
+    first, _ = pictures(figure)
+    assert np.allclose(first[-10:, :10], [0, 0, 200])
+    assert first.shape[1] / first.shape[0] == pytest.approx(4, rel=0.03)
+
+
+def test_texts_do_not_overlap_below_narrow_pictures():
+    maps = {23: ONE_PATCH.expand(2, -1, -1, -1)}
+    figure = attention_figure(np.zeros((400, 20, 3), np.uint8), [(1, 2)] * 2, maps, heads=[0, 1])
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    texts = [text for axis in figure.axes for text in (axis.title, axis.xaxis.label) if text.get_text()]
+    boxes = [text.get_window_extent(canvas.get_renderer()) for text in texts]
+    assert len(boxes) == 4 + 8
+    for number, box in enumerate(boxes):
+        assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1
+        assert not any(box.overlaps(other) for other in boxes[:number])
