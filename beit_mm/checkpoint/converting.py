@@ -16,14 +16,23 @@ from torch import Tensor
 from beit_mm.errors import UserError
 from beit_mm.files import atomic_write
 from beit_mm.models.backbones.relative_position import Grid, infer_grid, relative_position_index
-from beit_mm.models.weight_layouts import INDEX, Layout, LAYOUTS, Moves, task_of
+from beit_mm.models.layout import INDEX, Layout, Moves, task_of
+from beit_mm.models.weight_layouts import LAYOUTS
 from beit_mm.models.weights import BLOCK_TABLE, SHARED_TABLE
 
-from . import transformers_config
 from .mapping import find_beit
 from .sources import read_from_anywhere
 
 TABLE = 'relative_position_bias_table'
+# Of transformers.
+CLASSES = dict(
+    pretrain='BeitForMaskedImageModeling',
+    classify='BeitForImageClassification',
+    segment='BeitForSemanticSegmentation',
+    trunk='BeitModel',
+)
+OUT_INDICES = {12: (3, 5, 7, 11), 24: (7, 11, 15, 23)}  # of the release's segmentors
+HEAD_WIDTH = 64  # of every released model; used if there is no bias table to read the number of heads from
 
 
 def convert(source: str, target: str, layout: str, out_indices: list[int] | None = None) -> Iterator[str]:
@@ -44,11 +53,12 @@ def convert(source: str, target: str, layout: str, out_indices: list[int] | None
         UserError: If the file holds no BEiT, or the layout has no such model.
         FileExistsError: If the target exists.
     """
+    path = Path(target)
     if layout not in LAYOUTS:
         raise UserError(f'a layout must be one of {", ".join(LAYOUTS)}, got {layout!r}')
-    if Path(target).exists():
+    if path.exists():
         raise FileExistsError(f'{target} exists and is not overwritten')
-    if (layout == 'passl') != (Path(target).suffix == '.pdparams'):
+    if (layout == 'passl') != (path.suffix == '.pdparams'):
         raise UserError(f'weights for passl, and no others, are written to a .pdparams file, got {target}')
     content = read_from_anywhere(str(source))
     found = find_beit(content)
@@ -61,8 +71,9 @@ def convert(source: str, target: str, layout: str, out_indices: list[int] | None
     yield from _lines(moves, unknown)
     grid = _grid_of(weights, content)
     theirs, moves, unknown = to_layout(weights, LAYOUTS[layout], task, grid)
-    config = transformers_config.build(weights, task, grid, out_indices) if layout == 'transformers' and grid else None
-    _write(Path(target), theirs, LAYOUTS[layout], task, config)
+    config = transformers_config(weights, task, grid, out_indices) if layout == 'transformers' and grid else None
+    with atomic_write(path) as temporary:
+        _write(temporary, theirs, LAYOUTS[layout], task, config)
     yield f'{target}: {task} weights, layout {layout}'
     yield from _lines([(ours, name) for name, ours in moves], unknown)
 
@@ -98,8 +109,17 @@ def to_layout(
         for name in [name for name in theirs if name.endswith(TABLE)]:
             theirs[name.replace(TABLE, INDEX)] = relative_position_index(grid).clone()
     if layout.name == 'transformers' and task == 'segment':
-        theirs.update(transformers_config.padding(theirs))
+        # One more block, of zeros, passes its input on: for an index i, transformers takes the input of block i - 1,
+        # counted from 0, so the output of the last block would have no index.
+        depth = _depth(weights)
+        last, added = (f'encoder.layer.{index}.' for index in (depth - 1, depth))
+        zeros = {name.replace(last, added): torch.zeros_like(theirs[name]) for name in theirs if last in name}
+        theirs.update(zeros)
     return theirs, moves, unknown
+
+
+def _depth(weights: dict[str, Tensor]) -> int:
+    return 1 + max(int(name.split('.')[2]) for name in weights if name.startswith('backbone.blocks.'))
 
 
 def _grid_of(weights: dict[str, Tensor], content: dict) -> Grid | None:
@@ -121,19 +141,18 @@ def _grid_of(weights: dict[str, Tensor], content: dict) -> Grid | None:
 
 
 def _write(path: Path, weights: dict[str, Tensor], layout: Layout, task: str, config: dict | None) -> None:
-    with atomic_write(path) as temporary:
-        if config is not None:
-            temporary.mkdir()
-            (temporary / 'config.json').write_text(json.dumps(config, indent=2) + '\n')
-            save_file(weights, temporary / 'model.safetensors', metadata=dict(format='pt'))
-        elif path.suffix == '.safetensors':
-            save_file(weights, temporary, metadata=dict(format='pt', layout=layout.name, kind=task))
-        elif path.suffix == '.pdparams':
-            temporary.write_bytes(pickle.dumps({name: _to_paddle(tensor) for name, tensor in weights.items()}, 4))
-        else:
-            key = 'state_dict' if task == 'segment' and layout.wrapper else layout.wrapper
-            meta: dict = {'meta': {}} if key == 'state_dict' else {}
-            torch.save({key: weights, **meta} if key else weights, temporary)
+    if config is not None:
+        path.mkdir()
+        (path / 'config.json').write_text(json.dumps(config, indent=2) + '\n')
+        save_file(weights, path / 'model.safetensors', metadata=dict(format='pt'))
+    elif path.suffix == '.safetensors':
+        save_file(weights, path, metadata=dict(format='pt', layout=layout.name, kind=task))
+    elif path.suffix == '.pdparams':
+        path.write_bytes(pickle.dumps({name: _to_paddle(tensor) for name, tensor in weights.items()}, 4))
+    else:
+        key = 'state_dict' if task == 'segment' and layout.wrapper else layout.wrapper
+        meta: dict = {'meta': {}} if key == 'state_dict' else {}
+        torch.save({key: weights, **meta} if key else weights, path)
 
 
 def _to_paddle(tensor: Tensor) -> np.ndarray:
@@ -148,3 +167,75 @@ def _lines(moves: Moves, unknown: list[str]) -> Iterator[str]:
     number = r'((?:blocks|layers?|convs|psp_modules)\.)\d+(?=\.)(?!\.(?:0\.)?(?:weight|bias)\b)'
     for text, count in Counter(re.sub(number, r'\1*', text) for text in texts).items():
         yield f'  {text}' + (f' ({count})' if count > 1 else '')
+
+
+def transformers_config(weights: dict[str, Tensor], task: str, grid: Grid, out_indices: list[int] | None) -> dict:
+    """The content of transformers' config.json, for weights under our names; other arguments as in `convert`.
+
+    Raises:
+        UserError: If transformers has no such model.
+    """
+    patch = weights['backbone.patch_embed.proj.weight']
+    width, channels, patch_size = patch.shape[:3]
+    depth = _depth(weights)
+    table = next((tensor for name, tensor in weights.items() if name.endswith(TABLE)), None)
+    if grid[0] != grid[1] and table is not None:
+        raise UserError(
+            f'transformers swaps the sides of a bias table, so it must have a square grid, '
+            f'got {grid[0]} x {grid[1]} patches'
+        )
+    config = dict(
+        architectures=[CLASSES[task]],
+        model_type='beit',
+        hidden_size=width,
+        num_hidden_layers=depth,
+        num_attention_heads=max(width // HEAD_WIDTH, 1) if table is None else table.shape[1],
+        intermediate_size=weights['backbone.blocks.0.mlp.fc1.weight'].shape[0],
+        hidden_act='gelu',
+        layer_norm_eps=1e-6,
+        image_size=grid[0] * patch_size if grid[0] == grid[1] else [side * patch_size for side in grid],
+        patch_size=patch_size,
+        num_channels=channels,
+        use_mask_token='backbone.mask_token' in weights,
+        use_absolute_position_embeddings='backbone.pos_embed' in weights,
+        use_relative_position_bias=f'backbone.blocks.0.{BLOCK_TABLE}' in weights,
+        use_shared_relative_position_bias=f'backbone.{SHARED_TABLE}' in weights,
+        layer_scale_init_value=0.1 if 'backbone.blocks.0.gamma_1' in weights else 0.0,
+        use_mean_pooling=task == 'pretrain' or 'backbone.norm.weight' not in weights,
+        drop_path_rate=0.1,
+        dtype=str(patch.dtype).removeprefix('torch.'),
+    )
+    if task == 'pretrain':
+        config['vocab_size'] = len(weights['lm_head.weight'])
+    elif task in ('classify', 'segment'):
+        head = weights['head.fc.weight' if task == 'classify' else 'decode_head.conv_seg.weight']
+        config['id2label'] = {str(index): f'LABEL_{index}' for index in range(len(head))}
+        config['label2id'] = {f'LABEL_{index}': index for index in range(len(head))}
+    if task == 'segment':
+        config.update(_segmentor_config(weights, depth, width, out_indices))
+    return config
+
+
+def _segmentor_config(weights: dict[str, Tensor], depth: int, width: int, out_indices: list[int] | None) -> dict:
+    channels = weights['decode_head.conv_seg.weight'].shape[1]
+    pools, convolutions = (
+        sum(re.fullmatch(pattern, name) is not None for name in weights)
+        for pattern in (r'decode_head\.psp_modules\.\d+\.1\.conv\.weight', r'auxiliary_head\.convs\.\d+\.conv\.weight')
+    )
+    if channels != width or pools != 4:
+        raise UserError(
+            f'transformers has UperNet with as many channels as the trunk, {width}, and four pooled maps, '
+            f'got {channels} channels and {pools} maps'
+        )
+    if out_indices is None and depth not in OUT_INDICES:
+        raise UserError(f'a trunk of {depth} blocks needs --out-indices, the blocks that the segmentor reads, got none')
+    auxiliary = weights.get('auxiliary_head.conv_seg.weight')
+    return dict(
+        num_hidden_layers=depth + 1,  # see `to_layout`
+        out_indices=[index + 2 for index in out_indices or OUT_INDICES[depth]],
+        pool_scales=[1, 2, 3, 6],
+        use_auxiliary_head=auxiliary is not None,
+        auxiliary_channels=256 if auxiliary is None else auxiliary.shape[1],
+        auxiliary_num_convs=convolutions or 1,
+        auxiliary_concat_input='auxiliary_head.conv_cat.conv.weight' in weights,
+    )

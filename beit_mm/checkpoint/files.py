@@ -14,14 +14,13 @@ from beit_mm.errors import UserError
 from beit_mm.files import atomic_write, flush, PARTIAL
 from beit_mm.registry import SCOPE
 
-from .checksums import verify_parts
-from .reading import read_meta
+from .reading import read_meta, verify_parts
 
 BACKEND = f'{SCOPE}.verified'
 POINTER = 'last_checkpoint'  # MMEngine's, read by its `resume=True`
 EPOCHS, STEPS = 'epoch_{}.pth', 'iter_{}.pth'  # MMEngine's names
 
-Stamps = dict[str, list[int]]
+Stamps = dict[str, list[int]]  # path of a checkpoint to inode, size and time, which change when it is written anew
 
 
 class VerifiedFiles(LocalBackend):
@@ -51,15 +50,12 @@ class VerifiedFiles(LocalBackend):
         flush(path.parent)
 
     def remove(self, filepath: str | Path) -> None:
-        """Note a file to be deleted by `release`."""
         self._removed.append(Path(filepath))
 
     def release(self, keep: Sequence[str | Path | None] = ()) -> None:
         """Delete the noted files, except those to keep, which may have been written anew since."""
-        kept = {Path(path) for path in keep if path}
-        for path in self._removed:
-            if path not in kept:
-                path.unlink(missing_ok=True)
+        for path in set(self._removed) - {Path(path) for path in keep if path}:
+            path.unlink(missing_ok=True)
         self._removed.clear()
 
 
@@ -94,14 +90,14 @@ def remove_partial(folder: Path) -> None:
 
 def list_checkpoints(folder: Path, filename_tmpl: str) -> dict[int, Path]:
     """Number to path of all files that fit a pattern such as `epoch_{}.pth`, in the order of the numbers."""
-    found = [(_number(path, filename_tmpl), path) for path in folder.glob('[!.]*')]
-    return dict(sorted((number, path) for number, path in found if number is not None))
+    numbered = [(_number(path, filename_tmpl), path) for path in folder.glob('[!.]*')]
+    return dict(sorted((number, path) for number, path in numbered if number is not None))
 
 
 def stamp_checkpoints(work_dir: Path, filename_tmpl: str | None = None) -> Stamps:
-    """What tells, by path, whether a checkpoint is still the same file; see `find_newest`."""
-    paths = [path for paths in _by_pattern(work_dir, filename_tmpl) for path in paths]
-    return {str(path): _stamp(path) for path in (*paths, read_pointer(work_dir)) if path and path.is_file()}
+    """The stamps of all checkpoints, for `find_newest` to know those that were written later."""
+    paths = [*sum(_by_pattern(work_dir, filename_tmpl), []), read_pointer(work_dir)]
+    return {str(path): _stamp(path) for path in paths if path and path.is_file()}
 
 
 def find_newest(work_dir: Path, filename_tmpl: str | None = None, old: Stamps | None = None) -> Path | None:
@@ -112,7 +108,7 @@ def find_newest(work_dir: Path, filename_tmpl: str | None = None, old: Stamps | 
     Args:
         work_dir: the run's folder; if it holds no checkpoints, they are looked for where `last_checkpoint` points.
         filename_tmpl: of the run's CheckpointHook; `epoch_N.pth` and `iter_N.pth` are found without it.
-        old: those to be left out, as `stamp_checkpoints` gave them, unless they were written anew since.
+        old: those to be left out, unless they were written anew since.
 
     Returns:
         Its path; None if there is no checkpoint and no `last_checkpoint`, or if all are old.
@@ -137,6 +133,16 @@ def find_newest(work_dir: Path, filename_tmpl: str | None = None, old: Stamps | 
     return None
 
 
+def find_damage(path: Path) -> str | None:
+    """What is wrong with a checkpoint file; None if every part has its CRC-32."""
+    if not path.is_file():
+        return f'{path} is no file'
+    try:
+        return None if verify_parts(path) else f'{path} is no file of torch.save'
+    except Exception as error:  # a damaged zip file fails in many ways
+        return f'{path}: {error}'
+
+
 def _newest_first(work_dir: Path, filename_tmpl: str | None) -> Iterator[Path]:
     pointed = read_pointer(work_dir)
     if pointed:
@@ -154,10 +160,10 @@ def _by_pattern(work_dir: Path, filename_tmpl: str | None) -> list[list[Path]]:
     patterns = []
     for template in dict.fromkeys((filename_tmpl or EPOCHS, EPOCHS, STEPS)):
         end = None if pointed is None else _number(pointed, template)
-        found = list_checkpoints(work_dir, template)
-        if not found and pointed:
-            found = list_checkpoints(pointed.parent, template)
-        patterns.append([path for number, path in found.items() if end is None or number < end])
+        paths = list_checkpoints(work_dir, template)
+        if not paths and pointed:
+            paths = list_checkpoints(pointed.parent, template)
+        patterns.append([path for number, path in paths.items() if end is None or number < end])
     return patterns
 
 
@@ -180,15 +186,3 @@ def _iteration(path: Path) -> float:
 def _stamp(path: Path) -> list[int]:
     status = path.stat()
     return [status.st_ino, status.st_size, status.st_mtime_ns]
-
-
-def find_damage(path: Path) -> str | None:
-    """What is wrong with a checkpoint file; None if every part has its CRC-32."""
-    if not path.is_file():
-        return f'{path} is no file'
-    try:
-        if not verify_parts(path):
-            return f'{path} is no file of torch.save'
-    except Exception as error:  # a damaged zip file fails in many ways
-        return f'{path}: {error}'
-    return None

@@ -6,25 +6,25 @@ models rename them while loading. Files of other models pass unchanged.
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from mmengine.logging import print_log
 from torch import Tensor
 
 from beit_mm.errors import UserError
 from beit_mm.models.backbones.relative_position import grid_of_index
-from beit_mm.models.weight_layouts import find_layouts, INDEX, Layout, LAYOUTS, OPENMMLAB
+from beit_mm.models.layout import INDEX, Layout, Moves
+from beit_mm.models.weight_layouts import find_layouts, LAYOUTS, OPENMMLAB
 
 # Of weights that were averaged over the training and those of the last step, the release evaluates the last ones.
 _KEYS = ('state_dict', 'model', 'module', 'model_state_dict')
 _AVERAGED = ('state_dict_ema', 'ema_state_dict', 'model_ema', 'ema')
+_OTHERS_TRUNK = ('attn.qkv.bias', 'attention.key.bias', 'k_proj.bias')  # endings of names that BEiT does not have
+_PASSL_TOKENIZER = 'd_vae.'  # has no counterpart here
 MAX_UNKNOWN_SHARE = 0.1
 
-Moves = list[tuple[str, str]]
 
-
-@dataclass(frozen=True)
-class FoundWeights:
+class FoundWeights(NamedTuple):
     """BEiT's weights in a file: the keys that lead to them, their layout, the trunk's prefix, and the tensors under
     their own names.
     """
@@ -69,24 +69,21 @@ def _is_beit(weights: dict[str, Tensor], layout: Layout, prefix: str) -> bool:
 
     EVA-02's may be the same, but its MLP is gated: half as many channels enter its second layer as leave the first.
     """
-    if any(name.startswith(prefix) and name.endswith(layout.foreign_endings) for name in weights):
+    if any(name.startswith(prefix) and name.endswith(_OTHERS_TRUNK) for name in weights):
         return False
     names = {name: layout.our_name(name, prefix) for name in weights}
     ours = {names[name] or name: tensor for name, tensor in weights.items()}
-    unknown = sum(our_name is None and not name.startswith(layout.ignored) for name, our_name in names.items())
+    unknown = sum(our_name is None and not name.startswith(_PASSL_TOKENIZER) for name, our_name in names.items())
     first, second = (ours.get(f'backbone.blocks.0.mlp.{name}') for name in ('fc1.bias', 'fc2.weight'))
     if first is not None and second is not None and first.shape[0] not in second.shape:
         return False
     endings = ('attn.q_bias', 'attn.q.bias', 'relative_position_bias_table')
-    return (
-        'backbone.cls_token' in ours
-        and any(name.endswith(endings) for name in ours)
-        and unknown <= MAX_UNKNOWN_SHARE * len(weights)
-    )
+    has_trunk = 'backbone.cls_token' in ours and any(name.endswith(endings) for name in ours)
+    return has_trunk and unknown <= MAX_UNKNOWN_SHARE * len(weights)
 
 
 def _drop_padding(weights: dict[str, Tensor]) -> None:
-    """Drop last blocks of nothing but zeros, see `transformers_config.padding`."""
+    """Drop last blocks of nothing but zeros, which transformers' segmentors need."""
     blocks = sorted({int(name.split('.')[2]) for name in weights if name.startswith('backbone.blocks.')}, reverse=True)
     for index in blocks[:-1]:
         names = [name for name in weights if name.startswith(f'backbone.blocks.{index}.')]
@@ -119,21 +116,16 @@ def rename_beit_weights(content: dict, origin: object) -> dict:
         except ValueError as error:
             raise UserError(f'{origin}: {error}') from error
         weights.update({name: found.weights[name] for name in unknown})
-    is_run = found.keys == ('state_dict',)
-    if found.keys in ((), ('state_dict',)) and list(weights) == list(found.weights):  # already ours, or a host's own
-        if 'meta' in content:
-            return content
-        return {
-            **(content if is_run else {}),
-            'state_dict': weights,
-            'meta': {},
-        }  # meta: for MMSegmentation's init_model
-    if not is_host:
+    is_same = found.keys in ((), ('state_dict',)) and list(weights) == list(found.weights)
+    if is_same and 'meta' in content:
+        return content
+    if not is_same and not is_host:
         others = [key for key in (*_KEYS, *_AVERAGED) if key in content and key not in found.keys]
         print_log(
             f'{origin}: {len(weights)} tensors in the layout "{found.layout.name}" renamed'
             + (f'; taken from {".".join(found.keys)}, not from {", ".join(others)}' if others else ''),
             logger='current',
         )
-    meta = content['meta'] if isinstance(content.get('meta'), dict) else {}
-    return {**content, 'state_dict': weights} if is_run else dict(state_dict=weights, meta=meta)  # a run may be resumed
+    run = content if found.keys == ('state_dict',) else {}  # it may be resumed
+    meta = content['meta'] if isinstance(content.get('meta'), dict) else {}  # MMSegmentation's init_model needs one
+    return {**run, 'state_dict': weights, 'meta': meta}

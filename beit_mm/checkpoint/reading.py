@@ -1,9 +1,11 @@
 """Reads a checkpoint file or folder without executing anything in it: one reader for every format."""
 
+import hashlib
 import json
 import mmap
 import os
 import re
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,6 @@ from torch import Tensor
 from beit_mm.errors import UserError
 
 from . import unpickling
-from .checksums import ChecksumMismatch, sha256_of, split_checksum, verify_parts
 from .unpickling import DALLE_MODULES, finish, Named, NotAllowed
 
 MapLocation = str | torch.device | dict | Callable | None
@@ -26,6 +27,10 @@ _FOLDER_FILES = (
     'pytorch_model.bin',
     'pytorch_model.bin.index.json',
 )
+
+
+class ChecksumMismatch(UserError):
+    """A file is damaged, or is another one than was meant."""
 
 
 def read_checkpoint(path: str | os.PathLike, map_location: MapLocation = 'cpu', sha256: str | None = None) -> dict:
@@ -44,7 +49,7 @@ def read_checkpoint(path: str | os.PathLike, map_location: MapLocation = 'cpu', 
 
     Raises:
         FileNotFoundError: If there is no such file, or the folder holds no weights.
-        UserError: If the file is damaged, of another kind, or names a global that is not allowed.
+        UserError: If the file is damaged, in an unknown format, or names a global that is not allowed.
     """
     address, own_sha256 = split_checksum(os.fspath(path))
     path, sha256 = Path(address).expanduser(), sha256 or own_sha256
@@ -52,7 +57,64 @@ def read_checkpoint(path: str | os.PathLike, map_location: MapLocation = 'cpu', 
         return _read_file(path, map_location, sha256)
     if sha256 is not None:
         raise UserError(f'a checksum must go with a file, got the folder {path}')
-    return _read_folder(path, map_location)
+    file = find_weights(path)
+    if file is None:
+        raise FileNotFoundError(f'a checkpoint folder must hold {" or ".join(_FOLDER_FILES)}, got {path} without any')
+    weights = _read_shards(file, map_location) if file.suffix == '.json' else _read_file(file, map_location)
+    config = path / 'config.json'
+    return dict(state_dict=weights, meta=dict(hf_config=_read_json(config))) if config.is_file() else weights
+
+
+def split_checksum(address: str) -> tuple[str, str | None]:
+    """Split a path or address that may end in `#sha256=HEX`.
+
+    Returns:
+        The address without the checksum, and its 64 digits in lower case, or None.
+
+    Raises:
+        UserError: If it does not consist of 64 hexadecimal digits, or is in the query of an address.
+    """
+    plain, mark, digest = address.partition('#sha256=')
+    if re.search(r'[?&]sha256=', plain):
+        raise UserError(f'a checksum must be written as #sha256=HEX at the end of a checkpoint, got {address}')
+    if not mark:
+        return address, None
+    if not re.fullmatch(r'[0-9a-fA-F]{64}', digest):
+        raise UserError(f'#sha256= at the end of a checkpoint must give 64 hexadecimal digits, got {digest[:80]!r}')
+    return plain, digest.lower()
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file, 64 hexadecimal digits in lower case."""
+    sha256 = hashlib.sha256()
+    with path.open('rb') as file:
+        while chunk := file.read(1 << 20):
+            sha256.update(chunk)
+    return sha256.hexdigest()
+
+
+def verify_parts(path: Path) -> bool:
+    """Compare every part of a file that torch.save wrote with its CRC-32, which torch.load does not.
+
+    Files without checksums pass: torch.save's old format, and `torch.serialization.set_crc32_options(False)`.
+
+    Returns:
+        Whether the file is in torch.save's zip format.
+
+    Raises:
+        zipfile.BadZipFile: If a part is damaged, or is compressed, which torch.save never does.
+    """
+    with path.open('rb') as file:
+        if file.read(4) != b'PK\3\4':
+            return False
+        with zipfile.ZipFile(file) as archive:
+            parts = archive.infolist()
+            for part in parts:
+                if part.compress_type != zipfile.ZIP_STORED:
+                    raise zipfile.BadZipFile(f'{part.filename} is compressed')
+            if any(part.CRC for part in parts) and (damaged := archive.testzip()):  # without checksums, all are 0
+                raise zipfile.BadZipFile(f'Bad CRC-32 for file {damaged!r}')
+    return True
 
 
 def find_weights(path: Path) -> Path | None:
@@ -61,7 +123,12 @@ def find_weights(path: Path) -> Path | None:
     return next((candidate for candidate in candidates if candidate.is_file()), None)
 
 
-def _read_file(path: Path, map_location: MapLocation = 'cpu', sha256: str | None = None) -> dict:
+def read_meta(path: Path) -> dict:
+    """The entry `meta` of a run's checkpoint, without its tensors; other files raise an exception of any type."""
+    return finish(_unpickle_zip(path, 'meta')['meta'])
+
+
+def _read_file(path: Path, map_location: MapLocation, sha256: str | None = None) -> dict:
     if not path.is_file():
         raise FileNotFoundError(f'a checkpoint file was expected, got {path}, which is not a file')
     if sha256 and (digest := sha256_of(path)) != sha256:
@@ -72,14 +139,19 @@ def _read_file(path: Path, map_location: MapLocation = 'cpu', sha256: str | None
             return load_file(path, str(device))
         content = _read_paddle(path, device) if path.suffix == '.pdparams' else _read_torch(path, map_location or 'cpu')
         if not isinstance(content, dict):
-            raise ValueError(f'a {type(content).__name__} in the place of a dict')
+            raise ValueError(f'a {type(content).__name__} instead of a dict')
     except Exception as error:  # a damaged file raises almost anything: KeyError, struct.error, even OSError
         reason = re.split(r'\n|\. ', str(error).strip())[0]
         if not isinstance(error, NotAllowed):
-            kind = type(error).__name__
-            reason = f'{path.stat().st_size} bytes ({f"{kind}: {reason}" if reason else kind})'
+            name = type(error).__name__
+            reason = f'{path.stat().st_size} bytes ({f"{name}: {reason}" if reason else name})'
         raise UserError(f'{path} must be a complete checkpoint of weights or of a run, got {reason}') from error
-    _drop_config_texts(content)
+    # Runner.resume executes the text `config`, inferencers without a config the texts `cfg`; resuming needs neither.
+    hub = content.get('message_hub')
+    for record in (content.get('meta'), hub.get('runtime_info') if isinstance(hub, dict) else None):
+        if isinstance(record, dict):
+            record.pop('config', None)
+            record.pop('cfg', None)
     return content
 
 
@@ -90,36 +162,36 @@ def _is_safetensors(path: Path) -> bool:
 
 
 def _read_torch(path: Path, map_location: MapLocation) -> Any:
-    """What torch.save wrote, in its zip format or the one before."""
-    content = _unpickle_zip(path, map_location) if verify_parts(path) else _unpickle_old(path, map_location)
+    """What torch.save wrote, in its zip format or the one before.
+
+    Not torch.load, which takes no unpickler if TORCH_FORCE_WEIGHTS_ONLY_LOAD is set, and runs TorchScript archives.
+    """
+    if verify_parts(path):
+        content = _unpickle_zip(path, map_location)
+    else:
+        with _map(path) as memory:  # a file that is a tar archive would be unpacked
+            content = torch.serialization._legacy_load(memory, map_location, unpickling, encoding='utf-8')
     if isinstance(content, Named) and content.name in DALLE_MODULES:
         sizes = {name: value for name, value in content.state.items() if type(value) is int}
-        return dict(state_dict=_module_weights(content, DALLE_MODULES[content.name]), meta=sizes)
+        return dict(state_dict=_module_weights(content, DALLE_MODULES[content.name], set()), meta=sizes)
     return finish(content)
 
 
-def _module_weights(module: Named, prefix: str, seen: set[int] | None = None) -> dict[str, Tensor]:
+def _unpickle_zip(path: Path, map_location: MapLocation) -> Any:
+    archive = torch._C.PyTorchFileReader(str(path))
+    return torch.serialization._load(archive, map_location, unpickling, encoding='utf-8')
+
+
+def _module_weights(module: Named, prefix: str, seen: set[int]) -> dict[str, Tensor]:
     """Name to tensor of a pickled module, its children included."""
-    seen = set() if seen is None else seen
     if id(module) in seen:
-        raise ValueError('a module in two places')
+        raise ValueError('a module that holds itself')
     seen.add(id(module))
     tensors = {**module.state['_parameters'], **module.state['_buffers']}
     weights = {prefix + name: tensor.detach() for name, tensor in tensors.items() if tensor is not None}
     for name, child in module.state['_modules'].items():
         weights.update(_module_weights(child, f'{prefix}{name}.', seen))
     return weights
-
-
-# Not torch.load, which takes no unpickler if TORCH_FORCE_WEIGHTS_ONLY_LOAD is set, and runs TorchScript archives.
-def _unpickle_zip(path: Path, map_location: MapLocation) -> Any:
-    archive = torch._C.PyTorchFileReader(str(path))
-    return torch.serialization._load(archive, map_location, unpickling, encoding='utf-8')
-
-
-def _unpickle_old(path: Path, map_location: MapLocation) -> Any:
-    with _map(path) as content:  # a file that is a tar archive would be unpacked
-        return torch.serialization._legacy_load(content, map_location, unpickling, encoding='utf-8')
 
 
 def _read_paddle(path: Path, device: str | torch.device) -> Any:
@@ -137,30 +209,6 @@ def _map(path: Path) -> mmap.mmap:
     """A file as memory, of which a read never takes more than the file is long, whatever length the file names."""
     with path.open('rb') as file:
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-
-
-def read_meta(path: Path) -> dict:
-    """The entry `meta` of a run's checkpoint, without its tensors; other files raise an exception of any kind."""
-    return finish(_unpickle_zip(path, 'meta')['meta'])
-
-
-def _drop_config_texts(content: dict) -> None:
-    # Runner.resume executes the text `config`, inferencers without a config the texts `cfg`; resuming needs neither.
-    hub = content.get('message_hub')
-    records = [content.get('meta'), hub.get('runtime_info') if isinstance(hub, dict) else None]
-    for record in records:
-        if isinstance(record, dict):
-            record.pop('config', None)
-            record.pop('cfg', None)
-
-
-def _read_folder(folder: Path, map_location: MapLocation) -> dict:
-    path = find_weights(folder)
-    if path is None:
-        raise FileNotFoundError(f'a checkpoint folder must hold {" or ".join(_FOLDER_FILES)}, got {folder} without any')
-    weights = _read_shards(path, map_location) if path.suffix == '.json' else _read_file(path, map_location)
-    config = folder / 'config.json'
-    return dict(state_dict=weights, meta=dict(hf_config=_read_json(config))) if config.is_file() else weights
 
 
 def _read_shards(index: Path, map_location: MapLocation) -> dict:

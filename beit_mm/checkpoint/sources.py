@@ -15,9 +15,8 @@ from mmengine.runner import CheckpointLoader
 
 from beit_mm.errors import UserError
 
-from .checksums import ChecksumMismatch, split_checksum
 from .mapping import rename_beit_weights
-from .reading import MapLocation, read_checkpoint
+from .reading import ChecksumMismatch, MapLocation, read_checkpoint, split_checksum
 
 
 def load_from_anywhere(filename: str, map_location: MapLocation = None) -> dict:

@@ -43,20 +43,12 @@ class Named:
     state: Any = None
 
 
-# Values
-
-
 def _tensor(storage, offset, size, stride, requires_grad, hooks, *rest) -> Tensor:
     dtype, *more = rest if rest and isinstance(rest[0], torch.dtype) else (storage.dtype, *rest)
     if type(storage) is not TypedStorage or any(more):  # such as a view that is conjugated
         raise ValueError('a tensor must be plain')
     tensor = torch._utils._rebuild_tensor_v3(storage, offset, size, stride, False, OrderedDict(), dtype)
     return tensor.requires_grad_(requires_grad)
-
-
-def _parameter(data, requires_grad, *_) -> nn.Parameter:
-    """Hooks and attributes are left out."""
-    return nn.Parameter(data, requires_grad)
 
 
 def _tuple(items) -> tuple:
@@ -67,15 +59,15 @@ def _tuple(items) -> tuple:
 
 def _pairs(items: Iterable) -> list[tuple[Any, Any]]:
     """Items for a dict, less those that no reader needs."""
-    pairs = [(key, value) for key, value in items]
-    if not all(_is_key(key) for key, _ in pairs):
-        raise ValueError('the keys of dicts must be numbers or texts')
+    pairs = [(_key(key), value) for key, value in items]
     return [(key, value) for key, value in pairs if key != _PADDLE_NAME_TABLE and not _is_own_function(value)]
 
 
-def _is_key(value: Any) -> bool:
-    """Whether a value may be a key: nested tuples may take for ever to hash, or overflow the stack."""
-    return all(isinstance(part, _SCALARS) for part in (value if type(value) is tuple else (value,)))
+def _key(value: Any) -> Any:
+    """A value that may be hashed: nested tuples may take for ever, or overflow the stack."""
+    if not all(isinstance(part, _SCALARS) for part in (value if type(value) is tuple else (value,))):
+        raise ValueError('the keys of dicts and sets must be numbers or texts')
+    return value
 
 
 def _is_own_function(value: Any) -> bool:
@@ -84,12 +76,6 @@ def _is_own_function(value: Any) -> bool:
         return False
     owner, name = value.args
     return type(owner) is Named and owner.name == _ONE_CYCLE and name in ('_annealing_cos', '_annealing_linear')
-
-
-def _set(items) -> set:
-    if not all(map(_is_key, _tuple(items))):
-        raise ValueError('the items of a set must be numbers or texts')
-    return set(items)
 
 
 def _counter(counts) -> Counter:
@@ -128,13 +114,15 @@ CONSTANTS = {
 CALLED: dict[str, Callable] = {
     'torch._utils._rebuild_tensor_v2': _tensor,
     'torch._utils._rebuild_tensor_v3': _tensor,
-    'torch._utils._rebuild_parameter': _parameter,
-    'torch._utils._rebuild_parameter_with_state': _parameter,
+    **dict.fromkeys(  # without hooks and attributes
+        ('torch._utils._rebuild_parameter', 'torch._utils._rebuild_parameter_with_state'),
+        lambda data, requires_grad, *_: nn.Parameter(data, requires_grad),
+    ),
     'torch.Size': lambda sizes: torch.Size(_tuple(sizes)),
     'torch.device': torch.device,
     'collections.OrderedDict': lambda items=(): OrderedDict(_pairs(_tuple(items))),
     'collections.Counter': _counter,
-    'builtins.set': _set,
+    'builtins.set': lambda items: set(map(_key, _tuple(items))),
     'builtins.tuple': _tuple,  # in Paddle's
     'builtins.complex': complex,
     'builtins.bytes': lambda: b'',
@@ -142,9 +130,6 @@ CALLED: dict[str, Callable] = {
     'mmengine.config.config.ConfigDict': lambda values: values,  # in a data set's metainfo
     'numpy._core.multiarray.scalar': lambda dtype, data: _array_of((), dtype, data)[()],
 }
-
-
-# What is recorded first, because its state comes later
 
 
 def _array(recorded: Named, build: Callable) -> np.ndarray:
@@ -164,6 +149,7 @@ def _namespace(recorded: Named, build: Callable) -> argparse.Namespace:
     return argparse.Namespace(**arguments)
 
 
+# What takes a state after it was made.
 FINISHED: dict[str, Callable[[Named, Callable], Any]] = {
     'numpy._core.multiarray._reconstruct': _array,
     'mmengine.logging.history_buffer.HistoryBuffer': _history,
@@ -201,7 +187,6 @@ def finish(content: Any, device: str | torch.device | None = None) -> Any:
         return done[id(value)][1]
 
     def build_new(value: Any) -> Any:
-        kind = value.name if type(value) is Named else type(value).__name__
         if type(value) in (dict, OrderedDict):
             for key in value:
                 value[key] = build(value[key])
@@ -209,17 +194,17 @@ def finish(content: Any, device: str | torch.device | None = None) -> Any:
             value[:] = map(build, value)
         elif type(value) is tuple:
             return tuple(map(build, value))
-        elif type(value) is Named and kind in FINISHED:
-            return FINISHED[kind](value, build)
+        elif type(value) is Named and value.name in FINISHED:
+            return FINISHED[value.name](value, build)
         else:
-            raise ValueError(f'a {kind} in the place of a value')
+            raise ValueError(f'{value.name if type(value) is Named else type(value).__name__} is not a value')
         return value
 
     return build(content)
 
 
 def _to_tensor(value: Any, device: str | torch.device) -> Any:
-    """A tensor for an array of Paddle, alone or, since Paddle 2.1, with the name of the parameter."""
+    """A tensor for an array of Paddle, also, since Paddle 2.1, for one with the name of its parameter."""
     if type(value) is tuple and len(value) == 2 and isinstance(value[1], Tensor):
         return value[1]
     if not isinstance(value, np.ndarray):
@@ -263,15 +248,15 @@ class Unpickler(_PythonUnpickler):  # not the one in C, which allocates whatever
         else:
             raise pickle.UnpicklingError(f'a {type(target).__name__} cannot take this state')
 
-    def _extend(self, items: list) -> None:
-        if type(self.stack[-1]) is not list:
-            raise pickle.UnpicklingError(f'a {type(self.stack[-1]).__name__} cannot be extended')
-        self.stack[-1].extend(items)
-
-    def _update(self, items: list) -> None:
-        if type(self.stack[-1]) not in (dict, OrderedDict):
-            raise pickle.UnpicklingError(f'a {type(self.stack[-1]).__name__} cannot take items')
-        self.stack[-1].update(_pairs(zip(items[::2], items[1::2], strict=True)))
+    def _add(self, items: list, *types: type) -> None:
+        """Add items to the list on the stack, or keys and values to the dict."""
+        target = self.stack[-1]
+        if type(target) not in types:
+            raise pickle.UnpicklingError(f'a {type(target).__name__} cannot take items')
+        if type(target) is list:
+            target.extend(items)
+        else:
+            target.update(_pairs(zip(items[::2], items[1::2], strict=True)))
 
     def _load_storage(self) -> None:
         """The numbers of a tensor, which torch keeps outside the pickle."""
@@ -286,15 +271,15 @@ class Unpickler(_PythonUnpickler):  # not the one in C, which allocates whatever
             pickle.REDUCE[0]: _call,
             pickle.NEWOBJ[0]: _call,
             pickle.BUILD[0]: _set_state,
-            pickle.APPEND[0]: lambda self: self._extend([self.stack.pop()]),
-            pickle.APPENDS[0]: lambda self: self._extend(self.pop_mark()),
-            pickle.SETITEM[0]: lambda self: self._update([self.stack.pop(-2), self.stack.pop()]),
-            pickle.SETITEMS[0]: lambda self: self._update(self.pop_mark()),
+            pickle.APPEND[0]: lambda self: self._add([self.stack.pop()], list),
+            pickle.APPENDS[0]: lambda self: self._add(self.pop_mark(), list),
+            pickle.SETITEM[0]: lambda self: self._add([self.stack.pop(-2), self.stack.pop()], dict, OrderedDict),
+            pickle.SETITEMS[0]: lambda self: self._add(self.pop_mark(), dict, OrderedDict),
             pickle.BINPERSID[0]: _load_storage,
         }
     )
 
 
 def load(file: Any, **options: str) -> Any:
-    """What pickle.load does, for torch's readers."""
+    """As pickle.load, for torch's readers."""
     return Unpickler(file, **options).load()

@@ -11,8 +11,7 @@ from pathlib import Path
 from mmengine.config import Config
 from torch import nn
 
-from beit_mm.checkpoint.checksums import split_checksum
-from beit_mm.checkpoint.reading import find_weights
+from beit_mm.checkpoint.reading import find_weights, split_checksum
 from beit_mm.config.parts import walk
 from beit_mm.datasets.webdataset import expand_shards
 from beit_mm.models.weight_layouts import find_layouts

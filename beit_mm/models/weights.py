@@ -1,7 +1,7 @@
 """Fit a state dict to the trunk that loads it, and log what was changed."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from beit_mm.errors import UserError
 from beit_mm.models.backbones.relative_position import expand_bias, Grid, grid_of_index, infer_grid, nearest_grid
 
-from .weight_layouts import find_layouts, INDEX, OPENMMLAB
+from .layout import INDEX
+from .weight_layouts import find_layouts, OPENMMLAB
 
 SHARED_TABLE = 'rel_pos_bias.relative_position_bias_table'
 BLOCK_TABLE = 'attn.relative_position_bias_table'
@@ -23,16 +24,12 @@ MIN_MATCHED_SHARE = 0.9
 
 
 class WeightsMismatch(UserError):
-    """A checkpoint does not fit the model. The message does not name the file; `naming_checkpoint` adds it."""
+    """A checkpoint does not fit the model. `naming_checkpoint` adds the name of the file."""
 
 
 @contextmanager
 def naming_checkpoint(init_cfg: dict | list[dict] | None) -> Iterator[None]:
-    """Name the file of init_cfg's Pretrained entry in errors about its weights.
-
-    Raises:
-        UserError: Instead of WeightsMismatch and of MMEngine's AssertionError for a prefix that the file lacks.
-    """
+    """Name the file of init_cfg's Pretrained entry in errors about its weights, a missing prefix included."""
     try:
         yield
     except (AssertionError, WeightsMismatch) as error:
@@ -51,22 +48,14 @@ def resize_position_embedding(pos_embed: Tensor, target: Grid, source: Grid | No
         pos_embed: (1, 1 + h * w, C), the class token's first.
         target: grid (h, w) to resize to.
         source: grid of pos_embed. None: the target if it fits, else a square, else the nearest aspect ratio.
-
-    Raises:
-        ValueError: If pos_embed does not fit the source grid.
     """
     num_patches = pos_embed.shape[1] - 1
     if source is None:
         grids = [(rows, num_patches // rows) for rows in range(1, num_patches + 1) if num_patches % rows == 0]
-        source = target if target in grids else nearest_grid(grids, target)
-    if source[0] * source[1] != num_patches:
-        raise ValueError(
-            f'position embeddings for a grid of {source[0]} x {source[1]} patches must have '
-            f'{source[0] * source[1] + 1} rows, got {num_patches + 1}'
-        )
+        source = nearest_grid(grids, target)
     if tuple(source) == tuple(target):
         return pos_embed
-    patches = pos_embed[:, 1:].transpose(1, 2).reshape(1, -1, *source)
+    patches = pos_embed[:, 1:].transpose(1, 2).unflatten(2, tuple(source))
     patches = patches.to(torch.promote_types(patches.dtype, torch.float32))
     patches = F.interpolate(patches, size=tuple(target), mode='bicubic', align_corners=False)
     return torch.cat([pos_embed[:, :1], patches.flatten(2).transpose(1, 2).to(pos_embed.dtype)], dim=1)
@@ -86,13 +75,14 @@ def _adapt(trunk: Any, weights: dict[str, Tensor], own: dict[str, Tensor]) -> li
         weights.update({name: weights.get(name, table.clone()) for name in names})
         done.append(f'shared bias table to {len(names)} blocks' if names else 'shared bias table dropped')
     resized = set()
-    for name, tensor in weights.items():
-        if name in own and name.endswith('relative_position_bias_table'):
+    for name in weights.keys() & own.keys():
+        tensor = weights[name]
+        if name.endswith('relative_position_bias_table'):
             start = source or infer_grid(len(tensor), grid)
             if start != grid:
                 weights[name] = expand_bias(tensor, start, grid)
                 resized.add(f'bias tables {start[0]} x {start[1]} to {grid[0]} x {grid[1]}')
-        elif name in own and name == 'pos_embed':
+        elif name == 'pos_embed':
             weights[name] = resize_position_embedding(tensor, grid, source)
             if weights[name] is not tensor:
                 resized.add(f'position embeddings to {grid[0]} x {grid[1]}')
@@ -118,17 +108,24 @@ def fit_trunk_weights(trunk: Any, state_dict: dict[str, Tensor], prefix: str, *_
     missing = [name for name in own if name not in matched]
     unused = [name for name in weights if name not in own]
     unknown = [name for name in unused if not name.startswith(TASK_WEIGHTS)]
-    where = f'under "{prefix}" ' if prefix else ''
+    differences = [
+        f'; {name} must be {tuple(own[name].shape)}, got {tuple(weights[name].shape)}'
+        for name in missing
+        if name in weights
+    ]
+    blocks = [{name.split('.')[1] for name in names if name.startswith('blocks.')} for names in (own, weights)]
     if (
         len(matched) < MIN_MATCHED_SHARE * len(own)
         or len(unknown) > (1 - MIN_MATCHED_SHARE) * max(num_in_file, 1)
-        or any(name in weights for name in missing)
-        or _blocks(own) != _blocks(weights)
+        or differences
+        or blocks[0] != blocks[1]
     ):
+        differences += [f'; {name} is missing' for name in missing] + [f'; {name} is unknown' for name in unknown]
+        where = f'under "{prefix}" ' if prefix else ''
         raise WeightsMismatch(
             f'the checkpoint does not fit this BEiT trunk: {len(matched)} of its {len(own)} tensors match '
             f"{where}(at least {MIN_MATCHED_SHARE:.0%} expected), {len(unknown)} of the checkpoint's are unknown"
-            f'{_first_difference(own, weights, missing, unknown)}'
+            + (differences[0] if differences else '')
         )
     state_dict.update({prefix + name: weights[name] for name in matched})
     state_dict[f'{prefix}grid_size'] = grid_size
@@ -151,27 +148,12 @@ def _take_trunk(state_dict: dict[str, Tensor], prefix: str) -> dict[str, Tensor]
     of_host = any(layout is OPENMMLAB for layout, *_ in find_layouts(taken))
     weights = {}
     for name, tensor in taken.items():
-        ours = OPENMMLAB.our_name(name, '') if of_host else None
         if not name.endswith(INDEX):
+            ours = OPENMMLAB.our_name(name, '') if of_host else None
             weights[ours.removeprefix('backbone.') if ours else name] = tensor
         elif 'grid_size' not in weights and (grid := grid_of_index(tensor)) is not None:
             weights['grid_size'] = grid
     return weights
-
-
-def _blocks(names: Iterable[str]) -> set[str]:
-    return {name.split('.')[1] for name in names if name.startswith('blocks.')}
-
-
-def _first_difference(
-    own: dict[str, Tensor], weights: dict[str, Tensor], missing: list[str], unknown: list[str]
-) -> str:
-    for name in missing:
-        if name in weights:
-            return f'; {name} must be {tuple(own[name].shape)}, got {tuple(weights[name].shape)}'
-    if missing:
-        return f'; {missing[0]} is missing'
-    return f'; {unknown[0]} is unknown' if unknown else ''
 
 
 def _summary(names: list[str]) -> str:

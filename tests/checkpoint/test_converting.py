@@ -11,7 +11,8 @@ from beit_mm.checkpoint.mapping import find_beit
 from beit_mm.checkpoint.reading import read_checkpoint
 from beit_mm.models import BEiT
 from beit_mm.models.backbones.relative_position import expand_bias, relative_position_index
-from beit_mm.models.weight_layouts import find_layouts, LAYOUTS, task_of
+from beit_mm.models.layout import task_of
+from beit_mm.models.weight_layouts import find_layouts, LAYOUTS
 
 WIDTH = dict(embed_dim=32, depth=3, num_heads=2)
 SUFFIXES = {'transformers': '', 'passl': '.pdparams'}

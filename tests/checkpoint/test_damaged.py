@@ -51,7 +51,7 @@ def test_truncated_files_are_refused(tmp_path, suffix):
 def test_a_list_is_refused(tmp_path, suffix):
     path = tmp_path / f'list{suffix}'
     torch.save([torch.zeros(1)], path) if suffix == '.pth' else path.write_bytes(pickle.dumps([1], protocol=4))
-    with pytest.raises(ValueError, match='a list in the place of a dict'):
+    with pytest.raises(ValueError, match='a list instead of a dict'):
         read_checkpoint(path)
 
 

@@ -7,6 +7,7 @@ import pickle
 import threading
 import warnings
 import zipfile
+from argparse import Namespace
 from concurrent.futures import ThreadPoolExecutor
 
 import mmpretrain
@@ -17,37 +18,32 @@ from mmengine.config import Config
 from mmengine.model import BaseModel
 from mmengine.runner import CheckpointLoader, load_checkpoint, Runner
 from mmengine.runner.checkpoint import get_torch_safe_globals
+from PIL import Image
 from support.payloads import ANYWHERE, body, leave_trace, OTHER_OPCODES, program, write
+from support.tools import tool
 
 from beit_mm.checkpoint import read_checkpoint
+from beit_mm.engine.runners import launch
 
 TRUNK = dict(type='beit_mm.BEiT', img_size=32, embed_dim=16, depth=1, num_heads=2)
+CLASSIFIER = dict(
+    type='ImageClassifier', backbone=TRUNK, head=dict(type='LinearClsHead', num_classes=2, in_channels=16)
+)
+FCN = dict(type='FCNHead', in_channels=16, in_index=0, channels=8, num_convs=1, concat_input=False, num_classes=2)
+SEGMENTOR = dict(
+    type='EncoderDecoder',
+    backbone=dict(**TRUNK, out_type='featmap', out_indices=[0]),
+    decode_head=FCN,
+    test_cfg=dict(mode='whole'),
+)
 
 
 def classifier():
-    return Config(
-        dict(
-            default_scope='mmpretrain',
-            model=dict(
-                type='ImageClassifier', backbone=TRUNK, head=dict(type='LinearClsHead', num_classes=2, in_channels=16)
-            ),
-        )
-    )
+    return Config(dict(default_scope='mmpretrain', model=CLASSIFIER))
 
 
 def segmentor():
-    head = dict(type='FCNHead', in_channels=16, in_index=0, channels=8, num_convs=1, concat_input=False, num_classes=2)
-    return Config(
-        dict(
-            default_scope='mmseg',
-            model=dict(
-                type='EncoderDecoder',
-                backbone=dict(**TRUNK, out_type='featmap', out_indices=[0]),
-                decode_head=head,
-                test_cfg=dict(mode='whole'),
-            ),
-        )
-    )
+    return Config(dict(default_scope='mmseg', model=SEGMENTOR))
 
 
 class Toy(BaseModel):
@@ -100,9 +96,9 @@ def evil_files(folder, form):
     """Every payload in a folder of its own."""
     payloads = ANYWHERE if form in ('zip', 'folder') else {**ANYWHERE, **OTHER_OPCODES}
     for index, (name, payload) in enumerate(payloads.items()):
-        place = folder / str(index)
-        place.mkdir()
-        yield name, write(place, payload(place, leave_trace(place)), form)
+        own = folder / str(index)
+        own.mkdir()
+        yield name, write(own, payload(own, leave_trace(own)), form)
 
 
 def assert_nothing_ran(folder):
@@ -127,7 +123,7 @@ def test_malicious_files_are_refused_and_execute_nothing(tmp_path, way, form):
 @pytest.mark.parametrize('form', ['zip', 'pdparams'])
 @pytest.mark.filterwarnings('ignore')
 def test_malicious_downloads_execute_nothing_with_and_without_a_checksum(tmp_path, server, form, mark):
-    for name, path in evil_files(tmp_path, form):
+    for _, path in evil_files(tmp_path, form):
         path = path.rename(path.with_name(f'{path.parent.name}{path.name}'))
         address = f'{server.url}/{path.relative_to(tmp_path)}'
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -141,15 +137,12 @@ def test_malicious_downloads_execute_nothing_with_and_without_a_checksum(tmp_pat
 
 
 @pytest.mark.parametrize(
-    'name, payloads',
-    [
-        *((name, ANYWHERE) for name in ('exec', 'getattr chain', 'HistoryBuffer.__setstate__', 'numpy.load')),
-        *((name, OTHER_OPCODES) for name in ('stack global', 'instance', 'object', 'new object')),
-    ],
+    'name',
+    'exec|getattr chain|HistoryBuffer.__setstate__|numpy.load|stack global|instance|object|new object'.split('|'),
 )
-def test_the_malicious_files_do_work_elsewhere(tmp_path, name, payloads):
+def test_the_malicious_files_do_work_elsewhere(tmp_path, name):
     """Otherwise the tests above would prove nothing: these run when unpickled, one even under MMEngine's list."""
-    content = payloads[name](tmp_path, leave_trace(tmp_path))
+    content = {**ANYWHERE, **OTHER_OPCODES}[name](tmp_path, leave_trace(tmp_path))
     if name == 'HistoryBuffer.__setstate__':
         with torch.serialization.safe_globals(get_torch_safe_globals()), warnings.catch_warnings():
             warnings.simplefilter('ignore')
@@ -160,17 +153,14 @@ def test_the_malicious_files_do_work_elsewhere(tmp_path, name, payloads):
 
 
 @pytest.mark.parametrize('form', ['zip', 'pdparams'])
-def test_the_refused_global_is_named(tmp_path, form):
+def test_the_refused_global_is_named_even_if_others_allow_it(tmp_path, form):
     path = write(tmp_path, ANYWHERE['os.system'](tmp_path, ''), form)
-    with pytest.raises(ValueError, match=f'^{path} must be .*, got global {os.name}.system$'):
-        read_checkpoint(path)
-
-
-def test_globals_that_others_allow_stay_refused(tmp_path):
-    code = leave_trace(tmp_path)
-    path = write(tmp_path, ANYWHERE['HistoryBuffer.__setstate__'](tmp_path, code), 'zip')
-    with torch.serialization.safe_globals([exec, *get_torch_safe_globals()]), pytest.raises(ValueError):
-        read_checkpoint(path)
+    with torch.serialization.safe_globals([os.system, exec, *get_torch_safe_globals()]):
+        with pytest.raises(ValueError, match=f'^{path} must be .*, got global {os.name}.system$'):
+            read_checkpoint(path)
+        path = write(tmp_path, ANYWHERE['HistoryBuffer.__setstate__'](tmp_path, leave_trace(tmp_path)), 'zip')
+        with pytest.raises(ValueError):
+            read_checkpoint(path)
     assert_nothing_ran(tmp_path)
 
 
@@ -237,4 +227,81 @@ def test_config_texts_in_a_file_are_not_executed(tmp_path, form, way):
     except ValueError as error:
         assert 'Cannot find the config in the checkpoint' in str(error)
     assert read_checkpoint(path)['meta'] == dict(epoch=1, iter=1)
+    assert_nothing_ran(tmp_path)
+
+
+# The tools: one sentence and a non-zero exit
+
+
+def config(folder):
+    data = folder / 'data' / 'class'
+    data.mkdir(parents=True)
+    Image.new('RGB', (32, 32)).save(data / 'a.png')
+    dataset = dict(type='CustomDataset', data_root=str(folder / 'data'))
+    dataset['pipeline'] = [dict(type='LoadImageFromFile'), dict(type='PackInputs')]
+    loader = dict(batch_size=1, sampler=dict(type='DefaultSampler', shuffle=False), dataset=dataset)
+    cfg = dict(
+        custom_imports=dict(imports=['beit_mm']),
+        default_scope='mmpretrain',
+        experiment_name=folder.name,
+        model=dict(CLASSIFIER, data_preprocessor=dict(mean=[0.0] * 3, std=[255.0] * 3)),
+        train_dataloader=loader,
+        test_dataloader=loader,
+        train_cfg=dict(by_epoch=False, max_iters=1),
+        test_cfg=dict(),
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
+        test_evaluator=dict(type='Accuracy', topk=1),
+    )
+    Config(cfg).dump(folder / 'config.py')
+    return f'{folder}/config.py'
+
+
+def evil(folder, name, form):
+    return str(write(folder, {**ANYWHERE, **OTHER_OPCODES}[name](folder, leave_trace(folder)), form))
+
+
+def assert_one_sentence(output, message):
+    sentences = [line for line in output.splitlines() if line.startswith('error: ')]
+    assert len(sentences) == 1 and message in sentences[0], output[-3000:]
+    assert 'Traceback' not in output
+
+
+@pytest.mark.parametrize(
+    'words, name, form, message',
+    [
+        # The early check of a training, which looks at the names of tensors, is the first to find it.
+        ('train --resume ', 'HistoryBuffer.__setstate__', 'zip', 'evil.pth holds no tensor of this ImageClassifier'),
+        ('test file://', 'stack global', 'pdparams', 'must be a complete checkpoint of weights or of a run, '),
+    ],
+    ids=['resume', 'Paddle'],
+)
+def test_malicious_weights_end_a_tool_in_one_sentence(tmp_path, words, name, form, message):
+    path = evil(tmp_path, name, form)
+    name_of_tool, *options = f'{words}{path}'.split()
+    output = tool(name_of_tool, config(tmp_path), *options, '--work-dir', tmp_path / 'work', ok=False)
+    assert_one_sentence(output, message)
+    assert path in output
+    assert_nothing_ran(tmp_path)
+
+
+@pytest.mark.parametrize(
+    'checkpoint, message',
+    [
+        (lambda folder: evil(folder, 'exec', 'folder'), 'pytorch_model.bin must be a complete checkpoint'),
+        ('{bad}', 'bad.pth: the checkpoint '),
+        (f'{{bad}}#sha256={"0" * 64}', f'bad.pth must have the SHA-256 {"0" * 64}, got '),
+        ('{bad}#sha256=0', 'at the end of a checkpoint must give 64 hexadecimal digits'),
+        (str, 'CHECKPOINT names a checkpoint that does not exist'),
+    ],
+)
+def test_bad_weights_end_a_test_in_one_sentence(tmp_path, capsys, checkpoint, message):
+    """As tools/test.py does, without its process."""
+    torch.save(dict(state_dict={}), tmp_path / 'bad.pth')
+    path = checkpoint.format(bad=tmp_path / 'bad.pth') if isinstance(checkpoint, str) else checkpoint(tmp_path)
+    args = dict(config=config(tmp_path), checkpoint=path, work_dir=f'{tmp_path}/work', launcher='none')
+    args.update(out=None, show_dir=None, tta=False, cfg_options=None)
+    with pytest.raises(SystemExit) as raised:
+        launch.run(launch.test, Namespace(**args))
+    assert raised.value.code == 1
+    assert_one_sentence(capsys.readouterr().err, message)
     assert_nothing_ran(tmp_path)

@@ -13,11 +13,11 @@ TRUNK = {
 CLASSIFIER = {**TRUNK, 'model.head.in_channels': 32, 'model.head.init_cfg.std': 1.0}
 SEGMENTOR = {
     **TRUNK,
-    'model.backbone.depth': 2,
-    'model.backbone.out_indices': [0, 0, 1, 1],
+    'model.backbone.out_indices': [0, 0, 0, 0],
     'model.neck.embed_dim': 32,
     'model.decode_head.in_channels': [32] * 4,
     'model.decode_head.channels': 16,
+    'model.decode_head.pool_scales': [1, 6],
     'model.auxiliary_head.in_channels': 32,
 }
 PRETRAINING = {

@@ -14,7 +14,8 @@ from steps import build, build_hosts_wrapper, build_wrapper, device, inference, 
 from torch import nn, Tensor
 
 import beit_mm
-from beit_mm.models.weight_layouts import INDEX, LAYOUTS
+from beit_mm.models.layout import INDEX
+from beit_mm.models.weight_layouts import LAYOUTS
 
 HOSTS_RECIPE = 'beit/beit-base_upernet_8xb2-160k_ade20k-640x640.py'
 MARGIN = 1e-4

@@ -28,19 +28,6 @@ def task_of(names: Iterable[str]) -> str | None:
     return next(task for task, name in TASKS.items() if name in names)
 
 
-def _rules(pairs: Iterable[tuple[str, str]]) -> list[tuple[re.Pattern, str]]:
-    return [(re.compile(re.escape(old).replace(r'\{\}', r'(\d+)')), new.replace('{}', r'\g<1>')) for old, new in pairs]
-
-
-def _rename(name: str, rules: list[tuple[re.Pattern, str]]) -> str | None:
-    """The name with the first matching beginning replaced; None if there is none."""
-    for pattern, new in rules:
-        match = pattern.match(name)
-        if match:
-            return match.expand(new) + name[match.end() :]
-    return None
-
-
 @dataclass(frozen=True)
 class Layout:
     """How an implementation names BEiT's weights.
@@ -50,59 +37,50 @@ class Layout:
 
     Args:
         name: the name that users see.
-        trunk: (theirs, ours) beginnings of names in the trunk's module; theirs without the prefix of that module.
-        outside: the same for weights outside the trunk's module.
-        trunk_prefix: prefix of the trunk's module in a larger model.
+        pairs: (theirs, ours) beginnings of names; theirs start with `@` in the trunk's module.
+        aliases: more pairs, which are read but never written.
+        trunk_prefix: what `@` stands for in a larger model.
         without_prefix: tasks whose model is the trunk's module itself.
-        trunk_aliases, outside_aliases: more names, which are read but never written.
         tasks: tasks that the implementation has a model for, see `task_of`.
         wrapper: key of the state dict in a file; None if the file is the state dict.
         splits_qkv: whether q, k and v are separate tensors.
         transposes: whether linear weights are (in, out).
         keeps_index: whether the relative position index is among the weights.
-        foreign_endings: endings of names in the trunk that only another model has.
-        ignored: beginnings of names outside the trunk that have no counterpart here.
     """
 
     name: str
-    trunk: Pairs
-    outside: Pairs = ()
+    pairs: Pairs
+    aliases: Pairs = ()
     trunk_prefix: str = ''
     without_prefix: tuple[str, ...] = ('trunk',)
-    trunk_aliases: Pairs = ()
-    outside_aliases: Pairs = ()
     tasks: tuple[str, ...] = tuple(TASKS)
     wrapper: str | None = None
     splits_qkv: bool = False
     transposes: bool = False
     keeps_index: bool = False
-    foreign_endings: tuple[str, ...] = ('attn.qkv.bias',)
-    ignored: tuple[str, ...] = ()
 
     @cached_property
-    def _renamings(self) -> tuple:
-        """Rules for the trunk and outside of it, to ours and back."""
-        return (
-            _rules([*self.trunk_aliases, *self.trunk]),
-            _rules([*self.outside_aliases, *self.outside]),
-            _rules((ours, theirs) for theirs, ours in self.trunk),
-            _rules((ours, theirs) for theirs, ours in self.outside),
-        )
+    def _rules(self) -> list[list[tuple[re.Pattern, str]]]:
+        """To our names, and back to names in the trunk's module and outside of it."""
+        inside, outside = ([(b, a) for a, b in self.pairs if a.startswith('@') == is_in] for is_in in (True, False))
+        return [
+            [(re.compile(re.escape(old).replace(r'\{\}', r'(\d+)')), new.replace('{}', r'\1')) for old, new in pairs]
+            for pairs in ([*self.aliases, *self.pairs], inside, outside)
+        ]
 
     def our_name(self, name: str, prefix: str) -> str | None:
         """Our name for one of theirs, in a file whose trunk has this prefix; None if unknown."""
-        trunk, outside, *_ = self._renamings
-        root = re.sub(r'[^.]*\.$', '', prefix)
-        ours = _rename(name[len(prefix) :], trunk) if name.startswith(prefix) else None
-        if ours is None and name.startswith(root):
-            ours = _rename(name[len(root) :], outside)
-        return ours
+        for start, mark in ((prefix, '@'), (re.sub(r'[^.]*\.$', '', prefix), '')):
+            ours = _rename(mark + name[len(start) :], self._rules[0]) if name.startswith(start) else None
+            if ours is not None:
+                return ours
+        return None
 
     def their_name(self, name: str, task: str) -> str | None:
         """Their name for one of ours; None if their model for the task has no such tensor."""
-        inside, outside = (_rename(name, rules) for rules in self._renamings[2:])
-        if inside is not None and task not in self.without_prefix:
-            inside = self.trunk_prefix + inside
+        inside, outside = (_rename(name, rules) for rules in self._rules[1:])
+        if inside is not None:
+            inside = inside.replace('@', '' if task in self.without_prefix else self.trunk_prefix)
         return (outside or inside) if task == 'pretrain' else (inside or outside)
 
     def to_ours(self, weights: dict[str, Tensor], prefix: str) -> tuple[dict[str, Tensor], Moves, list[str]]:
@@ -116,20 +94,17 @@ class Layout:
         """
         renamed, moves, unknown = {}, [], []
         for name, tensor in weights.items():
+            ours = self.our_name(name, prefix)
             if name.endswith(INDEX):
                 continue
-            ours = self.our_name(name, prefix)
             if ours is None:
                 unknown.append(name)
                 continue
             if ours in renamed:
                 raise ValueError(f'{name} and another weight of the file are both {ours}, expected one')
-            renamed[ours] = tensor.t().contiguous() if self.transposes and _is_linear(ours, tensor) else tensor
-            moves.append((name, ours))
-        if self.splits_qkv:
-            moves = [(theirs, _fused_name(ours)) for theirs, ours in moves]
-            renamed = _fuse_qkv(renamed)
-        return renamed, moves, unknown
+            renamed[ours] = self._transpose(ours, tensor)
+            moves.append((name, _fused_name(ours) if self.splits_qkv else ours))
+        return _fuse_qkv(renamed) if self.splits_qkv else renamed, moves, unknown
 
     def from_ours(self, weights: dict[str, Tensor], task: str) -> tuple[dict[str, Tensor], Moves, list[str]]:
         """Our weights under their names; returns the same three as `to_ours`."""
@@ -140,13 +115,21 @@ class Layout:
                 if theirs is None:
                     unknown.append(name)
                 else:
-                    renamed[theirs] = (value.t() if self.transposes and _is_linear(part, value) else value).contiguous()
+                    renamed[theirs] = self._transpose(part, value).contiguous()
                     moves.append((theirs, name))
         return renamed, moves, unknown
 
+    def _transpose(self, name: str, tensor: Tensor) -> Tensor:
+        is_linear = name.endswith('.weight') and tensor.ndim == 2
+        return tensor.t().contiguous() if self.transposes and is_linear else tensor
 
-def _is_linear(name: str, tensor: Tensor) -> bool:
-    return name.endswith('.weight') and tensor.ndim == 2
+
+def _rename(name: str, rules: list[tuple[re.Pattern, str]]) -> str | None:
+    """The name with the first matching beginning replaced; None if there is none."""
+    for pattern, new in rules:
+        if match := pattern.match(name):
+            return match.expand(new) + name[match.end() :]
+    return None
 
 
 def _fused_name(name: str) -> str:
@@ -163,8 +146,8 @@ def _fuse_qkv(weights: dict[str, Tensor]) -> dict[str, Tensor]:
             if len(parts) < 3 or any(part.shape != tensor.shape for part in parts):
                 shapes = [tuple(part.shape) for part in parts]
                 raise ValueError(f'{name}: q, k and v must be three tensors of the same shape, got {shapes}')
-            fused[_fused_name(name)] = torch.cat(parts)
-        elif not name.endswith(('attn.k.weight', 'attn.v.weight')):
+            tensor = torch.cat(parts)
+        if not name.endswith(('attn.k.weight', 'attn.v.weight')):
             fused[_fused_name(name)] = tensor
     return fused
 
