@@ -92,13 +92,17 @@ WAYS = {
 }
 
 
-def evil_files(folder, form):
-    """Every payload in a folder of its own."""
+# Payloads for the ways to the reader, which refuses all of them.
+SOME = ('os.system', 'exec', 'HistoryBuffer.__setstate__', 'numpy.load', 'torch.load', 'stack global', 'new object')
+
+
+def evil_files(folder, form, names=SOME):
+    """Each payload in a folder of its own."""
     payloads = ANYWHERE if form in ('zip', 'folder') else {**ANYWHERE, **OTHER_OPCODES}
-    for index, (name, payload) in enumerate(payloads.items()):
+    for index, name in enumerate(payloads.keys() & names):
         own = folder / str(index)
         own.mkdir()
-        yield name, write(own, payload(own, leave_trace(own)), form)
+        yield name, write(own, payloads[name](own, leave_trace(own)), form)
 
 
 def assert_nothing_ran(folder):
@@ -109,13 +113,14 @@ def assert_nothing_ran(folder):
 @pytest.mark.parametrize('way', WAYS)
 @pytest.mark.filterwarnings('ignore')
 def test_malicious_files_are_refused_and_execute_nothing(tmp_path, way, form):
+    names = [*ANYWHERE, *OTHER_OPCODES] if way in ('read_checkpoint', 'CheckpointLoader') else SOME
     count = 0
-    for name, path in evil_files(tmp_path, form):
+    for name, path in evil_files(tmp_path, form, names):
         with pytest.raises(ValueError, match='evil.* must be a complete checkpoint|bin must be a complete') as raised:
             WAYS[way](str(path))
         assert '\n' not in str(raised.value), name
         count += 1
-    assert count >= 20
+    assert count >= (5 if names is SOME else 20)
     assert_nothing_ran(tmp_path)
 
 
