@@ -10,7 +10,7 @@ from beit_mm import datasets, engine, evaluation, models
 @pytest.mark.parametrize(
     'old_module, old_name, new',
     [(engine, name, getattr(evaluation, name)) for name in evaluation.__all__]
-    + [(datasets, name, getattr(models, name)) for name in models.__all__ if name.lower().endswith('preprocessor')]
+    + [(datasets, name, getattr(models, name)) for name in dir(models) if name.lower().endswith('preprocessor')]
     + [(datasets, 'KeyedSampler', datasets.SeededSampler), (datasets, 'KeyedDataset', datasets.SeededDataset)],
 )
 def test_the_old_address_gives_the_same_class_with_a_warning(old_module, old_name, new):

@@ -15,20 +15,3 @@ from .segmentors.encoder_decoder import EncoderDecoder
 from .selfsup.masked_image_model import MaskedImageModel
 from .selfsup.targets import AllPatches, MaskedPatches, NormalisedPixels, VisualTokens
 from .tokenizers.discrete_vae import DiscreteVAE
-
-__all__ = [
-    'AllPatches',
-    'BEiT',
-    'ClsDataPreprocessor',
-    'SegDataPreProcessor',
-    'TwoViewPreprocessor',
-    'DiscreteVAE',
-    'EncoderDecoder',
-    'LinearProbe',
-    'LinearProbeHead',
-    'MaskedImageModel',
-    'MaskedPatches',
-    'NormalisedPixels',
-    'UperNetHead',
-    'VisualTokens',
-]

@@ -17,8 +17,7 @@ BRIGHTNESS, CONTRAST, SATURATION = range(3)
 
 @MODELS.register_module()
 class TwoViewPreprocessor(BaseDataPreprocessor):
-    """Applies the colour jitter that the loader drew, then normalises the trunk's view and scales the tokenizer's view
-    to [0, 1].
+    """Applies the colour jitter that the loader drew, normalises the trunk's view and scales the tokenizer's to [0, 1].
 
     Args:
         mean, std: of the trunk's view, per channel in RGB, for values 0 to 255.
@@ -33,9 +32,7 @@ class TwoViewPreprocessor(BaseDataPreprocessor):
         self.register_buffer('std', torch.tensor(std).view(-1, 1, 1), persistent=False)
 
     def forward(self, data: dict, training: bool = False) -> dict[str, torch.Tensor]:
-        """A collated batch of PackTwoViews to `inputs` float (B, 3, H, W), `views` float (B, 3, 8h, 8w) in [0, 1]
-        and `mask` bool (B, h, w).
-        """
+        """A batch of PackTwoViews to `inputs` (B, 3, H, W), `views` (B, 3, 8h, 8w) and `mask` bool (B, h, w)."""
         data = self.cast_data(data)
         inputs, views = data['inputs'], data['views']
         if self.to_rgb:
@@ -69,16 +66,12 @@ def jitter_colors(images: Tensor, jitter: Tensor, mean_color: Tensor) -> Tensor:
     """Change brightness, contrast and saturation of every image, each image in its own order.
 
     Each step blends an image with black, with the mean grey value, or with its grey values, and clips to [0, 255], as
-    torchvision's ColorJitter does, but without rounding to whole numbers after each step. The mean is that of the whole
-    image before the crop. It follows the change of brightness, but not the clipping.
+    torchvision's ColorJitter does, but without rounding. The mean follows the change of brightness, not the clipping.
 
     Args:
         images: float RGB (B, 3, H, W) in [0, 255].
         jitter: (B, 6): the factors of brightness, contrast and saturation, then the order in which they come.
-        mean_color: RGB (B, 3) in [0, 255], of the whole image before any change.
-
-    Returns:
-        The same shape.
+        mean_color: RGB (B, 3) in [0, 255], of the whole image before the crop and any change.
     """
     factors, order = jitter[:, :3], jitter[:, 3:].long()
     mean = _gray(mean_color.to(images.dtype)[:, :, None, None])  # (B, 1, 1, 1)

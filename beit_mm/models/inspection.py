@@ -12,7 +12,7 @@ from torch import nn
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """A model without DDP or another wrapper of MMEngine around it."""
+    """A model without MMEngine's wrapper around it, such as DDP."""
     return cast(nn.Module, model.module) if is_model_wrapper(model) else model
 
 

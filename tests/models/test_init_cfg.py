@@ -22,26 +22,18 @@ def other_weights(part, tmp_path) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize('as_list', [False, True])
-def test_a_checkpoint_that_does_not_fit_is_named(part, other_weights, as_list):
+def test_a_checkpoint_that_does_not_fit_or_lacks_the_prefix_is_named(part, other_weights):
     pretrained = dict(type='Pretrained', checkpoint=other_weights)
-    init_cfg = [dict(type='Constant', layer='BatchNorm2d', val=1), pretrained] if as_list else pretrained
-    with pytest.raises(ValueError, match=f'^{other_weights}: the checkpoint does not fit'):
-        part(**PARTS[part], init_cfg=init_cfg).init_weights()
-
-
-def test_a_prefix_that_the_checkpoint_lacks_is_named_with_the_file(part, other_weights):
-    init_cfg = [dict(type='Pretrained', checkpoint=other_weights, prefix='encoders.')]
+    for init_cfg in (pretrained, [dict(type='Constant', layer='BatchNorm2d', val=1), pretrained]):
+        with pytest.raises(ValueError, match=f'^{other_weights}: the checkpoint does not fit'):
+            part(**PARTS[part], init_cfg=init_cfg).init_weights()
     with pytest.raises(ValueError, match=f'^{other_weights}: encoders. is not in the pretrained model'):
-        part(**PARTS[part], init_cfg=init_cfg).init_weights()
+        part(**PARTS[part], init_cfg=[dict(pretrained, prefix='encoders.')]).init_weights()
 
 
-def test_an_error_of_another_initialiser_stays_as_it_is(part):
+def test_errors_of_other_initialisers_stay_as_they_are(part, other_weights, monkeypatch):
     with pytest.raises(TypeError, match='layer must be a str or a list of str'):
         part(**PARTS[part], init_cfg=[dict(type='Constant', val=1, layer=3)]).init_weights()
-
-
-def test_an_assertion_of_another_initialiser_stays_as_it_is(part, other_weights, monkeypatch):
     model = part(**PARTS[part], init_cfg=dict(type='Pretrained', checkpoint=other_weights))
 
     def fail(*args, **kwargs):

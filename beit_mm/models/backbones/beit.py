@@ -20,11 +20,7 @@ POOLINGS = ('mean', 'cls_token', 'patches')
 
 
 def resolve_blocks(blocks: int | Sequence[int], depth: int) -> tuple[int, ...]:
-    """Blocks counted from 0, from one or several that may count from -1 backwards.
-
-    Raises:
-        UserError: If there are none, or a block is not in the trunk.
-    """
+    """Blocks counted from 0, from one or several that may count from -1 backwards; UserError if there is none such."""
     indices = [blocks] if isinstance(blocks, int) else list(blocks)
     if not indices or any(not isinstance(index, int) or not -depth <= index < depth for index in indices):
         raise UserError(f'blocks must be 0 to {depth - 1} (or -{depth} to -1) for depth {depth}, got {blocks}')
@@ -45,27 +41,23 @@ class BEiT(BaseModule):
         qkv_bias: whether queries and values have a bias.
         use_abs_pos_emb: learned absolute position embeddings.
         use_rel_pos_bias, use_shared_rel_pos_bias: a bias table per block (fine-tuning), or for all (pre-training).
-        use_mask_token: whether there is a mask token, for pre-training.
+        use_mask_token: for pre-training.
         layer_scale_init_value: initial LayerScale; 0 or None leaves it out.
         drop_rate, attn_drop_rate: dropout after projections and on attention weights.
         drop_path_rate: stochastic depth of the last block, rising linearly from 0 at the first.
         out_type: 'raw': all tokens after `norm`, (B, 1 + h * w, C), the class token first; 'cls_token': the class
             token after `norm`, (B, C); 'avg_featmap': mean of the patch tokens, then `fc_norm`, (B, C); 'featmap':
             patch tokens without a norm, (B, C, h, w).
-        out_indices: blocks whose outputs are returned, see `resolve_blocks`. Only the last block's is normalised.
+        out_indices: blocks whose outputs are returned, -1 the last. Only the last block's is normalised.
         norm_eps: epsilon of the layer norms.
         frozen_stages: what does not learn and stays in evaluation mode. -1: nothing. 0: the patch embedding, the class
-            token and the position embeddings. n > 0: also the first n blocks and a shared bias table. depth: also the
-            last norm.
+            token and the position embeddings. n: also the first n blocks and a shared table. depth: also the last norm.
         with_cp: activation checkpointing, which saves memory and costs a third more time.
         compile_blocks: run every block through torch.compile. Names of weights stay.
         init_cfg: MMEngine's, for example `dict(type='Pretrained', checkpoint=PATH, prefix='backbone.')`.
 
     Attributes:
         grid: patches (h, w) of the position tables; `set_grid` changes it.
-
-    Raises:
-        UserError: If sizes do not fit each other, out_type is unknown, or there is no such block.
     """
 
     def __init__(
@@ -171,26 +163,16 @@ class BEiT(BaseModule):
             block.mlp.fc2.weight.div_(math.sqrt(2.0 * index))
 
     def init_weights(self) -> None:
-        """Load the checkpoint of init_cfg; all other weights were initialised when the trunk was built.
-
-        Raises:
-            UserError: If the checkpoint does not fit or has nothing under the prefix; names the file.
-        """
+        """Load the checkpoint of init_cfg; a UserError names the file if it does not fit."""
         with naming_checkpoint(self.init_cfg):
             super().init_weights()
 
     def forward(self, images: Tensor, mask: Tensor | None = None) -> tuple[Tensor, ...]:
-        """Features of the blocks in out_indices.
+        """Features of the blocks in out_indices, in the form of out_type.
 
         Args:
-            images: normalised, (B, in_channels, H, W); H and W multiples of the patch size.
+            images: normalised, (B, in_channels, H, W); H and W multiples of the patch size, else UserError.
             mask: bool (B, h, w) or (B, h * w), True where the mask token replaces the patch; None for no mask.
-
-        Returns:
-            One tensor per out_index, in the form of out_type.
-
-        Raises:
-            UserError: If the patch size does not divide the image, or the mask does not fit its grid.
         """
         tokens, grid = self.read_blocks(images, self.out_indices, mask)
         return tuple(self._output(x, grid, index) for index, x in zip(self.out_indices, tokens))
@@ -198,11 +180,7 @@ class BEiT(BaseModule):
     def read_blocks(
         self, images: Tensor, blocks: Sequence[int], mask: Tensor | None = None
     ) -> tuple[list[Tensor], Grid]:
-        """Outputs of blocks, counted from 0, without a norm; images and mask as in forward.
-
-        Returns:
-            One tensor per block, (B, 1 + h * w, C), the class token first; and the grid (h, w) of the images.
-        """
+        """Outputs (B, 1 + h * w, C) of blocks, counted from 0, without a norm; and the grid (h, w) of the images."""
         x, grid = self.patch_embed(images)  # (B, h * w, C)
         if mask is not None:
             x = self._put_mask_tokens(x, mask, grid)
@@ -235,14 +213,7 @@ class BEiT(BaseModule):
 
     @staticmethod
     def pool(tokens: Tensor, kind: str) -> Tensor:
-        """Features from tokens (B, 1 + N, C) of any trunk, the class token first.
-
-        Args:
-            kind: 'mean' of the patch tokens, (B, C); 'cls_token', (B, C); or 'patches', all patch tokens, (B, N, C).
-
-        Raises:
-            UserError: If kind is none of these.
-        """
+        """From tokens (B, 1 + N, C): 'mean' of the patch tokens or 'cls_token', (B, C), or all 'patches' (B, N, C)."""
         if kind == 'mean':
             return tokens[:, 1:].mean(dim=1)
         if kind == 'cls_token':
@@ -263,13 +234,11 @@ class BEiT(BaseModule):
 
     @torch.no_grad()
     def set_grid(self, grid: Grid) -> None:
-        """Resize the bias tables and position embeddings to a patch grid (h, w) once; `forward` does so at every call.
+        """Resize bias tables and position embeddings once to a patch grid (h, w); `forward` does so at every call.
 
         It creates new parameters, so call it before an optimizer is built.
         """
         grid = (grid[0], grid[1])
-        if grid == self.grid:
-            return
         for module in (*(block.attn for block in self.blocks), self.rel_pos_bias):
             table = getattr(module, 'relative_position_bias_table', None)
             if table is not None:
@@ -282,13 +251,9 @@ class BEiT(BaseModule):
         self.grid_size.copy_(torch.tensor(grid))
 
     def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
-        """Layer of a parameter for layer-wise learning rate decay (released code; MMPretrain's contract).
+        """Layer of a parameter for layer-wise learning rate decay, and the number of layers (MMPretrain's contract).
 
-        Args:
-            param_name, prefix: its name in the whole model, and that model's prefix of the trunk, such as 'backbone.'.
-
-        Returns:
-            (layer, number of layers). Layer 0: embeddings; i + 1: block i; the last: everything else.
+        Layer 0: embeddings; i + 1: block i; the last: everything else, also outside of the trunk's prefix.
         """
         num_layers = len(self.blocks) + 2
         name = param_name[len(prefix) :] if param_name.startswith(prefix) else ''

@@ -1,10 +1,8 @@
-"""Layers of the trunk: patch embedding, attention, MLP, and the block made of them.
-
-Parameter names are those of the released checkpoints.
-"""
+"""Layers of the trunk, with the released checkpoints' parameter names."""
 
 import math
 import operator
+from collections import OrderedDict
 from collections.abc import Sequence
 
 import torch
@@ -20,11 +18,7 @@ IMAGE_SIZE = 'image height and width (img_size of the trunk, scale or crop_size 
 
 
 def patch_grid(image_size: Sequence[int], patch_size: int, name: str = IMAGE_SIZE) -> Grid:
-    """Grid (h, w) of an image size (H, W) in pixels.
-
-    Raises:
-        UserError: If the patch size does not divide both sides. The message calls the size by its name.
-    """
+    """Grid (h, w) of an image size (H, W) in pixels; UserError, with its name, if the patch does not divide it."""
     height, width = (operator.index(side) for side in image_size)  # torch.compile makes numbers of symbolic sizes here
     if height % patch_size or width % patch_size or not height or not width:
         raise UserError(f'{name} must be multiples of the patch size {patch_size}, got {height} x {width}')
@@ -40,7 +34,7 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(in_channels, embed_dim, patch_size, patch_size)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Grid]:
-        """Images (B, in_channels, H, W) to patches (B, h * w, embed_dim) and their grid (h, w), see `patch_grid`."""
+        """Images (B, in_channels, H, W) to patches (B, h * w, embed_dim) and their grid (h, w)."""
         grid = patch_grid(images.shape[-2:], self.patch_size)
         return self.proj(images).flatten(2).transpose(1, 2), grid
 
@@ -51,11 +45,7 @@ class Attention(nn.Module):
     `qkv` has no bias of its own: `q_bias` and `v_bias` are added to its output, so that `qkv` is a plain linear layer
     that can be hooked, wrapped or replaced.
 
-    Args:
-        embed_dim, num_heads: width and number of heads; heads must divide the width.
-        qkv_bias: whether queries and values have a bias.
-        attn_drop_rate, proj_drop_rate: dropout on the attention weights and after the projection.
-        bias_grid: grid (h, w) of the block's relative position bias table; None for no table.
+    `bias_grid` is the grid (h, w) of the block's relative position bias table; None for no table.
     """
 
     def __init__(
@@ -85,8 +75,8 @@ class Attention(nn.Module):
 
         Args:
             x: tokens.
-            positions: of the tokens, for the block's own table; None if it has none.
-            shared_bias: a bias that all blocks share, also added to the logits, (1, num_heads, N, N'), see `read_bias`.
+            positions: of the tokens, for the block's own table.
+            shared_bias: also added to the logits, (1, num_heads, N, N'), see `read_bias`.
         """
         q, k, v, bias = self._project(x, positions, shared_bias)
         drop_rate = self.attn_drop_rate if self.training else 0.0
@@ -100,15 +90,8 @@ class Attention(nn.Module):
         shared_bias: Tensor | None = None,
         queries: Tensor | None = None,
     ) -> Tensor:
-        """Attention weights, without dropout.
-
-        Args:
-            x, positions, shared_bias: as in forward.
-            queries: int64 (Q,), tokens whose rows are computed; None for all N.
-
-        Returns:
-            (B, num_heads, Q, N), float32 or wider: softmax(q k^T / sqrt(C / num_heads) + bias) over the last axis, the
-            keys.
+        """softmax(q k^T / sqrt(C / num_heads) + bias) over the keys, without dropout, (B, num_heads, Q, N), float32 or
+        wider. `queries`, int64 (Q,), are the tokens whose rows are computed; None for all N.
         """
         q, k, _, bias = self._project(x, positions, shared_bias)
         if queries is not None:
@@ -121,11 +104,7 @@ class Attention(nn.Module):
     def _project(
         self, x: Tensor, positions: Positions | None, shared_bias: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """Queries, keys and values, each (B, num_heads, N, C / num_heads), and the sum of both biases, if any.
-
-        The bias, (1, num_heads, N, N), has the queries' dtype: a float32 bias with bfloat16 queries is silently wrong
-        in cuDNN's kernel.
-        """
+        """Queries, keys, values (B, num_heads, N, C / num_heads) and the bias (1, num_heads, N, N), if any."""
         batch, num_tokens, _ = x.shape
         q, k, v = self.qkv(x).view(batch, num_tokens, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4).unbind()
         if self.q_bias is not None:
@@ -136,33 +115,13 @@ class Attention(nn.Module):
             assert positions is not None, 'a block with a bias table needs positions'
             own_bias = read_bias(self.relative_position_bias_table, positions)
             bias = own_bias if bias is None else own_bias + bias
-        # Cast before slicing, so that the rows stay aligned.
+        # The queries' dtype, because cuDNN's kernel is silently wrong for a float32 bias with bfloat16 queries. Cast
+        # before slicing, so that the rows stay aligned.
         return q, k, v, None if bias is None else bias.to(q.dtype)[..., :num_tokens]
 
 
-class Mlp(nn.Module):
-    """Two linear layers with GELU between; dropout after the second only (released code)."""
-
-    def __init__(self, embed_dim: int, hidden_dim: int, drop_rate: float = 0.0):
-        super().__init__()
-        self.fc1 = nn.Linear(embed_dim, hidden_dim)
-        self.act = nn.GELU()
-        self.fc2 = nn.Linear(hidden_dim, embed_dim)
-        self.drop = nn.Dropout(drop_rate)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.drop(self.fc2(self.act(self.fc1(x))))
-
-
 class Block(nn.Module):
-    """Pre-norm transformer block with LayerScale (gamma_1, gamma_2) and stochastic depth.
-
-    Args:
-        drop_path_rate: probability that a sample skips a branch.
-        mlp_ratio: hidden width of the MLP over embed_dim.
-        layer_scale_init_value: initial LayerScale; None or 0 leaves it out.
-        embed_dim, num_heads, qkv_bias, drop_rate, attn_drop_rate, norm_eps, bias_grid: see BEiT and Attention.
-    """
+    """Pre-norm transformer block with LayerScale (gamma_1, gamma_2) and stochastic depth; for arguments see BEiT."""
 
     def __init__(
         self,
@@ -181,7 +140,10 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(embed_dim, eps=norm_eps)
         self.attn = Attention(embed_dim, num_heads, qkv_bias, attn_drop_rate, drop_rate, bias_grid)
         self.norm2 = nn.LayerNorm(embed_dim, eps=norm_eps)
-        self.mlp = Mlp(embed_dim, int(embed_dim * mlp_ratio), drop_rate)
+        fc1 = nn.Linear(embed_dim, int(embed_dim * mlp_ratio))
+        fc2 = nn.Linear(fc1.out_features, embed_dim)
+        # Dropout after the second layer only, as in the released code.
+        self.mlp = nn.Sequential(OrderedDict(fc1=fc1, act=nn.GELU(), fc2=fc2, drop=nn.Dropout(drop_rate)))
         self.drop_path = DropPath(drop_path_rate)
         self.gamma_1 = self.gamma_2 = None
         if layer_scale_init_value:
@@ -189,7 +151,7 @@ class Block(nn.Module):
             self.gamma_2 = nn.Parameter(torch.full((embed_dim,), float(layer_scale_init_value)))
 
     def forward(self, x: Tensor, positions: Positions | None = None, shared_bias: Tensor | None = None) -> Tensor:
-        """Tokens (B, N, C) to tokens (B, N, C); positions and shared_bias as in Attention."""
+        """Tokens (B, N, C) to tokens (B, N, C); other arguments: see Attention."""
         branch = self.attn(self.norm1(x), positions, shared_bias)
         x = x + self.drop_path(branch if self.gamma_1 is None else self.gamma_1 * branch)
         branch = self.mlp(self.norm2(x))

@@ -24,10 +24,7 @@ def num_table_rows(grid: Grid) -> int:
 
 
 def relative_position_index(grid: Grid, device: torch.device | str = 'cpu') -> Tensor:
-    """Table row of every (query, key) pair of tokens, int64 (1 + h * w, 1 + h * w); index 0 is the class token.
-
-    It is computed on the device, so nothing is copied to it.
-    """
+    """Table row of every (query, key) pair of tokens, int64 (1 + h * w, 1 + h * w); index 0 is the class token."""
     height, width = grid
     row_length = 2 * width - 1  # offsets of one row of the table
     positions = torch.arange(height, device=device)[:, None] * row_length + torch.arange(width, device=device)
@@ -54,12 +51,10 @@ def grid_of_index(index: Tensor) -> Tensor | None:
 
 
 def _geometric_positions(source: int, target: int) -> np.ndarray:
-    """Positions of a source axis' offsets, in patches of the target: steps 1, q, q^2 ... away from the centre.
-
-    q is found by bisection in [1.01, 1.5], as in the release's fine-tuning script. If even 1.5 does not reach the
-    target's last offset, the offsets beyond take the value of the last source offset, as in the release.
-    """
+    """Positions of a source axis' offsets, in patches of the target: steps 1, q, q^2 ... away from the centre."""
     powers = np.arange(source - 1)
+    # As in the release's fine-tuning script. Where even 1.5 does not reach the target's last offset, the offsets beyond
+    # take the value of the last source offset.
     low, high = 1.01, 1.5
     while high - low > 1e-6:
         ratio = (low + high) / 2
@@ -75,9 +70,8 @@ def _geometric_positions(source: int, target: int) -> np.ndarray:
 def axis_matrix(source: int, target: int) -> np.ndarray:
     """Matrix that resizes one axis of a bias table, float64 (2 * target - 1, 2 * source - 1).
 
-    A larger axis is read with a cubic spline over geometrically spaced source offsets. An axis that does not grow
-    keeps the centre of the table, because those offsets were trained as they are. (The release would squeeze the whole
-    table into the smaller one.)
+    A larger axis is read with a cubic spline over geometrically spaced source offsets. An axis that does not grow keeps
+    the centre of the table, whose offsets were trained as they are (the release squeezes the table).
     """
     num_source, num_target = 2 * source - 1, 2 * target - 1
     if target <= source:
@@ -97,11 +91,11 @@ def _axis_tensor(source: int, target: int) -> Tensor:
 
 
 class Positions(NamedTuple):
-    """What is needed to read any bias table for a grid of h x w patches.
+    """What reads any bias table for a grid of h x w patches, N = 1 + h * w tokens.
 
     Attributes:
-        index: table row of every pair of tokens, int64 (N, N') with N = 1 + h * w; N' is the next multiple of 8, since
-            the memory-efficient attention kernel needs aligned rows.
+        index: table row of every pair of tokens, int64 (N, N'); N' is the next multiple of 8, since the
+            memory-efficient attention kernel needs aligned rows.
         resize: matrices that resize the rows and the columns of a table to this grid; None for a table of this grid.
     """
 
@@ -110,10 +104,9 @@ class Positions(NamedTuple):
 
 
 def locate(source: Grid, target: Grid, dtype: torch.dtype, device: torch.device) -> Positions:
-    """Positions of the tokens of a target grid, for bias tables of a source grid, a dtype and a device.
+    """Positions of the tokens of a target grid, for bias tables of a source grid.
 
-    Nothing is cached: a cached tensor would have the mode and the device of the first caller. A GPU gets the matrices
-    without waiting for its earlier work.
+    Nothing is cached: a cached tensor would have the mode (inference, fake) and the device of the first caller.
     """
     index = relative_position_index(target, device)
     index = F.pad(index, (0, -index.shape[1] % 8))
@@ -124,10 +117,7 @@ def locate(source: Grid, target: Grid, dtype: torch.dtype, device: torch.device)
 
 
 def read_bias(table: Tensor, positions: Positions) -> Tensor:
-    """Attention bias (1, num_heads, N, N') of a table. The columns beyond N only align the rows.
-
-    Its dtype is float32 or wider, since the backward pass sums many entries into each row of the table.
-    """
+    """Attention bias (1, num_heads, N, N') of a table; float32 or wider, since the backward pass sums many entries."""
     if positions.resize is not None:
         table = _resize(table, *positions.resize)
     rows = table.t().to(torch.promote_types(table.dtype, torch.float32)).contiguous()  # (num_heads, offsets + 3)
@@ -144,17 +134,9 @@ def _resize(table: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 
 def expand_bias(table: Tensor, source: Grid, target: Grid) -> Tensor:
-    """Resize a bias table to another patch grid, see `axis_matrix`; differentiable.
+    """Resize a bias table (num_table_rows(source), num_heads) to another patch grid, see `axis_matrix`; differentiable.
 
-    Args:
-        table: (num_table_rows(source), num_heads); the last three rows belong to the class token and are kept.
-        source, target: patch grids (rows, columns).
-
-    Returns:
-        (num_table_rows(target), num_heads), in the table's dtype.
-
-    Raises:
-        ValueError: If the table does not fit the source grid.
+    The last three rows, of the class token, are kept, and the dtype. ValueError if the table is not of the source grid.
     """
     if len(table) != num_table_rows(source):
         raise ValueError(
@@ -166,11 +148,7 @@ def expand_bias(table: Tensor, source: Grid, target: Grid) -> Tensor:
 
 
 def infer_grid(num_rows: int, target: Grid) -> Grid:
-    """The grid of a table with num_rows rows, see `nearest_grid`.
-
-    Raises:
-        ValueError: If no grid has that many rows.
-    """
+    """The grid of a table with num_rows rows, see `nearest_grid`; ValueError if there is none."""
     offsets = num_rows - NUM_CLASS_ROWS
     sides = [side for side in range(1, offsets + 1, 2) if offsets % side == 0 and offsets // side % 2]
     if not sides:
@@ -192,5 +170,4 @@ class RelativePositionBias(nn.Module):
         self.relative_position_bias_table = nn.Parameter(torch.zeros(num_table_rows(grid), num_heads))
 
     def forward(self, positions: Positions) -> Tensor:
-        """Bias of every pair of tokens, see `read_bias`."""
         return read_bias(self.relative_position_bias_table, positions)

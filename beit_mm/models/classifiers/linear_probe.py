@@ -18,16 +18,12 @@ from beit_mm.registry import build_part, MODELS
 class LinearProbe(ImageClassifier):
     """MMPretrain's ImageClassifier over a frozen trunk, with a head that classifies the output of every block.
 
-    The trunk stays in evaluation mode and its parameters require no gradient. The outputs of blocks are read without
-    the final norm, as in the release (`get_intermediate_layers`).
+    The trunk stays in evaluation mode. Blocks are read without the final norm (release, `get_intermediate_layers`).
 
     Args:
         backbone: a trunk with `out_type='raw'`; its `out_indices` are the blocks that are probed.
         head: LinearProbeHead without `in_channels` and `blocks`, which the trunk decides.
-        **kwargs: of ImageClassifier.
-
-    Raises:
-        UserError: If the trunk does not return all its tokens.
+        **kwargs: see ImageClassifier.
     """
 
     def __init__(self, backbone: dict, head: dict, **kwargs):
@@ -40,7 +36,6 @@ class LinearProbe(ImageClassifier):
         super().__init__(trunk, head=head, **kwargs)
 
     def train(self, mode: bool = True) -> 'LinearProbe':
-        """Keep the trunk in evaluation mode: no drop path, no dropout."""
         super().train(mode)
         self.backbone.eval()
         return self
@@ -55,18 +50,14 @@ class LinearProbe(ImageClassifier):
 class LinearProbeHead(BaseModule):
     """One linear classifier per block on [class token, mean of the patch tokens] of its output.
 
-    The losses are summed and the classifiers share no weights, so each learns as if alone. There is no batch norm.
-    Weights start with standard deviation 0.01, biases at zero (BEiT release, `run_linear_eval.py`).
+    The losses are summed and the classifiers share no weights, so each learns as if alone. Weights start with standard
+    deviation 0.01, biases at zero (BEiT release, `run_linear_eval.py`).
 
     Args:
         num_classes: number of classes.
         in_channels: twice the trunk's width.
         blocks: the blocks probed, counted from 0.
-        predict_block: the block whose prediction is the model's; None for the last. LinearProbeAccuracy shows which
-            block is best.
-
-    Raises:
-        UserError: If predict_block is not probed, or a block is probed twice.
+        predict_block: the block whose prediction is the model's; None for the last. See LinearProbeAccuracy.
     """
 
     def __init__(self, num_classes: int, in_channels: int, blocks: Sequence[int], predict_block: int | None = None):
@@ -104,9 +95,7 @@ class LinearProbeHead(BaseModule):
         return dict(loss=sum(F.cross_entropy(logits, labels) for logits in self(feats)))
 
     def predict(self, feats: Sequence[Tensor], data_samples: list[DataSample] | None = None) -> list[DataSample]:
-        """Add to each image `pred_score` and `pred_label` of predict_block, and for the metric `block_labels`, int64
-        (num_blocks,), and their `probed_blocks`.
-        """
+        """Add `pred_score` and `pred_label` of predict_block; for the metric, `block_labels` int64 (num_blocks,)."""
         logits = self(feats)
         labels = logits.argmax(dim=2).t()  # (B, num_blocks)
         scores = logits[self.predict_index].softmax(dim=1)

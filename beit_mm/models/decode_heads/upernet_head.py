@@ -47,10 +47,7 @@ class UperNetHead(UPerHead):
 
 
 def _shifted_upsampling(source: int, target: int, kernel_size: int, align_corners: bool, like: Tensor) -> Tensor:
-    """Bilinear up-sampling along one axis, then the shift of each tap, (kernel_size * source, target).
-
-    It is computed at every call, on the device, which costs little and waits for nothing.
-    """
+    """Bilinear up-sampling along one axis, then the shift of each tap, (kernel_size * source, target)."""
     identity = torch.eye(source, dtype=torch.promote_types(like.dtype, torch.float32), device=like.device)
     upsampling = F.interpolate(identity[None], size=target, mode='linear', align_corners=align_corners)[0]
     padded = F.pad(upsampling, (kernel_size // 2, kernel_size // 2))
@@ -58,16 +55,13 @@ def _shifted_upsampling(source: int, target: int, kernel_size: int, align_corner
 
 
 def conv_of_upsampled(weight: Tensor, level: Tensor, size: Sequence[int], align_corners: bool = False) -> Tensor:
-    """Convolve a map as if it were up-sampled bilinearly first.
+    """`conv2d(interpolate(level, size, mode='bilinear'), weight, padding=k // 2)`, (B, C_out, H, W).
 
     Args:
         weight: (C_out, C_in, k, k), k odd.
         level: (B, C_in, h, w).
         size: (H, W) after up-sampling.
         align_corners: of the up-sampling.
-
-    Returns:
-        (B, C_out, H, W), equal to `conv2d(interpolate(level, size, mode='bilinear'), weight, padding=k // 2)`.
     """
     num_out, _, kernel_size, _ = weight.shape
     batch, _, height, width = level.shape
@@ -84,12 +78,7 @@ def conv_of_upsampled(weight: Tensor, level: Tensor, size: Sequence[int], align_
 def conv_of_joined(weight: Tensor, levels: Sequence[Tensor], align_corners: bool = False) -> Tensor:
     """Convolve the concatenation of levels (B, C_i, h_i, w_i), as if all were up-sampled to the size of the first.
 
-    Args:
-        weight: (C_out, sum of C_i, k, k), k odd.
-        levels, align_corners: as for `conv_of_upsampled`.
-
-    Returns:
-        (B, C_out, h_0, w_0).
+    The weight is (C_out, sum of C_i, k, k), k odd; the result is (B, C_out, h_0, w_0).
     """
     size = levels[0].shape[2:]
     parts = list(zip(weight.split([level.shape[1] for level in levels], dim=1), levels))

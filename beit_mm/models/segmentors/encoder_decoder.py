@@ -15,13 +15,9 @@ from beit_mm.registry import MODELS
 class EncoderDecoder(HostEncoderDecoder):
     """MMSegmentation's EncoderDecoder with the same result for less time and memory.
 
-    In the mode 'slide', windows run in batches, their logits are added in place, and an image smaller than the window
-    is padded to it with zeros, the mean of normalised images. `test_cfg` takes MMSegmentation's `crop_size` and
-    `stride`, and `windows_per_batch`: how many windows run at once; by default all of a batch's images on a GPU, up
-    to 8, and one on a CPU, where more only take memory.
-
-    Raises:
-        UserError: If the stride exceeds the window, or the trunk's patch size does not divide the window.
+    In the mode 'slide', an image smaller than the window is padded to it with zeros, the mean of normalised images.
+    `test_cfg` takes MMSegmentation's `crop_size` and `stride`, and `windows_per_batch`: how many windows run at once;
+    by default 8 on a GPU, and one on a CPU, where more only take memory.
     """
 
     def __init__(self, *args, **kwargs):

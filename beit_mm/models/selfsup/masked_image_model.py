@@ -24,10 +24,6 @@ class MaskedImageModel(BaseModel):
         recovered: the patches that the loss counts: MaskedPatches, or AllPatches for the ablation.
         data_preprocessor: returns `inputs`, `views` and `mask`, see TwoViewPreprocessor.
         init_cfg: MMEngine's.
-
-    Raises:
-        UserError: If the trunk does not return all its tokens, has no mask token, or has patches of another size than
-            the target.
     """
 
     def __init__(
@@ -76,7 +72,6 @@ class MaskedImageModel(BaseModel):
         return self.predict(inputs, views, mask)
 
     def loss(self, inputs: Tensor, views: Tensor | None, mask: Tensor) -> dict[str, Tensor]:
-        """Encode the targets, predict, compare."""
         targets = self._targets(inputs, views, mask)
         indices = self.recovered(mask)
         predictions = self._predict(inputs, mask, indices)
@@ -106,16 +101,11 @@ class MaskedImageModel(BaseModel):
         return targets.flatten(0, 2)  # (B * h * w, ...)
 
     def get_layer_depth(self, param_name: str):
-        """Layer of a parameter for layer-wise decay; see the trunk's."""
         return self.backbone.get_layer_depth(param_name, 'backbone.')
 
 
 def _check_head_weights(module: MaskedImageModel, state_dict: dict[str, Tensor], prefix: str, *_) -> None:
-    """Pre-load hook: rename MMPretrain's names, and refuse a head for another vocabulary.
-
-    Raises:
-        WeightsMismatch: If the checkpoint's lm_head has another number of outputs.
-    """
+    """Pre-load hook: rename MMPretrain's names, and refuse a head for another vocabulary."""
     for name in [name for name in state_dict if name.startswith(tuple(prefix + host for host in HOST_NAMES))]:
         state_dict[prefix + OPENMMLAB.our_name(name[len(prefix) :], 'backbone.')] = state_dict.pop(name)
     weight = state_dict.get(f'{prefix}lm_head.weight')

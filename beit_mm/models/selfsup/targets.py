@@ -11,14 +11,7 @@ from beit_mm.registry import build_part, MODELS
 
 @MODELS.register_module()
 class VisualTokens(nn.Module):
-    """Prediction target: the visual tokens of a frozen tokenizer.
-
-    Args:
-        tokenizer: config or module with `vocab_size` and `encode(images) -> (B, h, w) int64`.
-
-    Raises:
-        UserError: If the tokenizer has no vocab_size.
-    """
+    """Prediction target: the visual tokens of a frozen tokenizer, a config or a module; see `beit_mm.models`."""
 
     def __init__(self, tokenizer: dict):
         super().__init__()
@@ -35,22 +28,13 @@ class VisualTokens(nn.Module):
             self.tokenizer.init_weights()
 
     def train(self, mode: bool = True) -> 'VisualTokens':
-        """Keep the tokenizer in evaluation mode."""
         super().train(mode)
         self.tokenizer.eval()
         return self
 
     @torch.no_grad()
     def forward(self, images: Tensor, views: Tensor) -> Tensor:
-        """Targets of every patch, int64 (B, h, w).
-
-        Args:
-            images: the trunk's images; this target does not use them.
-            views: the tokenizer's view of the same crops, (B, 3, 8h, 8w) in [0, 1].
-
-        Raises:
-            UserError: If the first batch holds a token beyond the vocabulary.
-        """
+        """Tokens of every patch, int64 (B, h, w), from the tokenizer's views of the crops, (B, 3, 8h, 8w) in [0, 1]."""
         # Without autocast, as in the release: bfloat16 changes one token in twenty.
         with torch.autocast(views.device.type, enabled=False):
             tokens = self.tokenizer.encode(views)
@@ -69,19 +53,14 @@ class VisualTokens(nn.Module):
 
     @staticmethod
     def decide(predictions: Tensor) -> Tensor:
-        """Logits (M, vocab_size) to the most likely tokens (M,)."""
         return predictions.argmax(dim=1)
 
 
 @MODELS.register_module()
 class NormalisedPixels(nn.Module):
-    """Prediction target: the pixels of every patch, normalised as the trunk sees them.
+    """Prediction target of the paper's ablation: the pixels of every patch, normalised as the trunk sees them.
 
-    For the paper's ablation. The paper does not name its loss; mean squared error is our choice.
-
-    Args:
-        patch_size: side of a patch in pixels, the trunk's.
-        in_channels: image channels.
+    The trunk's patch size and channels. The paper does not name its loss; mean squared error is our choice.
     """
 
     def __init__(self, patch_size: int = 16, in_channels: int = 3):
@@ -90,27 +69,17 @@ class NormalisedPixels(nn.Module):
         self.num_outputs = patch_size**2 * in_channels
 
     def forward(self, images: Tensor, views: Tensor) -> Tensor:
-        """Targets of every patch, (B, h, w, patch_size * patch_size * C): pixels in rows, each with its channels.
-
-        Args:
-            images: the trunk's images, normalised (B, C, H, W).
-            views: a tokenizer's images; this target does not use them.
-
-        Raises:
-            UserError: If the patch size does not divide the images.
-        """
+        """Pixels of every patch, (B, h, w, patch_size * patch_size * C), in rows, each with its channels."""
         rows, columns = patch_grid(images.shape[-2:], self.patch_size)
         patches = images.unflatten(3, (columns, self.patch_size)).unflatten(2, (rows, self.patch_size))
         return patches.permute(0, 2, 4, 3, 5, 1).flatten(3)  # (B, C, h, p, w, p) to (B, h, w, p * p * C)
 
     @staticmethod
     def loss(predictions: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        """Mean squared error of (M, num_outputs)."""
         return dict(loss=F.mse_loss(predictions.float(), targets.float()))
 
     @staticmethod
     def decide(predictions: Tensor) -> Tensor:
-        """The predicted pixels, (M, num_outputs)."""
         return predictions
 
 
@@ -118,9 +87,7 @@ class NormalisedPixels(nn.Module):
 class MaskedPatches(nn.Module):
     """Predict the masked patches.
 
-    Args:
-        num_masked: number of masked patches of every image, so that nothing waits for the device to count them. None
-            if the number varies.
+    `num_masked` of every image, so that nothing waits for the device to count them; None if the number varies.
     """
 
     def __init__(self, num_masked: int | None = None):
@@ -129,11 +96,7 @@ class MaskedPatches(nn.Module):
         self._counts_checked = False
 
     def forward(self, mask: Tensor) -> Tensor:
-        """Mask bool (B, h, w) to indices (M,) among all patches of the batch, image after image.
-
-        Raises:
-            UserError: If an image of the first batch has another number of masked patches than num_masked.
-        """
+        """Mask bool (B, h, w) to indices (M,) among all patches of the batch, image after image."""
         if self.num_masked is None:
             return mask.flatten().nonzero().squeeze(1)
         mask = mask.flatten(1)  # (B, h * w)

@@ -23,7 +23,6 @@ class Conv2d(nn.Module):
         nn.init.normal_(self.w, std=1 / math.sqrt(in_channels * kernel_size**2))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, in_channels, H, W) to (B, out_channels, H, W), computed in the input's dtype."""
         return F.conv2d(x, self.w.to(x.dtype), self.b.to(x.dtype), padding=self.w.shape[-1] // 2)
 
 
@@ -42,7 +41,6 @@ class ResidualBlock(nn.Module):
             self.res_path.add_module(f'conv_{index + 1}', Conv2d(widths[index], widths[index + 1], kernel_size))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, in_channels, H, W) to (B, out_channels, H, W)."""
         return self.id_path(x) + self.post_gain * self.res_path(x)
 
 
@@ -66,7 +64,7 @@ def _groups(
 
 
 class Encoder(nn.Module):
-    """Images to features. `logits` and `most_likely` apply the last convolution."""
+    """Images to features, which the last convolution turns into logits."""
 
     def __init__(self, n_hid: int, blocks_per_group: int, vocab_size: int):
         super().__init__()
@@ -78,12 +76,8 @@ class Encoder(nn.Module):
         """Images (B, 3, H, W), mapped to [0.1, 0.9], to features (B, 8 n_hid, H / 8, W / 8), in the images' dtype."""
         return self.blocks.output.relu(self.blocks[:-1](x))
 
-    def logits(self, features: Tensor) -> Tensor:
-        """Features to logits (B, vocab_size, H / 8, W / 8)."""
-        return self.blocks.output.conv(features)
-
     def most_likely(self, features: Tensor) -> Tensor:
-        """`logits(features).argmax(dim=1)`, int64 (B, H / 8, W / 8), without the logits of the whole vocabulary."""
+        """Arg-max of the logits, int64 (B, H / 8, W / 8), without the logits of the whole vocabulary at once."""
         last = self.blocks.output.conv
         highest, tokens = F.conv2d(features, last.w[:VOCAB_SLICE], last.b[:VOCAB_SLICE]).max(dim=1)
         for start in range(VOCAB_SLICE, len(last.w), VOCAB_SLICE):

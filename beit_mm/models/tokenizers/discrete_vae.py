@@ -1,7 +1,4 @@
-"""DiscreteVAE: images to visual tokens and back, and its training (DALL-E, arXiv 2102.12092, section 2.1).
-
-The layout and the parameter names are those of OpenAI's released encoder and decoder (github.com/openai/DALL-E).
-"""
+"""DiscreteVAE: images to visual tokens and back, and its training (DALL-E, arXiv 2102.12092, section 2.1)."""
 
 import math
 
@@ -30,12 +27,7 @@ def map_pixels(images: Tensor) -> Tensor:
 def logit_laplace_nll(statistics: Tensor, pixels: Tensor) -> Tensor:
     """Negative log-likelihood per sub-pixel of the logit-Laplace distribution (DALL-E, appendix A.3, equation 2).
 
-    Args:
-        statistics: (B, 6, H, W): three means, three log scales.
-        pixels: (B, 3, H, W) in (0, 1).
-
-    Returns:
-        (B, 3, H, W).
+    Statistics (B, 6, H, W) are three means and three log scales; pixels (B, 3, H, W) are in (0, 1).
     """
     mean, log_scale = statistics.float().chunk(2, dim=1)
     pixels = pixels.float()
@@ -51,7 +43,7 @@ def most_likely_images(statistics: Tensor) -> Tensor:
 
 @MODELS.register_module()
 class DiscreteVAE(BaseModel):
-    """The visual tokenizer. Images are in [0, 1] everywhere; their sides are multiples of 8.
+    """The visual tokenizer. Images are in [0, 1] everywhere; their sides are multiples of 8, else UserError.
 
     Args:
         vocab_size: number of visual tokens.
@@ -66,11 +58,8 @@ class DiscreteVAE(BaseModel):
         data_preprocessor, init_cfg: MMEngine's.
 
     Attributes:
-        has_encoder, has_decoder: whether the part can be used. Loading a checkpoint sets them. has_decoder is False
-            for a checkpoint without a decoder or with an untrained one, as pre-training with an encoder alone saves it.
-
-    Raises:
-        UserError: If encode_dtype is none of these.
+        has_encoder, has_decoder: whether the part can be used. has_decoder is False after a checkpoint without a
+            decoder or with an untrained one, as pre-training with an encoder alone saves it.
     """
 
     def __init__(
@@ -101,24 +90,16 @@ class DiscreteVAE(BaseModel):
         self.register_load_state_dict_pre_hook(_check_tokenizer_weights)
 
     def init_weights(self) -> None:
-        """Load the checkpoint of init_cfg, if any.
-
-        Raises:
-            UserError: If the checkpoint does not fit this tokenizer. The message names the file.
-        """
+        """Load the checkpoint of init_cfg; a UserError names the file if it does not fit."""
         with naming_checkpoint(self.init_cfg):
             super().init_weights()
 
     def encode_logits(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) in [0, 1] to logits (B, vocab_size, H / 8, W / 8); errors as in `encode`."""
-        return self.encoder.logits(self.encoder(self._to_encoder(images)))
+        """Images (B, 3, H, W) in [0, 1] to logits (B, vocab_size, H / 8, W / 8)."""
+        return self.encoder.blocks.output.conv(self.encoder(self._to_encoder(images)))
 
     def encode(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) in [0, 1] to visual tokens, int64 (B, H / 8, W / 8).
-
-        Raises:
-            UserError: If a side is no multiple of 8.
-        """
+        """Images (B, 3, H, W) in [0, 1] to visual tokens, int64 (B, H / 8, W / 8)."""
         features = self.encoder(self._to_encoder(images).to(getattr(torch, self.encode_dtype)))
         return self.encoder.most_likely(features.float())
 
@@ -130,11 +111,7 @@ class DiscreteVAE(BaseModel):
         return map_pixels(images).contiguous(memory_format=torch.channels_last)
 
     def decode(self, tokens: Tensor) -> Tensor:
-        """Visual tokens (B, h, w) to images (B, 3, 8h, 8w) in [0, 1].
-
-        Raises:
-            UserError: If the loaded weights have no decoder.
-        """
+        """Visual tokens (B, h, w) to images (B, 3, 8h, 8w) in [0, 1]; UserError if the weights have no decoder."""
         if not self.has_decoder:
             raise UserError(
                 'decoding needs a tokenizer with its decoder, got weights without one: give both files, '
@@ -154,9 +131,6 @@ class DiscreteVAE(BaseModel):
 
     def loss(self, images: Tensor) -> dict[str, Tensor]:
         """Reconstruction through a Gumbel-softmax relaxation, plus the KL of the codes to the uniform prior.
-
-        Args:
-            images: (B, 3, H, W) in [0, 1].
 
         Returns:
             `loss_reconstruction` (nats per sub-pixel), `loss_kl` (weighted), and for the log `kl` (nats per
@@ -190,11 +164,8 @@ def codebook_use(counts: Tensor) -> dict[str, Tensor]:
 def _check_tokenizer_weights(module: DiscreteVAE, state_dict: dict[str, Tensor], prefix: str, *_) -> None:
     """Pre-load hook: refuse partial matches, because a tokenizer that is loaded in part returns meaningless tokens.
 
-    A checkpoint of the encoder alone (OpenAI's encoder.pkl) is enough to encode; the log says that the decoder is
-    missing. A checkpoint of a larger model without a tokenizer changes nothing.
-
-    Raises:
-        WeightsMismatch: If a tensor is missing or has another shape.
+    A checkpoint of the encoder alone (OpenAI's encoder.pkl) is enough to encode. One without any tokenizer changes
+    nothing.
     """
     if prefix and not any(key.startswith(prefix) for key in state_dict):
         print_log('tokenizer: the checkpoint has none, its weights stay as they are', logger='current')

@@ -20,40 +20,35 @@ TRUNKS = pytest.mark.parametrize('options', [{}, PRE_TRAINING], ids=['fine-tunin
 # Linear layers
 
 
-def test_a_hook_on_any_linear_layer_sees_its_output():
-    trunk, shapes = build(depth=3), {}
+def test_a_hook_on_any_linear_layer_sees_its_output_and_may_replace_it():
+    trunk, x, shapes = build(depth=3), pixels(64, 64), {}
     for name, module in trunk.blocks.named_modules():
         if isinstance(module, torch.nn.Linear):
             module.register_forward_hook(lambda _, __, output, name=name: shapes.update({name: tuple(output.shape)}))
-    trunk(pixels(64, 64))
+    before = trunk(x)[0]
     widths = {'attn.qkv': 96, 'attn.proj': 32, 'mlp.fc1': 128, 'mlp.fc2': 32}
     assert shapes == {f'{block}.{name}': (2, 17, width) for block in range(3) for name, width in widths.items()}
 
-
-def test_what_a_hook_returns_takes_the_place_of_the_output():
-    trunk, x = build(), pixels(64, 64)
-    expected = trunk(x)[0]
-    trunk.blocks[1].attn.qkv.register_forward_hook(lambda module, args, output: 2 * output)
-    found = trunk(x)[0]
+    qkv = trunk.blocks[1].attn.qkv
+    hook = qkv.register_forward_hook(lambda module, args, output: 2 * output)
+    doubled = trunk(x)[0]
+    hook.remove()
     with torch.no_grad():
-        trunk.blocks[1].attn.qkv._forward_hooks.clear()
-        trunk.blocks[1].attn.qkv.weight.mul_(2)
-    assert not torch.allclose(found, expected) and torch.allclose(found, trunk(x)[0], atol=1e-5)
+        qkv.weight.mul_(2)
+    assert not torch.allclose(doubled, before) and torch.allclose(doubled, trunk(x)[0], atol=1e-5)
 
 
 def test_lora_of_mmpretrain_trains_qkv_alone():
-    backbone = dict(type='LoRAModel', module=dict(type='beit_mm.BEiT', **TINY), alpha=4, rank=2)
-    backbone['targets'] = [dict(type='qkv')]
+    trunk = dict(type='beit_mm.BEiT', **TINY)
+    backbone = dict(type='LoRAModel', module=trunk, alpha=4, rank=2, targets=[dict(type='qkv')])
     torch.manual_seed(0)
     model = ImageClassifier(backbone, head=dict(type='LinearClsHead', num_classes=4, in_channels=32))
     assert isinstance(model.backbone, LoRAModel)
-    optimizer = dict(type='SGD', lr=0.5)
-    wrapper = build_optim_wrapper(model, dict(optimizer=optimizer))
+    wrapper = build_optim_wrapper(model, dict(optimizer=dict(type='SGD', lr=0.5)))
     data = dict(inputs=pixels(64, 64, 4), data_samples=[DataSample().set_gt_label(i) for i in range(4)])
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     losses = [model.train_step(data, wrapper)['loss'].item() for _ in range(5)]
-    after = model.state_dict()
-    changed = {name for name in before if not torch.equal(after[name], before[name])}
+    changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
     assert losses[-1] < losses[0]
     assert {name for name in changed if name.startswith('backbone')} == {
         f'backbone.module.blocks.{block}.attn.qkv.lora_{part}.weight' for block in range(3) for part in ('down', 'up')
@@ -90,26 +85,19 @@ def test_equal_blocks_share_one_graph(monkeypatch):
 def test_an_export_at_a_new_grid_leaves_later_calls_as_they_are(options):
     trunk, x = build(**options).eval(), pixels(80, 176)
     program = torch.export.export(trunk, (x,), strict=False).module()
-    (found,) = trunk(x)
-    torch.testing.assert_close(program(x)[0], found)
-    found.sum().backward()
+    (output,) = trunk(x)
+    torch.testing.assert_close(program(x)[0], output)
+    output.sum().backward()
 
 
 @pytest.mark.parametrize('mode', ['fake', 'inference'])
 def test_the_mode_of_a_first_call_at_a_grid_does_not_last(mode):
     trunk, x = build().eval(), pixels(96, 208)
-    head = UperNetHead(
-        in_channels=[32] * 2, in_index=[0, 1], channels=8, num_classes=3, norm_cfg=dict(type='BN')
-    ).eval()
-    levels = [torch.randn(1, 32, 24, 52), torch.randn(1, 32, 6, 13)]
-    if mode == 'fake':
-        with FakeTensorMode(allow_non_fake_inputs=True):
-            trunk(x)
-            head(levels)
-    else:
-        with torch.inference_mode():
-            trunk(x)
-            head(levels)
+    options = dict(in_channels=[32] * 2, in_index=[0, 1], channels=8, num_classes=3, norm_cfg=dict(type='BN'))
+    head, levels = UperNetHead(**options).eval(), [torch.randn(1, 32, 24, 52), torch.randn(1, 32, 6, 13)]
+    with FakeTensorMode(allow_non_fake_inputs=True) if mode == 'fake' else torch.inference_mode():
+        trunk(x)
+        head(levels)
     for output in (trunk(x)[0], head(levels)):
         assert type(output) is torch.Tensor
         output.sum().backward()

@@ -1,4 +1,4 @@
-"""DiscreteVAE: codes and images, the training objective, and which checkpoints it takes."""
+"""DiscreteVAE: codes and images, the dtype of encode, the training objective, and which checkpoints it takes."""
 
 import logging
 import math
@@ -10,38 +10,78 @@ from torch.distributions import Categorical, kl_divergence, Laplace, SigmoidTran
 from torch.nn import functional as F
 
 from beit_mm.models import DiscreteVAE
+from beit_mm.models.tokenizers import dalle_layers
 from beit_mm.models.tokenizers.discrete_vae import codebook_use, logit_laplace_nll, map_pixels
 
-TINY = dict(vocab_size=16, n_hid=8, n_init=8, blocks_per_group=1)
 
-
-def build(**kwargs) -> DiscreteVAE:
-    torch.manual_seed(0)
-    return DiscreteVAE(**{**TINY, **kwargs})
+def build(seed: int = 0, **kwargs) -> DiscreteVAE:
+    torch.manual_seed(seed)
+    return DiscreteVAE(**{**dict(vocab_size=16, n_hid=8, n_init=8, blocks_per_group=1), **kwargs})
 
 
 def images(height=16, width=24, batch=2) -> torch.Tensor:
-    return torch.rand(batch, 3, height, width, generator=torch.Generator().manual_seed(1))
+    coarse = torch.rand(batch, 3, height // 4, width // 4, generator=torch.Generator().manual_seed(1))
+    return F.interpolate(coarse, size=(height, width), mode='bilinear')
+
+
+@pytest.fixture
+def convolutions(monkeypatch) -> list:
+    """Input and weight of every convolution."""
+    calls, convolve = [], F.conv2d
+
+    def record(x, weight, *args, **kwargs):
+        calls.append((x, weight))
+        return convolve(x, weight, *args, **kwargs)
+
+    monkeypatch.setattr(F, 'conv2d', record)
+    return calls
 
 
 # Codes and images
 
 
+@pytest.mark.parametrize('vocab_slice', [1, 5, 32])
+def test_tokens_are_the_arg_max_of_all_logits_at_any_size_of_slices(vocab_slice, monkeypatch):
+    monkeypatch.setattr(dalle_layers, 'VOCAB_SLICE', vocab_slice)
+    model = build(vocab_size=32, n_hid=16).eval()
+    logits, tokens = model.encode_logits(images(32, 32)), model.encode(images(32, 32))
+    assert logits.shape == (2, 32, 4, 4) and tokens.dtype == torch.int64
+    assert len(tokens.unique()) > 3 and torch.equal(tokens, logits.argmax(dim=1))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('first, second', [(0, 1), (2, 14)])
+def test_of_equal_logits_the_smaller_index_wins_within_a_slice_and_across(first, second, monkeypatch):
+    monkeypatch.setattr(dalle_layers, 'VOCAB_SLICE', 4)
+    model = build()
+    last = model.encoder.blocks.output.conv
+    for index in (first, second):
+        last.w[index], last.b[index] = 0, 1000
+    assert (model.encode(images()) == first).all()
+
+
+def test_the_logits_of_the_whole_vocabulary_are_never_made(monkeypatch, convolutions):
+    monkeypatch.setattr(dalle_layers, 'VOCAB_SLICE', 4)
+    build(vocab_size=510, n_hid=16).encode(images())
+    widths = [len(weight) for _, weight in convolutions]
+    assert widths[-128:] == [4] * 127 + [2] and max(widths) == 8 * 16
+
+
+@torch.no_grad()
 def test_decoding_tokens_equals_decoding_their_one_hot_map():
     model = build()
-    with torch.no_grad():
-        for parameter in model.decoder.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))  # biases begin at zero
+    for parameter in model.decoder.parameters():
+        parameter.add_(0.1 * torch.randn_like(parameter))  # biases begin at zero
     tokens = torch.randint(16, (2, 2, 3), generator=torch.Generator().manual_seed(0))
     statistics = model.decoder(F.one_hot(tokens, 16).permute(0, 3, 1, 2).float())
     assert statistics.shape == (2, 6, 16, 24)
     expected = ((statistics[:, :3].sigmoid() - 0.1) / 0.8).clamp(0, 1)
     torch.testing.assert_close(model.decode(tokens), expected)
     assert expected.std() > 0.01
-    with torch.no_grad():
-        model.decoder.blocks.output.conv.w.mul_(100)
+    model.decoder.blocks.output.conv.w.mul_(100)
     decoded = model.decode(torch.arange(16).view(1, 4, 4))
     assert decoded.min() == 0 and decoded.max() == 1
+    assert map_pixels(torch.tensor([0, 0.5, 1])).tolist() == pytest.approx([0.1, 0.5, 0.9])
 
 
 @pytest.mark.parametrize('size', [(20, 16), (16, 20), (4, 8)])
@@ -51,96 +91,107 @@ def test_sides_that_are_no_multiple_of_eight_are_refused_naming_them(size):
             call(build(), images(*size))
 
 
-def test_pixels_keep_away_from_zero_and_one():
-    assert map_pixels(torch.tensor([0, 0.5, 1])).tolist() == pytest.approx([0.1, 0.5, 0.9])
-
-
-def test_tensor_mode_gives_tokens_and_predict_mode_errors_of_every_image():
+def test_modes_give_tokens_errors_of_every_image_or_the_losses():
     model, x = build().eval(), images()
-    assert torch.equal(model(x), model.encode(x))
-    samples = model(x, mode='predict')
-    assert len(samples) == 2
-    for index, sample in enumerate(samples):
-        assert torch.equal(sample['tokens'], model.encode(x)[index])
-        error = ((model.decode(model.encode(x))[index] - x[index]) ** 2).mean()
-        torch.testing.assert_close(sample['squared_error'], error)
+    tokens = model.encode(x)
+    assert torch.equal(model(x), tokens)
+    errors = (model.decode(tokens) - x).square().mean(dim=(1, 2, 3))
+    for sample, *expected in zip(model(x, mode='predict'), tokens, errors, strict=True):
+        torch.testing.assert_close([sample['tokens'], sample['squared_error']], expected)
+    losses = model(x, mode='loss')
+    for name, value in codebook_use(torch.bincount(tokens.flatten(), minlength=16)).items():
+        torch.testing.assert_close(losses[name], value)
+    total, logged = model.parse_losses(losses)
+    torch.testing.assert_close(total, losses['loss_reconstruction'] + losses['loss_kl'])
+    assert set(logged) == {'loss', *losses}
+
+
+# The dtype of encode, and compilation
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('dtype, kept', [('float32', 1), ('float16', 0.99), ('bfloat16', 0.9)])
+def test_all_convolutions_but_the_last_have_the_dtype_and_most_tokens_are_kept(dtype, kept, convolutions):
+    model, x = build(vocab_size=32, n_hid=16), images(64, 64, batch=48)
+    for name, parameter in model.encoder.named_parameters():
+        if 'conv_4.w' in name:
+            parameter.mul_(4)  # branches as strong as a trained tokenizer's
+    model.encoder.blocks.output.conv.b.sub_(model.encode_logits(x[:8]).mean(dim=(0, 2, 3)))  # every token occurs
+    expected = model.encode(x)
+    assert len(expected.unique()) > 16
+    model.encode_dtype = dtype
+    convolutions.clear()
+    tokens = model.encode(x)
+    dtypes = [(x.dtype, weight.dtype) for x, weight in convolutions]
+    assert set(dtypes[:-1]) == {(getattr(torch, dtype),) * 2} and dtypes[-1] == (torch.float32,) * 2
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert torch.equal(tokens, expected) == (kept == 1) and (tokens == expected).float().mean() >= kept
+    losses = []
+    for model.encode_dtype in ('float32', dtype):  # training is in float32
+        torch.manual_seed(1)
+        losses.append(model.loss(x[:1])['loss_reconstruction'])
+    assert torch.equal(*losses)
+
+
+def test_another_dtype_is_refused():
+    with pytest.raises(ValueError, match="encode_dtype must be one of float32, float16, bfloat16, got 'half'"):
+        build(encode_dtype='half')
+
+
+def test_a_compiled_encoder_gives_the_same_tokens_under_the_same_names(monkeypatch):
+    compiling = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, 'compile', lambda module: compiling(module, backend='eager'))
+    plain, compiled = build().eval(), build(compile_encoder=True).eval()
+    assert list(compiled.state_dict()) == list(plain.state_dict())
+    assert torch.equal(compiled.encode(images()), plain.encode(images()))
+    assert compiled.encoder._compiled_call_impl is not None
 
 
 # The objective
+
+
+def logit_laplace(statistics: torch.Tensor) -> TransformedDistribution:
+    return TransformedDistribution(Laplace(statistics[:, :3], statistics[:, 3:].exp()), SigmoidTransform())
 
 
 def test_logit_laplace_is_the_density_of_a_sigmoid_of_a_laplace_variable():
     generator = torch.Generator().manual_seed(0)
     statistics = torch.randn(2, 6, 4, 5, generator=generator, dtype=torch.float64)
     pixels = torch.rand(2, 3, 4, 5, generator=generator, dtype=torch.float64) * 0.8 + 0.1
-    expected = -TransformedDistribution(
-        Laplace(statistics[:, :3], statistics[:, 3:].exp()), SigmoidTransform()
-    ).log_prob(pixels)
+    expected = -logit_laplace(statistics).log_prob(pixels)
     torch.testing.assert_close(logit_laplace_nll(statistics, pixels).double(), expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize('mean, scale', [(0.3, 0.5), (-1.2, 0.3), (0.0, 0.9)])
-def test_logit_laplace_integrates_to_one(mean, scale):
-    pixels = torch.linspace(1e-5, 1 - 1e-5, 100_001).expand(1, 3, 1, -1)
-    statistics = torch.tensor([mean] * 3 + [math.log(scale)] * 3).view(1, 6, 1, 1).expand(-1, -1, 1, 100_001)
-    density = torch.exp(-logit_laplace_nll(statistics, pixels))[0, 0, 0].double()
-    assert torch.trapezoid(density, pixels[0, 0, 0].double()).item() == pytest.approx(1, abs=2e-3)
-
-
-def test_kl_is_that_of_the_codes_to_the_uniform_prior():
-    model, x = build(kl_weight=0.25), images()
+def test_losses_are_those_of_the_decoded_relaxed_codes_and_of_the_uniform_prior():
+    model, x, seen = build(temperature=0.7, kl_weight=0.25), images(), []
+    model.decoder.register_forward_hook(lambda module, args, output: seen.append((args[0], output)))
     losses = model.loss(x)
+    ((codes, statistics),) = seen
+    torch.testing.assert_close(codes.sum(dim=1), torch.ones(2, 2, 3))
+    expected = -logit_laplace(statistics).log_prob(0.8 * x + 0.1).mean()
+    torch.testing.assert_close(losses['loss_reconstruction'], expected)
+    error = (((statistics[:, :3].sigmoid() - 0.1) / 0.8).clamp(0, 1) - x).square().mean()
+    assert losses['psnr'].item() == pytest.approx(10 * math.log10(1 / error.item()), rel=1e-4)
     logits = model.encode_logits(x).permute(0, 2, 3, 1)
     expected = kl_divergence(Categorical(logits=logits), Categorical(logits=torch.zeros_like(logits))).mean()
-    torch.testing.assert_close(losses['kl'], expected)
-    torch.testing.assert_close(losses['loss_kl'], 0.25 * expected)
+    torch.testing.assert_close((losses['kl'], losses['loss_kl']), (expected, 0.25 * expected))
     assert losses['loss_kl'].requires_grad and not losses['kl'].requires_grad
 
 
-def test_reconstruction_and_psnr_are_those_of_the_decoded_relaxed_codes():
-    model, x = build(temperature=0.7), images()
-    seen = []
-    model.decoder.register_forward_hook(lambda module, args, output: seen.append((args[0], output)))
-    losses = model.loss(x)
-    codes, statistics = seen[0]
-    torch.testing.assert_close(codes.sum(dim=1), torch.ones(2, 2, 3))
-    density = TransformedDistribution(Laplace(statistics[:, :3], statistics[:, 3:].exp()), SigmoidTransform())
-    torch.testing.assert_close(losses['loss_reconstruction'], -density.log_prob(0.8 * x + 0.1).mean())
-    error = (((statistics[:, :3].sigmoid() - 0.1) / 0.8).clamp(0, 1) - x).square().mean()
-    assert losses['psnr'].item() == pytest.approx(10 * math.log10(1 / error.item()), rel=1e-4)
-
-
 def test_temperature_sharpens_the_codes():
-    largest = {}
-    for temperature in (0.01, 1.0, 100.0):
-        model = build(temperature=temperature)
-        model.decoder.register_forward_pre_hook(
-            lambda module, args: largest.__setitem__(temperature, args[0].amax(dim=1).mean().item())
-        )
+    model, largest = build(), []
+    model.decoder.register_forward_pre_hook(lambda module, args: largest.append(args[0].amax(dim=1).mean().item()))
+    for model.temperature in (0.01, 1.0, 100.0):
         model.loss(images(64, 64))
-    assert largest[0.01] > 0.95 > largest[1.0] > largest[100.0] and largest[100.0] < 0.1
+    assert largest[0] > 0.95 > largest[1] > largest[2] and largest[2] < 0.1
 
 
-def test_perplexity_and_share_of_used_codes_of_known_counts():
-    def use(*counts):
-        return [value.item() for value in codebook_use(torch.tensor(counts)).values()]
-
-    assert list(codebook_use(torch.tensor([1]))) == ['perplexity', 'used_codes']
-    assert use(5, 5, 5, 5) == pytest.approx([4, 1])
-    assert use(0, 7, 0, 0) == pytest.approx([1, 0.25])
-    assert use(2, 2, 0, 0) == pytest.approx([2, 0.5])
-    assert use(1, 3) == pytest.approx([math.exp(-(0.25 * math.log(0.25) + 0.75 * math.log(0.75))), 1])
-
-
-def test_the_loss_reports_the_use_of_the_codebook_in_the_batch():
-    model, x = build(), images()
-    expected = codebook_use(torch.bincount(model.encode(x).flatten(), minlength=16))
-    losses = model(x, mode='loss')
-    for name, value in expected.items():
-        torch.testing.assert_close(losses[name], value)
-    total, logged = model.parse_losses(losses)
-    torch.testing.assert_close(total, losses['loss_reconstruction'] + losses['loss_kl'])
-    assert set(logged) == {'loss', *losses}
+@pytest.mark.parametrize(
+    'counts, perplexity, used',
+    [((5, 5, 5, 5), 4, 1), ((0, 7, 0, 0), 1, 0.25), ((2, 2, 0, 0), 2, 0.5), ((1, 3), 4 / 3**0.75, 1)],
+)
+def test_perplexity_and_share_of_used_codes_of_known_counts(counts, perplexity, used):
+    assert codebook_use(torch.tensor(counts)) == pytest.approx(dict(perplexity=perplexity, used_codes=used))
 
 
 def test_training_lowers_the_loss():
@@ -162,60 +213,45 @@ def test_training_lowers_the_loss():
 
 @pytest.fixture
 def log():
-    lines = []
-    handler = logging.Handler()
+    lines, handler, logger = [], logging.Handler(), MMLogger.get_current_instance()
     handler.filter = lambda record: record.getMessage().startswith('tokenizer:')
     handler.emit = lambda record: lines.append(record.getMessage())
-    logger = MMLogger.get_current_instance()
     logger.addHandler(handler)
     yield lines
     logger.removeHandler(handler)
 
 
-def drawn(**kwargs) -> dict:
-    torch.manual_seed(7)
-    return DiscreteVAE(**{**TINY, **kwargs}).state_dict()
-
-
-def test_a_whole_checkpoint_loads_strictly(log):
-    model, state = build(), drawn()
-    model.load_state_dict(state, strict=True)
-    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
+def test_a_whole_checkpoint_loads_and_of_the_encoder_alone_the_lack_is_said(log):
+    whole, model = build(seed=7), build()
+    model.load_state_dict(whole.state_dict(), strict=True)
+    assert all(torch.equal(tensor, whole.state_dict()[name]) for name, tensor in model.state_dict().items())
     assert not log
+    model = build()
+    encoder = {name: tensor for name, tensor in whole.state_dict().items() if name.startswith('encoder.')}
+    model.load_state_dict(encoder, strict=False)
+    assert torch.equal(model.encode_logits(images()), whole.encode_logits(images()))
+    for (name, tensor), start in zip(model.decoder.named_parameters(), build().decoder.parameters()):
+        assert torch.equal(tensor, start), name
+    assert len(log) == 1 and 'no decoder' in log[0]
 
 
 @pytest.mark.parametrize(
-    'kwargs, name',
+    'size, size_of_file, name',
     [
-        (dict(vocab_size=32), 'vocab_size=16'),
-        (dict(n_hid=16), 'encoder.blocks.'),
-        (dict(n_init=4), 'decoder.blocks.input'),
-        (dict(blocks_per_group=2), 'vocab_size=16'),
+        ({}, dict(vocab_size=32), 'encoder.blocks.output'),
+        ({}, dict(n_hid=16), 'encoder.blocks.'),
+        ({}, dict(n_init=4), 'decoder.blocks.input'),
+        (dict(blocks_per_group=2), {}, 'nothing'),  # tensors are missing
     ],
 )
-def test_a_checkpoint_of_another_size_is_refused_naming_the_vocabulary(kwargs, name):
-    if 'blocks_per_group' in kwargs:  # the smaller file into the larger model: tensors are missing
-        model, state = build(**kwargs), drawn()
-    else:
-        model, state = build(), drawn(**kwargs)
+def test_a_checkpoint_of_another_size_is_refused_naming_the_vocabulary(size, size_of_file, name):
     with pytest.raises(ValueError, match='does not fit this tokenizer: .*vocab_size=16.*, got') as error:
-        model.load_state_dict(state, strict=False)
+        build(**size).load_state_dict(build(**size_of_file).state_dict(), strict=False)
     assert name in str(error.value)
-
-
-def test_a_checkpoint_of_the_encoder_alone_is_enough_to_encode_and_the_lack_is_said(log):
-    model, whole = build(), drawn()
-    decoder = {name: tensor.clone() for name, tensor in model.decoder.state_dict().items()}
-    model.load_state_dict({name: tensor for name, tensor in whole.items() if name.startswith('encoder.')}, strict=False)
-    other = build()
-    other.load_state_dict(whole)
-    assert torch.equal(model.encode_logits(images()), other.encode_logits(images()))
-    assert all(torch.equal(tensor, decoder[name]) for name, tensor in model.decoder.state_dict().items())
-    assert len(log) == 1 and 'no decoder' in log[0]
 
 
 @pytest.mark.parametrize('dropped', ['encoder.blocks.input.w', 'decoder.blocks.output.conv.b', 'encoder.', ''])
 def test_a_checkpoint_with_a_hole_is_refused_naming_it(dropped):
-    state = {name: tensor for name, tensor in drawn().items() if not name.startswith(dropped)}
+    state = {name: tensor for name, tensor in build().state_dict().items() if not name.startswith(dropped)}
     with pytest.raises(ValueError, match=f'{dropped}.* got nothing'):
         build().load_state_dict(state, strict=False)
