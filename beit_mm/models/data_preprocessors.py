@@ -34,18 +34,16 @@ class TwoViewPreprocessor(BaseDataPreprocessor):
     def forward(self, data: dict, training: bool = False) -> dict[str, torch.Tensor]:
         """A batch of PackTwoViews to `inputs` (B, 3, H, W), `views` (B, 3, 8h, 8w) and `mask` bool (B, h, w)."""
         data = self.cast_data(data)
-        inputs, views = data['inputs'], data['views']
         if self.to_rgb:
-            inputs, views = inputs.flip(1), views.flip(1)
-        inputs, views = inputs.float(), views.float()
+            data.update({key: data[key].flip(1) for key in ('inputs', 'views', 'mean_color') if key in data})
+        inputs, views = data['inputs'].float(), data['views'].float()
         if 'jitter' in data:
-            mean_color = data['mean_color'].flip(1) if self.to_rgb else data['mean_color']
-            inputs, views = (jitter_colors(images, data['jitter'], mean_color) for images in (inputs, views))
+            inputs, views = (jitter_colors(x, data['jitter'], data['mean_color']) for x in (inputs, views))
         return dict(inputs=(inputs - self.mean) / self.std, views=views / 255, mask=data['mask'])
 
 
 class _NonBlocking:
-    """Takes `non_blocking`: whether copies of pinned batches return at once. The hosts' classes do not take it."""
+    """Takes `non_blocking`, as the hosts' classes do not: whether copies of pinned batches return at once."""
 
     def __init__(self, non_blocking: bool = True, **kwargs):
         super().__init__(**kwargs)

@@ -13,6 +13,7 @@ from beit_mm.config.flatten import flatten, registered_name, write
 
 # One of every folder.
 RECIPES = {path.parent: path for path in sorted(CONFIGS.rglob('*.py')) if '_base_' not in path.parts}.values()
+SEGMENTOR = CONFIGS / 'demo' / 'segment.py'
 TOOL = ROOT / 'tools' / 'misc' / 'print_config.py'
 
 
@@ -24,25 +25,22 @@ def test_copy_of_a_recipe_says_the_same_without_bases(path, tmp_path):
     assert Config.fromfile(tmp_path / 'copy.py').to_dict() == Config.fromfile(path).to_dict()
 
 
-def flatten_text(folder: Path, text: str, options: dict | None = None) -> Config:
-    (folder / 'own.py').write_text(text)
-    return flatten(folder / 'own.py', options)
-
-
-@pytest.fixture
-def pure_python(tmp_path) -> Path:
+def test_classes_become_the_names_that_inferencers_look_for(tmp_path):
     """The test project's config in MMEngine's pure-Python style, with its base in the same folder."""
-    write(flatten(CONFIGS / 'demo' / 'segment.py'), tmp_path / 'flat_segment.py', 'The base.')
-    return shutil.copy(Path(__file__).parent / 'project' / 'configs' / 'pure_python.py', tmp_path)
-
-
-def test_classes_become_the_names_that_inferencers_look_for(pure_python, tmp_path):
-    flat = flatten(pure_python)
+    write(flatten(SEGMENTOR), tmp_path / 'flat_segment.py', 'The base.')
+    flat = flatten(shutil.copy(Path(__file__).parent / 'project' / 'configs' / 'pure_python.py', tmp_path))
     assert (flat.model.type, flat.model.backbone.type) == ('EncoderDecoder', 'beit_mm.BEiT')
     assert [step.type for step in flat.test_pipeline] == ['LoadImageFromFile', 'LoadAnnotations', 'PackSegInputs']
     assert flat.model.backbone.embed_dim == 32
     write(flat, tmp_path / 'copy.py', 'A copy.')
     assert Config.fromfile(tmp_path / 'copy.py').to_dict() == flat.to_dict()
+    with pytest.raises(ValueError, match='own.py cannot be read: .*inheritance chain'):
+        flatten_text(tmp_path, "_base_ = 'pure_python.py'\n")
+
+
+def flatten_text(folder: Path, text: str, options: dict | None = None) -> Config:
+    (folder / 'own.py').write_text(text)
+    return flatten(folder / 'own.py', options)
 
 
 @pytest.mark.parametrize(
@@ -76,31 +74,19 @@ def test_name_of_a_class(path, scope, name):
     assert registered_name(path, scope) == name
 
 
-def test_scope_of_another_package_stays(tmp_path):
-    model = dict(type='ResNet', _scope_='mmpretrain')
-    assert flatten_text(tmp_path, f'model = {model}').model == model
-
-
-def test_options_override(tmp_path):
-    text = "model = dict(type='ReLU', sizes=[1, 2])\n"
-    assert flatten_text(tmp_path, text, {'model.sizes': [5]}).model == dict(type='ReLU', sizes=[5])
+def test_options_override_and_the_scope_of_another_package_stays(tmp_path):
+    text = "model = dict(type='ReLU', _scope_='mmpretrain', sizes=[1, 2])\n"
+    model = dict(type='ReLU', _scope_='mmpretrain', sizes=[5])
+    assert flatten_text(tmp_path, text, {'model.sizes': [5]}).model == model
     with pytest.raises(ValueError, match=r'options must name keys of .*own.py, got modle.sizes'):
         flatten_text(tmp_path, text, {'modle.sizes': 5})
 
 
-def test_mistakes_are_named(pure_python, tmp_path):
-    with pytest.raises(ValueError, match='own.py cannot be read: .*inheritance chain'):
-        flatten_text(tmp_path, "_base_ = 'pure_python.py'\n")
-    with pytest.raises(FileNotFoundError, match='no config file at nowhere.py'):
-        flatten('nowhere.py')
+def test_what_cannot_be_written_is_refused_and_nothing_is_overwritten(tmp_path):
+    (tmp_path / 'copy.py').write_text('a = 1\n')
     for value in (max, float('inf')):
         with pytest.raises(ValueError, match='a config must hold numbers, texts, lists and dicts, got'):
-            write(Config(dict(a=value)), tmp_path / 'new' / 'copy.py', 'A copy.')
-    assert list((tmp_path / 'new').iterdir()) == []
-
-
-def test_nothing_is_overwritten(tmp_path):
-    (tmp_path / 'copy.py').write_text('a = 1\n')
+            write(Config(dict(a=value)), tmp_path / 'new.py', 'A copy.')
     with pytest.raises(FileExistsError, match='copy.py exists and is not overwritten'):
         write(Config(dict(a=2)), tmp_path / 'copy.py', 'A copy.')
     with pytest.raises(ValueError, match='written to a .py file, got .*copy.json'):
@@ -108,14 +94,11 @@ def test_nothing_is_overwritten(tmp_path):
     assert [path.read_text() for path in tmp_path.iterdir()] == ['a = 1\n']
 
 
-def test_tool_writes_a_copy(tmp_path):
-    source, copy = CONFIGS / 'demo' / 'segment.py', tmp_path / 'copy.py'
-    run_here([TOOL, source, '--out', copy, '--cfg-options', 'work_dir=elsewhere'])
+def test_tool_writes_a_copy_or_ends_in_one_sentence(tmp_path, capsys):
+    copy = tmp_path / 'copy.py'
+    run_here([TOOL, SEGMENTOR, '--out', copy, '--cfg-options', 'work_dir=elsewhere'])
     assert Config.fromfile(copy).work_dir == 'elsewhere'
-    assert copy.read_text().startswith(f'# {source}, without its bases')
-
-
-def test_tool_ends_in_one_sentence(capsys):
+    assert copy.read_text().startswith(f'# {SEGMENTOR}, without its bases')
     with pytest.raises(SystemExit, match='1'):
         run_here([TOOL, 'nowhere.py'])
     assert capsys.readouterr().err.startswith('error: no config file at nowhere.py\n')
@@ -124,4 +107,4 @@ def test_tool_ends_in_one_sentence(capsys):
 @pytest.mark.long
 def test_tool_prints_nothing_but_the_config(flat_copy):
     """The hosts print while they are imported; a shell that redirects the output gets a config all the same."""
-    assert flat_copy.read_text() == flatten(CONFIGS / 'demo' / 'segment.py').pretty_text
+    assert flat_copy.read_text() == flatten(SEGMENTOR).pretty_text

@@ -6,7 +6,6 @@ patch-to-class and class-to-class (arXiv 2106.08254, section 2.2, and the releas
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,6 +14,10 @@ from torch import nn, Tensor
 from torch.nn import functional as F
 
 Grid = tuple[int, int]
+# What reads any bias table for a grid of h x w patches, N = 1 + h * w tokens: the table row of every pair of tokens,
+# int64 (N, N'), where N' is the next multiple of 8, since the memory-efficient attention kernel needs aligned rows; and
+# the matrices that resize the rows and the columns of a table to this grid, None for a table of this grid.
+Positions = tuple[Tensor, list[Tensor] | None]
 NUM_CLASS_ROWS = 3
 
 
@@ -90,19 +93,6 @@ def _axis_tensor(source: int, target: int) -> Tensor:
     return torch.from_numpy(axis_matrix(source, target))
 
 
-class Positions(NamedTuple):
-    """What reads any bias table for a grid of h x w patches, N = 1 + h * w tokens.
-
-    Attributes:
-        index: table row of every pair of tokens, int64 (N, N'); N' is the next multiple of 8, since the
-            memory-efficient attention kernel needs aligned rows.
-        resize: matrices that resize the rows and the columns of a table to this grid; None for a table of this grid.
-    """
-
-    index: Tensor  # type: ignore[assignment]  # hides tuple.index
-    resize: list[Tensor] | None
-
-
 def locate(source: Grid, target: Grid, dtype: torch.dtype, device: torch.device) -> Positions:
     """Positions of the tokens of a target grid, for bias tables of a source grid.
 
@@ -111,18 +101,19 @@ def locate(source: Grid, target: Grid, dtype: torch.dtype, device: torch.device)
     index = relative_position_index(target, device)
     index = F.pad(index, (0, -index.shape[1] % 8))
     if source == target:
-        return Positions(index, None)
+        return index, None
     matrices = [_axis_tensor(*sides).to(torch.promote_types(dtype, torch.float32)) for sides in zip(source, target)]
-    return Positions(index, [matrix.to(device, non_blocking=True) for matrix in matrices])
+    return index, [matrix.to(device, non_blocking=True) for matrix in matrices]
 
 
 def read_bias(table: Tensor, positions: Positions) -> Tensor:
     """Attention bias (1, num_heads, N, N') of a table; float32 or wider, since the backward pass sums many entries."""
-    if positions.resize is not None:
-        table = _resize(table, *positions.resize)
+    index, resize = positions
+    if resize is not None:
+        table = _resize(table, *resize)
     rows = table.t().to(torch.promote_types(table.dtype, torch.float32)).contiguous()  # (num_heads, offsets + 3)
     # index_select is several times as fast as indexing, especially in the backward pass.
-    return rows.index_select(1, positions.index.flatten()).view(1, -1, *positions.index.shape)
+    return rows.index_select(1, index.flatten()).view(1, -1, *index.shape)
 
 
 def _resize(table: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
@@ -143,7 +134,7 @@ def expand_bias(table: Tensor, source: Grid, target: Grid) -> Tensor:
             f'a relative position bias table for a grid of {source[0]} x {source[1]} patches must have '
             f'{num_table_rows(source)} rows, got {len(table)}'
         )
-    resize = locate(source, target, table.dtype, table.device).resize
+    _, resize = locate(source, target, table.dtype, table.device)
     return table if resize is None else _resize(table, *resize)
 
 

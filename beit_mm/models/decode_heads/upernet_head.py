@@ -24,9 +24,14 @@ class UperNetHead(UPerHead):
         """Convolve the concatenation of all levels, up-sampled to the first; then norm and activation."""
         if type(module.conv) is not nn.Conv2d:  # another convolution of conv_cfg: the plain way
             return module(torch.cat([levels[0], *(self._upsample(level, levels[0]) for level in levels[1:])], dim=1))
-        joined = conv_of_joined(module.conv.weight, levels, self.align_corners)
-        if module.conv.bias is not None:
-            joined = joined + module.conv.bias.to(joined.dtype)[:, None, None]
+        size, weight = levels[0].shape[2:], module.conv.weight
+        parts = list(zip(weight.split([level.shape[1] for level in levels], dim=1), levels))
+        weights, maps = zip(*(part for part in parts if part[1].shape[2:] == size))
+        padding = weight.shape[2] // 2
+        joined = F.conv2d(torch.cat(maps, dim=1), torch.cat(weights, dim=1), module.conv.bias, padding=padding)
+        for part, level in parts:
+            if level.shape[2:] != size:
+                joined = joined + conv_of_upsampled(part, level, size, self.align_corners)
         joined = module.norm(joined) if module.with_norm else joined
         return module.activate(joined) if module.with_activation else joined
 
@@ -73,18 +78,3 @@ def conv_of_upsampled(weight: Tensor, level: Tensor, size: Sequence[int], align_
     )
     mixed = mixed.permute(0, 3, 1, 4, 2, 5).reshape(batch, num_out, kernel_size * height, kernel_size * width)
     return rows.t() @ (mixed @ columns)
-
-
-def conv_of_joined(weight: Tensor, levels: Sequence[Tensor], align_corners: bool = False) -> Tensor:
-    """Convolve the concatenation of levels (B, C_i, h_i, w_i), as if all were up-sampled to the size of the first.
-
-    The weight is (C_out, sum of C_i, k, k), k odd; the result is (B, C_out, h_0, w_0).
-    """
-    size = levels[0].shape[2:]
-    parts = list(zip(weight.split([level.shape[1] for level in levels], dim=1), levels))
-    full_weights, full_levels = zip(*(part for part in parts if part[1].shape[2:] == size))
-    result = F.conv2d(torch.cat(full_levels, dim=1), torch.cat(full_weights, dim=1), padding=weight.shape[2] // 2)
-    for part, level in parts:
-        if level.shape[2:] != size:
-            result = result + conv_of_upsampled(part, level, size, align_corners)
-    return result

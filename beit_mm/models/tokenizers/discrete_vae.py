@@ -47,8 +47,7 @@ class DiscreteVAE(BaseModel):
 
     Args:
         vocab_size: number of visual tokens.
-        n_hid: width of the encoder's first and the decoder's last group.
-        n_init: width of the decoder's token embedding.
+        n_hid, n_init: widths of the groups next to the image, and of the decoder's token embedding.
         blocks_per_group: residual blocks in each of the four groups.
         temperature, kl_weight: of the training objective; AnnealHook changes them during training. kl_weight
             multiplies the KL of a position, for a loss averaged over sub-pixels (6.6 / 192 in DALL-E).
@@ -138,8 +137,7 @@ class DiscreteVAE(BaseModel):
         """
         self.has_decoder = True  # trained from now on
         logits = self.encode_logits(images).float()  # (B, V, h, w)
-        codes = F.gumbel_softmax(logits, tau=self.temperature, dim=1)
-        statistics = self.decoder(codes)
+        statistics = self.decoder(F.gumbel_softmax(logits, tau=self.temperature, dim=1))
         log_probs = logits.log_softmax(dim=1)
         kl = (log_probs.exp() * (log_probs + math.log(self.vocab_size))).sum(dim=1).mean()
         losses = dict(

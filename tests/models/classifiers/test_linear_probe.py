@@ -46,9 +46,6 @@ def batch(*labels: int) -> dict:
     return dict(inputs=inputs, data_samples=[DataSample().set_gt_label(label) for label in labels])
 
 
-# What is read
-
-
 @torch.no_grad()
 def test_features_are_those_of_timms_blocks_without_a_norm():
     peer = timm.create_model('beit_base_patch16_224', **SIZE).eval()
@@ -80,9 +77,6 @@ def test_features_are_those_of_timms_blocks_without_a_norm():
 def test_blocks_that_do_not_fit_are_refused(kwargs, message):
     with pytest.raises(ValueError, match=message):
         probe(**kwargs)
-
-
-# What learns
 
 
 def train(model: LinearProbe, steps: int) -> list:
@@ -134,9 +128,6 @@ def test_an_optimizer_that_cannot_be_is_refused(model, options, message):
         build_optim_wrapper(model, dict(Config.fromfile(RECIPE).optim_wrapper, **options))
 
 
-# How they are scored
-
-
 def test_predictions_of_all_blocks_reach_the_metric():
     model = probe(blocks=(0, 2), head=dict(predict_block=0)).eval()
     data, truth = batch(3, 1, 0, 2, 2), torch.tensor([3, 1, 0, 2, 2])
@@ -161,9 +152,6 @@ def test_the_best_block_is_reported_and_samples_that_fill_the_last_batch_do_not_
         metric.process({}, [dict(blocks, block_labels=torch.tensor(row)) for row in rows])
     scores = dict(block_3=25.0, block_5=50.0, block_8=75.0, best=75.0, best_block=8)
     assert metric.evaluate(size=4) == {f'linear_probe/{name}': score for name, score in scores.items()}
-
-
-# The recipe
 
 
 def test_the_recipe_has_the_releases_settings():

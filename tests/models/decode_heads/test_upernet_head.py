@@ -67,8 +67,6 @@ def test_other_pool_scales_and_levels_equal_too():
     assert ours(features).shape == (2, 5, 1, 1)
 
 
-# Convolutions of up-sampled maps, computed at their own resolution
-
 SIZES = [((8, 8), (16, 16)), ((4, 6), (16, 24)), ((1, 1), (5, 7)), ((3, 5), (7, 9)), ((6, 6), (4, 4)), ((2, 3), (2, 9))]
 
 

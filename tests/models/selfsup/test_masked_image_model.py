@@ -52,9 +52,6 @@ def batch(size=3, counts=(3, 4, 5)):
     return images, tokens, mask.view(size, 4, 4)
 
 
-# The loss
-
-
 def test_visible_patches_inform_the_prediction_and_masked_ones_do_not():
     model = build()
     images, tokens, mask = batch()
@@ -89,9 +86,6 @@ def test_images_of_another_size_are_trained_on_with_masks_of_their_grid():
     assert model.backbone.rel_pos_bias.relative_position_bias_table.grad.any()
 
 
-# Pixels instead of tokens, all patches instead of the masked ones
-
-
 def test_pixels_of_a_patch_lie_row_by_row_with_their_channels_together():
     images = torch.arange(2 * 3 * 16 * 24).float().view(2, 3, 16, 24)
     target = NormalisedPixels(patch_size=8)
@@ -119,9 +113,6 @@ def test_a_known_number_of_masked_patches_gives_the_same_indices(num_masked):
     mask = batch(counts=[num_masked] * 3)[2]
     assert torch.equal(MaskedPatches(num_masked)(mask), MaskedPatches()(mask))
     assert torch.equal(AllPatches()(mask), torch.arange(48))
-
-
-# What learns and what does not
 
 
 @pytest.mark.parametrize('kwargs', [{}, dict(use_abs_pos_emb=True, use_rel_pos_bias=True)], ids=['shared', 'all'])
@@ -155,9 +146,6 @@ def test_layers_are_counted_from_the_trunk():
     layers = {'backbone.mask_token': 0, 'backbone.blocks.1.norm1.weight': 2, TABLE: 3, 'lm_head.weight': 3}
     for name, layer in layers.items():
         assert name in dict(model.named_parameters()) and model.get_layer_depth(name) == (layer, 4)
-
-
-# What is refused
 
 
 @pytest.mark.parametrize(
