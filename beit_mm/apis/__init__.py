@@ -8,9 +8,8 @@ from functools import partial
 
 from .images import Images
 from .inferencer import Inferencer, Predictions, Results
-from .inferencers import ClassificationInferencer, FeatureInferencer, SegmentationInferencer
+from .inferencers import ClassificationInferencer, FeatureInferencer, ReconstructionInferencer, SegmentationInferencer
 from .models import list_models, load_model, Model
-from .reconstruction import ReconstructionInferencer
 
 __all__ = [
     'ClassificationInferencer',
@@ -21,15 +20,11 @@ __all__ = [
     'Results',
     'SegmentationInferencer',
     'classify',
-    'classify_each',
     'extract_features',
-    'extract_features_each',
     'list_models',
     'load_model',
     'reconstruct',
-    'reconstruct_each',
     'segment',
-    'segment_each',
 ]
 
 

@@ -1,8 +1,6 @@
-"""The images that files, folders, arrays and Pillow images stand for, and where their results go."""
+"""The images that files, folders, arrays and Pillow images stand for."""
 
 import os
-import posixpath
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -54,7 +52,9 @@ def find_images(images: Images) -> list[NamedImage]:
     named = []
     for index, item in enumerate(items):
         if isinstance(item, (str, Path)):
-            named += _find_files(Path(item), shared)
+            for path in _find_files(Path(item)):
+                result_path = Path(os.path.relpath(path.absolute(), shared)).as_posix()
+                named.append(NamedImage(str(path), str(path), result_path))
         elif isinstance(item, (np.ndarray, Image.Image)):
             named.append(NamedImage(f'image_{index}', item, f'image_{index}.png'))
         else:
@@ -62,46 +62,31 @@ def find_images(images: Images) -> list[NamedImage]:
     return named
 
 
-def _find_files(path: Path, shared: str) -> list[NamedImage]:
-    """A file, or all images below a folder."""
-    below_shared = Path(os.path.relpath(path.absolute(), shared))
+def _find_files(path: Path) -> list[Path]:
     if path.is_file():
-        return [NamedImage(str(path), str(path), below_shared.as_posix())]
+        return [path]
     if not path.is_dir():
         raise FileNotFoundError(f'an image must be a file or folder that exists, got {path}')
-    names = [(str(path / name), (below_shared / name).as_posix()) for name in _walk(str(path))]
-    if not names:
+    files = list(_walk(path))
+    if not files:
         raise UserError(f'{path} must hold images ({", ".join(IMAGE_SUFFIXES)}), got none')
-    return [NamedImage(name, name, result_path) for name, result_path in names]
+    return files
 
 
-def _walk(folder: str, prefix: str = '', above: frozenset = frozenset()) -> Iterator[str]:
-    """Paths of the images below a folder, relative to it. A link to a folder above is not followed."""
-    above |= {identify(folder)}
+def _walk(folder: Path, parents: frozenset = frozenset()) -> Iterator[Path]:
+    """Images below a folder. A link to a parent folder is not followed."""
+    parents |= {identify(folder)}
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         if entry.name.startswith('.'):
             continue
-        if entry.is_dir():
-            if identify(entry.path) not in above:
-                yield from _walk(entry.path, f'{prefix}{entry.name}/', above)
-        elif entry.name.lower().endswith(IMAGE_SUFFIXES):
-            yield prefix + entry.name
+        if not entry.is_dir():
+            if entry.name.lower().endswith(IMAGE_SUFFIXES):
+                yield folder / entry.name
+        elif identify(entry.path) not in parents:
+            yield from _walk(folder / entry.name, parents)
 
 
 def identify(path: str | Path) -> tuple[int, int]:
     """Device and inode, which are the same for all paths and links to one file or folder."""
     state = os.stat(path)
     return state.st_dev, state.st_ino
-
-
-def result_files(images: Sequence[NamedImage], folder: Path, suffix: str) -> dict[str, Path]:
-    """The file for the result of every image, by its result_path.
-
-    The suffix replaces the image's own, or follows it where two images differ in nothing else (`a.jpg`, `a.png`).
-    """
-    stems = {image.result_path: posixpath.splitext(image.result_path)[0] for image in images}
-    counts = Counter(stems.values())
-    return {
-        path: folder / ((stem if counts[stem] == 1 and stem not in stems else path) + suffix)
-        for path, stem in stems.items()
-    }

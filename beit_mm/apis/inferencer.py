@@ -149,8 +149,9 @@ class Predictions:
         return [(image, dict(image=image.name, **result)) for image, result in zip(images, results)]
 
     def _read_ahead(self) -> Iterator[tuple[NamedImage, dict]]:
-        pool, waiting = ThreadPoolExecutor(min(num_cpus(), MAX_THREADS)), deque()
-        images = iter(self.images)
+        # CPUs of this process, which in a container are fewer than the machine has
+        cpus = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+        pool, waiting, images = ThreadPoolExecutor(min(cpus, MAX_THREADS)), deque(), iter(self.images)
         try:
             while True:
                 for image in images:
@@ -177,8 +178,3 @@ class Predictions:
     def _list_skipped(self) -> str:
         shown = [f'{name} ({reason})' for name, reason in self.skipped.items()]
         return ', '.join([*shown[:NUM_SHOWN], *(['...'] if len(shown) > NUM_SHOWN else [])])
-
-
-def num_cpus() -> int:
-    """CPUs that this process may use, which in a container are fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1

@@ -15,7 +15,7 @@ from torch import nn
 
 from beit_mm.checkpoint.sources import load_from_anywhere
 from beit_mm.config.flatten import drop_scope_stamps
-from beit_mm.config.parts import drop_pretrained, has_pretrained, innermost_dataset, pretrained_of, use_plain_batch_norm
+from beit_mm.config.parts import drop_pretrained, innermost_dataset, merge_options, pretrained_of, use_plain_batch_norm
 from beit_mm.engine.hooks.check_weights_hook import require_weights
 from beit_mm.errors import UserError
 from beit_mm.models import DiscreteVAE
@@ -85,9 +85,7 @@ def load_model(
 def load_for_inference(model: Model, weights: str | None = None, **loading) -> BaseModel:
     """Like load_model, but random weights are an error, and a loaded model is put in evaluation mode.
 
-    Raises:
-        UserError: Also if neither `weights` nor the config names a checkpoint, or if a loaded model comes with
-            arguments for loading.
+    UserError also if a loaded model comes with arguments for loading.
     """
     trunk_only = loading.get('trunk_only')
     if isinstance(model, nn.Module):
@@ -97,7 +95,7 @@ def load_for_inference(model: Model, weights: str | None = None, **loading) -> B
             raise UserError(f'{" and ".join(superfluous)} must be None for a loaded {type(model).__name__}')
         return model.eval()
     loaded = load_model(model, weights, **loading)
-    has_weights = _weights_of_whole_model(loaded.cfg) or trunk_only and has_pretrained(loaded.cfg.model.get('backbone'))
+    has_weights = _weights_of_whole_model(loaded.cfg) or trunk_only and pretrained_of(loaded.cfg.model.get('backbone'))
     if weights is None and not has_weights:
         raise UserError(f'weights must name a checkpoint for {type(loaded).__name__}, got none')
     return loaded
@@ -121,10 +119,7 @@ def _read_config(model: str | Path | Config, options: dict | None) -> Config:
             raise FileNotFoundError(f'a model must be a config file or one of {", ".join(known)}, got {model}')
         model = Config.fromfile(path)
     cfg = Config(model.to_dict())  # a copy: the caller keeps an unchanged one
-    unknown = [key for key in options or {} if key.split('.')[0] not in cfg]
-    if unknown:
-        raise UserError(f'options must name keys of the config, got {", ".join(unknown)}')
-    cfg.merge_from_dict(options or {})
+    merge_options(cfg, options, 'the config')
     drop_scope_stamps(cfg)
     if cfg.get('custom_imports'):
         import_modules_from_strings(**cfg.custom_imports)
@@ -143,17 +138,16 @@ def _weights_of_whole_model(cfg: Config) -> str | None:
 def _load(model: BaseModel, weights: str, trunk_only: bool) -> dict:
     """Load weights, which must fit the whole model or its trunk, and return the meta data of their file."""
     checkpoint = load_from_anywhere(str(weights), 'cpu')
-    state = checkpoint.get('state_dict', checkpoint)
-    # MMEngine would log every missing tensor of heads that are not used, or of a tokenizer that has its own file.
-    is_silent = trunk_only
-    tokenizer = _tokenizer_of(model)
-    if isinstance(tokenizer, DiscreteVAE) and not any(name.startswith('target.tokenizer.') for name in state):
+    state, tokenizer = checkpoint.get('state_dict', checkpoint), _tokenizer_of(model)
+    lacks_tokenizer = isinstance(tokenizer, DiscreteVAE) and not any('target.tokenizer.' in name for name in state)
+    if lacks_tokenizer:
         tokenizer.has_encoder = tokenizer.has_decoder = False
-        is_silent = True
+    # MMEngine would log every missing tensor of heads that are not used, or of a tokenizer that has its own file.
+    logger = 'silent' if trunk_only or lacks_tokenizer else None
     try:
         if not trunk_only:
             require_weights(model, checkpoint)
-        load_state_dict(model, state, strict=False, logger='silent' if is_silent else None)
+        load_state_dict(model, state, strict=False, logger=logger)
     except WeightsMismatch as error:
         raise UserError(f'{weights}: {error}') from error
     meta = checkpoint.get('meta')

@@ -5,6 +5,8 @@ The functions take Predictions and pass on their (image, result) pairs. A file a
 
 import csv
 import json
+import posixpath
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from beit_mm.files import atomic_write
 from beit_mm.visualization.reconstruction import draw_reconstructions
 from beit_mm.visualization.sheets import Palette, segmentation_overlay
 
-from .images import identify, NamedImage, result_files
+from .images import identify, NamedImage
 from .inferencer import Predictions
 
 CLASS_KEYS = ('image', 'pred_label', 'pred_class', 'pred_score', 'top_labels', 'top_classes', 'top_scores')
@@ -34,12 +36,25 @@ def check_suffix(path: str, *suffixes: str) -> Path:
 
 
 def refuse_inputs(images: Sequence[NamedImage], results: Iterable[Path]) -> None:
-    """UserError if a file to be written is one of the images, by whatever path or link."""
+    """UserError if a file to be written is one of the images, by any path or link."""
     existing = {identify(path): path for path in results if path.exists()}
     for image in images if existing else ():
         if isinstance(image.source, (str, Path)) and identify(image.source) in existing:
             path = existing[identify(image.source)]
             raise UserError(f'results must not overwrite images, got {path}, which is {image.name}')
+
+
+def result_files(images: Sequence[NamedImage], folder: Path, suffix: str) -> dict[str, Path]:
+    """The file for the result of every image, by its result_path.
+
+    The suffix replaces the image's own, or follows it where two images differ in nothing else (`a.jpg`, `a.png`).
+    """
+    stems = {image.result_path: posixpath.splitext(image.result_path)[0] for image in images}
+    counts = Counter(stems.values())
+    return {
+        path: folder / ((stem if counts[stem] == 1 and stem not in stems else path) + suffix)
+        for path, stem in stems.items()
+    }
 
 
 def write_classes(predictions: Predictions, path: Path | None) -> Pairs:
@@ -123,13 +138,9 @@ def _save(picture: Image.Image, path: Path, **options) -> None:
 
 
 def write_features(predictions: Predictions, path: Path) -> tuple[int, ...]:
-    """Write results of FeatureInferencer to an .npz file: `images`, their names (N,), and `features`, float32 (N, ...).
+    """Write `images`, their names (N,), and `features`, float32 (N, ...), of a FeatureInferencer to an .npz file.
 
-    Returns:
-        The shape of `features`, which must fit in memory.
-
-    Raises:
-        UserError: If the features of two images differ in shape.
+    Returns the shape of `features`, which must fit in memory; UserError if the features of two images differ in shape.
     """
     refuse_inputs(predictions.images, [path])
     results = [result for _, result in predictions]

@@ -7,7 +7,7 @@ from mmengine import registry
 from mmengine.config import Config
 from mmengine.utils import get_object_from_string
 
-from beit_mm.config.parts import walk
+from beit_mm.config.parts import merge_options, walk
 from beit_mm.files import atomic_write
 from beit_mm.registry import SCOPE
 
@@ -18,15 +18,7 @@ def flatten(path: str | Path, options: dict | None = None) -> Config:
     """A config of text style (`_base_`) or pure-Python style (`read_base`) as a text config without bases.
 
     Imported types become their registered names in the config's default scope or in ours, since inferencers compare
-    such names. An unregistered type stays `module.Class`.
-
-    Args:
-        path: config file.
-        options: dotted keys and values that override the config's.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If an option names no top-level key of the config, or the config cannot be read.
+    such names. An unregistered type stays `module.Class`. ValueError if the config or an option cannot be read.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f'no config file at {path}')
@@ -34,24 +26,23 @@ def flatten(path: str | Path, options: dict | None = None) -> Config:
         cfg = Config.fromfile(path)
     except RuntimeError as error:  # MMEngine's for a mixture of both styles
         raise ValueError(f'{path} cannot be read: {error}') from error
-    unknown = [key for key in options or {} if key.split('.')[0] not in cfg]
-    if unknown:
-        raise ValueError(f'options must name keys of {path}, got {", ".join(unknown)}')
-    cfg.merge_from_dict(options or {})
+    merge_options(cfg, options, path)
     flat = Config(cfg.to_dict())
     drop_scope_stamps(flat)
     for node in _dicts(flat):
         if isinstance(node.get('type'), str) and node['type'].count('.') > 1:
             node['type'] = registered_name(node['type'], flat.get('default_scope'))
-    _import_ours(flat)
+    if any(str(node.get('type')).startswith(f'{SCOPE}.') for node in _dicts(flat)):  # a text config must import ours
+        imports = dict(flat.get('custom_imports') or dict(imports=[]))
+        names = [imports['imports']] if isinstance(imports['imports'], str) else list(imports['imports'])
+        flat.custom_imports = dict(imports, imports=names if SCOPE in names else [*names, SCOPE])
     return flat
 
 
 def drop_scope_stamps(cfg: Config) -> None:
-    """Remove `_scope_='beit_mm'` from a config, in place.
+    """Remove `_scope_='beit_mm'`, which MMEngine adds to all parts inherited by `beit_mm::...`, in place.
 
-    MMEngine adds it to all parts inherited by `beit_mm::...`, and would then look for the hosts' types among ours. Our
-    types name their scope themselves.
+    It would look for the hosts' types among ours. Our types name their scope themselves.
     """
     for node in _dicts(cfg):
         if node.get('_scope_') == SCOPE:
@@ -59,12 +50,7 @@ def drop_scope_stamps(cfg: Config) -> None:
 
 
 def registered_name(path: str, scope: str | None) -> str:
-    """The short name of a class, such as 'EncoderDecoder' or 'beit_mm.BEiT'; its path if it has none.
-
-    Args:
-        path: `package.module.Class`.
-        scope: the default scope under which the name will be looked up.
-    """
+    """The short name of `package.module.Class` in a default scope, such as 'beit_mm.BEiT'; the path if it has none."""
     cls = get_object_from_string(path)
     if cls is None:
         return path
@@ -81,12 +67,7 @@ def registered_name(path: str, scope: str | None) -> str:
 
 
 def write(cfg: Config, path: str | Path, header: str) -> None:
-    """Write a config to a new .py file under a comment, and read it back.
-
-    Raises:
-        ValueError: If the file is no .py, or the config has a value that cannot be written as text.
-        FileExistsError: If there is such a file.
-    """
+    """Write a config to a new .py file under a comment, and read it back; ValueError if a value is not text."""
     target = Path(path)
     if target.suffix != '.py':
         raise ValueError(f'a config is written to a .py file, got {path}')
@@ -100,14 +81,6 @@ def write(cfg: Config, path: str | Path, header: str) -> None:
     except (NameError, SyntaxError) as error:  # such as a function, or a number that is not finite
         reason = str(error).strip().splitlines()[-1].strip()
         raise ValueError(f'a config must hold numbers, texts, lists and dicts, got {reason}') from error
-
-
-def _import_ours(cfg: Config) -> None:
-    """Pure-Python configs import classes where they are used; a text config must name our package."""
-    if any(str(node.get('type')).startswith(f'{SCOPE}.') for node in _dicts(cfg)):
-        imports = dict(cfg.get('custom_imports') or dict(imports=[]))
-        names = [imports['imports']] if isinstance(imports['imports'], str) else list(imports['imports'])
-        cfg.custom_imports = dict(imports, imports=names if SCOPE in names else [*names, SCOPE])
 
 
 def _dicts(cfg: Config) -> Iterator[dict]:

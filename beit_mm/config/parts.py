@@ -1,9 +1,11 @@
-"""Find and change parts of a config, wherever they are."""
+"""Find and change parts of a config."""
 
 from collections.abc import Iterator
 from typing import Any
 
 from mmengine.config import Config
+
+from beit_mm.errors import UserError
 
 # A Runner adds these by itself, and leaves out those that are None.
 OF_MMENGINE = {'runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint'}
@@ -16,6 +18,14 @@ def walk(node: Any, key: str) -> Iterator[tuple[str, dict]]:
     children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, (list, tuple)) else ()
     for name, child in children:
         yield from walk(child, f'{key}.{name}')
+
+
+def merge_options(cfg: Config, options: dict | None, path: object, argument: str = 'options') -> None:
+    """Override dotted keys of a config; UserError if one begins with a key that the config does not have."""
+    unknown = [key for key in options or {} if key.split('.')[0] not in cfg]
+    if unknown:
+        raise UserError(f'{argument} must name keys of {path}, got {", ".join(unknown)}')
+    cfg.merge_from_dict(options or {})
 
 
 def innermost_dataset(loader: dict | None) -> dict | None:
@@ -40,19 +50,10 @@ def pretrained_of(node: dict | None) -> dict | None:
     return next((entry for entry in entries if isinstance(entry, dict) and entry.get('type') == 'Pretrained'), None)
 
 
-def has_pretrained(node: dict | None) -> bool:
-    """Whether the config of a part names a file of weights to start from."""
-    return pretrained_of(node) is not None
-
-
 def drop_pretrained(model: dict, below: str = 'model') -> None:
-    """Remove the files of weights that parts start from: they may be gone, and other weights replace theirs.
-
-    Args:
-        below: only parts with this text in their key.
-    """
+    """Remove files of weights, which other weights replace, from the parts with the text `below` in their key."""
     for key, node in walk(model, 'model'):
-        if below in key and has_pretrained(node):
+        if below in key and pretrained_of(node):
             entries = node['init_cfg'] if isinstance(node['init_cfg'], list) else []
             node['init_cfg'] = [entry for entry in entries if entry.get('type') != 'Pretrained'] or None
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from beit_mm.apis.images import find_images, result_files
+from beit_mm.apis.images import find_images
+from beit_mm.apis.writing import result_files
 
 
 def touch(folder, *names: str):

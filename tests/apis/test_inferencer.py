@@ -2,6 +2,7 @@
 
 import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -123,6 +124,8 @@ def test_images_keep_their_pixels_only_where_results_need_them(monkeypatch):
 
 @pytest.mark.skipif(not hasattr(os, 'sched_getaffinity'), reason='the system knows no affinity')
 def test_threads_are_counted_by_the_cpus_that_the_process_may_use(monkeypatch):
-    monkeypatch.setattr(os, 'cpu_count', lambda: 64)
+    made = []
     monkeypatch.setattr(os, 'sched_getaffinity', lambda pid: {3})
-    assert inferencer.num_cpus() == 1
+    monkeypatch.setattr(inferencer, 'ThreadPoolExecutor', lambda count: made.append(count) or ThreadPoolExecutor(count))
+    Values()(images(2))
+    assert made == [1]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from beit_mm.config.parts import drop_pretrained, has_pretrained
+from beit_mm.config.parts import drop_pretrained, pretrained_of
 
 PRETRAINED, CONSTANT = dict(type='Pretrained', checkpoint='old.pth'), dict(type='Constant', val=0)
 
@@ -12,8 +12,8 @@ PRETRAINED, CONSTANT = dict(type='Pretrained', checkpoint='old.pth'), dict(type=
 )
 def test_a_pretrained_file_is_found_and_dropped_alone_and_in_a_list(init_cfg, left):
     model = dict(backbone=dict(init_cfg=init_cfg), head=dict(init_cfg=CONSTANT))
-    assert has_pretrained(model['backbone']) and not has_pretrained(model['head']) and not has_pretrained(None)
+    assert pretrained_of(model['backbone']) and not pretrained_of(model['head']) and not pretrained_of(None)
     drop_pretrained(model, below='head')
-    assert has_pretrained(model['backbone'])
+    assert pretrained_of(model['backbone'])
     drop_pretrained(model)
     assert model == dict(backbone=dict(init_cfg=left), head=dict(init_cfg=CONSTANT))

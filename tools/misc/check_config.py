@@ -8,6 +8,7 @@ from mmengine.config import Config, DictAction
 
 from beit_mm.checks import check_config
 from beit_mm.config.flatten import drop_scope_stamps
+from beit_mm.config.parts import merge_options
 from beit_mm.engine.runners.launch import run
 from beit_mm.errors import UserError
 
@@ -39,10 +40,7 @@ def main(args: argparse.Namespace) -> None:
         reason = ' '.join(str(error).split())
         raise UserError(f'{args.config} cannot be read: {type(error).__name__}: {reason}') from error
     drop_scope_stamps(cfg)
-    unknown = [key for key in args.cfg_options or {} if key.split('.')[0] not in cfg]
-    if unknown:
-        raise UserError(f'--cfg-options must name keys of {args.config}, got {", ".join(unknown)}')
-    cfg.merge_from_dict(args.cfg_options or {})
+    merge_options(cfg, args.cfg_options, args.config, '--cfg-options')
     problems = check_config(cfg, num_processes=args.gpus)
     for problem in problems:
         print(f'{"error" if problem.is_error else "warning"}: {problem}')

@@ -20,7 +20,7 @@ from mmengine.runner import Runner
 from beit_mm.checkpoint.files import find_newest, stamp_checkpoints
 from beit_mm.checks import check_before_training, check_checkpoint, check_data
 from beit_mm.config.flatten import drop_scope_stamps
-from beit_mm.config.parts import drop_left_out, drop_pretrained, use_plain_batch_norm
+from beit_mm.config.parts import drop_left_out, drop_pretrained, merge_options, use_plain_batch_norm
 from beit_mm.engine.hooks.check_weights_hook import CheckWeightsHook
 from beit_mm.engine.hooks.stop_hook import TrainingStopped
 from beit_mm.errors import UserError
@@ -91,10 +91,7 @@ def _load_config(args: Namespace) -> Config:
         raise FileNotFoundError(f'no config file at {args.config}')
     cfg = Config.fromfile(args.config)
     drop_scope_stamps(cfg)
-    for key in args.cfg_options or {}:
-        if key.split('.')[0] not in cfg:
-            raise UserError(f'--cfg-options must name keys of {args.config}, got {key}')
-    cfg.merge_from_dict(args.cfg_options or {})
+    merge_options(cfg, args.cfg_options, args.config, '--cfg-options')
     drop_left_out(cfg)
     cfg.launcher = args.launcher
     # As in the hosts' tools: argument, then config, then the config's name.
