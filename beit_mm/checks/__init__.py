@@ -1,7 +1,7 @@
 """The early check of a config: a small dry run, so that a mistake ends in one sentence at once."""
 
 from .config_check import check_before_training, check_config, check_runner, ConfigMistakes
-from .files import check_checkpoint, check_checkpoints, check_data, starting_points
+from .files import check_checkpoint, check_data
 from .problems import Problem
 
 __all__ = [
@@ -9,9 +9,7 @@ __all__ = [
     'Problem',
     'check_before_training',
     'check_checkpoint',
-    'check_checkpoints',
     'check_config',
     'check_data',
     'check_runner',
-    'starting_points',
 ]

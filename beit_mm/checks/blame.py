@@ -1,7 +1,7 @@
 """From an exception to the key of the config that caused it, for any model.
 
-The traceback knows more than the message: among the variables of MMEngine's `build_from_cfg` is the config of the part
-that could not be built, and a method of a module or of a transform has `self`.
+Among the variables in the traceback are the config of the part that MMEngine's `build_from_cfg` could not build, and
+the `self` of the module or transform that failed.
 """
 
 import inspect
@@ -9,7 +9,7 @@ import linecache
 import math
 import re
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from importlib.util import find_spec
 from types import FrameType
 from typing import Any
@@ -33,7 +33,7 @@ CANNOT_RUN = re.compile(
 def blame(
     error: Exception, cfg: dict, root: str, owners: dict[int, str] | None = None, cuts: dict[int, int] | None = None
 ) -> Problem:
-    """The problem that an exception tells of.
+    """The problem behind an exception.
 
     Args:
         error: raised while something of the config was built or ran.
@@ -42,7 +42,7 @@ def blame(
         owners: dotted keys of modules and transforms by `id`.
         cuts: the config's number for numbers that were made smaller for the run.
     """
-    frames = [(frame, line) for frame, line in traceback.walk_tb(error.__traceback__)][::-1]  # innermost first
+    frames = list(traceback.walk_tb(error.__traceback__))[::-1]  # innermost first
     key, cls, registry = _find_part(frames, cfg, root, owners or {})
     part = get(cfg, key)
     part = part if isinstance(part, dict) else {}
@@ -52,15 +52,14 @@ def blame(
         text = re.sub(rf'\b{new}\b', str(old), text)
     if isinstance(error, KeyError) and registry is not None and 'registry' in text:
         return _unknown_type(key, cls, registry)
-    doubled = re.search(r"multiple values for(?: keyword)? argument '(\w+)'", text)
-    if isinstance(error, TypeError) and doubled:
-        return Problem(f'{key}.{doubled[1]}', f'{getattr(cls, "__name__", key)} sets it by itself; remove it')
-    name = re.search(r"unexpected(?: keyword)? argument '(\w+)'", text)
-    if isinstance(error, TypeError) and name:
-        return _unknown_argument(name[1], text, key, part, cls, registry, cfg, root)
-    missing = re.search(r"missing \d+ required .*arguments?: '(\w+)'", text)
-    if isinstance(error, TypeError) and missing:
-        return Problem(key, f'{getattr(cls, "__name__", key)} needs the argument {missing[1]}; add it')
+    if isinstance(error, TypeError):
+        label = getattr(cls, '__name__', key)
+        if match := re.search(r"multiple values for(?: keyword)? argument '(\w+)'", text):
+            return Problem(f'{key}.{match[1]}', f'{label} sets it by itself; remove it')
+        if match := re.search(r"unexpected(?: keyword)? argument '(\w+)'", text):
+            return _unknown_argument(match[1], text, key, part, cls, registry, cfg, root)
+        if match := re.search(r"missing \d+ required .*arguments?: '(\w+)'", text):
+            return Problem(key, f'{label} needs the argument {match[1]}; add it')
     can_run = not (isinstance(error, (ImportError, NotImplementedError, MemoryError)) or CANNOT_RUN.search(text))
     callers = ' '.join(_source(frames[at:]) for at in range(min(2, len(frames))))
     full = _find_argument(text, callers, cfg, key if part else key.rpartition('.')[0] or key)
@@ -109,7 +108,7 @@ def _find_key(part: dict, cfg: dict, root: str) -> str:
     best, most = root, -1
     for key, node in walk(get(cfg, root), root):
         if node.get('type') == part.get('type'):
-            shared = sum(name in part and _equal(part[name], value) for name, value in node.items())
+            shared = sum(name in part and repr(part[name]) == repr(value) for name, value in node.items())
             if shared > most:
                 best, most = key, shared
         for name, value in node.items():  # such as `constructor='X'`, which MMEngine turns into dict(type='X')
@@ -118,21 +117,13 @@ def _find_key(part: dict, cfg: dict, root: str) -> str:
     return best
 
 
-def _equal(first: Any, second: Any) -> bool:
-    try:
-        return bool(first == second)
-    except (ValueError, RuntimeError):  # arrays and tensors
-        return False
-
-
 def _describe(error: Exception, source: str) -> str:
     """The message in one line, with the line of code where it says too little."""
     if isinstance(error, KeyError) and error.args and ' ' not in str(error.args[0]):
         return f'{error.args[0]!r} is missing'
     text = ' '.join(line.strip() for line in str(error).strip().splitlines()[:3])
-    if not text:
-        return f'{type(error).__name__} at `{source}`'
-    return f'{text} at `{source}`' if isinstance(error, (IndexError, AttributeError)) else text
+    is_short = not text or isinstance(error, (IndexError, AttributeError))
+    return f'{text or type(error).__name__} at `{source}`' if is_short else text
 
 
 def _source(frames: list[tuple[FrameType, int]]) -> str:
@@ -142,13 +133,12 @@ def _source(frames: list[tuple[FrameType, int]]) -> str:
 
 
 def _find_argument(text: str, source: str, cfg: dict, key: str) -> str:
-    """Key of the argument that a message is about: it names it, or its value, or the line of code that failed reads it;
-    of the part at work, or else of the model and the pipelines. The part's own key if none is found.
+    """Key of the argument whose name or value is in a message, or which the failed line of code reads.
+
+    Arguments of the part at work come first, then those of the model and the pipelines, then the part itself.
     """
-    words, numbers = (
-        set(re.findall(r'[A-Za-z_]\w*', text)),
-        set(re.findall(r'\d+(?:\.\d+)?|(?<=got )-\d+(?:\.\d+)?|(?<=: )-\d+(?:\.\d+)?', text)),
-    )
+    words = set(re.findall(r'[A-Za-z_]\w*', text))
+    numbers = set(re.findall(r'\d+(?:\.\d+)?|(?<=got )-\d+(?:\.\d+)?|(?<=: )-\d+(?:\.\d+)?', text))
     in_source = set(re.findall(r'[A-Za-z_]\w*', source))
     best, most = key, 0.0
     for full, name, value in _arguments(cfg, key):
@@ -189,7 +179,7 @@ def other_values(text: str, cfg: dict, key: str) -> list[tuple[str, Any]]:
     """
     words = set(re.findall(r'[A-Za-z_]\w*', text))
     numbers = sorted({int(number) for number in re.findall(r'\d+', text)} - set(range(4)))
-    found: dict[tuple[str, str], tuple[float, str, Any]] = {}
+    trials: dict[tuple[str, str], tuple[float, str, Any]] = {}
     for full, name, value in _arguments(cfg, key):
         values = value if isinstance(value, (list, tuple)) else [value]
         old = values[0] if values and all(other == values[0] for other in values) else None
@@ -202,19 +192,19 @@ def other_values(text: str, cfg: dict, key: str) -> list[tuple[str, Any]]:
             cost = abs(math.log(new / old)) + (new not in numbers) + 2 * (not full.startswith(f'{key}.'))
             cost -= 2 * (name in words)
             changed = type(value)([new] * len(value)) if isinstance(value, (list, tuple)) else new
-            found.setdefault((full, str(new)), (cost, full, changed))
-    ranked = sorted(found.values(), key=lambda each: each[0])
-    nearest = [each for at, each in enumerate(ranked) if [other[1] for other in ranked[:at]].count(each[1]) < 2]
-    return [(full, new) for _, full, new in nearest if new != get(cfg, full)]
+            trials.setdefault((full, str(new)), (cost, full, changed))
+    ranked = sorted(trials.values(), key=lambda trial: trial[0])
+    keys = [full for _, full, _ in ranked]
+    return [(full, new) for at, (_, full, new) in enumerate(ranked) if keys[:at].count(full) < 2]
 
 
 def _unknown_type(key: str, cls: Any, registry: Registry) -> Problem:
     """A type that is registered nowhere."""
     name, scope = str(cls), registry.scope
-    if _names_a_part(key):
+    if not key.endswith('.constructor'):  # which names a type itself
         key = f'{key}.type'
-    if '.' in name and find_spec(name.partition('.')[0]) is None:
-        package = name.partition('.')[0]
+    package, _, inner = name.partition('.')
+    if inner and find_spec(package) is None:
         return Problem(key, f'{name} is of a package that is not installed; install {package}')
     known = registered_names(registry)
     short = {full.rpartition('.')[2]: full for full in known}
@@ -224,25 +214,20 @@ def _unknown_type(key: str, cls: Any, registry: Registry) -> Problem:
     return Problem(key, f'no {registry.name} {name!r} is registered for default_scope {scope!r}; {mend}')
 
 
-def _names_a_part(key: str) -> bool:
-    """Whether a key is that of a part, not of an argument that names a type."""
-    return key.rpartition('.')[2] != 'constructor'
-
-
 def find_class(part: Any, registry: Registry) -> Any:
     """The class that a part of a config names, as MMEngine finds it under the default scope; None if there is none."""
-    kind = part.get('type') if isinstance(part, dict) else None
-    if not isinstance(kind, str):
-        return kind
+    name = part.get('type') if isinstance(part, dict) else None
+    if not isinstance(name, str):
+        return name
     try:
         with registry.switch_scope_and_registry(None) as scoped:
-            return scoped.get(kind)
+            return scoped.get(name)
     except (ImportError, AttributeError, RuntimeError):  # a name such as `package.module.Class` that leads nowhere
         return None
 
 
 def registered_names(registry: Registry) -> dict[str, Any]:
-    """All that is registered beside a registry, under the names that a config would use in its scope."""
+    """All that is registered in a registry, its root and the root's other children, by the names for its scope."""
     root = registry
     while root.parent is not None:
         root = root.parent
@@ -286,10 +271,6 @@ def _unknown_argument(
                 )
     known = accepted_arguments(cls) if callable(cls) else set()
     meant = OTHER_WORDS.get(name, '') if OTHER_WORDS.get(name) in known else closest(name, known)
-    mend = f'did you mean {meant}?' if meant else f'remove it (it takes {_listing(known)})'
+    listing = ', '.join(sorted(known)[:12]) + (', ...' if len(known) > 12 else '')
+    mend = f'did you mean {meant}?' if meant else f'remove it (it takes {listing})'
     return Problem(f'{key}.{name}', f'{label} takes no such argument; {mend}')
-
-
-def _listing(names: Iterable[str]) -> str:
-    names = sorted(names)
-    return ', '.join(names[:12]) + (', ...' if len(names) > 12 else '')

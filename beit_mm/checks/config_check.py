@@ -1,18 +1,27 @@
 """The early check of a config, by itself and at the start of a training."""
 
+import logging
+import random
 import sys
+import warnings
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
+import numpy as np
+import torch
 from mmengine.config import Config
 from mmengine.dist import get_world_size, is_main_process
+from mmengine.registry import DefaultScope
+from mmengine.utils import ManagerMixin
 
 from beit_mm.errors import UserError
 
 from . import course, files, keys, labels
 from .dry_run import DryRun
-from .isolation import isolated
 from .problems import Problem
 
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
@@ -32,18 +41,18 @@ def check_config(
     """Find the mistakes of a config, without a GPU and, besides listing data, in about three seconds.
 
     Args:
-        cfg: the config, of either style, with all changes merged.
+        cfg: of either style, with all changes merged.
         loaders: keys of the data loaders that will be used.
         num_processes: of the training, to compare its batch with the recipe's; None if not known.
         lists: keys of the data loaders whose data sets may list their files, for real samples instead of random ones.
-        is_training: whether a training starts here and now, so that what this machine lacks is an error.
+        is_training: whether a training starts on this machine, so that what it lacks is an error.
 
     Returns:
         Errors, then warnings.
     """
     plain = cfg.to_dict()
     used = tuple(key for key in loaders if isinstance(plain.get(key), dict))
-    with isolated(plain.get('default_scope') or 'mmengine'), TemporaryDirectory() as folder:
+    with _isolated(plain.get('default_scope') or 'mmengine'), TemporaryDirectory() as folder:
         run = DryRun(plain, used, tuple(lists), Path(folder))
         problems = [*keys.check_keys(plain, used), *files.check_files(plain, used)]
         problems += _guarded(run.check)
@@ -51,8 +60,7 @@ def check_config(
         problems += _guarded(course.check_batch, plain, num_processes, cfg.text)
         problems += _guarded(labels.check_labels, plain, run.model, run.drawn)
         problems += _guarded(files.check_weights, plain, run.model)
-    problems = keys.join_scope_mistakes(list(dict.fromkeys(problems)))
-    return sorted(problems, key=lambda problem: not problem.is_error)
+    return sorted(dict.fromkeys(problems), key=lambda problem: not problem.is_error)
 
 
 def _guarded(check, *arguments) -> Iterator[Problem]:
@@ -65,13 +73,10 @@ def _guarded(check, *arguments) -> Iterator[Problem]:
 
 
 def check_before_training(cfg: Config, num_processes: int) -> list[Problem]:
-    """Check the config of a training that starts on this process. Its own data set is listed once, by the training.
+    """Check the config of a training that starts now; returns warnings, in the main process only.
 
-    Returns:
-        Warnings, in the main process alone.
-
-    Raises:
-        ConfigMistakes: If there are errors; the message is the first, the others go to standard error.
+    ConfigMistakes if there are errors: the message is the first, the others go to standard error. The training's own
+    data set is listed once, by the training.
     """
     used = ('train_dataloader', 'val_dataloader')
     problems = check_config(cfg, used, num_processes, lists=('val_dataloader',), is_training=True)
@@ -84,13 +89,42 @@ def check_before_training(cfg: Config, num_processes: int) -> list[Problem]:
 
 
 def check_runner(runner) -> None:
-    """Check the config of a runner whose training loop is being built, as by the hosts' tools/train.py; once.
-
-    Raises:
-        ConfigMistakes: If there are errors.
-    """
+    """Check the config of a runner once, while its training loop is built, as by the hosts' tools/train.py."""
     if getattr(runner, 'is_checked', False) or not isinstance(runner.cfg.get('model'), dict):
         return
     runner.is_checked = True
     for warning in check_before_training(runner.cfg, get_world_size()):
         runner.logger.warning(str(warning))
+
+
+@contextmanager
+def _isolated(scope: str) -> Iterator[None]:
+    """No output, and afterwards the random states and MMEngine's global instances of before."""
+    managers = {manager: dict(manager._instance_dict) for manager in _subclasses(ManagerMixin)}
+    states = random.getstate(), np.random.get_state()
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with (
+            torch.random.fork_rng(devices=[]),
+            warnings.catch_warnings(),
+            redirect_stdout(StringIO()),
+            DefaultScope.overwrite_default_scope(scope),
+            torch.enable_grad(),
+        ):
+            warnings.simplefilter('ignore')
+            torch.manual_seed(0)
+            yield
+    finally:
+        logging.disable(disabled)
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        for manager in _subclasses(ManagerMixin):
+            manager._instance_dict.clear()
+            manager._instance_dict.update(managers.get(manager, {}))
+
+
+def _subclasses(cls: Any) -> Iterator[Any]:
+    for subclass in cls.__subclasses__():
+        yield subclass
+        yield from _subclasses(subclass)

@@ -27,7 +27,7 @@ def check_course(cfg: dict, model: nn.Module | None, is_training: bool) -> Itera
     wrapper = cfg.get('optim_wrapper') or {}
     if is_a(wrapper, OPTIM_WRAPPERS, AmpOptimWrapper) and get_device() == 'cpu':
         dtypes = AmpOptimWrapper.valid_dtypes
-        if wrapper.get('dtype') is not None and wrapper['dtype'] not in dtypes:
+        if wrapper.get('dtype') not in (None, *dtypes):
             yield Problem('optim_wrapper.dtype', f'must be one of {", ".join(dtypes)}, got {wrapper["dtype"]!r}')
         mend = "type='beit_mm.AutocastOptimWrapper' runs on both"
         yield Problem(
@@ -52,14 +52,11 @@ def is_a(node: dict, registry, cls: type) -> bool:
 
 
 def _check_schedules(cfg: dict, length: int, is_by_epoch: bool, run: str) -> Iterator[Problem]:
+    """Schedules that never move, end before or after the run, or begin in the middle of another."""
     schedules = cfg.get('param_scheduler') or []
-    schedules = (
-        {f'param_scheduler.{index}': node for index, node in enumerate(schedules)}
-        if isinstance(schedules, list)
-        else {'param_scheduler': schedules}
-    )
-    in_unit = {}
-    for key, node in schedules.items():
+    is_list, in_unit = isinstance(schedules, list), {}
+    for index, node in enumerate(schedules if is_list else [schedules]):
+        key = f'param_scheduler.{index}' if is_list else 'param_scheduler'
         counts_epochs = node.get('by_epoch', True)
         if counts_epochs == is_by_epoch:
             in_unit[key] = (node, node.get('begin', 0), length if node.get('end') is None else node['end'])
@@ -81,14 +78,9 @@ def _check_schedules(cfg: dict, length: int, is_by_epoch: bool, run: str) -> Ite
         late = [step for step in node.get('milestones', ()) if step >= length]
         if late:
             yield warn(f'{key}.milestones', f'{late[0]} is never reached in {run}; {shorten}')
-    yield from _check_decays(in_unit, length, run)
-
-
-def _check_decays(schedules: dict, length: int, run: str) -> Iterator[Problem]:
-    """Whether decaying schedules end with the run, and whether one begins in the middle of another."""
     decays = {
         key: (begin, end)
-        for key, (node, begin, end) in schedules.items()
+        for key, (node, begin, end) in in_unit.items()
         if re.search('Cosine|Poly', str(node['type'])) and begin < length and 'T_max' not in node
     }
     if not decays:
@@ -98,7 +90,7 @@ def _check_decays(schedules: dict, length: int, run: str) -> Iterator[Problem]:
         what = 'stays where it is from there on' if end < length else 'never reaches its end'
         where = f'the schedule ends at {end} and {run.replace("run of", "run at")}'
         yield warn(f'{last}.end', f'{where}, so the rate {what}; set the same end')
-    for first, (_, first_begin, first_end) in schedules.items():
+    for first, (_, first_begin, first_end) in in_unit.items():
         for second, (begin, _) in decays.items():
             if second != first and first_begin < begin < first_end < length:
                 where = f'begins at {begin}, within {first}, which ends at {first_end}'
@@ -135,10 +127,7 @@ def check_batch(cfg: dict, num_processes: int | None, text: str) -> Iterator[Pro
     images = (cfg.get('train_dataloader') or {}).get('batch_size')
     scaling, wrapper = cfg.get('auto_scale_lr') or {}, cfg.get('optim_wrapper') or {}
     base, steps = scaling.get('base_batch_size'), wrapper.get('accumulative_counts', 1)
-    if (
-        not (isinstance(base, int) and isinstance(images, int) and isinstance(steps, int))
-        or min(base, images, steps) < 1
-    ):
+    if not all(isinstance(number, int) and number > 0 for number in (base, images, steps)):
         return
     own_steps = recipe_accumulation(text)
     wanted = base * own_steps
@@ -168,11 +157,10 @@ def _times(factor: float) -> str:
 def recipe_accumulation(text: str) -> int:
     """The accumulated steps that a recipe's batch is meant with.
 
-    Args:
-        text: Config.text: every file after its own path, bases first. What a later file than the one with
-            `auto_scale_lr` accumulates is a user's way to reach that batch.
+    Config.text has every file after its own path, bases first. What a later file than that with `auto_scale_lr`
+    accumulates is a user's way to reach the recipe's batch.
     """
     files = re.split(r'^/.*\.py$', text or '', flags=re.M)
     last = max((index for index, file in enumerate(files) if re.search(r'^auto_scale_lr\b', file, re.M)), default=0)
-    found = re.findall(r'accumulative_counts\s*=\s*(\d+)', ''.join(files[: last + 1]))
-    return int(found[-1]) if found else 1
+    steps = re.findall(r'accumulative_counts\s*=\s*(\d+)', ''.join(files[: last + 1]))
+    return int(steps[-1]) if steps else 1

@@ -1,10 +1,8 @@
-"""A config is built and run small, on this machine's CPU, before anything large is built or read.
-
-It works for any model, since the classes themselves say what they refuse.
-"""
+"""A config is built and run small on the CPU. It works for any model: the classes themselves say what they refuse."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +12,49 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import HOOKS, METRICS, MODELS, PARAM_SCHEDULERS, VISUALIZERS
 from mmseg.models.decode_heads import FCNHead, UPerHead
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from beit_mm.config.parts import use_plain_batch_norm, walk
 from beit_mm.models import BEiT, DiscreteVAE
 
 from .blame import blame, find_class, get, other_values
 from .course import on_cpu
-from .isolation import NoRandomWeights
-from .options import check_options, ReadKeys
-from .problems import Problem
+from .problems import Problem, suggest
 from .samples import collate, cut, cut_size, draw, Drawn, NotChecked, sides
 
 MAX_TRIALS = 6  # of other numbers, in search of a mend
+
+
+class ReadKeys(dict):
+    """A dict that notes in `read` which keys are asked for, also those that it lacks."""
+
+    def __init__(self, items: dict):
+        super().__init__(items)
+        self.read: set = set()
+
+    def __deepcopy__(self, memo):
+        return self
+
+
+def _noting(method):
+    def read(self, *arguments):
+        self.read.update(arguments[:1] or dict.keys(self))
+        return method(self, *arguments)
+
+    return read
+
+
+for method in ('__getitem__', 'get', 'pop', '__iter__', 'keys', 'items'):
+    setattr(ReadKeys, method, _noting(getattr(dict, method)))
+
+
+class NoRandomWeights(TorchFunctionMode):
+    """Fills new weights with a constant: drawing them would take most of the time of a small step."""
+
+    def __torch_function__(self, function, types, arguments=(), options=None):
+        if getattr(function, '__name__', '') in ('uniform_', 'normal_', 'trunc_normal_') and arguments:
+            return arguments[0].detach().fill_(0.01)
+        return function(*arguments, **(options or {}))
 
 
 class DryRun:
@@ -38,7 +67,7 @@ class DryRun:
         folder: for temporary files.
 
     Attributes:
-        model: the whole model on the meta device, without memory; None if it cannot be built there.
+        model: the whole model on the meta device; None if it cannot be built there.
         drawn: a sample of every loader in use, as far as there is one.
     """
 
@@ -54,11 +83,7 @@ class DryRun:
         self._built: tuple[int, nn.Module] | None = None
 
     def check(self, may_mend: bool = True) -> Iterator[Problem]:
-        """All problems that building and running show.
-
-        Args:
-            may_mend: whether to try other numbers where those of a step do not fit each other.
-        """
+        """All problems that building and running show; `may_mend`: try other numbers where a step's do not fit."""
         self.may_mend = may_mend
         problems = [*self._build_model(), *self._build_hooks(), *self._draw_samples()]
         yield from problems
@@ -75,13 +100,17 @@ class DryRun:
                     yield from self._evaluate(loader)
 
     def _build_model(self) -> Iterator[Problem]:
-        if not isinstance(self.cfg.get('model'), dict):
-            return
-        try:
+        if isinstance(self.cfg.get('model'), dict):
             with torch.device('meta'):
-                self.model = MODELS.build(self._model_config())
+                self.model = yield from self._try('model', lambda: MODELS.build(self._model_config()))
+
+    def _try(self, key: str, build: Callable[[], Any]) -> Generator[Problem, None, Any]:
+        """What a function returns; None after an error, whose problem is yielded."""
+        try:
+            return build()
         except Exception as error:
-            yield blame(error, self.cfg, 'model')
+            yield blame(error, self.cfg, key)
+            return None
 
     def _model_config(self) -> dict:
         model = ConfigDict(copy.deepcopy(self.cfg['model']))  # the hosts read attributes of `test_cfg`
@@ -90,19 +119,16 @@ class DryRun:
         return model
 
     def _build_hooks(self) -> Iterator[Problem]:
-        if isinstance(self.cfg.get('visualizer'), dict):
-            try:
-                VISUALIZERS.build(dict(copy.deepcopy(self.cfg['visualizer']), name='dry run', vis_backends=None))
-            except Exception as error:
-                yield blame(error, self.cfg, 'visualizer')
+        visualizer = self.cfg.get('visualizer')
+        if isinstance(visualizer, dict):
+            node = dict(copy.deepcopy(visualizer), name='dry run', vis_backends=None)
+            yield from self._try('visualizer', lambda: VISUALIZERS.build(node))
         hooks = {f'default_hooks.{name}': hook for name, hook in (self.cfg.get('default_hooks') or {}).items()}
         hooks |= {f'custom_hooks.{index}': hook for index, hook in enumerate(self.cfg.get('custom_hooks') or [])}
         for key, hook in hooks.items():
             if isinstance(hook, dict) and 'type' in hook:
-                try:
-                    HOOKS.build({name: value for name, value in copy.deepcopy(hook).items() if name != 'priority'})
-                except Exception as error:
-                    yield blame(error, self.cfg, key)
+                node = {name: value for name, value in copy.deepcopy(hook).items() if name != 'priority'}
+                yield from self._try(key, lambda node=node: HOOKS.build(node))
 
     def _draw_samples(self) -> Iterator[Problem]:
         sources: dict[str, str] = {}
@@ -142,25 +168,21 @@ class DryRun:
         return problem
 
     def _step(self, drawn: Drawn | None, side: int) -> Iterator[Problem]:
-        try:
-            model = self._small_model(side).train()
-        except Exception as error:
-            yield blame(error, self.cfg, 'model')
+        model = yield from self._try('model', lambda: self._small_model(side).train())
+        if model is None:
             return
         options = ReadKeys(self.cfg['optim_wrapper'].get('paramwise_cfg') or {})
-        try:
-            wrapper = build_optim_wrapper(model, dict(on_cpu(self.cfg['optim_wrapper']), paramwise_cfg=options))
-        except Exception as error:
-            yield blame(error, self.cfg, 'optim_wrapper')
+        node = dict(on_cpu(self.cfg['optim_wrapper']), paramwise_cfg=options)
+        wrapper = yield from self._try('optim_wrapper', lambda: build_optim_wrapper(model, node))
+        if wrapper is None:
             return
-        yield from check_options(self.cfg, self.model, options)
+        yield from self._check_options(options)
         schedules = self.cfg.get('param_scheduler') or []
         for index, schedule in enumerate(schedules if isinstance(schedules, list) else [schedules]):
             key = f'param_scheduler.{index}' if isinstance(schedules, list) else 'param_scheduler'
-            try:
-                PARAM_SCHEDULERS.build(dict(schedule), default_args=dict(optimizer=wrapper, epoch_length=100))
-            except Exception as error:
-                yield blame(error, self.cfg, key)
+            added = dict(optimizer=wrapper, epoch_length=100)
+            build = partial(PARAM_SCHEDULERS.build, dict(schedule), default_args=added)
+            yield from self._try(key, build)
         if drawn:
             try:
                 batch = collate(self.cfg, 'train_dataloader', cut(drawn.sample, side), self._num_images())
@@ -169,7 +191,8 @@ class DryRun:
                 if end.problem:
                     yield end.problem
             except Exception as error:
-                yield self._blame_module(error, model, 'optim_wrapper')
+                owners = {id(module): f'model.{name}'.rstrip('.') for name, module in model.named_modules()}
+                yield blame(error, self.cfg, 'optim_wrapper', owners, self.cuts)
 
     def _small_model(self, side: int) -> Any:
         """A small copy of the model, built once for training and evaluation."""
@@ -193,9 +216,8 @@ class DryRun:
                 indices = node.get('out_indices', -1)
                 count = len(indices) if isinstance(indices, (list, tuple)) else 1
                 if count < node.get('depth', 12):
-                    node.update(
-                        depth=count, frozen_stages=min(node.get('frozen_stages', -1), count), compile_blocks=False
-                    )
+                    frozen = min(node.get('frozen_stages', -1), count)
+                    node.update(depth=count, frozen_stages=frozen, compile_blocks=False)
                     node['out_indices'] = list(range(count)) if isinstance(indices, (list, tuple)) else -1
             # No other part depends on the inner widths of these.
             if isinstance(cls, type) and issubclass(cls, (FCNHead, UPerHead)):
@@ -216,9 +238,25 @@ class DryRun:
                 self.cuts.update(zip(node['size'], size))
         return model
 
-    def _blame_module(self, error: Exception, model: nn.Module, root: str) -> Problem:
-        owners = {id(module): f'model.{name}'.rstrip('.') for name, module in model.named_modules()}
-        return blame(error, self.cfg, root, owners, self.cuts)
+    def _check_options(self, options: ReadKeys) -> Iterator[Problem]:
+        """Options of the optimizer's constructor that it does not read, and patterns that match no parameter."""
+        present, section = set(dict.keys(options)), 'optim_wrapper.paramwise_cfg'
+        constructor = self.cfg['optim_wrapper'].get('constructor', 'DefaultOptimWrapperConstructor')
+        for name in sorted(present - options.read):
+            known = sorted(options.read - present)
+            otherwise = f'it reads {", ".join(known)}; BEiT uses beit_mm.LayerDecayOptimWrapperConstructor'
+            yield Problem(f'{section}.{name}', f'{constructor} does not read it; {suggest(name, known, otherwise)}')
+        patterns = dict.get(options, 'custom_keys')
+        if not isinstance(patterns, dict) or self.model is None:
+            return
+        parameters = [name if '.' in name else f'.{name}' for name, _ in self.model.named_parameters()]
+        is_ours = any(type(module).__module__.startswith('beit_mm.') for module in self.model.modules())
+        for pattern in patterns:
+            if not any(pattern in name for name in parameters):
+                words = [[word for word in name.split('.') if word and not word.isdigit()] for name in parameters]
+                pieces = {'.'.join(name[at : at + size]) for name in words for size in (1, 2) for at in range(9)}
+                sentence = f'matches no parameter of the model; {suggest(pattern, pieces, "remove it")}'
+                yield Problem(f'{section}.custom_keys.{pattern}', sentence, is_error=is_ours)
 
     def _evaluate(self, loader: str) -> Iterator[Problem]:
         evaluator = loader.replace('dataloader', 'evaluator')
@@ -232,22 +270,19 @@ class DryRun:
         yield from problems
 
     def _predict(self, loader: str, evaluator: str, metrics: dict | list, side: int) -> Iterator[Problem]:
-        drawn, owners = self.drawn[loader], {}
+        drawn, owners = self.drawn[loader], dict[int, str]()
         try:
             batch = collate(self.cfg, loader, cut(drawn.sample, side), 1)
             model = self._small_model(side).eval()
+            owners = {id(module): f'model.{name}'.rstrip('.') for name, module in model.named_modules()}
+            with torch.no_grad():
+                outputs = model.val_step(batch)
         except NotChecked as end:
             if end.problem:
                 yield end.problem
             return
         except Exception as error:
-            yield blame(error, self.cfg, 'model')
-            return
-        try:
-            with torch.no_grad():
-                outputs = model.val_step(batch)
-        except Exception as error:
-            yield self._blame_module(error, model, 'model')
+            yield blame(error, self.cfg, 'model', owners, self.cuts)
             return
         for index, node in enumerate(metrics if isinstance(metrics, (list, tuple)) else [metrics]):
             key = f'{evaluator}.{index}' if isinstance(metrics, (list, tuple)) else evaluator
@@ -255,9 +290,7 @@ class DryRun:
                 metric = METRICS.build(copy.deepcopy(node))
                 metric.dataset_meta = getattr(drawn.dataset, 'metainfo', None)
                 owners[id(metric)] = key
-                metric.process(
-                    batch, [getattr(output, 'to_dict', lambda output=output: output)() for output in outputs]
-                )
+                metric.process(batch, [output if isinstance(output, dict) else output.to_dict() for output in outputs])
                 metric.compute_metrics(metric.results)
             except Exception as error:
                 yield blame(error, self.cfg, key, owners)

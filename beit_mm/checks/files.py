@@ -24,23 +24,9 @@ MAX_LIST = 1 << 26  # bytes of a list of contents; larger ones are left to the l
 
 
 def check_data(cfg: Config, dataloaders: Iterable[str]) -> None:
-    """Look for the data folders, the files in them and the annotation files that a config names.
-
-    Raises:
-        FileNotFoundError: If a file or folder is missing, or no file is in a folder; names it and its key.
-    """
+    """FileNotFoundError if a data folder or annotation file that a config names is missing, or a folder is empty."""
     for problem in _missing_data(cfg, dataloaders):
         raise FileNotFoundError(str(problem))
-
-
-def check_checkpoints(cfg: Config) -> None:
-    """Look for the checkpoints that a training would start from.
-
-    Raises:
-        FileNotFoundError: If one is missing; the message names it and its key.
-    """
-    for key, checkpoint in starting_points(cfg):
-        check_checkpoint(key, checkpoint)
 
 
 def check_checkpoint(key: str, checkpoint: str) -> None:
@@ -62,7 +48,7 @@ def starting_points(cfg: Config) -> Iterator[tuple[str, str]]:
 
 
 def check_files(cfg: dict, dataloaders: Iterable[str]) -> Iterator[Problem]:
-    """All that check_data and check_checkpoints look for."""
+    """Data and checkpoints that a config names and that are not there."""
     yield from _missing_data(cfg, (*dataloaders, 'custom_hooks'))
     for key, checkpoint in starting_points(cfg):
         try:
@@ -91,9 +77,9 @@ def _missing_folders(key: str, dataset: dict) -> Iterator[Problem]:
     if not root.is_dir():
         yield Problem(key, f'names a data folder that does not exist: {root}; set data_root to where the data is')
         return
-    for kind, prefix in prefixes.items():
+    for path, prefix in prefixes.items():
         folder = root / (prefix or '')
-        name, default = SUFFIXES[kind] if 'seg_map_path' in prefixes and kind in SUFFIXES else ('', '')
+        name, default = SUFFIXES[path] if 'seg_map_path' in prefixes and path in SUFFIXES else ('', '')
         suffix = dataset.get(name, default) if name else ''
         if not folder.is_dir():
             mend = f'set data_prefix to a folder in data_root={root}'
@@ -148,25 +134,19 @@ def _prefixes(names: set[str]) -> list[str]:
 
 
 def our_names(checkpoint: str) -> set[str] | None:
-    """Names of the tensors in a checkpoint as a model gets them: BEiT's under ours, whatever layout they are in.
+    """Names of the tensors in a checkpoint as a model gets them: BEiT's under ours, from any layout.
 
-    Only the head of a safetensors file or the list of contents of a torch.save file is read: milliseconds for any size,
-    and nothing in it is executed.
-
-    Returns:
-        The names, and of files by torch.save other texts in them; None for what cannot be read fast: addresses,
-        folders, other kinds of files.
+    Only a file's list of contents is read: milliseconds for any size, and nothing in it is executed. None for what
+    cannot be read so: addresses, folders, other formats.
     """
     path = Path(split_checksum(checkpoint)[0]).expanduser()
     try:
         names = _safetensors_names(path) if path.suffix == '.safetensors' else _pickled_texts(path)
     except (OSError, ValueError, KeyError, zipfile.BadZipFile):  # no such file, or a damaged one: the loader says so
         return None
-    if names is None:
-        return None
-    for layout, prefix, _ in find_layouts(names):
-        return {layout.our_name(other, prefix) or other for other in names}
-    return set(names)
+    for layout, prefix, _ in find_layouts(names or ()):
+        return {layout.our_name(other, prefix) or other for other in names or ()}
+    return None if names is None else set(names)
 
 
 def _safetensors_names(path: Path) -> list[str]:

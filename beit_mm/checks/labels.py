@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 from mmpretrain.datasets import CustomDataset
 from mmseg.datasets import BaseSegDataset
+from mmseg.datasets.transforms import LoadAnnotations
 from torch import nn, Tensor
 
 from beit_mm.config.parts import walk
@@ -33,9 +34,8 @@ def check_labels(cfg: dict, model: nn.Module | None, drawn: dict[str, Drawn]) ->
     size = getattr(model, 'vocab_size', None)
     for key, node in walk(cfg.get('val_evaluator'), 'val_evaluator'):
         if isinstance(size, int) and node.get('vocab_size', size) != size:
-            got = node['vocab_size']
-            sentence = f"must be the tokenizer's {size}, got {got}; set vocab_size={size}"
-            yield Problem(f'{key}.vocab_size', sentence, is_error=got < size)
+            sentence = f"must be the tokenizer's {size}, got {node['vocab_size']}; set vocab_size={size}"
+            yield Problem(f'{key}.vocab_size', sentence, is_error=node['vocab_size'] < size)
     yield from _check_sizes(cfg, drawn.get('train_dataloader'))
     if main is None:
         return
@@ -74,9 +74,8 @@ def _check_sizes(cfg: dict, drawn: Drawn | None) -> Iterator[Problem]:
         size = get(cfg, key)
         pair = (size, size) if isinstance(size, int) else tuple(size or (height, width))
         if pair != (height, width):
-            yield warn(
-                key, f'training images are {height} x {width}, got {" x ".join(map(str, pair))}; set the same size'
-            )
+            got = ' x '.join(map(str, pair))
+            yield warn(key, f'training images are {height} x {width}, got {got}; set the same size')
 
 
 def _check_values(dataset, key: str, head: str, num_classes: int) -> Iterator[Problem]:
@@ -85,8 +84,8 @@ def _check_values(dataset, key: str, head: str, num_classes: int) -> Iterator[Pr
     if isinstance(dataset, BaseSegDataset):
         for index in indices:
             info = dataset.get_data_info(index)
-            labels = read_map(info)
-            wrong = labels[labels >= num_classes]
+            labels = LoadAnnotations(imdecode_backend='pillow')(dict(info, seg_fields=[]))['gt_seg_map']
+            wrong = labels[(labels >= num_classes) & (labels != 255)]  # losses leave out 255
             if len(wrong):
                 yield _outside(key, head, num_classes, int(wrong.max()), info['seg_map_path'], dataset)
                 return
@@ -95,14 +94,6 @@ def _check_values(dataset, key: str, head: str, num_classes: int) -> Iterator[Pr
         label, index = max(pairs, default=(0, 0))
         if label >= num_classes:
             yield _outside(key, head, num_classes, label, dataset.get_data_info(index).get('img_path', ''), dataset)
-
-
-def read_map(info: dict) -> np.ndarray:
-    """The labels in a label map that a loss would see, without those left out."""
-    from mmseg.datasets.transforms import LoadAnnotations
-
-    labels = np.unique(LoadAnnotations(imdecode_backend='pillow')(dict(info, seg_fields=[]))['gt_seg_map'])
-    return labels[labels != 255]
 
 
 def _outside(key: str, head: str, num_classes: int, label: int, path: str, dataset) -> Problem:

@@ -23,6 +23,11 @@ class Problem(NamedTuple):
         return f'{self.key}{" " if self.sentence.startswith("names ") else ": "}{self.sentence}'
 
 
+def warn(key: str, sentence: str) -> Problem:
+    """A problem that may be meant."""
+    return Problem(key, sentence, is_error=False)
+
+
 def closest(name: str, pool: Iterable[str], cutoff: float = 0.7) -> str:
     """The name of the pool that is most like another one; empty if none is."""
     return next(iter(get_close_matches(name, sorted(pool), n=1, cutoff=cutoff)), '')
@@ -32,8 +37,3 @@ def suggest(name: str, pool: Iterable[str], otherwise: str) -> str:
     """`did you mean x?` for the closest name of a pool, or another mend where none is close."""
     meant = closest(name, pool)
     return f'did you mean {meant}?' if meant else otherwise
-
-
-def warn(key: str, sentence: str) -> Problem:
-    """A problem that may be meant."""
-    return Problem(key, sentence, is_error=False)

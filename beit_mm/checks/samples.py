@@ -34,30 +34,21 @@ class NotChecked(Exception):
 
 
 class Drawn(NamedTuple):
-    """A sample of a loader.
-
-    Attributes:
-        sample: what the pipeline gives.
-        dataset: the innermost data set, without its list of images unless the sample is real.
-        is_real: whether the sample was read from the data set.
-    """
+    """A sample of a loader, through its pipeline."""
 
     sample: Any
-    dataset: Dataset
-    is_real: bool
+    dataset: Dataset  # the innermost
+    is_real: bool  # whether the data set has listed its images and the sample is one of them
 
 
 def draw(cfg: dict, loader: str, folder: Path, may_list: bool) -> Drawn:
-    """One sample of a loader's innermost data set through its pipeline.
+    """One sample of a loader's innermost data set through its pipeline; NotChecked if there is none.
 
     Args:
         cfg: the whole config.
         loader: key of the loader.
         folder: where a random image may be written.
         may_list: whether the data set may list its images, which takes minutes for millions of files.
-
-    Raises:
-        NotChecked: If there is none; with the problem.
     """
     key, node = leaf_datasets(cfg, loader)[0]
     steps = node.get('pipeline') or []
@@ -137,11 +128,7 @@ def _random_info(dataset: Dataset, folder: Path) -> dict:
 
 
 def collate(cfg: dict, loader: str, sample: Any, num_images: int) -> Any:
-    """A batch of copies of a sample, by the loader's own function; builds the loader, too, for its arguments.
-
-    Raises:
-        NotChecked: If the loader cannot be built; with the problem.
-    """
+    """A batch of copies of a sample, by the loader's own function; NotChecked if the loader cannot be built."""
     node = cfg[loader]
     samples = _Samples([sample] * max(num_images, 2))
     try:

@@ -1,7 +1,8 @@
 """Mistakes put into our recipes, and what the early check must say of each.
 
-64 of the 66 errors are reported at the key that was changed, or at the one that it makes wrong. Two are reported at the
-part that gets the wrong input: `out_type='raw'` at the head, three `out_indices` at the neck with its four `rescales`.
+63 of the 66 errors are reported at the key that was changed, or at the one that it makes wrong. Three are reported at the
+part that meets them: `default_scope` at the types, `out_type='raw'` at the head, three `out_indices` at the neck with its
+four `rescales`.
 """
 
 from functools import partial
@@ -58,7 +59,7 @@ ERRORS = [
     segment({'model.type': 'ImageClassifier'}, "default_scope 'mmseg'", 'mean mmpretrain.ImageClassif'),
     finetune({'model.head.loss.type': 'LabelSmoothLos'}, 'mean LabelSmoothLoss?'),
     finetune({'model.backbone.type': 'nopackage.BEiT'}, 'not installed', 'install nopackage'),
-    finetune({'default_scope': 'mmseg'}, "not of 'mmseg'", "set default_scope='mmpretrain'"),
+    finetune({'default_scope': 'mmseg'}, "default_scope 'mmseg'; did you mean mmpretrain.", at='model.type'),
     finetune({'optim_wrapper.constructor': 'LayerDecay'}, 'may be one'),
     finetune({'model.backbone.img_size': 230}, 'multiples of the patch size 16', '230 x 230'),
     finetune({'model.backbone.num_heads': 7}),
