@@ -124,9 +124,9 @@ def check_batch(cfg: dict, num_processes: int | None, text: str) -> Iterator[Pro
 
     `auto_scale_lr.base_batch_size` is the recipe's processes x images, which is all that MMEngine compares.
     """
-    images = (cfg.get('train_dataloader') or {}).get('batch_size')
+    images = (cfg.get('train_dataloader') or {}).get('batch_size', 0)
     scaling, wrapper = cfg.get('auto_scale_lr') or {}, cfg.get('optim_wrapper') or {}
-    base, steps = scaling.get('base_batch_size'), wrapper.get('accumulative_counts', 1)
+    base, steps = scaling.get('base_batch_size', 0), wrapper.get('accumulative_counts', 1)
     if not all(isinstance(number, int) and number > 0 for number in (base, images, steps)):
         return
     own_steps = recipe_accumulation(text)

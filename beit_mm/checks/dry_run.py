@@ -128,7 +128,7 @@ class DryRun:
         for key, hook in hooks.items():
             if isinstance(hook, dict) and 'type' in hook:
                 node = {name: value for name, value in copy.deepcopy(hook).items() if name != 'priority'}
-                yield from self._try(key, lambda node=node: HOOKS.build(node))
+                yield from self._try(key, partial(HOOKS.build, node))
 
     def _draw_samples(self) -> Iterator[Problem]:
         sources: dict[str, str] = {}

@@ -1,8 +1,8 @@
 """Mistakes put into our recipes, and what the early check must say of each.
 
-63 of the 66 errors are reported at the key that was changed, or at the one that it makes wrong. Three are reported at the
-part that meets them: `default_scope` at the types, `out_type='raw'` at the head, three `out_indices` at the neck with its
-four `rescales`.
+63 of the 66 errors are reported at the key that was changed, or at the one that it makes wrong. Three are reported at
+the part that meets them: `default_scope` at the types, `out_type='raw'` at the head, three `out_indices` at the neck
+with its four `rescales`.
 """
 
 from functools import partial
