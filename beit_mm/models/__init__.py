@@ -12,6 +12,5 @@ from .classifiers.linear_probe import LinearProbe, LinearProbeHead
 from .data_preprocessors import ClsDataPreprocessor, SegDataPreProcessor, TwoViewPreprocessor
 from .decode_heads.upernet_head import UperNetHead
 from .segmentors.encoder_decoder import EncoderDecoder
-from .selfsup.masked_image_model import MaskedImageModel
-from .selfsup.targets import AllPatches, MaskedPatches, NormalisedPixels, VisualTokens
+from .selfsup.masked_image_model import AllPatches, MaskedImageModel, MaskedPatches, NormalisedPixels, VisualTokens
 from .tokenizers.discrete_vae import DiscreteVAE
