@@ -8,10 +8,9 @@ from .hooks.anneal_hook import AnnealHook
 from .hooks.check_weights_hook import CheckWeightsHook
 from .hooks.checkpoint_hook import VerifiedCheckpointHook
 from .hooks.knn_hook import KNNHook
-from .hooks.logger_hook import MainProcessLoggerHook
+from .hooks.logging_hooks import DeferredRuntimeInfoHook, MainProcessLoggerHook
 from .hooks.pictures_hook import PicturesHook
 from .hooks.report_hook import ReportHook
-from .hooks.runtime_info_hook import DeferredRuntimeInfoHook
 from .hooks.stop_hook import StopOnSignalHook
 from .optimizers.autocast_wrapper import AutocastOptimWrapper
 from .optimizers.constructors import LayerDecayOptimWrapperConstructor, TrainableOptimWrapperConstructor

@@ -1,4 +1,4 @@
-"""A hook that anneals an attribute of the model, such as the tokenizer's temperature."""
+"""Annealing of an attribute of the model, such as the tokenizer's temperature."""
 
 import math
 
@@ -27,10 +27,8 @@ class AnnealHook(Hook):
     def __init__(self, attribute: str, start: float, end: float, num_iters: int):
         if num_iters < 1:
             raise UserError(f'AnnealHook.num_iters must be at least 1, got {num_iters}')
-        self.attribute = attribute
-        self.start = start
-        self.end = end
-        self.num_iters = num_iters
+        self.attribute, self.num_iters = attribute, num_iters
+        self.start, self.end = start, end
 
     def before_train(self, runner) -> None:
         model = unwrap(runner.model)

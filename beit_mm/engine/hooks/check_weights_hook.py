@@ -2,7 +2,7 @@
 
 from mmengine.hooks import Hook
 from mmengine.model import BaseTTAModel, is_model_wrapper
-from torch import nn, Tensor
+from torch import nn
 
 from beit_mm.models.weight_layouts import OPENMMLAB
 from beit_mm.models.weights import WeightsMismatch
@@ -47,12 +47,12 @@ class CheckWeightsHook(Hook):
         if self.purpose != 'train':
             require_weights(model, checkpoint, with_auxiliary=self.purpose == 'resume')
             return
-        for problem in _compare_heads(model, checkpoint.get('state_dict', checkpoint), with_auxiliary=True):
+        for problem in _drop_unfit_heads(model, checkpoint.get('state_dict', checkpoint), with_auxiliary=True):
             runner.logger.warning(f'{problem}: keeps its initial weights')
 
 
 def require_weights(model: nn.Module, checkpoint: dict, with_auxiliary: bool = False) -> None:
-    """Raise unless a checkpoint has the heads of a model; the trunk checks its own weights while loading.
+    """Raise unless a checkpoint has the heads of a model.
 
     Args:
         model: without wrappers.
@@ -63,21 +63,20 @@ def require_weights(model: nn.Module, checkpoint: dict, with_auxiliary: bool = F
         WeightsMismatch: If the checkpoint has no weight of the model, or a head is missing or has another shape.
     """
     weights = checkpoint.get('state_dict', checkpoint)
-    if not _our_names(weights).keys() & model.state_dict().keys():
+    if not model.state_dict().keys() & {_our_name(name) for name in weights}:
         names = ', '.join(list(weights)[:3]) + (' ...' if len(weights) > 3 else '')
         raise WeightsMismatch(f'the checkpoint must hold the weights of this model, got {names or "an empty dict"}')
-    for problem in _compare_heads(model, weights, with_auxiliary):
+    for problem in _drop_unfit_heads(model, weights, with_auxiliary):
         raise WeightsMismatch(f'the checkpoint does not fit the model: {problem}')
 
 
-def _our_names(weights: dict[str, Tensor]) -> dict[str, str]:
-    """Map our names to those in the checkpoint; they differ if a host wrote it."""
-    return {OPENMMLAB.our_name(name, 'backbone.') or name: name for name in weights}
+def _our_name(name: str) -> str:
+    return OPENMMLAB.our_name(name, 'backbone.') or name  # it differs if a host wrote the checkpoint
 
 
-def _compare_heads(model: nn.Module, weights: dict[str, Tensor], with_auxiliary: bool) -> list[str]:
-    """Remove the heads that do not fit from the weights; returns a sentence for each."""
-    names = _our_names(weights)
+def _drop_unfit_heads(model: nn.Module, weights: dict, with_auxiliary: bool) -> list[str]:
+    """Remove heads that do not fit from the weights; returns a sentence for each."""
+    names = {_our_name(name): name for name in weights}
     problems = {}
     for name, own in model.state_dict().items():
         head = name.split('.')[0]

@@ -2,14 +2,16 @@
 
 import inspect
 from collections import deque
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook
+from torch import nn, Tensor
 
 from beit_mm.checkpoint.files import BACKEND, list_checkpoints, remove_partial, write_pointer
-from beit_mm.engine.optimizers.finite_updates import check_finite, names_of_constants
-from beit_mm.engine.runners.resume_position import average_gradients
+from beit_mm.engine.optimizers.autocast_wrapper import NotFinite
+from beit_mm.engine.runners.loops import average_gradients
 from beit_mm.engine.runners.stopwatch import timed
 from beit_mm.models.inspection import unwrap
 from beit_mm.registry import HOOKS
@@ -22,11 +24,8 @@ STOP_CHECKPOINTS = 'stop_ckpts'  # in MMEngine's message hub, which is saved in 
 class VerifiedCheckpointHook(CheckpointHook):
     """CheckpointHook that verifies a new checkpoint before it deletes the oldest one.
 
-    It writes a temporary file, verifies and renames it, and moves the pointer. MMEngine's deletes first and writes in
-    place.
-
-    Weights that are not finite are not saved. A new best score writes the best checkpoint alone; MMEngine's writes a
-    regular one, too.
+    It writes a temporary file, verifies and renames it, and moves the pointer. Weights that are not finite are not
+    saved. A new best score writes the best checkpoint alone; MMEngine's hook writes a regular one, too.
 
     Args:
         max_keep_ckpts: how many checkpoints to keep, at least two; -1 for all.
@@ -43,9 +42,8 @@ class VerifiedCheckpointHook(CheckpointHook):
         if max_keep_ckpts > 0:
             max_keep_ckpts = max(max_keep_ckpts, MIN_KEPT)
         super().__init__(*args, max_keep_ckpts=max_keep_ckpts, backend_args=dict(backend=BACKEND), **kwargs)
-        # Epochs and iterations done: in the last regular checkpoint or stop, and in the one being written.
-        self._last_saved: dict[str, int] | None = None
-        self._progress: dict[str, int] = {}
+        self._last_saved: dict[str, int] | None = None  # epochs and iterations in the last regular checkpoint or stop
+        self._progress: dict[str, int] = {}  # in the one that is being written
         self._saves_best = False
 
     def before_train(self, runner) -> None:
@@ -74,14 +72,9 @@ class VerifiedCheckpointHook(CheckpointHook):
             self._release()
 
     def save_stop(self, runner, epoch: int, iteration: int) -> str:
-        """Save `iter_N.pth` where a run stops, in all processes. It is deleted once two regular ones are written.
+        """Save `iter_N.pth` where a run stops, in all processes; it is deleted once two regular ones are written.
 
-        Args:
-            runner: the runner.
-            epoch, iteration: how many are complete.
-
-        Returns:
-            Its path, or the path of a regular checkpoint that has just been written.
+        Returns its path, or that of a regular checkpoint that has just been written.
         """
         progress = dict(epoch=epoch, iter=iteration)
         if progress == self._last_saved:
@@ -120,7 +113,7 @@ class VerifiedCheckpointHook(CheckpointHook):
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
         """Raises NotFinite if weights or the optimizer's state are not finite. All other hooks have come before."""
         checkpoint['meta'].update(self._progress)  # FlexibleRunner counts a step that is counted already
-        check_finite(checkpoint, names_of_constants(unwrap(runner.model)))
+        check_finite(checkpoint, _constants(unwrap(runner.model)))
 
     def _save_best_checkpoint(self, runner, metrics: dict) -> None:
         if self.save_best is None:  # also where a runner validates without a training
@@ -146,3 +139,39 @@ class VerifiedCheckpointHook(CheckpointHook):
     def _release(self) -> None:
         best = [getattr(self, 'best_ckpt_path', None), *getattr(self, 'best_ckpt_path_dict', {}).values()]
         self.file_backend.release(keep=[self.last_ckpt, *best])
+
+
+def check_finite(checkpoint: dict, constants: Collection[str] = ()) -> None:
+    """Check that weights, averaged weights and optimizer state of a checkpoint are finite.
+
+    Args:
+        checkpoint: as MMEngine's Runner writes it.
+        constants: names of weights that may be infinite, but not NaN.
+
+    Raises:
+        NotFinite: If a tensor is not finite; names the first.
+    """
+    for part in ('state_dict', 'ema_state_dict', 'optimizer'):
+        for name, value in _walk_tensors(checkpoint.get(part), ''):
+            # The sum takes a sixth of the time of the exact test below, but it may overflow.
+            if not value.is_floating_point() or value.sum().isfinite():
+                continue
+            may_be_infinite = name[1:].removeprefix('module.') in constants
+            if value.isnan().any() or (value.isinf().any() and not may_be_infinite):
+                raise NotFinite(f'{part}{name} is not finite')
+
+
+def _walk_tensors(value: object, name: str) -> Iterator[tuple[str, Tensor]]:
+    """Names such as '.a.0' and tensors of a tree of dicts and lists."""
+    if isinstance(value, Tensor):
+        yield name, value
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, (list, tuple)) else ()
+    for key, item in items:
+        yield from _walk_tensors(item, f'{name}.{key}')
+
+
+def _constants(model: nn.Module) -> set[str]:
+    """Names of all buffers except running statistics; they may be infinite on purpose, as a causal mask is."""
+    modules = model.named_modules(remove_duplicate=False)
+    fixed = [(name, module) for name, module in modules if not getattr(module, 'track_running_stats', False)]
+    return {buffer for name, module in fixed for buffer, _ in module.named_buffers(name, recurse=False)}

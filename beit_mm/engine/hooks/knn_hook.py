@@ -22,9 +22,8 @@ from beit_mm.registry import DATASETS, HOOKS
 
 from .stop_hook import ignore_signals_in_worker
 
-# The hook sets these arguments of the loaders.
-RESERVED = {'batch_sampler', 'collate_fn', 'drop_last', 'sampler', 'shuffle'}
-# Outputs of a trunk that hold each kind of features.
+RESERVED = {'batch_sampler', 'collate_fn', 'drop_last', 'sampler', 'shuffle'}  # arguments that the hook sets
+# Which outputs of a trunk hold these features.
 OUT_TYPES = dict(mean=('raw', 'avg_featmap', 'featmap'), cls_token=('raw', 'cls_token'))
 
 
@@ -33,20 +32,14 @@ class KNNHook(Hook):
     """Classifies some validation images by their nearest training images in the trunk's features, at an interval.
 
     `knn/top1`, in percent, goes to the log and to TensorBoard, over the number of iterations done. The model needs a
-    `backbone` and a `data_preprocessor`. Processes share the work. Random states, modes and weights of the run do not
-    change.
+    `backbone` and a `data_preprocessor`. Processes share the work. The run does not change:
 
-    The pipeline is that of an evaluation:
-
-        imagenet = dict(type='ImageNet', data_root='data/imagenet', pipeline=test_pipeline)
         loader = dict(batch_size=64, num_workers=4)
-        custom_hooks = [
-            dict(
-                type='beit_mm.KNNHook',
-                interval=10,
-                train_dataloader=dict(**loader, dataset=dict(**imagenet, split='train')),
-                val_dataloader=dict(**loader, dataset=dict(**imagenet, split='val')))
-        ]
+        imagenet = dict(type='ImageNet', data_root='data/imagenet', pipeline=test_pipeline)
+        dict(
+            type='beit_mm.KNNHook',
+            train_dataloader=dict(**loader, dataset=dict(**imagenet, split='train')),
+            val_dataloader=dict(**loader, dataset=dict(**imagenet, split='val')))
 
     Inner blocks of a pre-trained BEiT separate classes better than the last (arXiv 2106.08254, appendix D). For the
     ninth set `model.backbone.out_indices=[8, 11]` and `output=0`.
@@ -55,7 +48,7 @@ class KNNHook(Hook):
         train_dataloader, val_dataloader: `dataset`, whose pipeline ends in PackInputs with images of one size, and
             PyTorch's `batch_size`, `num_workers` and the like. The hook chooses the images, so there is no sampler.
         num_train, num_val: number of images of each, taken at even distances, as data sets are ordered by class.
-        interval: epochs, or iterations if not by_epoch, between two looks; the last one always has a look.
+        interval: epochs, or iterations if not by_epoch, between two looks; there is always a look at the end.
         by_epoch: whether interval counts epochs.
         features: 'mean' of the patch tokens or 'cls_token'.
         output: index among the outputs of the trunk.
@@ -93,12 +86,9 @@ class KNNHook(Hook):
         if temperature <= 0:
             raise UserError(f'KNNHook.temperature must be positive, got {temperature}')
         self.loaders = [(train_dataloader, num_train), (val_dataloader, num_val)]
-        self.interval = interval
-        self.by_epoch = by_epoch
-        self.features = features
-        self.output = output
-        self.k = k
-        self.temperature = temperature
+        self.interval, self.by_epoch = interval, by_epoch
+        self.features, self.output = features, output
+        self.k, self.temperature = k, temperature
 
     def before_train(self, runner) -> None:
         model = unwrap(runner.model)
@@ -152,12 +142,9 @@ class KNNHook(Hook):
                 output = BEiT.pool(output, self.features)
             features.append(F.normalize(output.float(), dim=1))
             labels += [int(sample.gt_label) for sample in batch['data_samples']]
-        features = torch.cat(features)
-        # The shares of all processes, back in the order of the sampler.
-        return tuple(
-            torch.stack(all_gather(part.contiguous()), dim=1).flatten(0, 1)[: len(sampler)]
-            for part in (features, torch.tensor(labels, device=features.device))
-        )
+        shares = torch.cat(features), torch.tensor(labels, device=device)
+        # Back in the order of the sampler.
+        return tuple(torch.stack(all_gather(part), dim=1).flatten(0, 1)[: len(sampler)] for part in shares)
 
 
 def _choose_images(loader: dict, number: int) -> dict:

@@ -3,7 +3,6 @@
 import torch
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
-from torch import nn
 from torch.distributed.tensor import DTensor
 
 from beit_mm.engine.runners.stopwatch import timed
@@ -18,13 +17,11 @@ class PicturesHook(Hook):
     """Draws the first images of the current batch and what the model makes of them, at an interval.
 
     Pictures and numbers go to every backend of the visualizer, such as TensorBoard and the folder `vis_image`, over the
-    number of iterations done. `draw_pictures` decides what they show of each class of model: masks and reconstructions
-    with the use of the codebook (MaskedImageModel, DiscreteVAE), labels and prediction over the image (segmentors of
-    MMSegmentation), augmented images with their classes (classifiers of MMPretrain).
+    number of iterations done. `draw_pictures` decides what they show of each class of model.
 
     Training does not change, bit for bit. Only the main process draws; of a sharded model all processes compute.
-    Pictures that cannot be drawn or written do not end a training: the log has the traceback the first time, then a
-    line. Errors while drawing a sharded model do end it, as other processes may wait.
+    An error is a warning in the log, the first time with its traceback. Errors while drawing a sharded model end the
+    training, as other processes may wait.
 
     Args:
         interval: iterations from one drawing to the next.
@@ -40,13 +37,12 @@ class PicturesHook(Hook):
         for name, value in dict(interval=interval, num_images=num_images).items():
             if value < 1:
                 raise UserError(f'PicturesHook.{name} must be at least 1, got {value}')
-        self.interval = interval
-        self.num_images = num_images
+        self.interval, self.num_images = interval, num_images
         self.has_failed = False
 
     def before_train(self, runner) -> None:
         model = unwrap(runner.model)
-        self.all_compute = is_sharded(model)
+        self.all_compute = any(isinstance(parameter, DTensor) for parameter in model.parameters())  # in shards
         self.takes_part = is_main_process() or self.all_compute
         if draw_pictures.dispatch(type(model)) is draw_pictures.dispatch(object):
             self.takes_part = False
@@ -76,8 +72,3 @@ class PicturesHook(Hook):
         with keeping_random_states(), torch.no_grad(), evaluating(model):
             with torch.compiler.set_stance('force_eager'):  # another batch size would compile again
                 return draw_pictures(model, batch, self.num_images, runner.visualizer.dataset_meta or {})
-
-
-def is_sharded(model: nn.Module) -> bool:
-    """Whether parameters are spread over processes, so that all processes must compute together."""
-    return any(isinstance(parameter, DTensor) for parameter in model.parameters())

@@ -13,8 +13,7 @@ from mmengine.dist import get_world_size, is_main_process
 from mmengine.hooks import EMAHook, Hook
 from mmengine.runner import IterBasedTrainLoop
 
-from beit_mm.engine.runners.loops import ResumableLoop
-from beit_mm.engine.runners.resume_position import is_between_updates
+from beit_mm.engine.runners.loops import is_between_updates, ResumableLoop
 from beit_mm.errors import UserError
 from beit_mm.registry import HOOKS
 
@@ -58,7 +57,7 @@ class StopOnSignalHook(Hook):
         self._received: signal.Signals | None = None
         self._received_at = 0.0
         self._previous = {}
-        self._agree: Callable[[bool], bool] | None = None
+        self._agree: Callable[[bool], bool] | None = None  # None outside a training
         self._num_val_batches = 0  # of the process with the fewest
 
     def before_train(self, runner) -> None:
@@ -122,16 +121,15 @@ class SharedFlag:
 
     def __init__(self):
         self._group = dist.new_group(backend='gloo')
-        self._any: torch.Tensor | None = None
-        self._work = None
+        self._any, self._work = torch.zeros(1, dtype=torch.int32), None
 
     def __call__(self, flag: bool) -> bool:
         """Whether any flag was raised at the previous call; the flags of this call are exchanged meanwhile."""
         if self._work is not None:
             self._work.wait()
-            if self._any.item():
-                return True
-        self._any = torch.tensor([int(flag)], dtype=torch.int32)
+        if self._any.item():
+            return True
+        self._any.fill_(flag)
         self._work = dist.all_reduce(self._any, dist.ReduceOp.MAX, group=self._group, async_op=True)
         return False
 
@@ -143,10 +141,9 @@ class SharedFlag:
 
 
 def ignore_signals_in_worker(signals: Sequence[int], initialize: Callable | None, worker_id: int) -> None:
-    """Let only the parent process end a loader worker; use it as `worker_init_fn`.
+    """Let only the parent process end a loader worker; a part of `worker_init_fn`.
 
-    A scheduler signals all processes of a group. A worker that ended then would fail the training before its checkpoint
-    is saved.
+    A scheduler signals all processes. A worker that ended then would fail the training before its checkpoint is saved.
     """
     if hasattr(signal, 'sigwaitinfo'):  # not on macOS
         signal.pthread_sigmask(signal.SIG_BLOCK, {*signals, signal.SIGTERM})

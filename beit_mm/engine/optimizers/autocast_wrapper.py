@@ -1,8 +1,10 @@
-"""One optimizer wrapper for every device: bfloat16 where the hardware has it, float32 elsewhere."""
+"""One optimizer wrapper for every device: bfloat16 where the hardware has it, and no update that is not finite."""
 
+import math
 from contextlib import contextmanager
 
 import torch
+from mmengine.logging import MessageHub, MMLogger
 from mmengine.optim import OptimWrapper
 from torch import nn, Tensor
 from torch.distributed.tensor import DTensor
@@ -12,9 +14,14 @@ from torch.optim import Adam, AdamW
 from beit_mm.errors import UserError
 from beit_mm.registry import OPTIM_WRAPPERS
 
-from .finite_updates import DeferredScalars, RunningStatistics, SKIPPED
-
 LOG_INTERVAL = 10  # updates
+MAX_SKIPPED = 3
+SKIPPED = 'train/skipped'  # 1 if the update of a step was skipped, else 0
+TOTAL_SKIPPED = 'train/skipped_updates'
+
+
+class NotFinite(UserError):
+    """A run or a checkpoint has infinite or NaN values; the message says where."""
 
 
 @OPTIM_WRAPPERS.register_module()
@@ -67,7 +74,7 @@ class AutocastOptimWrapper(OptimWrapper):
             self.optimizer.step(**kwargs)
         if self.flushes_scalars:
             self.scalars.end_step(self.inner_count)
-            if len(self.scalars) >= LOG_INTERVAL:
+            if len(self.scalars.steps) >= LOG_INTERVAL:
                 self.scalars.flush(self.message_hub)
 
     def _clip_and_measure(self) -> Tensor:
@@ -98,3 +105,72 @@ def computes_in_bfloat16(device: str) -> bool:
     # These tests are private in torch; a version without them counts as no.
     tests = [getattr(torch.cpu, name, None) for name in ('_is_avx512_bf16_supported', '_is_amx_tile_supported')]
     return device == 'cpu' and any(test() for test in tests if test)
+
+
+class DeferredScalars:
+    """Losses and gradient norms of past steps, which stay on their device until one transfer fetches all of them.
+
+    Args:
+        max_skipped: that many skipped updates in a row are an error.
+    """
+
+    def __init__(self, max_skipped: int = MAX_SKIPPED):
+        self.max_skipped = max_skipped
+        self.steps: list[tuple[int, dict[str, float | Tensor]]] = []
+        self._current: dict[str, float | Tensor] = {}
+        self._skipped_in_row = 0
+        self._not_finite: list[str] = []  # names, since the last update
+
+    def add(self, name: str, value: float | Tensor) -> None:
+        """Keep a number, or a tensor of one element, of the current step."""
+        self._current[name] = value.detach().float().reshape(()) if isinstance(value, Tensor) else value
+
+    def end_step(self, iteration: int) -> None:
+        """Close the current step; iterations count from 1."""
+        self.steps.append((iteration, self._current))
+        self._current = {}
+
+    def flush(self, message_hub: MessageHub) -> None:
+        """Move all closed steps into the histories of MMEngine, and count skipped updates there.
+
+        Raises:
+            NotFinite: If too many updates in a row were skipped; names the iteration and what was not finite.
+        """
+        steps, self.steps = self.steps, []
+        tensors = [value for _, scalars in steps for value in scalars.values() if isinstance(value, Tensor)]
+        numbers = iter(torch.stack([value.to(tensors[0].device) for value in tensors]).tolist() if tensors else ())
+        for iteration, scalars in steps:
+            scalars = {name: next(numbers) if isinstance(value, Tensor) else value for name, value in scalars.items()}
+            skipped = scalars.pop(SKIPPED, None)
+            self._not_finite += [name.rpartition('/')[2] for name, value in scalars.items() if not math.isfinite(value)]
+            if skipped is not None:  # this step completes an update
+                history = message_hub.log_scalars.get(TOTAL_SKIPPED)
+                scalars[TOTAL_SKIPPED] = int(skipped) + (history.current() if history else 0)
+                self._check_update(iteration, bool(skipped))
+            for name, value in scalars.items():
+                message_hub.update_scalar(name, value)
+
+    def _check_update(self, iteration: int, skipped: bool) -> None:
+        names, self._not_finite = dict.fromkeys(self._not_finite), []
+        self._skipped_in_row = self._skipped_in_row + 1 if skipped else 0
+        reason = f'{" and ".join(names)} not finite at iteration {iteration}'
+        if self._skipped_in_row >= self.max_skipped:
+            raise NotFinite(f'{self._skipped_in_row} updates in a row were skipped, the last for {reason}')
+        if skipped:
+            MMLogger.get_current_instance().warning(f'update skipped: {reason}')
+
+
+class RunningStatistics:
+    """Running statistics of a model's norms after its last update; the forward pass changes them before the gradients
+    are known.
+    """
+
+    def __init__(self, model: nn.Module):
+        norms = [module for module in model.modules() if getattr(module, 'track_running_stats', False)]
+        self._pairs = [(buffer, buffer.detach().clone()) for norm in norms for buffer in norm.buffers(recurse=False)]
+
+    def restore_if_skipped(self, skip: Tensor) -> None:
+        """Put them back where `skip`, a tensor of one element on the device, is not 0; else keep the new ones."""
+        for buffer, kept in self._pairs:
+            buffer.copy_(torch.where(skip.bool(), kept, buffer))
+            kept.copy_(buffer)

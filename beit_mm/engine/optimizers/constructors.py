@@ -1,6 +1,6 @@
 """Parameter groups of the optimizer: one per layer and weight decay (BEiT release; arXiv 2106.08254, appendix)."""
 
-from collections.abc import Callable
+import functools
 
 from mmengine.optim import DefaultOptimWrapperConstructor
 from torch import nn
@@ -42,7 +42,9 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     def add_params(self, params: list[dict], module: nn.Module, **kwargs) -> None:
         """Append the groups of a whole model; each has `lr_scale` and `layer` for the log."""
         rate = self.paramwise_cfg['layer_decay_rate']
-        layer_of = find_layer_depth(module)
+        layer_of = getattr(module, 'get_layer_depth', None)
+        if layer_of is None and hasattr(getattr(module, 'backbone', None), 'get_layer_depth'):
+            layer_of = functools.partial(module.backbone.get_layer_depth, prefix='backbone.')
         if layer_of is None and rate != 1.0:
             raise UserError(
                 f'layer_decay_rate={rate} needs a model or backbone with get_layer_depth, '
@@ -58,16 +60,6 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             group = dict(params=[], lr=self.base_lr * scale, weight_decay=weight_decay, lr_scale=scale, layer=layer)
             groups.setdefault((layer, weight_decay), group)['params'].append(parameter)
         params.extend(groups[key] for key in sorted(groups))
-
-
-def find_layer_depth(model: nn.Module) -> Callable[[str], tuple[int, int]] | None:
-    """The function `name -> (layer, number of layers)` of a model or of its backbone; None if neither has one."""
-    if hasattr(model, 'get_layer_depth'):
-        return model.get_layer_depth
-    backbone = getattr(model, 'backbone', None)
-    if hasattr(backbone, 'get_layer_depth'):
-        return lambda name: backbone.get_layer_depth(name, 'backbone.')
-    return None
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()

@@ -1,1 +1,1 @@
-"""Loops, launching, restarts and shards."""
+"""Loops, launching and shards."""

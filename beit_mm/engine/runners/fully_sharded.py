@@ -1,7 +1,6 @@
 """Training of models that do not fit one device: parameters, gradients and moments in shards over all processes."""
 
 import time
-from collections.abc import Callable
 from datetime import timedelta
 
 import torch
@@ -13,13 +12,13 @@ from mmengine.runner.checkpoint import save_checkpoint
 from torch import nn, Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard, MixedPrecisionPolicy
-from torch.distributed.tensor import distribute_tensor, DTensor
+from torch.distributed.tensor import DTensor
 
 from beit_mm.checkpoint.files import BACKEND
 from beit_mm.errors import UserError
 from beit_mm.registry import STRATEGIES
 
-from .resume_position import GRADIENTS, is_between_updates
+from .loops import GRADIENTS, is_between_updates, shard_like
 
 POLICIES = dict(
     float32=MixedPrecisionPolicy(),
@@ -31,19 +30,18 @@ POLICIES = dict(
 class FullyShardedStrategy(DDPStrategy):
     """Torch's `fully_shard` of every block of the trunk, then of the trunk, then of the model, for FlexibleRunner.
 
-    A block's parameters are whole while it computes, and in shards before and after. Frozen parameters, such as a
-    tokenizer's, and buffers stay whole. Checkpoints are those of the plain Runner: either resumes the other's, with any
-    number of processes. A single process shards nothing. Torch refuses to copy a model in shards, so hooks that average
-    weights, such as EMAHook, need DDP. Config: `runner_type = 'FlexibleRunner'` and
-    `strategy = dict(type='beit_mm.FullyShardedStrategy')`.
+    A block's parameters are whole while it computes, and in shards before and after. Frozen parameters and buffers
+    stay whole. Checkpoints are those of the plain Runner: either resumes the other's, with any number of processes.
+    Torch refuses to copy a model in shards, so hooks that average weights, such as EMAHook, need DDP.
+    Config: `runner_type = 'FlexibleRunner'` and `strategy = dict(type='beit_mm.FullyShardedStrategy')`.
 
     Args:
-        num_shards: number of shards, a divisor of the number of processes, such as the processes of one machine:
-            every machine then holds the whole model and exchanges gradients only. None: one shard per process.
+        num_shards: a divisor of the number of processes, such as the processes of one machine: every machine then holds
+            the whole model and exchanges gradients only. None: one shard per process.
         block_dtype: 'bfloat16': blocks are gathered and compute in it, also in evaluation. Weights, their updates and
             the sums of their gradients stay float32. 'float32' leaves the arithmetic to the optimizer wrapper.
         reshard_after_forward: whether blocks are gathered again for the backward pass instead of being kept.
-        save_timeout: seconds that a process waits for the others when a checkpoint is written. All take part in it.
+        save_timeout: seconds that a process waits for the others when a checkpoint is written.
         **kwargs: of MMEngine's DDPStrategy but model_wrapper.
 
     Raises:
@@ -81,11 +79,9 @@ class FullyShardedStrategy(DDPStrategy):
         if not hasattr(trunk, 'blocks'):
             raise UserError(f'FullyShardedStrategy needs a backbone with blocks, got {type(model).__name__}')
         frozen = {parameter for parameter in model.parameters() if not parameter.requires_grad}
-        # All processes in one row, or a row for each copy of the model.
-        rows = self.world_size // self.num_shards
-        shape, names = (
-            ((self.num_shards,), ('shards',)) if rows == 1 else ((rows, self.num_shards), ('copies', 'shards'))
-        )
+        num_copies = self.world_size // self.num_shards
+        shape = (num_copies, self.num_shards) if num_copies > 1 else (self.num_shards,)
+        names = ('copies', 'shards')[-len(shape) :]
         mesh = init_device_mesh(torch.device(get_device()).type, shape, mesh_dim_names=names)
         options = dict(mesh=mesh, reshard_after_forward=self.reshard_after_forward, ignored_params=frozen)
         for block in trunk.blocks:
@@ -97,13 +93,7 @@ class FullyShardedStrategy(DDPStrategy):
                 module.register_load_state_dict_pre_hook(_shard_state_dict)
 
     def save_checkpoint(
-        self,
-        filename: str,
-        *,
-        save_optimizer: bool = True,
-        save_param_scheduler: bool = True,
-        extra_ckpt: dict | None = None,
-        callback: Callable | None = None,
+        self, filename: str, *, save_optimizer=True, save_param_scheduler=True, extra_ckpt=None, callback=None
     ) -> None:
         """Gather everything on the main process, which writes and verifies the file. All processes must call it.
 
@@ -129,20 +119,11 @@ class FullyShardedStrategy(DDPStrategy):
             checkpoint[GRADIENTS] = gradients
         save_checkpoint(checkpoint, filename, backend_args=dict(backend=BACKEND))
 
-    def load_checkpoint(self, filename: str, *, map_location='cpu', callback: Callable | None = None, **kwargs) -> dict:
+    def load_checkpoint(self, filename: str, *, map_location='cpu', **kwargs) -> dict:
         """Every process reads the whole file into its main memory and takes its shards, whatever map_location says."""
-
-        def shard_gradients(checkpoint: dict) -> None:
-            parameters = dict(self.model.named_parameters())
-            for name, gradient in checkpoint.get(GRADIENTS, {}).items():
-                checkpoint[GRADIENTS][name] = shard_like(gradient, parameters[name])
-            if callback is not None:
-                callback(checkpoint)
-
-        return super().load_checkpoint(filename, map_location='cpu', callback=shard_gradients, **kwargs)
+        return super().load_checkpoint(filename, map_location='cpu', **kwargs)
 
     def load_optim_state_dict(self, state_dict: dict) -> None:
-        """Load a state that is not in shards, as the plain Runner's."""
         parameters = [parameter for group in self.optim_wrapper.optimizer.param_groups for parameter in group['params']]
         state = {
             index: {key: shard_like(value, parameters[index]) for key, value in values.items()}
@@ -160,14 +141,6 @@ def gather(part):
     if isinstance(part, Tensor):
         return part.cpu() if is_main_process() else None
     return part
-
-
-def shard_like(value, parameter: Tensor):
-    """Shard of this process of a value of the parameter's shape, such as its moments; others, such as a count, stay."""
-    if not isinstance(parameter, DTensor) or getattr(value, 'shape', None) != parameter.shape:
-        return value
-    mesh, placements = parameter.device_mesh, parameter.placements
-    return distribute_tensor(value.to(parameter.device), mesh, placements, src_data_rank=None)
 
 
 def _shard_state_dict(module: nn.Module, state_dict: dict[str, Tensor], prefix: str, *_) -> None:

@@ -1,9 +1,12 @@
 """From a config and command-line arguments to a training or a test, on any number of processes, with or without GPU."""
 
+import json
 import logging
 import os
+import signal
 import sys
 import tempfile
+import time
 import traceback
 from argparse import Namespace
 from collections.abc import Callable
@@ -24,14 +27,14 @@ from beit_mm.config.parts import drop_left_out, drop_pretrained, merge_options, 
 from beit_mm.engine.hooks.check_weights_hook import CheckWeightsHook
 from beit_mm.engine.hooks.stop_hook import TrainingStopped
 from beit_mm.errors import UserError
+from beit_mm.files import atomic_write
 from beit_mm.models.weights import WeightsMismatch
 
-from . import restarts
 from .memory import advise_on_memory, OutOfMemory
 
 # Errors that a user can fix. OSError may be temporary, so torchrun may retry.
 MISTAKES = UserError, FileNotFoundError, OutOfMemory
-# Errors of this kind are a mistake in code, not in a config or a file.
+# Mistakes in code, not in a config or a file.
 BUGS = AttributeError, AssertionError, IndexError, KeyError, NameError, TypeError
 # Environment variables in which launchers say how many processes they started.
 WORLD_SIZES = dict(pytorch='WORLD_SIZE', slurm='SLURM_NTASKS', mpi='OMPI_COMM_WORLD_SIZE')
@@ -103,19 +106,22 @@ def _load_config(args: Namespace) -> Config:
 
 
 def _set_resume(cfg: Config, resume: str | None) -> None:
-    """Resume from a checkpoint, or for 'auto' from the newest one that is whole, if there is any; after a restart by
-    torchrun from the newest that this launch has written.
+    """Resume from a checkpoint, or for 'auto' from the newest one that is whole, if there is any. After a restart by
+    torchrun, from the newest that this launch has written.
     """
     if resume is None and cfg.get('resume') and not cfg.get('load_from'):
         resume = 'auto'  # MMEngine's own way would not verify the checkpoint
     work_dir = Path(cfg.work_dir)
-    hook = cfg.get('default_hooks', {}).get('checkpoint') or {}
-    filename_tmpl = hook.get('filename_tmpl')
-    if not restarts.is_restart():
-        restarts.note_checkpoints(stamp_checkpoints(work_dir, filename_tmpl))
-    elif resume != 'auto' and (old := restarts.noted_checkpoints()) is not None:
-        resume = find_newest(work_dir, filename_tmpl, old) or resume
-        resume = resume and str(resume)
+    filename_tmpl = (cfg.get('default_hooks', {}).get('checkpoint') or {}).get('filename_tmpl')
+    launch_dir = _launch_dir()
+    note = launch_dir and launch_dir / 'checkpoints.json'  # which checkpoints were there at the start
+    if int(os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)) == 0:
+        if note:
+            with atomic_write(note) as temporary:
+                temporary.write_text(json.dumps(stamp_checkpoints(work_dir, filename_tmpl)))
+    elif resume != 'auto' and note.is_file():
+        newest = find_newest(work_dir, filename_tmpl, json.loads(note.read_text()))
+        resume = str(newest) if newest else resume
     if resume == 'auto':
         newest = find_newest(work_dir, filename_tmpl)
         if newest is None:
@@ -126,6 +132,12 @@ def _set_resume(cfg: Config, resume: str | None) -> None:
     check_checkpoint('--resume', resume)
     cfg.resume, cfg.load_from = True, resume
     drop_pretrained(cfg.model)  # all weights are in the checkpoint
+
+
+def _launch_dir() -> Path | None:
+    """Torchrun's folder of this launch on this machine; None without torchrun."""
+    error_file = os.environ.get('TORCHELASTIC_ERROR_FILE')  # LAUNCH/attempt_N/RANK/error.json
+    return Path(error_file).parents[2] if error_file else None
 
 
 def _adapt_to_cpu(cfg: Config) -> None:
@@ -148,9 +160,7 @@ def _build_runner(cfg: Config, purpose: str) -> Runner:
 
 
 def _explain(cfg: Config, runner: Runner, job: Callable[[], object]) -> None:
-    """Run a job of a runner; weights that do not fit become an error that names the file they came from, and too little
-    memory one that says what to change.
-    """
+    """Run a job of a runner. Errors about weights name their file, errors about memory say what to change."""
     try:
         with advise_on_memory(cfg, runner):
             job()
@@ -162,10 +172,8 @@ def _explain(cfg: Config, runner: Runner, job: Callable[[], object]) -> None:
 
 
 def run(job: Callable[[Namespace], None], args: Namespace) -> None:
-    """Run a job. An error that the user can fix ends in one sentence on standard error and exit code 1; any other shows
-    its traceback. The traceback is always written to a file, whose name is printed.
-
-    A training that a signal stopped ends with exit code 0.
+    """Run a job. Errors end in exit code 1 with one sentence if the user can fix them, else with their traceback, which
+    is always written to a file. A training that a signal stopped ends with exit code 0.
     """
     try:
         job(args)
@@ -175,7 +183,7 @@ def run(job: Callable[[Namespace], None], args: Namespace) -> None:
         is_known = isinstance(error, (*MISTAKES, OSError, ImportError)) or _is_raised_by_us(error)
         _report(error, args.work_dir, is_known)
         if is_known and (isinstance(error, FileNotFoundError) or not isinstance(error, OSError)):
-            restarts.end_restarts()
+            _end_restarts()
         _leave(1)
     if dist.is_initialized():
         dist.barrier()
@@ -184,16 +192,30 @@ def run(job: Callable[[Namespace], None], args: Namespace) -> None:
 
 
 def _is_raised_by_us(error: Exception) -> bool:
-    """Whether a `raise ValueError` of this package, which checks what it is given, made the error."""
-    frames = list(traceback.walk_tb(error.__traceback__))
-    return isinstance(error, ValueError) and frames[-1][0].f_globals.get('__name__', '').startswith('beit_mm.')
+    """Whether the error is a ValueError that this package raised, about an argument."""
+    *_, (last, _) = traceback.walk_tb(error.__traceback__)
+    return isinstance(error, ValueError) and last.f_globals.get('__name__', '').startswith('beit_mm.')
+
+
+def _end_restarts() -> None:
+    """Before an exit by an error that would only come again: end torchrun, if it would start this process anew."""
+    folder, wait = _launch_dir(), 3.0  # seconds in which torchrun ends; an exit before would start all anew
+    if folder is None or int(os.environ['TORCHELASTIC_MAX_RESTARTS']) == 0:
+        return
+    try:
+        (folder / 'ended').touch(exist_ok=False)
+    except FileExistsError:  # another process of this machine ends torchrun
+        time.sleep(wait)
+        return
+    time.sleep(wait / 3)  # the others, the main process among them, have the same error and report it
+    os.kill(os.getppid(), signal.SIGTERM)
+    time.sleep(wait)
 
 
 def _leave(code: int, is_shared: bool = False) -> None:
-    """End the process; one of several at once, since leaving the group in order would wait for the others.
+    """End the process; one of several at once, as leaving the group in order would wait for the others.
 
-    Leaving through the interpreter's shutdown aborted 3 of 51 gloo runs in torch's own threads ("terminate called
-    without an active exception"), which torchrun takes for a failure.
+    The interpreter's shutdown aborted 3 of 51 gloo runs in torch's own threads, which torchrun takes for a failure.
     """
     if is_shared or dist.is_initialized() and dist.get_world_size() > 1:
         logging.shutdown()

@@ -4,17 +4,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from mmengine.dist import get_rank
+import torch.distributed as dist
+from mmengine.dist import get_rank, get_world_size
+from mmengine.hooks import Hook
+from mmengine.optim import OptimWrapperDict
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
-from torch.utils.data import DataLoader
+from torch import Tensor
+from torch.distributed.tensor import distribute_tensor, DTensor
 
 from beit_mm.datasets.seeds import derive_seed, seed_generators
 from beit_mm.errors import UserError
-from beit_mm.registry import LOOPS
-
-from .resume_position import ResumePositionHook
+from beit_mm.models.inspection import unwrap
+from beit_mm.registry import LOOPS, SCOPE
 
 STEP = -1  # stands for the epoch in the seed of a step, so that no step shares the seed of a sample
+POSITION, GRADIENTS = f'{SCOPE}_position', f'{SCOPE}_gradients'  # keys in a checkpoint
 
 
 class ResumableLoop:
@@ -25,11 +29,9 @@ class ResumableLoop:
 
     Args:
         runner: the runner.
-        dataloader: config of the loader, with any data set, and a sampler whose order follows from an epoch number, or
-            MMEngine's InfiniteSampler.
-        allow_world_size_change: whether the run may resume with another number of processes or images per step than
-            the checkpoint was written with.
-        max_bad_share: share of the images that may be unreadable, 0 to 1. They are listed in `bad_images.txt` of the
+        dataloader: config of the loader, with a sampler whose order follows from an epoch number, or InfiniteSampler.
+        allow_world_size_change: whether the run may resume with another number of processes or images per step.
+        max_bad_share: share of the images, 0 to 1, that may be unreadable. They are listed in `bad_images.txt` of the
             work directory and replaced. More are an error.
         **kwargs: arguments of MMEngine's loop.
 
@@ -53,11 +55,11 @@ class ResumableLoop:
         )
         sampler = dict(type='beit_mm.SeededSampler', sampler=dataloader['sampler'], seed=seed_of_run(runner))
         super().__init__(runner, dict(dataloader, dataset=dataset, sampler=sampler), **kwargs)
+        self.sampler = self.dataloader.batch_sampler.sampler
         self.batch_size: int = self.dataloader.batch_sampler.batch_size
         if not len(self.dataloader):
             num_images = len(self.dataloader.dataset)
             raise UserError(f'train_dataloader holds no batch: {num_images} images for batches of {self.batch_size}')
-        self.sampler = self.dataloader.batch_sampler.sampler
         runner.register_hook(ResumePositionHook(self, allow_world_size_change))
 
     def run(self):
@@ -87,7 +89,7 @@ def seed_of_run(runner) -> int:
 
 @LOOPS.register_module()
 class EpochTrainLoop(ResumableLoop, EpochBasedTrainLoop):
-    """EpochBasedTrainLoop with exact resume, in the middle of an epoch too. Arguments: ResumableLoop's."""
+    """EpochBasedTrainLoop with exact resume, in the middle of an epoch too. Arguments: see ResumableLoop."""
 
     def run_epoch(self) -> None:
         self.runner.call_hook('before_train_epoch')
@@ -112,14 +114,14 @@ class EpochTrainLoop(ResumableLoop, EpochBasedTrainLoop):
 
 @LOOPS.register_module()
 class IterTrainLoop(ResumableLoop, IterBasedTrainLoop):
-    """IterBasedTrainLoop with exact resume. Arguments: ResumableLoop's."""
+    """IterBasedTrainLoop with exact resume. Arguments: see ResumableLoop."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.dataloader_iterator = EndlessBatches(self.dataloader)
+        self.dataloader_iterator = EndlessBatches(self)
 
     def end_workers(self) -> None:
-        self.dataloader_iterator.reset()
+        self.dataloader_iterator.skip_iter(0)
         super().end_workers()
 
     def run_iter(self, data_batch: dict) -> None:
@@ -128,35 +130,130 @@ class IterTrainLoop(ResumableLoop, IterBasedTrainLoop):
 
 
 class EndlessBatches:
-    """Iterates over a loader without end; a finite sampler begins its next epoch.
+    """Iterates over the loader of a loop without end; a finite sampler begins its next epoch."""
 
-    Args:
-        dataloader: a loader whose sampler is a SeededSampler.
-    """
-
-    def __init__(self, dataloader: DataLoader):
-        self.dataloader = dataloader
-        self._num_skipped = 0
-        self._batches: Iterator | None = None
+    def __init__(self, loop: ResumableLoop):
+        self.loop = loop
+        self.skip_iter(0)
 
     def skip_iter(self, num_iters: int) -> None:
-        """Skip the first batches; call it before the first batch is taken."""
-        self._num_skipped = num_iters
-
-    def reset(self) -> None:
-        """Drop batches that workers have prepared."""
-        self._batches = None
+        """Begin anew after that many batches; drops batches that workers have prepared."""
+        self._batches = self._iterate(num_iters)
 
     def __next__(self):
-        self._batches = self._batches or self._iterate()
         return next(self._batches)
 
-    def _iterate(self) -> Iterator:
-        sampler, epoch, num_skipped = self.dataloader.batch_sampler.sampler, 0, self._num_skipped
+    def _iterate(self, num_skipped: int) -> Iterator:
+        sampler, epoch = self.loop.sampler, 0
         if not sampler.endless:
-            epoch, num_skipped = divmod(num_skipped, len(self.dataloader))
-        sampler.skip(num_skipped * self.dataloader.batch_sampler.batch_size)
+            epoch, num_skipped = divmod(num_skipped, len(self.loop.dataloader))
+        sampler.skip(num_skipped * self.loop.batch_size)
         while True:
             sampler.set_epoch(epoch)
-            yield from self.dataloader
+            yield from self.loop.dataloader
             epoch += 1
+
+
+class ResumePositionHook(Hook):
+    """Saves how a run divides its samples into steps, and compares that when a checkpoint is resumed.
+
+    It also saves and restores the gradients of an incomplete update.
+
+    Args:
+        loop: the training loop, which registers this hook.
+        allow_change: whether a run that divides its samples in another way may go on, at the same sample.
+    """
+
+    def __init__(self, loop: ResumableLoop, allow_change: bool):
+        self.loop = loop
+        self.allow_change = allow_change
+        self.gradients: dict[str, Tensor] = {}
+
+    def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
+        checkpoint['meta'][POSITION] = self._position()
+        if is_between_updates(runner):
+            parameters = unwrap(runner.model).named_parameters()
+            checkpoint[GRADIENTS] = {name: p.grad.cpu() for name, p in parameters if p.grad is not None}
+
+    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
+        """Raises UserError if the run divides its samples in another way than the checkpoint's, and may not."""
+        if not runner._resume:
+            return
+        self.gradients = checkpoint.get(GRADIENTS, {})
+        old, new = checkpoint['meta'].get(POSITION), self._position()
+        if old is None or old == new:
+            return
+        message = f'the checkpoint is of {_describe(old)}, this run has {_describe(new)}'
+        if not self.allow_change:
+            raise UserError(f'{message}; train_cfg.allow_world_size_change=True resumes at the same sample')
+        if old['batches_per_epoch'] is not None and new['batches_per_epoch'] is not None:
+            _convert_progress(runner, checkpoint, old, new)
+        elif _images_per_step(old) != _images_per_step(new):
+            raise UserError(
+                f'{message}; a run that counts iterations needs the same {_images_per_step(old)} images per step'
+            )
+        runner.logger.warning(f'{message}: it goes on at iteration {checkpoint["meta"]["iter"]}')
+
+    def before_train(self, runner) -> None:
+        for name, parameter in unwrap(runner.model).named_parameters():
+            if name in self.gradients:
+                parameter.grad = shard_like(self.gradients[name].to(parameter.device), parameter)
+        self.gradients = {}
+
+    def _position(self) -> dict[str, int | None]:
+        return dict(
+            world_size=get_world_size(),
+            batch_size=self.loop.batch_size,
+            batches_per_epoch=None if self.loop.sampler.endless else len(self.loop.dataloader),
+        )
+
+
+def is_between_updates(runner) -> bool:
+    """Whether gradients of an update have been accumulated, but not yet those of all its steps."""
+    wrapper = runner.optim_wrapper
+    return not isinstance(wrapper, OptimWrapperDict) and not wrapper.should_update()
+
+
+def average_gradients(runner) -> None:
+    """Average incomplete gradients over all processes, as the update would, so that one process can save them."""
+    if not is_between_updates(runner) or get_world_size() == 1:
+        return
+    for parameter in unwrap(runner.model).parameters():
+        if parameter.grad is not None and not isinstance(parameter.grad, DTensor):  # shards are averaged already
+            dist.all_reduce(parameter.grad)
+            parameter.grad /= get_world_size()
+
+
+def shard_like(value, parameter: Tensor):
+    """The shard of this process of a tensor, if it has the shape of a parameter in shards; others stay whole."""
+    if not isinstance(parameter, DTensor) or getattr(value, 'shape', None) != parameter.shape:
+        return value
+    mesh, placements = parameter.device_mesh, parameter.placements
+    return distribute_tensor(value.to(parameter.device), mesh, placements, src_data_rank=None)
+
+
+def _convert_progress(runner, checkpoint: dict, old: dict, new: dict) -> None:
+    """Convert iteration and schedules of a checkpoint to steps of the new size; part of a step may be repeated."""
+    meta = checkpoint['meta']
+    old_steps = meta['iter'] - meta['epoch'] * old['batches_per_epoch']  # in the current epoch
+    new_steps = min(old_steps * _images_per_step(old) // _images_per_step(new), new['batches_per_epoch'])
+    meta['iter'] = meta['epoch'] * new['batches_per_epoch'] + new_steps
+    schedulers = runner.param_schedulers or []
+    for step in range(1, meta['iter'] + 1):  # from the start, as each value follows from the one before
+        epochs, rest = divmod(step, new['batches_per_epoch'])
+        for scheduler in schedulers:
+            if not scheduler.by_epoch or (rest == 0 and epochs <= meta['epoch']):
+                scheduler.step()
+    checkpoint['param_schedulers'] = [scheduler.state_dict() for scheduler in schedulers]
+    for loaded, group in zip(checkpoint['optimizer']['param_groups'], runner.optim_wrapper.param_groups):
+        loaded.update({scheduler.param_name: group[scheduler.param_name] for scheduler in schedulers})
+
+
+def _images_per_step(position: dict) -> int:
+    return position['world_size'] * position['batch_size']
+
+
+def _describe(position: dict) -> str:
+    words = f'{position["world_size"]} processes with {position["batch_size"]} images each'
+    batches = position['batches_per_epoch']
+    return words if batches is None else f'{words} and {batches} steps an epoch'

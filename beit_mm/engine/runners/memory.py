@@ -27,41 +27,35 @@ def advise_on_memory(cfg: Config, runner: Runner) -> Iterator[None]:
         yield
     except RuntimeError as error:
         stage = runner.message_hub.runtime_info.get('loop_stage', 'train')
-        text = str(error)
-        worker = re.search(r'DataLoader worker \(pid.*?(?:signal: .*?\.|unexpectedly)', text)
-        if worker:
-            loader = f'{stage}_dataloader'
+        loader = cfg[f'{stage}_dataloader']
+        if worker := re.search(r'DataLoader worker \(pid.*?(?:signal: .*?\.|unexpectedly)', str(error)):
             raise OutOfMemory(
                 f'{worker[0].rstrip(".")}: the system ends processes when memory runs out; fewer workers need less: '
-                f'{loader}.num_workers is {cfg[loader].get("num_workers", 0)}'
+                f'{stage}_dataloader.num_workers is {loader.get("num_workers", 0)}'
             ) from error
         shortage = describe_shortage(error)
         if shortage is None:
             raise
-        options = _options(cfg, stage)
         advice = 'the model needs more than one such device (docs/scale.md)'
-        if options:
-            advice = f'try --cfg-options {" or ".join(options)}'
-        raise OutOfMemory(
-            f'{shortage}; with {stage}_dataloader.batch_size={cfg[f"{stage}_dataloader"].batch_size}, {advice}'
-        ) from error
+        if options := ' or '.join(_options(cfg, stage)):
+            advice = f'try --cfg-options {options}'
+        raise OutOfMemory(f'{shortage}; with {stage}_dataloader.batch_size={loader.batch_size}, {advice}') from error
 
 
-def _options(cfg: Config, stage: str) -> list[str]:
+def _options(cfg: Config, stage: str) -> Iterator[str]:
     """Options that need less memory, the cheapest first."""
     batch_size = cfg[f'{stage}_dataloader'].batch_size
     factor = next((number for number in range(2, batch_size + 1) if batch_size % number == 0), 1)
-    options = []
-    if factor > 1:
-        options.append(f'{stage}_dataloader.batch_size={batch_size // factor}')
+    smaller = f'{stage}_dataloader.batch_size={batch_size // factor}'
     if stage != 'train':
+        if factor > 1:
+            yield smaller
         if cfg.model.get('test_cfg', {}).get('mode') == 'slide':
-            options.append('model.test_cfg.windows_per_batch=1')
-        return options
+            yield 'model.test_cfg.windows_per_batch=1'
+        return
     if factor > 1:
-        options[0] += f' optim_wrapper.accumulative_counts={cfg.optim_wrapper.get("accumulative_counts", 1) * factor}'
-        if 'max_iters' in cfg.train_cfg:
-            options[0] += f' (with max_iters, schedules and intervals {factor} times as long)'
+        count = cfg.optim_wrapper.get('accumulative_counts', 1) * factor
+        longer = f' (with max_iters, schedules and intervals {factor} times as long)'
+        yield f'{smaller} optim_wrapper.accumulative_counts={count}{longer if "max_iters" in cfg.train_cfg else ""}'
     if 'backbone' in cfg.model and not cfg.model.backbone.get('with_cp'):
-        options.append('model.backbone.with_cp=True')
-    return options
+        yield 'model.backbone.with_cp=True'

@@ -6,26 +6,21 @@ from contextlib import contextmanager
 
 
 class Stopwatch:
-    """Measures named parts of which one runs at any moment; their seconds add up to the time since the start.
-
-    It reads the host's clock and does not wait for a device. Work that a device still has from an earlier part counts
-    in the part in which the host first waits for it.
+    """Measures the parts of a run by the host's clock, without waiting for a device; one part runs at any moment.
 
     Args:
-        part: the part that runs first.
+        part: name of the first part.
     """
 
     def __init__(self, part: str):
-        self._part = part
-        self._since = time.monotonic()
+        self._part, self._since = part, time.monotonic()
         self._seconds: dict[str, float] = {}
 
     def switch(self, part: str) -> str:
-        """Let another part run from now on; returns the one before."""
-        previous, self._part = self._part, part
-        now = time.monotonic()
-        self._seconds[previous] = self._seconds.get(previous, 0.0) + now - self._since
-        self._since = now
+        """Begin another part; returns the one before."""
+        previous, since = self._part, self._since
+        self._part, self._since = part, time.monotonic()
+        self._seconds[previous] = self._seconds.get(previous, 0.0) + self._since - since
         return previous
 
     def seconds(self) -> dict[str, float]:
@@ -36,14 +31,11 @@ class Stopwatch:
 
 @contextmanager
 def timed(runner, part: str) -> Iterator[None]:
-    """Count what runs inside as a part of its own, such as 'pictures', in the report of the run.
-
-    Without a ReportHook, which holds the Stopwatch as `watch`, nothing happens.
-    """
+    """Count what runs inside as a part, such as 'pictures', in the report of the run, if it has a ReportHook."""
     watches = [hook.watch for hook in runner.hooks if isinstance(getattr(hook, 'watch', None), Stopwatch)]
     previous = [watch.switch(part) for watch in watches]
     try:
         yield
     finally:
-        for watch, part_before in zip(watches, previous):
-            watch.switch(part_before)
+        for watch, earlier in zip(watches, previous):
+            watch.switch(earlier)

@@ -18,46 +18,27 @@ LIBRARIES = ('torch', 'torchvision', 'mmengine', 'mmcv', 'mmpretrain', 'mmseg', 
 
 @dataclass
 class Record:
-    """One training, validation or test from its start to its end.
+    """One training, validation or test from its start to its end."""
 
-    Attributes:
-        purpose: 'train', 'val' or 'test'.
-        config: file name of the config.
-        command: command line of the process.
-        started, ended: local time, `2026-01-31 12:00:00`; ended is '' while the state is 'running'.
-        state: 'running', 'finished', 'stopped' or 'failed'; a run that was killed stays 'running'.
-        message: why the run stopped or failed.
-        first_iteration, first_epoch: how many were complete at the start.
-        iteration, epoch: how many are complete.
-        max_iterations: of the whole training; 0 for a validation or test.
-        score_unit: what validation scores are logged over, 'epoch' or 'iteration'.
-        source: checkpoint that was resumed or loaded.
-        resumed: whether the training was resumed.
-        num_processes: number of processes.
-        model: names and sizes of the parts.
-        versions: of libraries, devices and code.
-        seconds: wall time of every part.
-    """
-
-    purpose: str
-    config: str = ''
+    purpose: str  # 'train', 'val' or 'test'
+    config: str = ''  # file name
     command: list[str] = field(default_factory=list)
-    started: str = ''
-    ended: str = ''
-    state: str = 'running'
-    message: str = ''
-    first_iteration: int = 0
+    started: str = ''  # local time, `2026-01-31 12:00:00`
+    ended: str = ''  # '' while the state is 'running'
+    state: str = 'running'  # or 'finished', 'stopped' or 'failed'; a run that was killed stays 'running'
+    message: str = ''  # why it stopped or failed
+    first_iteration: int = 0  # how many were complete at the start
     first_epoch: int = 0
-    iteration: int = 0
+    iteration: int = 0  # how many are complete
     epoch: int = 0
-    max_iterations: int = 0
-    score_unit: str = 'iteration'
-    source: str = ''
+    max_iterations: int = 0  # of the whole training
+    score_unit: str = 'iteration'  # or 'epoch': what scores of validations are logged over
+    source: str = ''  # checkpoint that was resumed or loaded
     resumed: bool = False
     num_processes: int = 1
-    model: dict[str, str] = field(default_factory=dict)
-    versions: dict[str, str] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
+    model: dict[str, str] = field(default_factory=dict)  # names and sizes of the parts
+    versions: dict[str, str] = field(default_factory=dict)  # of libraries, devices and code
+    seconds: dict[str, float] = field(default_factory=dict)  # wall time of every part
 
     def write(self, log_dir: Path) -> None:
         """Write the record into the folder of the run's logs, atomically."""

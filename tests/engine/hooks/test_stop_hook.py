@@ -16,8 +16,15 @@ from support.tools import forkserver
 from beit_mm.checkpoint.files import find_damage, find_newest, POINTER
 from beit_mm.engine.hooks import stop_hook
 from beit_mm.engine.hooks.stop_hook import StopOnSignalHook, TrainingStopped
-from beit_mm.engine.runners.resume_position import is_between_updates
 from beit_mm.registry import DATASETS
+
+
+def stop(*arguments, **options) -> str:
+    """Train until a signal; the message."""
+    with pytest.raises(TrainingStopped) as stopped:
+        build(*arguments, **options).train()
+    assert stopped.value.code == 0
+    return stopped.value.message
 
 
 def final(runner) -> list:
@@ -43,20 +50,15 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_happened(stage, at, stops_at, b
     if (stage, by_epoch) == ('save', False):
         at = 3  # saved before the step is counted
     handler, options = signal.getsignal(signal.SIGTERM), dict(by_epoch=by_epoch, interval=1 if by_epoch else 4)
-    with pytest.raises(TrainingStopped) as stopped:
-        build(tmp_path, Signal(stage, at), **options).train()
+    message = stop(tmp_path, Signal(stage, at), **options)
     signal.signal(signal.SIGTERM, handler)
-    assert stopped.value.code == 0
     # In a validation, and if iterations are counted, a regular checkpoint has just been written.
     regular = f'epoch_{stops_at // 4}.pth' if by_epoch else f'iter_{stops_at}.pth'
     name = regular if stage in ('val', 'save') or not by_epoch and stops_at % 4 == 0 else f'iter_{stops_at}.pth'
-    assert stopped.value.message == (
-        f'stopped by SIGTERM after iteration {stops_at}; --resume goes on from {tmp_path / name}'
-    )
+    assert message == f'stopped by SIGTERM after iteration {stops_at}; --resume goes on from {tmp_path / name}'
     assert (tmp_path / POINTER).read_text() == str(tmp_path / name)
     assert find_newest(tmp_path) == tmp_path / name and find_damage(tmp_path / name) is None
-    meta = torch.load(tmp_path / name, weights_only=False)['meta']
-    assert meta['iter'] == stops_at
+    assert torch.load(tmp_path / name, weights_only=False)['meta']['iter'] == stops_at
     runner = build(tmp_path, resume=True, **options)
     runner.train()
     assert runner.iter == 16 and final(runner) == uninterrupted
@@ -66,8 +68,7 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_happened(stage, at, stops_at, b
 
 
 def test_a_run_stops_only_after_a_complete_update(tmp_path):
-    with pytest.raises(TrainingStopped):
-        build(tmp_path, Signal('train', 4), accumulative_counts=3).train()
+    stop(tmp_path, Signal('train', 4), accumulative_counts=3)
     assert names(tmp_path) == ['epoch_1.pth', 'iter_6.pth']
 
 
@@ -78,28 +79,23 @@ def test_checkpoints_of_stops_stay_until_two_regular_ones_are_there(tmp_path):
         (5, ['epoch_1.pth', 'iter_3.pth', 'iter_6.pth']),
         (9, ['epoch_1.pth', 'epoch_2.pth', 'iter_10.pth']),
     ]:
-        with pytest.raises(TrainingStopped):
-            build(tmp_path, Signal('train', at), resume=True).train()
+        stop(tmp_path, Signal('train', at), resume=True)
         assert names(tmp_path) == expected
 
 
 def test_other_signals_stop_if_they_are_named(tmp_path):
-    with pytest.raises(TrainingStopped) as stopped:
-        build(tmp_path, Signal('train', 1, signal.SIGUSR1), signals=('SIGTERM', 'SIGUSR1')).train()
-    assert stopped.value.message.startswith('stopped by SIGUSR1 after iteration 2')
-
-
-def test_an_unknown_signal_is_refused():
+    message = stop(tmp_path, Signal('train', 1, signal.SIGUSR1), signals=('SIGTERM', 'SIGUSR1'))
+    assert message.startswith('stopped by SIGUSR1 after iteration 2')
     with pytest.raises(ValueError, match='signals must be names such as SIGTERM, got SIGTREM'):
         StopOnSignalHook(['SIGTERM', 'SIGTREM'])
 
 
 def test_a_signal_stops_one_training_of_a_runner_and_not_the_next(tmp_path):
-    told = Signal('train', 5)
-    runner = build(tmp_path, told)
+    sent = Signal('train', 5)
+    runner = build(tmp_path, sent)
     with pytest.raises(TrainingStopped):
         runner.train()
-    told.at = -1
+    sent.at = -1
     runner.train()
     assert runner.iter == 16
     for epoch in (2, 3, 4):
@@ -109,16 +105,15 @@ def test_a_signal_stops_one_training_of_a_runner_and_not_the_next(tmp_path):
 
 @pytest.mark.parametrize('loop, expected', [('mmengine.EpochBasedTrainLoop', True), ('EpochTrainLoop', False)])
 def test_a_loop_that_begins_a_stopped_epoch_again_is_a_warning(loop, expected, tmp_path):
-    runner = build(tmp_path, epochs=1)
+    runner, messages = build(tmp_path, epochs=1), []
     runner._train_loop['type'] = loop
-    messages = []
     runner.logger.warning = lambda message: messages.append(str(message))
     runner.train()
     assert any('a resumed EpochBasedTrainLoop begins that epoch again' in message for message in messages) == expected
 
 
 class Driven(Line):
-    """Trained by one of several optimisers."""
+    """Trained by one of several optimizers."""
 
     def train_step(self, data, optim_wrapper):
         losses = self(**data)
@@ -126,13 +121,10 @@ class Driven(Line):
         return losses
 
 
-def test_several_optimisers_train_stop_and_save(tmp_path):
+def test_several_optimizers_train_stop_and_save(tmp_path):
     model = Driven()
     wrapper = OptimWrapperDict(line=OptimWrapper(torch.optim.SGD(model.parameters(), lr=1e-2)))
-    runner = build(tmp_path, Signal('train', 5), model=model, optim_wrapper=wrapper)
-    with pytest.raises(TrainingStopped):
-        runner.train()
-    assert not is_between_updates(runner)
+    stop(tmp_path, Signal('train', 5), model=model, optim_wrapper=wrapper)
     assert names(tmp_path) == ['epoch_1.pth', 'iter_6.pth']
 
 
@@ -169,7 +161,7 @@ class Five(EightNumbers):
 
 
 class InThirdBatch(Hook):
-    """A signal in a validation of so many batches; in unequal ones the other process is through by then."""
+    """A signal in a validation of so many batches; of unequal ones the other process has finished its own by then."""
 
     def before_val_iter(self, runner, batch_idx, data_batch=None):
         if batch_idx == 2:
@@ -177,7 +169,7 @@ class InThirdBatch(Hook):
 
 
 class Gradient(Hook):
-    """What of an update is in the making in this process when a validation begins."""
+    """The gradient of an incomplete update in this process when a validation begins."""
 
     priority = 'VERY_HIGH'
     value = None
@@ -192,51 +184,37 @@ def train_rank(rank: int, folder: Path, stage: str | None, uneven: bool, options
 
     If uneven, the first has three batches in a validation and the second two, and the first gets it in the third.
     """
-    gradient = Gradient()
-    hooks = []
+    gradient, hooks = Gradient(), []
     if stage and uneven:
         hooks = [InThirdBatch()]
     elif stage and rank == 1:
         hooks = [Signal(stage, 5 if stage == 'train' else 4)]
-    runner = build(
-        folder,
-        gradient,
-        *hooks,
-        launcher='pytorch',
-        **options,
-        cfg=dict(model_wrapper_cfg=dict(type='MMDistributedDataParallel', device_ids=None)),
-    )
+    wrapper = dict(model_wrapper_cfg=dict(type='MMDistributedDataParallel', device_ids=None))
+    runner = build(folder, gradient, *hooks, launcher='pytorch', **options, cfg=wrapper)
     if uneven:
-        runner._val_dataloader.update(
-            dataset=dict(type='StopProcessesFive'),
-            batch_size=1,
-            sampler=dict(type='DefaultSampler', shuffle=False, round_up=False),
-        )
-    message = ''
+        sampler = dict(type='DefaultSampler', shuffle=False, round_up=False)
+        runner._val_dataloader.update(dataset=dict(type='StopProcessesFive'), batch_size=1, sampler=sampler)
     try:
         runner.train()
     except TrainingStopped as stopped:
-        message = stopped.message
-    return runner.iter, message, gradient.value
+        return runner.iter, stopped.message, gradient.value
+    return runner.iter, '', gradient.value
 
 
 def train_two(folder: Path, stage: str | None, uneven=False, epochs=100, **options) -> list[tuple]:
     return together(2, folder, train_rank, folder, stage, uneven, dict(options, epochs=epochs))
 
 
-@pytest.mark.parametrize(
-    'stage, uneven',
-    [('train', False), ('val', False), ('val', True)],
-    ids=['in training', 'in validation', 'in a validation of unequal lengths'],
-)
-def test_all_processes_stop_at_the_same_step_when_one_is_told(stage, uneven, tmp_path):
+@pytest.mark.parametrize('stage, uneven', [('train', False), ('val', False), ('val', True)])
+def test_all_processes_stop_at_the_same_step_after_a_signal_to_one(stage, uneven, tmp_path):
+    """In a training, in a validation, and in a validation of unequal lengths."""
     stops = train_two(tmp_path, stage, uneven)
     assert stops[0][0] == stops[1][0], 'iterations'
-    told = 0 if uneven else 1
-    assert stops[told][1].startswith('stopped by SIGTERM after iteration')
-    assert stops[1 - told][1].startswith('stopped by a signal to another process after iteration')
-    newest = find_newest(tmp_path)
-    assert str(newest) in stops[0][1] and str(newest) in stops[1][1]
+    first, second = (stops[0][1], stops[1][1]) if uneven else (stops[1][1], stops[0][1])
+    assert first.startswith('stopped by SIGTERM after iteration')
+    assert second.startswith('stopped by a signal to another process after iteration')
+    newest = str(find_newest(tmp_path))
+    assert newest in first and newest in second
 
 
 def test_validations_of_unequal_lengths_hold_nobody_up(tmp_path):

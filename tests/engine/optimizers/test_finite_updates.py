@@ -12,11 +12,14 @@ from support import line_model
 from support.processes import together
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import Subset
 
 from beit_mm.checkpoint.files import find_damage, POINTER
 from beit_mm.engine import AutocastOptimWrapper, DeferredRuntimeInfoHook
-from beit_mm.engine.optimizers.finite_updates import check_finite, NotFinite
+from beit_mm.engine.hooks.checkpoint_hook import check_finite
+from beit_mm.engine.optimizers.autocast_wrapper import NotFinite
 
+NAN, INF = float('nan'), float('inf')
 FUSED = dict(type='AdamW', lr=1e-2, fused=True)
 OPTIMIZERS = [
     FUSED,
@@ -39,11 +42,11 @@ class Layers(BaseModel):
 
 
 class Batches(torch.utils.data.Dataset):
-    """Samples in a fixed order; those given are replaced: all of x, or a bonus of the loss, is a value."""
+    """Samples in a fixed order; in some, all of x, or a bonus of the loss, is a value."""
 
     metainfo = {}
 
-    def __init__(self, replaced=(), where='x', value=float('nan')):
+    def __init__(self, replaced=(), where='x', value=NAN):
         self.replaced, self.where, self.value = replaced, where, value
 
     def __len__(self):
@@ -56,25 +59,19 @@ class Batches(torch.utils.data.Dataset):
         return sample
 
 
-class Kept(EMAHook):
-    """An average of the weights that can be looked at."""
-
-
 def build(folder, data, optimizer=FUSED, accumulative_counts=1, clip_grad=None, log_interval=50) -> Runner:
     """Eight steps of two samples each."""
     return line_model.build(
         folder,
         model=Layers(),
-        custom_hooks=[Kept(momentum=0.5)],
+        custom_hooks=[EMAHook(momentum=0.5)],
         train_cfg=dict(type='mmengine.EpochBasedTrainLoop', max_epochs=1),
         train_dataloader=dict(line_model.loader(), dataset=data),
-        val_cfg=None,
-        val_dataloader=None,
-        val_evaluator=None,
+        **dict.fromkeys(['val_cfg', 'val_dataloader', 'val_evaluator']),
         optim_wrapper=dict(
             type='AutocastOptimWrapper',
             optimizer=dict(optimizer),
-            clip_grad=clip_grad,
+            clip_grad=copy.copy(clip_grad),
             dtype='float32',
             accumulative_counts=accumulative_counts,
         ),
@@ -85,22 +82,33 @@ def build(folder, data, optimizer=FUSED, accumulative_counts=1, clip_grad=None, 
     )
 
 
-def skipped(runner) -> list:
-    return runner.message_hub.get_scalar('train/skipped_updates').data[0].tolist()
+def average_of(runner) -> nn.Module:
+    return next(hook for hook in runner.hooks if isinstance(hook, EMAHook)).ema_model
 
 
 def state_of(runner) -> dict:
-    """Weights, batch norm's statistics, and moments and step counts of the optimiser."""
-    moments = {
-        f'{number}.{key}': value
-        for number, state in runner.optim_wrapper.state_dict()['state'].items()
-        for key, value in state.items()
-    }
-    return {**runner.model.state_dict(), **moments}
+    """Weights, batch norm's statistics, and moments and step counts of the optimizer."""
+    state = dict(runner.model.state_dict())
+    for number, moments in runner.optim_wrapper.state_dict()['state'].items():
+        state.update({f'{number}.{key}': torch.as_tensor(value) for key, value in moments.items()})
+    return state
+
+
+def assert_trains_as_without(folder, bad, without, counts, where='x', value=NAN, **options) -> None:
+    """Train with bad samples and without their updates; the numbers of skipped updates are counts."""
+    runner = build(folder / 'bad', Batches(bad, where, value), **options)
+    runner.train()
+    assert runner.message_hub.get_scalar('train/skipped_updates').data[0].tolist() == counts
+    expected = build(folder / 'good', Subset(Batches(), without), **options)
+    expected.train()
+    state, other = state_of(runner), state_of(expected)
+    assert state.keys() == other.keys()
+    assert [key for key, tensor in other.items() if not torch.equal(state[key], tensor)] == []
+    assert all(tensor.isfinite().all() for tensor in average_of(runner).state_dict().values())
 
 
 CLIPPING = dict(none=None, norm=dict(max_norm=1.0), value=dict(type='value', clip_value=0.01))
-BAD_VALUES = [('x', float('nan')), ('x', float('inf')), ('bonus', float('inf'))]
+BAD_VALUES = [('x', NAN), ('x', INF), ('bonus', INF)]
 
 
 @pytest.mark.parametrize(
@@ -110,41 +118,23 @@ BAD_VALUES = [('x', float('nan')), ('x', float('inf')), ('bonus', float('inf'))]
 )
 def test_a_skipped_update_leaves_no_trace(optimizer, where, value, clip_grad, tmp_path):
     """Also the first update, when the optimizer has no state yet, and two in a row."""
-    bad = (0, 1, 6, 7, 8)
-    runner = build(tmp_path / 'bad', Batches(bad, where, value), optimizer, clip_grad=copy.copy(clip_grad))
-    runner.train()
-    assert skipped(runner) == [1, 1, 1, 2, 3, 3, 3, 3]
-    without = torch.utils.data.Subset(Batches(), [2, 3, 4, 5, 10, 11, 12, 13, 14, 15])
-    expected = build(tmp_path / 'good', without, optimizer, clip_grad=copy.copy(clip_grad))
-    expected.train()
-    state, other = state_of(runner), state_of(expected)
-    assert state.keys() == other.keys()
-    for key, tensor in other.items():
-        assert torch.equal(torch.as_tensor(state[key]), torch.as_tensor(tensor)), key
+    bad, without = (0, 1, 6, 7, 8), [2, 3, 4, 5, 10, 11, 12, 13, 14, 15]
+    counts = [1, 1, 1, 2, 3, 3, 3, 3]
+    assert_trains_as_without(tmp_path, bad, without, counts, where, value, optimizer=optimizer, clip_grad=clip_grad)
 
 
 @pytest.mark.parametrize('bad', [(8,), (10,), (9, 11)])
-def test_an_accumulated_update_is_judged_whole(bad, tmp_path):
+def test_an_accumulated_update_is_skipped_whole(bad, tmp_path):
     """Two steps of two samples make an update: the third is samples 8 to 11."""
-    runner = build(tmp_path / 'bad', Batches(bad), accumulative_counts=2)
-    runner.train()
-    assert skipped(runner) == [0, 0, 1, 1]
-    without = torch.utils.data.Subset(Batches(), [*range(8), *range(12, 16)])
-    expected = build(tmp_path / 'good', without, accumulative_counts=2)
-    expected.train()
-    assert all(torch.equal(state_of(runner)[key], tensor) for key, tensor in state_of(expected).items())
+    assert_trains_as_without(tmp_path, bad, [*range(8), *range(12, 16)], [0, 0, 1, 1], accumulative_counts=2)
 
 
-def test_averaged_weights_stay_finite_and_steps_are_named_in_the_log(tmp_path):
-    runner = build(tmp_path, Batches((4, 5)))
-    messages = []
+def test_a_skipped_update_is_named_in_the_log_and_two_of_three_end_nothing(tmp_path):
+    runner, messages = build(tmp_path, Batches((4, 5, 8, 12))), []
     runner.logger.warning = lambda message: messages.append(str(message))
     runner.train()
-    average = next(hook for hook in runner.hooks if isinstance(hook, Kept)).ema_model
-    assert all(tensor.isfinite().all() for tensor in average.state_dict().values())
-    assert [one for one in messages if 'skipped' in one] == [
-        'update skipped: grad_norm and loss not finite at iteration 3'
-    ]
+    skipped = [message for message in messages if 'skipped' in message]
+    assert skipped == [f'update skipped: grad_norm and loss not finite at iteration {step}' for step in (3, 5, 7)]
 
 
 @pytest.mark.parametrize('log_interval', [1, 5, 50])
@@ -157,16 +147,10 @@ def test_three_in_a_row_end_the_run_at_the_next_log_or_save(log_interval, tmp_pa
         f'checkpoint is {tmp_path / "iter_4.pth"}'
     )
     # Iteration 4's save, with two skipped, came before.
-    assert sorted(path.name for path in tmp_path.glob('*.pth')) == ['iter_2.pth', 'iter_4.pth']
+    assert line_model.names(tmp_path) == ['iter_2.pth', 'iter_4.pth']
     content = torch.load(tmp_path / 'iter_4.pth', weights_only=False)
     check_finite(content)
     assert {int(state['step']) for state in content['optimizer']['state'].values()} == {2}
-
-
-def test_three_with_one_between_them_do_not(tmp_path):
-    runner = build(tmp_path, Batches((0, 2, 6, 8, 12)))
-    runner.train()
-    assert skipped(runner) == [1, 2, 2, 3, 4, 4, 5, 5]
 
 
 def test_the_number_of_skipped_updates_that_ends_a_run_is_configurable(tmp_path):
@@ -176,12 +160,11 @@ def test_the_number_of_skipped_updates_that_ends_a_run_is_configurable(tmp_path)
         runner.train()
 
 
-@pytest.mark.parametrize('value', [float('nan'), float('inf')])
+@pytest.mark.parametrize('value', [NAN, INF])
 @pytest.mark.parametrize('part', ['weight', 'statistic', 'moment', 'average'])
-def test_what_is_not_finite_is_not_saved(part, value, tmp_path):
-    """However it came there; the checkpoint before stays."""
+def test_a_tensor_that_is_not_finite_is_not_saved(part, value, tmp_path):
+    """Wherever it comes from; the checkpoint before stays."""
     runner = build(tmp_path, Batches())
-    average = next(hook for hook in runner.hooks if isinstance(hook, Kept))
     save = runner.save_checkpoint
 
     def poison(*args, **kwargs):
@@ -191,7 +174,7 @@ def test_what_is_not_finite_is_not_saved(part, value, tmp_path):
                 weight=weight,
                 statistic=runner.model.layers[1].running_var,
                 moment=runner.optim_wrapper.optimizer.state[weight]['exp_avg'],
-                average=average.ema_model.module.layers[0].weight,
+                average=average_of(runner).module.layers[0].weight,
             )
             tensors[part].data.view(-1)[1] = value
         save(*args, **kwargs)
@@ -199,16 +182,14 @@ def test_what_is_not_finite_is_not_saved(part, value, tmp_path):
     runner.save_checkpoint = poison
     with pytest.raises(NotFinite, match='is not finite'):
         runner.train()
-    assert [path.name for path in tmp_path.glob('*.pth')] == ['iter_2.pth']
-    assert find_damage(tmp_path / 'iter_2.pth') is None
+    assert line_model.names(tmp_path) == ['iter_2.pth'] and find_damage(tmp_path / 'iter_2.pth') is None
     assert (tmp_path / POINTER).read_text() == str(tmp_path / 'iter_2.pth')
 
 
-@pytest.mark.parametrize('value', [float('-inf'), float('nan')])
+@pytest.mark.parametrize('value', [-INF, NAN])
 def test_a_constant_may_be_infinite_but_not_nan(value, tmp_path):
-    runner = build(tmp_path, Batches())
+    runner, is_nan = build(tmp_path, Batches()), value != value
     runner.model.register_buffer('causal', torch.full((2, 2), value).triu(1))
-    is_nan = value != value
     with pytest.raises(NotFinite, match=r'state_dict\.causal is not finite') if is_nan else nullcontext():
         runner.train()
     assert len(list(tmp_path.glob('*.pth'))) == (0 if is_nan else 4)
@@ -226,7 +207,7 @@ def train_rank(rank: int) -> list[dict]:
     steps = []
     for step in range(3):
         data = torch.randn(4, 4, generator=torch.Generator().manual_seed(10 * step + rank))
-        bonus = torch.full((1,), float('inf') if (rank, step) == (1, 1) else 0.0)
+        bonus = torch.full((1,), INF if (rank, step) == (1, 1) else 0.0)
         with wrapper.optim_context(parallel):
             loss = parallel(data, bonus)['loss']
         wrapper.update_params(loss)
@@ -234,7 +215,7 @@ def train_rank(rank: int) -> list[dict]:
     return steps
 
 
-def test_all_processes_skip_what_is_not_finite_in_one(tmp_path):
+def test_all_processes_skip_an_update_that_is_not_finite_in_one(tmp_path):
     """An infinite loss of one process, whose gradients are finite."""
     steps = together(2, tmp_path, train_rank)
     for rank in range(2):

@@ -1,14 +1,23 @@
-"""Losses and gradient norms wait on the device until they are logged; MMEngine fetches them at every step."""
+"""MMEngine's hooks for logs, without waiting for the device and without processes that write the same file."""
 
 import math
 from pathlib import Path
 
+from mmengine.dist import is_main_process
 from mmengine.hooks import LoggerHook, RuntimeInfoHook
 
 from beit_mm.checkpoint.files import read_pointer
-from beit_mm.engine.optimizers.autocast_wrapper import AutocastOptimWrapper
-from beit_mm.engine.optimizers.finite_updates import DeferredScalars, MAX_SKIPPED, NotFinite
+from beit_mm.engine.optimizers.autocast_wrapper import AutocastOptimWrapper, DeferredScalars, MAX_SKIPPED, NotFinite
 from beit_mm.registry import HOOKS
+
+
+@HOOKS.register_module()
+class MainProcessLoggerHook(LoggerHook):
+    """LoggerHook whose main process alone writes the scores of a test; with MMEngine's all write the same file."""
+
+    def after_test_epoch(self, runner, metrics: dict[str, float] | None = None) -> None:
+        if is_main_process():
+            super().after_test_epoch(runner, metrics)
 
 
 @HOOKS.register_module()
