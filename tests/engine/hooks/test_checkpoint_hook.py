@@ -1,69 +1,37 @@
 """The hook keeps what the run needs, whatever happens while it saves."""
 
 import errno
-import multiprocessing
-import os
-import signal
 import time
-from contextlib import suppress
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from mmengine.evaluator import BaseMetric
-from mmengine.model import BaseModel
 from mmengine.runner import FlexibleRunner, Runner
-from torch import nn
+from support import line_model
+from support.line_model import names
 
 from beit_mm.checkpoint.files import find_damage, find_newest, POINTER, VerifiedFiles
 from beit_mm.engine.hooks.checkpoint_hook import VerifiedCheckpointHook
-from beit_mm.files import PARTIAL
-
-NUM_KILLS = 4
 
 
-class Line(BaseModel):
-    def __init__(self, size: int):
-        super().__init__()
-        self.weight = nn.Parameter(torch.full((size,), 3.0))
-
-    def forward(self, x, mode='loss'):
-        return dict(loss=(self.weight * x.mean()).square().mean()) if mode == 'loss' else [x]
-
-
-class Data(torch.utils.data.Dataset):
-    metainfo = {}
-
-    def __len__(self):
-        return 4
-
-    def __getitem__(self, index):
-        return dict(x=torch.tensor(index + 1.0))
-
-
-class Scores(BaseMetric):
+class Scores(line_model.Half):
     """Gives one score after another."""
 
     def __init__(self, scores):
         super().__init__()
         self.scores = list(scores)
 
-    def process(self, data_batch, data_samples):
-        self.results.append(0)
-
     def compute_metrics(self, results):
         return dict(accuracy=self.scores.pop(0))
 
 
-def build(folder, epochs=6, scores=(), resume=False, size=2, kind=Runner, train_cfg=None, **options) -> Runner:
-    """A training that saves every epoch; options are those of the hook."""
-    sampler, collate = dict(type='DefaultSampler', shuffle=False), dict(type='default_collate')
-    loader = dict(dataset=Data(), batch_size=2, num_workers=0, collate_fn=collate, sampler=sampler)
+def build(folder, epochs=6, scores=(), resume=False, kind=Runner, train_cfg=None, **options) -> Runner:
+    """A training of two steps an epoch that saves every epoch; options are those of the hook."""
+    loader = dict(line_model.loader(), batch_size=4)
     validation = dict(val_dataloader=loader, val_cfg=dict(), val_evaluator=[Scores(scores)]) if scores else {}
     newest = find_newest(Path(folder)) if resume else None
     return kind(
-        Line(size),
+        line_model.Line(),
         work_dir=str(folder),
         train_dataloader=loader,
         **validation,
@@ -76,10 +44,6 @@ def build(folder, epochs=6, scores=(), resume=False, size=2, kind=Runner, train_
         log_level='ERROR',
         experiment_name=f'{folder}_{time.time()}'.replace('/', '_'),
     )
-
-
-def names(folder: Path) -> list:
-    return sorted(path.name for path in folder.glob('*.pth'))
 
 
 @pytest.mark.parametrize(
@@ -170,43 +134,3 @@ def test_a_save_that_fails_deletes_nothing(tmp_path, monkeypatch):
     runner = build(tmp_path, resume=True, max_keep_ckpts=2)
     runner.train()
     assert runner.epoch == 6 and names(tmp_path) == ['epoch_5.pth', 'epoch_6.pth']
-
-
-def train_for_ever(folder: str) -> None:
-    torch.set_num_threads(1)
-    build(folder, epochs=100000, resume=True, size=500000, max_keep_ckpts=2).train()
-
-
-def test_a_training_that_is_killed_again_and_again_gets_on(tmp_path):
-    """SIGKILL after a random while, every second time while a checkpoint is being written; then it resumes."""
-    context = multiprocessing.get_context('forkserver')
-    context.set_forkserver_preload(['beit_mm'])
-    generator, last = np.random.default_rng(0), 0
-    for kill in range(NUM_KILLS):
-        process = context.Process(target=train_for_ever, args=(str(tmp_path),), daemon=True)
-        process.start()
-        while number_while_running(tmp_path) < last + 2:  # it has come further than the run before
-            assert process.is_alive()
-            time.sleep(0.01)
-        time.sleep(generator.uniform(0, 0.05))
-        while kill % 2 and not list(tmp_path.glob(f'.epoch_*{PARTIAL}')):
-            pass
-        os.kill(process.pid, signal.SIGKILL)
-        process.join()
-        newest = find_newest(tmp_path)
-        assert number_of(newest) >= last + 2
-        assert all(find_damage(path) is None for path in tmp_path.glob('epoch_*.pth'))
-        last = number_of(newest)
-    runner = build(tmp_path, epochs=last + 1, resume=True, size=500000, max_keep_ckpts=2)
-    runner.train()
-    assert runner.epoch == last + 1
-
-
-def number_while_running(folder: Path) -> int:
-    with suppress(FileNotFoundError):  # the run may delete one while they are looked at
-        return number_of(find_newest(folder))
-    return 0
-
-
-def number_of(path) -> int:
-    return 0 if path is None else int(path.stem.split('_')[1])

@@ -193,11 +193,7 @@ NEEDS = 'needs a backbone whose out_type is one of raw, avg_featmap, featmap, go
         (dict(interval=-1), None, 'interval must be at least 1, got -1'),
         (dict(features='class_token'), None, "'mean' or 'cls_token', got 'class_token'"),
         (dict(temperature=0.0), None, 'temperature must be positive, got 0.0'),
-        (
-            dict(val_dataloader=dict(dataset={}, shuffle=True)),
-            None,
-            'val_dataloader .*none of .*sampler.*got .*shuffle',
-        ),
+        (dict(val_dataloader=dict(dataset={}, shuffle=True)), None, 'val_dataloader .*none of .*sampler.*shuffle'),
         (dict(train_dataloader=dict(batch_size=2)), None, 'train_dataloader must have a dataset .*got batch_size'),
         (dict(num_train=19), classifier, 'at least k=20 training images, got 19'),
         (dict(features='cls_token'), classifier, "out_type is one of raw, cls_token, got 'avg_featmap'"),

@@ -11,6 +11,7 @@ from torch import nn
 
 from beit_mm.engine import LayerDecayOptimWrapperConstructor
 
+HALF = dict(layer_decay_rate=0.5)
 TRUNK = dict(img_size=32, embed_dim=32, depth=2, num_heads=4, use_abs_pos_emb=True, use_mask_token=True)
 
 
@@ -21,7 +22,7 @@ def classifier() -> nn.Module:
     )
 
 
-def groups_of(model, options=dict(layer_decay_rate=0.5)) -> list[dict]:
+def groups_of(model, options=HALF) -> list[dict]:
     optimizer = dict(type='AdamW', lr=2.0, weight_decay=0.05)
     build = LayerDecayOptimWrapperConstructor(dict(type='OptimWrapper', optimizer=optimizer), options)
     return build(model).optimizer.param_groups

@@ -27,31 +27,30 @@ def restart(tmp_path, monkeypatch):
     """Start a second attempt of the launch."""
     (tmp_path / 'launch').mkdir()
     monkeypatch.setenv('TORCHELASTIC_ERROR_FILE', str(tmp_path / 'launch' / 'attempt_0' / '0' / 'error.json'))
+    monkeypatch.setenv('TORCHELASTIC_RESTART_COUNT', '0')
     return lambda: monkeypatch.setenv('TORCHELASTIC_RESTART_COUNT', '1')
 
 
-@pytest.mark.parametrize('anew', ['epoch_2', 'epoch_9', 'model_3'])
-def test_it_resumes_from_the_newest_checkpoint_of_the_launch(anew, cfg, restart):
+@pytest.mark.parametrize('name', ['epoch_2', 'epoch_9', 'model_3'])
+def test_it_resumes_from_the_newest_checkpoint_of_the_launch(name, cfg, restart):
     """Whatever the clocks of this machine and of the file server say, and also if an older file was written over."""
-    cfg.default_hooks = dict(checkpoint=dict(filename_tmpl='model_{}.pth' if anew == 'model_3' else 'epoch_{}.pth'))
+    cfg.default_hooks = dict(checkpoint=dict(filename_tmpl='model_{}.pth' if name == 'model_3' else 'epoch_{}.pth'))
     old = save(cfg, 'epoch_9')
     os.utime(old, (time.time() + 1000,) * 2)
     launch._set_resume(cfg, None)
     assert 'resume' not in cfg
-    newest = save(cfg, anew)
+    newest = save(cfg, name)
     os.utime(newest, (time.time() - 1000,) * 2)
     restart()
     launch._set_resume(cfg, None)
     assert cfg.resume and cfg.load_from == newest
 
 
-@pytest.mark.parametrize('restarts', [True, False])
-def test_an_older_run_in_the_same_folder_is_not_taken_up(restarts, cfg, restart):
+def test_an_older_run_in_the_same_folder_is_not_taken_up(cfg, restart):
     save(cfg, 'epoch_9')
     launch._set_resume(cfg, None)
-    if restarts:
-        restart()
-        launch._set_resume(cfg, None)
+    restart()
+    launch._set_resume(cfg, None)
     assert 'resume' not in cfg
 
 
@@ -64,13 +63,11 @@ def test_a_run_that_was_resumed_falls_back_on_its_own_start(cfg, restart):
         assert cfg.load_from == start
 
 
-@pytest.mark.parametrize('given', [True, False], ids=['load_from', 'newest'])
-def test_a_config_that_resumes_takes_the_newest_that_is_whole(given, cfg):
+@pytest.mark.parametrize('load_from', ['other.pth', None])
+def test_a_config_that_resumes_takes_the_newest_that_is_whole(load_from, cfg):
     whole = save(cfg, 'epoch_1')
     with open(save(cfg, 'epoch_2'), 'r+b') as file:
         file.truncate(100)
-    cfg.resume = True
-    if given:
-        cfg.load_from = 'other.pth'
+    cfg.resume, cfg.load_from = True, load_from
     launch._set_resume(cfg, None)
-    assert cfg.resume and cfg.load_from == ('other.pth' if given else whole)
+    assert cfg.resume and cfg.load_from == (load_from or whole)
