@@ -39,6 +39,16 @@ def test_pre_training_has_the_numbers_and_the_checkpoint_of_ddp(pretrained):
     assert find_damage(sharded / 'epoch_2.pth') is None
 
 
+@pytest.mark.parametrize('kind', ['', '_sharded'])
+def test_the_main_process_draws_and_nothing_fails(kind, pretrained):
+    """Of a model in shards, all compute."""
+    folder, _ = pretrained[kind]
+    assert sorted(path.name for path in folder.glob('*/vis_data/vis_image/*')) == [
+        f'{name}_{step}.png' for name in ('codebook', 'reconstruction') for step in (2, 4)
+    ]
+    assert all('nothing drawn' not in path.read_text() for path in folder.glob('*/*.log'))
+
+
 def test_a_resumed_run_equals_one_never_stopped(configs, pretrained, tmp_path):
     folder, scalars = pretrained['_sharded']
     resumed = train(configs / 'pretrain_sharded.py', tmp_path, 2, resume=str(folder / 'epoch_1.pth'))
@@ -48,37 +58,21 @@ def test_a_resumed_run_equals_one_never_stopped(configs, pretrained, tmp_path):
 
 
 @pytest.mark.parametrize('start, kind', [('_sharded', ''), ('', '_sharded')])
-def test_either_resumes_the_others_checkpoint_on_another_number_of_processes(
-    start, kind, configs, pretrained, tmp_path
-):
+def test_either_resumes_the_others_checkpoint_on_one_process(start, kind, configs, pretrained, tmp_path):
     """One process with twice the batch instead of two."""
     folder, _ = pretrained[start]
-    train(
-        configs / f'pretrain{kind}.py',
-        tmp_path,
-        1,
-        resume=str(folder / 'epoch_1.pth'),
-        **{'train_dataloader.batch_size': 8, 'train_cfg.allow_world_size_change': True},
-    )
+    options = {'train_dataloader.batch_size': 8, 'train_cfg.allow_world_size_change': True}
+    train(configs / f'pretrain{kind}.py', tmp_path, 1, resume=str(folder / 'epoch_1.pth'), **options)
     assert_close(content(tmp_path / 'epoch_2.pth')['state_dict'], content(folder / 'epoch_2.pth')['state_dict'])
 
 
 @pytest.fixture(scope='module')
 def fine_tuned(configs, pretrained, tmp_path_factory) -> dict:
     """As above, with layer-wise rates, a bias table in every block and accumulation, from a pre-trained checkpoint."""
-    runs = {}
+    runs, options = {}, dict(ACCUMULATING, load_from=str(pretrained['_sharded'][0] / 'epoch_2.pth'))
     for kind in ('', '_sharded'):
         folder = tmp_path_factory.mktemp(f'finetune{kind}')
-        runs[kind] = (
-            folder,
-            train(
-                configs / f'finetune{kind}.py',
-                folder,
-                2,
-                **ACCUMULATING,
-                load_from=str(pretrained['_sharded'][0] / 'epoch_2.pth'),
-            ),
-        )
+        runs[kind] = folder, train(configs / f'finetune{kind}.py', folder, 2, **options)
     return runs
 
 

@@ -15,12 +15,7 @@ from beit_mm.engine.runners.fully_sharded import gather
 
 TRUNK = dict(
     type='beit_mm.BEiT',
-    img_size=32,
-    patch_size=8,
-    embed_dim=32,
-    depth=2,
-    num_heads=2,
-    drop_path_rate=0.0,
+    **dict(img_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=2, drop_path_rate=0.0),
     layer_scale_init_value=20.0,  # so that blocks count for much
     use_rel_pos_bias=True,
     out_type='avg_featmap',
@@ -73,18 +68,20 @@ def share(tensor: Tensor) -> int:
     return (tensor.to_local() if isinstance(tensor, DTensor) else tensor).numel()
 
 
+def shares(strategy: FullyShardedStrategy) -> tuple[int, int]:
+    """Numbers of trained parameters of this process and of the whole model."""
+    parameters = [parameter for parameter in strategy.model.parameters() if parameter.requires_grad]
+    return sum(share(p) for p in parameters), sum(p.numel() for p in parameters)
+
+
 def measure_shares(rank: int, folder: Path) -> dict:
     strategy = prepare(folder, 2, PRETRAINING)
-    tokenizer = {name for name, _ in strategy.model.named_parameters() if name.startswith('target')}
     parameters = dict(strategy.model.named_parameters())
     return dict(
         names=sorted(parameters),
         layers=[group['layer'] for group in strategy.optim_wrapper.optimizer.param_groups],
-        trainable=(
-            sum(share(value) for name, value in parameters.items() if name not in tokenizer),
-            sum(value.numel() for name, value in parameters.items() if name not in tokenizer),
-        ),
-        frozen=[type(parameters[name]) is torch.nn.Parameter for name in tokenizer],
+        trainable=shares(strategy),
+        frozen=[type(p) is torch.nn.Parameter for name, p in parameters.items() if name.startswith('target')],
     )
 
 
@@ -112,21 +109,16 @@ def train_three_steps(rank: int, folder: Path, processes: int, model: dict, opti
         strategy.model.eval()
         logits = strategy.model(images[0], mode='tensor')
         features = strategy.model.backbone(images[0])[-1]
-    stored = {(value.dtype, value.grad is None or value.grad.dtype) for value in strategy.model.parameters()}
-    shares = [
-        sum(share(value) for value in strategy.model.parameters()),
-        sum(value.numel() for value in strategy.model.parameters()),
-    ]
-    moments = gather({index: state['exp_avg'] for index, state in strategy.optim_state_dict()['state'].items()})
+    moments = {index: state['exp_avg'] for index, state in strategy.optim_state_dict()['state'].items()}
     return dict(
         weights=gather(strategy.model.state_dict()),
-        moments=moments,
+        moments=gather(moments),
         losses=losses,
         features=features,
         logits=logits,
         dtypes=dtypes,
-        stored=stored,
-        shares=shares,
+        stored={(value.dtype, value.grad is None or value.grad.dtype) for value in strategy.model.parameters()},
+        shares=shares(strategy),
     )
 
 
