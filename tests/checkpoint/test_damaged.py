@@ -1,13 +1,17 @@
-"""Damaged files and files of other kinds: one sentence each, never half of the weights."""
+"""Damaged files, files of other programs and files that claim sizes: one sentence each, never half of the weights."""
 
 import hashlib
 import pickle
 import random
+import time
+import tracemalloc
 import zipfile
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from support.payloads import body, program
 
 from beit_mm.checkpoint import read_checkpoint
 
@@ -25,6 +29,14 @@ def save(path, **weights):
     return path
 
 
+def flipped(content, first, last, count=50):
+    """Copies of a file that differ from it in one bit between two positions."""
+    for position in random.Random(0).sample(range(8 * first, 8 * last), count):
+        copy = bytearray(content)
+        copy[position // 8] ^= 1 << position % 8
+        yield bytes(copy)
+
+
 @pytest.mark.parametrize(
     'content', [b'', b'# text\n' * 999, b'{"a": 1}', b'PK\3\4', bytes(4096), b'\x80\2].', b'\x89PNG\r\n\x1a\n']
 )
@@ -38,34 +50,27 @@ def test_other_files_are_refused_in_one_sentence(tmp_path, content, suffix):
 
 
 @EVERY_FORMAT
-def test_truncated_files_are_refused(tmp_path, suffix):
+def test_truncated_files_are_refused_and_empty_dicts_are_read(tmp_path, suffix):
     path = save(tmp_path / f'cut{suffix}', weight=torch.zeros(5000))
     whole = path.read_bytes()
     for left in [1, 8, 100, *(int(len(whole) * share) for share in (0.1, 0.5, 0.9, 0.99)), len(whole) - 1]:
         path.write_bytes(whole[:left])
         with pytest.raises(ValueError, match=f'cut{suffix} must be a complete checkpoint'):
             read_checkpoint(path)
-
-
-@pytest.mark.parametrize('suffix', ['.pth', '.pdparams'])
-def test_a_list_is_refused(tmp_path, suffix):
-    path = tmp_path / f'list{suffix}'
-    torch.save([torch.zeros(1)], path) if suffix == '.pth' else path.write_bytes(pickle.dumps([1], protocol=4))
-    with pytest.raises(ValueError, match='a list instead of a dict'):
-        read_checkpoint(path)
-
-
-@EVERY_FORMAT
-def test_no_weights_are_weights_too(tmp_path, suffix):
     assert read_checkpoint(save(tmp_path / f'none{suffix}')) in (dict(state_dict={}), {})
 
 
-def flipped(content, first, last, count=50):
-    """Copies of a file that differ from it in one bit between two positions."""
-    for position in random.Random(0).sample(range(8 * first, 8 * last), count):
-        copy = bytearray(content)
-        copy[position // 8] ^= 1 << position % 8
-        yield bytes(copy)
+def test_other_content_is_refused(tmp_path):
+    torch.save([torch.zeros(1)], tmp_path / 'list.pth')
+    for name, content, message in (
+        ('list.pth', None, 'a list instead of a dict'),
+        ('list.pdparams', [1], 'a list instead of a dict'),
+        ('strings.pdparams', dict(weight=np.array(['a'])), 'must be a complete checkpoint'),
+    ):
+        if content:
+            (tmp_path / name).write_bytes(pickle.dumps(content, protocol=4))
+        with pytest.raises(ValueError, match=message):
+            read_checkpoint(tmp_path / name)
 
 
 def test_a_flipped_bit_in_a_tensor_of_torch_save_is_noticed(tmp_path):
@@ -82,7 +87,7 @@ def test_a_flipped_bit_in_a_tensor_of_torch_save_is_noticed(tmp_path):
 
 
 @EVERY_FORMAT
-def test_a_flipped_bit_anywhere_is_noticed_if_a_checksum_is_given(tmp_path, suffix):
+def test_a_flipped_bit_anywhere_is_noticed_with_a_checksum(tmp_path, suffix):
     path = save(tmp_path / f'weights{suffix}', weight=torch.rand(3000))
     content = path.read_bytes()
     digest = hashlib.sha256(content).hexdigest()
@@ -115,3 +120,30 @@ def test_a_part_that_claims_to_be_huge_is_refused(tmp_path):
     path.write_bytes(content[: entry + 24] + b'\xf0\xff\xff\xff' + content[entry + 28 :])  # its size
     with pytest.raises(ValueError, match='must be a complete checkpoint'):
         read_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    'content',
+    [
+        program(b'}r\xff\xff\xff\xff'),  # a memo of four thousand million entries, which the unpickler in C allocates
+        program(b'\x95\0\0\0\0\0\1\0\0}'),  # a frame, bytes and a text of a terabyte
+        program(b'}\x8e\0\0\0\0\0\1\0\0'),
+        program(b'}\x8d\0\0\0\0\0\1\0\0'),
+        program(b'}', body('name'), b')' + b'\x85' * 100_000 + b's'),  # nested deeper than Python can walk
+        program(b'}', body('name'), b']' * 100_000 + b'a' * 99_999 + b's'),
+        program(b'}', body('name'), b']q\0h\0as'),  # a list that holds itself
+        program(b'})', b'q\0h\0\x86' * 40, b'K\1s'),  # a key, then a value, that takes 2^40 steps to walk
+        program(b'}', body('name'), b')', b'q\0h\0\x86' * 40, b's'),
+    ],
+)
+def test_a_small_file_takes_little_memory_and_time(tmp_path, content):
+    (tmp_path / 'model.pdparams').write_bytes(content)
+    tracemalloc.start()
+    started = time.perf_counter()
+    try:
+        assert read_checkpoint(tmp_path / 'model.pdparams').keys() <= {'name'}
+    except ValueError as error:
+        assert str(error).startswith(f'{tmp_path}/model.pdparams must be a complete checkpoint')
+    assert tracemalloc.get_traced_memory()[1] < 100e6
+    tracemalloc.stop()
+    assert time.perf_counter() - started < 20

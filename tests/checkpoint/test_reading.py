@@ -3,6 +3,7 @@
 import argparse
 import gzip
 import json
+import pickle
 import sys
 import zipfile
 from collections import OrderedDict
@@ -16,17 +17,11 @@ from mmengine.logging import HistoryBuffer
 from mmengine.model import BaseModel
 from mmengine.runner import CheckpointLoader, Runner
 from safetensors.torch import save_file
-from support.payloads import body, built, leave_trace, program, write
+from support.payloads import built, leave_trace, program, write
 
 from beit_mm.checkpoint import read_checkpoint
 
 DATA = Path(__file__).parents[1] / 'reference' / 'data'
-
-
-@pytest.mark.parametrize('read', [read_checkpoint, CheckpointLoader.load_checkpoint])
-def test_missing_files_are_named(tmp_path, read):
-    with pytest.raises(FileNotFoundError, match=f'expected, got {tmp_path}/none.pth, which'):
-        read(f'{tmp_path}/none.pth')
 
 
 @pytest.mark.parametrize(
@@ -73,7 +68,7 @@ def test_openai_s_tokenizer_needs_no_package_dall_e(half, meta, count, shapes, t
 
 
 @pytest.mark.parametrize('is_zip', [True, False])
-def test_training_checkpoints_are_read_whatever_torch_is_told_to_refuse(is_zip, tmp_path, monkeypatch):
+def test_training_checkpoints_are_read_whatever_torch_may_refuse(is_zip, tmp_path, monkeypatch):
     """BEiT's utils.save_model stores the script's arguments with the weights."""
     monkeypatch.setenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '1')
     saved = dict(model=dict(weight=torch.ones(1)), epoch=3, args=argparse.Namespace(lr=0.1, size=(14, 14)))
@@ -104,7 +99,7 @@ def test_numpy_records_come_back_as_they_were(tmp_path):
 def test_statistics_of_a_file_do_not_become_those_of_every_buffer(tmp_path):
     state = dict(_log_history=np.ones(2), _count_history=np.ones(2), max_length=10)
     state.update(statistics_methods=dict(mean=OrderedDict), mean=OrderedDict)
-    path = write(tmp_path, program(b'}', body('log'), built(HistoryBuffer, state)[2:-1], b's'), 'zip')
+    path = write(tmp_path, program(b'}X\3\0\0\0log', built(HistoryBuffer, state)[2:-1], b's'), 'zip')
     before = dict(HistoryBuffer()._statistics_methods)  # filled by the first buffer
     log = read_checkpoint(path)['log']
     assert type(log) is HistoryBuffer and log.mean() == 1
@@ -142,6 +137,7 @@ class Points(torch.utils.data.Dataset):
 
 
 def train(folder, **kwargs):
+    checkpoint = dict(type='CheckpointHook', interval=2, by_epoch=False)
     runner = Runner(
         Toy(),
         work_dir=str(folder),
@@ -153,10 +149,7 @@ def train(folder, **kwargs):
         optim_wrapper=dict(optimizer=dict(type='AdamW', lr=0.1)),
         param_scheduler=dict(type='OneCycleLR', eta_max=0.1, total_steps=5, by_epoch=False),
         randomness=dict(seed=1),
-        default_hooks=dict(
-            checkpoint=dict(type='CheckpointHook', interval=2, by_epoch=False),
-            logger=dict(type='LoggerHook', interval=1),
-        ),
+        default_hooks=dict(checkpoint=checkpoint, logger=dict(type='LoggerHook', interval=1)),
         custom_hooks=[dict(type='EMAHook')],
         log_level='ERROR',
         **kwargs,
@@ -189,6 +182,59 @@ def test_a_runner_resumes_from_its_checkpoint_and_not_from_its_text(tmp_path):
     assert again['state_dict']._metadata
 
 
+# Files as paddle.save writes them (python/paddle/framework/io.py), written with pickle and NumPy
+
+
+class Parameter:
+    """As a tensor is written since Paddle 2.1."""
+
+    def __init__(self, name, array):
+        self.name, self.array = name, array
+
+    def __reduce__(self):
+        return tuple, ((self.name, self.array),)
+
+
+def read_paddle(folder, content, protocol=4, device='cpu'):
+    path = folder / 'model.pdparams'
+    path.write_bytes(content if isinstance(content, bytes) else pickle.dumps(content, protocol=protocol))
+    return read_checkpoint(path, device)
+
+
+@pytest.mark.parametrize('protocol', [2, 3, 4])
+def test_weights_and_runs_of_paddle(tmp_path, protocol):
+    arrays = {dtype: np.arange(6).astype(dtype).reshape(2, 3) for dtype in 'f4 f8 f2 i8 i4 u1 i1 ? c8'.split()}
+    arrays.update(fortran=np.asfortranarray(arrays['f4']), empty=np.zeros((0, 4), 'f4'), scalar=np.array(3.0, 'f4'))
+    table = {'StructuredToParameterName@@': {name: f'linear_0.w_{name}' for name in arrays}}
+    weights = read_paddle(tmp_path, {**arrays, **table}, protocol)
+    assert list(weights) == list(arrays)
+    for name, array in arrays.items():
+        assert weights[name].dtype == torch.from_numpy(array).dtype
+        np.testing.assert_array_equal(weights[name].numpy(), array)
+    weights['f4'].add_(1)  # its memory is nobody else's
+    saved = OrderedDict(weight=Parameter('linear_0.w_0', np.ones((2, 3), 'f4')))
+    assert read_paddle(tmp_path, saved, protocol)['weight'].tolist() == [[1.0, 1.0, 1.0], [1.0, 1.0, 1.0]]
+
+    plain = dict(epoch=3, lr=0.1, name='beit', step=np.float32(2), steps=2**40, best=-1, ema=None)
+    state = {'weight': np.ones(2, 'f4'), 'StructuredToParameterName@@': {'weight': 'w_0'}}
+    run = read_paddle(tmp_path, dict(plain, state_dict=state, moments=[np.zeros(1), (1, 2)]), protocol)
+    assert list(run['state_dict']) == ['weight'] and run['state_dict']['weight'].tolist() == [1, 1]
+    assert torch.equal(run['moments'][0], torch.zeros(1).double()) and run['moments'][1] == (1, 2)
+    assert {key: run[key] for key in plain} == plain
+
+
+def test_types_devices_and_versions_of_paddle(tmp_path):
+    values = torch.tensor([[1.0, -2.5], [3e38, 0.0]], dtype=torch.bfloat16)  # which Paddle saves as uint16
+    weight = read_paddle(tmp_path, dict(weight=values.view(torch.int16).numpy().view(np.uint16)))['weight']
+    assert weight.dtype == torch.bfloat16 and torch.equal(weight, values)
+    for device in ('meta', torch.device('meta')):
+        assert read_paddle(tmp_path, dict(weight=np.ones(2)), device=device)['weight'].is_meta
+    content = pickle.dumps(dict(weight=np.ones(2)), protocol=2)
+    assert b'numpy._core.multiarray' in content
+    content = content.replace(b'numpy._core.multiarray', b'numpy.core.multiarray')  # of NumPy 1
+    assert read_paddle(tmp_path, content)['weight'].tolist() == [1, 1]
+
+
 # Model folders as the Hugging Face Hub has them
 
 CONFIG = dict(architectures=['BeitForMaskedImageModeling'], hidden_size=32, layer_norm_eps=1e-12)
@@ -212,13 +258,20 @@ def shard(folder, suffix='.safetensors'):
 
 @pytest.mark.parametrize('name', ['model.safetensors', 'pytorch_model.bin'])
 def test_a_folder_of_one_file(tmp_path, name):
+    blob = tmp_path / 'blob'
     save(tmp_path / name, weight=torch.arange(3.0))
+    (tmp_path / name).rename(blob)
+    (tmp_path / name).symlink_to('blob')  # as in the cache of huggingface_hub
+    if name == 'model.safetensors':
+        save(tmp_path / 'pytorch_model.bin', weight=torch.zeros(1))  # comes second
     for folder in (tmp_path, str(tmp_path), f'{tmp_path}/'):
         assert read_checkpoint(folder)['weight'].tolist() == [0, 1, 2]
     (tmp_path / 'config.json').write_text(json.dumps(CONFIG))
     checkpoint = CheckpointLoader.load_checkpoint(f'file://{tmp_path}')
     assert checkpoint['meta'] == dict(hf_config=CONFIG)
     assert checkpoint['state_dict']['weight'].tolist() == [0, 1, 2]
+    with pytest.raises(ValueError, match=f'a checksum must go with a file, got the folder {tmp_path}'):
+        read_checkpoint(f'{tmp_path}#sha256={"0" * 64}')
 
 
 @pytest.mark.parametrize('suffix', ['.safetensors', '.bin'])
@@ -226,21 +279,6 @@ def test_a_folder_of_several_files(tmp_path, suffix):
     shard(tmp_path, suffix)
     weights = read_checkpoint(tmp_path)
     assert {name: weight.tolist() for name, weight in weights.items()} == dict(a=[0], b=[1, 1], c=[2, 2, 2])
-
-
-def test_safetensors_come_first(tmp_path):
-    save(tmp_path / 'pytorch_model.bin', weight=torch.zeros(1))
-    save(tmp_path / 'model.safetensors', weight=torch.ones(1))
-    assert read_checkpoint(tmp_path)['weight'].tolist() == [1]
-
-
-def test_links_are_followed(tmp_path):
-    """As in the cache of huggingface_hub."""
-    (tmp_path / 'blobs').mkdir()
-    (tmp_path / 'snapshot').mkdir()
-    save_file(dict(weight=torch.ones(1)), tmp_path / 'blobs' / '5c106cde')
-    (tmp_path / 'snapshot' / 'model.safetensors').symlink_to('../blobs/5c106cde')
-    assert read_checkpoint(tmp_path / 'snapshot')['weight'].tolist() == [1]
 
 
 @pytest.mark.parametrize('name', ['../model.safetensors', '/etc/passwd', 'sub/model.safetensors', '', None, 'a\nb'])
@@ -255,10 +293,12 @@ def test_an_index_leads_to_nothing_outside_its_folder(tmp_path, name):
     assert '\n' not in str(raised.value)
 
 
-def test_what_a_folder_lacks_is_named(tmp_path):
-    (tmp_path / 'config.json').write_text('{}')
-    with pytest.raises(FileNotFoundError, match=f'must hold model.safetensors or .*, got {tmp_path} without any'):
-        CheckpointLoader.load_checkpoint(str(tmp_path))
+def test_missing_files_and_weights_are_named(tmp_path):
+    for read in (read_checkpoint, CheckpointLoader.load_checkpoint):
+        with pytest.raises(FileNotFoundError, match=f'expected, got {tmp_path}/none.pth, which'):
+            read(f'{tmp_path}/none.pth')
+        with pytest.raises(FileNotFoundError, match=f'must hold model.safetensors or .*, got {tmp_path} without any'):
+            read(str(tmp_path))
     index, weight_map = shard(tmp_path)
     index.write_text(json.dumps(dict(weight_map=dict(weight_map, d=weight_map['c']))))
     with pytest.raises(ValueError, match=f"{weight_map['c']} must hold 'd' as {index.name} says, got no such weight"):
@@ -277,9 +317,3 @@ def test_other_json_is_named(tmp_path, name, text):
     with pytest.raises(ValueError, match=f'{tmp_path}/{name} must ') as raised:
         read_checkpoint(tmp_path)
     assert '\n' not in str(raised.value)
-
-
-def test_a_checksum_belongs_to_a_file(tmp_path):
-    save(tmp_path / 'model.safetensors', weight=torch.ones(1))
-    with pytest.raises(ValueError, match=f'a checksum must go with a file, got the folder {tmp_path}'):
-        read_checkpoint(f'{tmp_path}#sha256={"0" * 64}')
