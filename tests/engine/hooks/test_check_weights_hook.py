@@ -63,6 +63,8 @@ def test_a_resumed_run_needs_an_auxiliary_head_and_the_state_of_the_run_a_test_d
     check('test', run)
     with pytest.raises(WeightsMismatch, match='auxiliary_head.weight is missing'):
         check('resume', run)
+    with pytest.raises(ValueError, match='train, resume, test'):
+        CheckWeightsHook('strict')
 
 
 def test_mmpretrain_s_name_of_the_pre_training_head_is_known():

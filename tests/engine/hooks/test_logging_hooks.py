@@ -25,14 +25,16 @@ def run(folder, log_interval: int, hook='DeferredRuntimeInfoHook', wrapper='Auto
     return runner
 
 
-@pytest.mark.parametrize('interval, num_fetches', [(1, 8), (3, 4), (50, 2)])
+@pytest.mark.parametrize(
+    'interval, options, num_fetches', [(1, {}, 8), (3, {}, 4), (50, {}, 2), (50, dict(interval=3), 4)]
+)
 def test_histories_equal_those_of_mmengine_and_are_fetched_when_they_are_logged_or_saved(
-    interval, num_fetches, tmp_path, monkeypatch
+    interval, options, num_fetches, tmp_path, monkeypatch
 ):
     """And at the ends of both epochs. A checkpoint holds all so far."""
     fetches, flush = [], DeferredScalars.flush
     monkeypatch.setattr(DeferredScalars, 'flush', lambda self, hub: fetches.append(0) or flush(self, hub))
-    ours = run(tmp_path / 'ours', interval)
+    ours = run(tmp_path / 'ours', interval, **options)
     assert len(fetches) == num_fetches + 2
     saved = torch.load(tmp_path / 'ours' / 'iter_5.pth', weights_only=False)['message_hub']['log_scalars']
     assert len(saved['train/loss'].data[0]) == 5 and len(saved['train/grad_norm'].data[0]) == 5
