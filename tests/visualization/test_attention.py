@@ -60,9 +60,6 @@ def image() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (30, 50, 3), dtype=np.uint8)
 
 
-# Probabilities of one layer
-
-
 @torch.no_grad()
 def test_probabilities_are_float32_under_autocast():
     attention, x = randomize(Attention(32, 4, bias_grid=(2, 3))), normal(2, 7, 32)
