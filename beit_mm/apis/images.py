@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from beit_mm.datasets.class_folders import IMAGE_SUFFIXES
+from beit_mm.datasets.classification import IMAGE_SUFFIXES
 from beit_mm.datasets.images import Source
 from beit_mm.errors import UserError
 

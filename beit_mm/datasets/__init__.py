@@ -14,11 +14,9 @@ from mmpretrain.datasets.transforms import RandAugment, RandomErasing
 from beit_mm.registry import TRANSFORMS
 
 from .bad_images import BadImage, BadImages
-from .cifar import CIFAR100
-from .class_folders import ClassFolders
+from .classification import CIFAR100, ClassFolders
 from .huggingface import HuggingFaceImages
-from .samplers import SeededSampler
-from .seeded_dataset import SeededDataset
+from .seeding import SeededDataset, SeededSampler
 from .transforms.color import DrawColorJitter, PhotoMetricDistortion
 from .transforms.crops import RandomCrop, RandomFlip, RandomResizedCrop, TwoViewRandomResizedCrop
 from .transforms.formatting import PackInputs, PackSegInputs, PackTwoViews

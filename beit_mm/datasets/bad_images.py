@@ -1,16 +1,16 @@
-"""Images that cannot be read: a training lists them, replaces them and limits their number."""
+"""Images that cannot be read: what counts as one, and the list that a training keeps."""
 
+import errno
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from beit_mm.errors import UserError
 
-from .seeds import derive_seed, seed_generators
-
-MAX_ATTEMPTS = 100  # for one sample; reached only if nearly all images may be bad
 NUM_SHOWN = 3
 ESCAPES = {ord(char): repr(char)[1:-1] for char in '\\\t\n\r'}
+# Files that are missing, forbidden, no files or on a bad part of the disk. Decoders' errors have no number.
+BAD_FILE_ERRORS = ('ENOENT', 'ENOTDIR', 'EISDIR', 'EACCES', 'EPERM', 'ELOOP', 'ENAMETOOLONG', 'EIO')
+BAD_FILE = {None, *(getattr(errno, name) for name in BAD_FILE_ERRORS)}
 
 
 class BadImage(UserError):
@@ -31,11 +31,17 @@ class BadImage(UserError):
         return f'{self.name} cannot be read as an image: {self.reason}' if self.reason else self.name
 
 
-class BadImages:
-    """Reads samples in training and replaces those whose image is bad.
+def is_bad_file(error: Exception) -> bool:
+    """Whether an error is due to the file that was read, not to memory, open files, the network or the installation."""
+    if isinstance(error, OSError):
+        return error.errno in BAD_FILE and not isinstance(error, (ConnectionError, TimeoutError))
+    return not isinstance(error, (MemoryError, ImportError))
 
-    Every bad image is listed once, as `name, tab, reason`, in a file that the workers of all processes share and a
-    resumed run continues. The replacement depends on the seed and the index of the sample alone.
+
+class BadImages:
+    """A list of bad images in a file, which the workers of all processes share and a resumed run continues.
+
+    Its lines are `name, tab, reason`, one for each image.
 
     Args:
         num_images: number of images in the data set.
@@ -50,28 +56,6 @@ class BadImages:
         self.list_path = Path(list_path)
         self.max_share = max_share
 
-    def read(self, dataset: Any, index: int, seed: int) -> Any:
-        """The sample `dataset[index]`, or another sample if its image is bad. The generators are seeded already.
-
-        Args:
-            index: of the sample.
-            seed: of the sample, 64 bits.
-
-        Raises:
-            UserError: If too many images are bad; gives counts and the first names.
-        """
-        position = index
-        for attempt in range(1, MAX_ATTEMPTS + 1):
-            try:
-                return dataset[position]
-            except BadImage as error:
-                bad = error
-                self.add(bad)
-            replacement_seed = derive_seed(seed >> 1, index, attempt)  # >> 1 because derive_seed takes 63 bits
-            seed_generators(replacement_seed)
-            position = replacement_seed % len(dataset)
-        raise UserError(f'{MAX_ATTEMPTS} images tried for sample {index} cannot be read, the last: {bad}')
-
     def names(self) -> list[str]:
         """The names on the list, oldest first, each once."""
         if not self.list_path.is_file():
@@ -82,7 +66,7 @@ class BadImages:
         """Put an image on the list unless it is there.
 
         Raises:
-            UserError: See `read`.
+            UserError: If too many images are bad; gives counts and the first names.
         """
         name, reason = bad.name.translate(ESCAPES), ' '.join(bad.reason.split())
         self.list_path.parent.mkdir(parents=True, exist_ok=True)

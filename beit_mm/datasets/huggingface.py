@@ -7,7 +7,7 @@ import numpy as np
 from beit_mm.errors import UserError
 from beit_mm.registry import DATASETS
 
-from .bad_images import BadImage
+from .bad_images import BadImage, is_bad_file
 from .stored_images import StoredImages
 
 
@@ -79,6 +79,8 @@ class HuggingFaceImages(StoredImages):
         try:  # a table of paths, as the image folder builder makes
             return Path(image['path']).read_bytes(), name
         except OSError as error:
+            if not is_bad_file(error):
+                raise
             raise BadImage(f'{name} ({image["path"]})', error.strerror or str(error)) from error
 
     def extra_repr(self) -> list[str]:

@@ -10,7 +10,7 @@ from torch import nn, Tensor
 
 from beit_mm.datasets.transforms.loading import LoadImage, SIMPLEJPEG
 
-from .bad_images import BadImage
+from .bad_images import BadImage, is_bad_file
 
 MAX_RATIO = 4  # of the longer side to the shorter; attention is quadratic in the number of patches
 Source = str | Path | np.ndarray | Image.Image
@@ -55,6 +55,8 @@ def _read_pillow(image: Image.Image) -> np.ndarray:
             upright = Image.fromarray((values >> 8).astype(np.uint8))
         return np.asarray(upright.convert('RGB'))[..., ::-1].copy()
     except Exception as error:  # Pillow decodes only now, and every decoder raises its own types
+        if not is_bad_file(error):
+            raise
         name = str(getattr(image, 'filename', '') or 'a Pillow image')
         raise BadImage(name, str(error) or type(error).__name__) from error
 

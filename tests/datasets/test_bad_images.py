@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 import beit_mm
 from beit_mm.datasets import BadImage, BadImages, LoadImage, SeededDataset
-from beit_mm.datasets.seeds import derive_seed, SeededIndex
+from beit_mm.datasets.seeding import derive_seed, SeededIndex
 
 # Workers by fork may hang, and by spawn import everything.
 CONTEXT = multiprocessing.get_context('forkserver')
@@ -80,7 +80,7 @@ def test_samples_are_replaced_alike_for_any_number_of_workers(tmp_path):
 def test_the_replacement_changes_with_the_seed_of_the_sample(tmp_path):
     dataset = seeded(tmp_path / 'bad_images.txt')
     assert dataset[0][0] == 'folder/0.jpg' and not dataset.bad_images.list_path.exists()
-    names = {dataset.bad_images.read(dataset.dataset, 4, seed)[0] for seed in range(20)}
+    names = {SeededDataset.__getitem__(dataset, SeededIndex(4, seed))[0] for seed in range(20)}
     assert len(names) > 5
 
 
@@ -125,13 +125,13 @@ def test_a_data_set_without_any_whole_image_ends(tmp_path):
             raise BadImage(f'image {index}', 'broken')
 
     with pytest.raises(ValueError, match='100 images tried for sample 1 cannot be read, the last: image'):
-        BadImages(3, tmp_path / 'list', 1.0).read(Broken(), 1, 2**64 - 1)
+        SeededDataset(Broken(), tmp_path / 'list', 1.0)[SeededIndex(1, 2**64 - 1)]
 
 
 def test_other_mistakes_are_not_taken_for_bad_images(tmp_path):
     dataset = Pictures('', serialize_data=False, pipeline=[LoadImage(), lambda results: results['missing']])
     with pytest.raises(KeyError, match='missing'):
-        BadImages(NUM_IMAGES, tmp_path / 'list', 1.0).read(dataset, 0, 0)
+        SeededDataset(dataset, tmp_path / 'list', 1.0)[SeededIndex(0, 0)]
 
 
 def test_the_share_is_a_share():
@@ -171,11 +171,11 @@ def test_images_in_shards_are_named_by_their_shard(tmp_path):
     start = content.find(jpeg(5))
     shards[1].write_bytes(content[:start] + bytes(200) + content[start + 200 :])
     dataset = build_shards(shards, pipeline=[LoadImage(imdecode_backend='simplejpeg'), draw])
-    bad = BadImages(10, tmp_path / 'list', 0.5)
-    assert bad.read(dataset, 5, 3)[0] != dataset[4][0] and bad.names() == [f'{shards[1]}/000005.jpg']
+    data = SeededDataset(dataset, tmp_path / 'list', 0.5)
+    assert data[SeededIndex(5, 3)][0] != dataset[4][0] and data.bad_images.names() == [f'{shards[1]}/000005.jpg']
     with open(shards[2], 'r+b') as file:
         file.truncate(2000)
-    assert bad.read(dataset, 9, 3)[0] and bad.names()[1].startswith(f'{shards[2]}/(image at byte ')
+    assert data[SeededIndex(9, 3)][0] and data.bad_images.names()[1].startswith(f'{shards[2]}/(image at byte ')
 
 
 @pytest.mark.parametrize('num_workers', [0, 2])

@@ -12,10 +12,8 @@ from mmengine.registry import DATASETS
 from mmpretrain.engine.hooks import SwitchRecipeHook
 from torch.utils.data import DataLoader
 
-from beit_mm.datasets import samplers as sampling
-from beit_mm.datasets.samplers import SeededSampler
-from beit_mm.datasets.seeded_dataset import SeededDataset
-from beit_mm.datasets.seeds import derive_seed
+from beit_mm.datasets import SeededDataset, SeededSampler, seeding
+from beit_mm.datasets.seeding import derive_seed
 
 SIZE = 10
 
@@ -34,7 +32,7 @@ class Draws(torch.utils.data.Dataset):
 
 
 def keys(monkeypatch, kind='DefaultSampler', rank=0, world_size=1, epoch=0, skip=0, seed=7, count=2 * SIZE):
-    monkeypatch.setattr(sampling, 'get_dist_info', lambda: (rank, world_size))
+    monkeypatch.setattr(seeding, 'get_dist_info', lambda: (rank, world_size))
     for module in ('mmengine.dataset.sampler', 'mmpretrain.datasets.samplers.repeat_aug'):
         monkeypatch.setattr(f'{module}.get_dist_info', lambda: (rank, world_size))
     sampler = SeededSampler(dict(type=kind, shuffle=True), Draws(), seed)

@@ -12,7 +12,7 @@ from mmcv.transforms import LoadImageFromFile
 from mmengine import fileio
 from PIL import Image
 
-from beit_mm.datasets.bad_images import BadImage
+from beit_mm.datasets.bad_images import BadImage, is_bad_file
 from beit_mm.errors import UserError
 from beit_mm.registry import TRANSFORMS
 
@@ -57,9 +57,9 @@ class LoadImage(LoadImageFromFile):
             if content is None:
                 content = fileio.get(results['img_path'], backend_args=self.backend_args)
             image = self._decode(content)
-        except ImportError:  # a missing package, not a bad image
-            raise
         except Exception as error:  # every file backend and decoder has its own classes
+            if not is_bad_file(error):
+                raise
             if self.ignore_empty:
                 return None
             reason = getattr(error, 'strerror', None) or str(error) or type(error).__name__
@@ -168,9 +168,9 @@ class LoadAnnotations(host.LoadAnnotations):
         try:
             content = fileio.get(path, backend_args=self.backend_args)
             labels = mmcv.imfrombytes(content, flag='unchanged', backend=self.imdecode_backend)
-        except ImportError:
-            raise
         except Exception as error:  # every file backend and decoder has its own classes
+            if not is_bad_file(error):
+                raise
             raise UserError(f'the label map {path} cannot be read: {error}') from error
         if labels is None:
             raise UserError(f'the label map {path} cannot be read: the decoder found no picture')

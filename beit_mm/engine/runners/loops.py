@@ -12,7 +12,7 @@ from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 from torch import Tensor
 from torch.distributed.tensor import distribute_tensor, DTensor
 
-from beit_mm.datasets.seeds import derive_seed, seed_generators
+from beit_mm.datasets.seeding import derive_seed, seed_generators
 from beit_mm.errors import UserError
 from beit_mm.models.inspection import unwrap
 from beit_mm.registry import LOOPS, SCOPE

@@ -1,13 +1,16 @@
 """LoadImage reads every kind of image as MMCV's LoadImageFromFile does, and refuses damaged and huge ones by name."""
 
+import errno
 import io
 import struct
 import tracemalloc
 import zlib
 
+import mmcv
 import numpy as np
 import pytest
 from mmcv.transforms import LoadImageFromFile
+from mmengine import fileio
 from mmpretrain.datasets import BaseDataset
 from mmpretrain.registry import TRANSFORMS
 from PIL import Image
@@ -132,6 +135,25 @@ def test_what_cannot_be_opened_or_would_run_a_program_is_refused_by_name(backend
     script = b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n'
     with pytest.raises(BadImage, match='shard.tar/1.jpg cannot be read as an image: no header of JPEG, PNG'):
         LoadImage(imdecode_backend=backend)(dict(img_path='shard.tar/1.jpg', img_bytes=script))
+
+
+@pytest.mark.parametrize(
+    'error',
+    [MemoryError(), OSError(errno.EMFILE, 'Too many open files'), ConnectionError('reset'), ImportError('lmdb')],
+)
+def test_failures_of_the_machine_are_not_taken_for_bad_images(error, monkeypatch):
+    """A training would replace the image silently."""
+
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(fileio, 'get', fail)
+    monkeypatch.setattr(mmcv, 'imfrombytes', fail)
+    for source in ({}, dict(img_bytes=KINDS['gray_png'])):
+        for options in ({}, dict(ignore_empty=True)):
+            with pytest.raises(type(error)) as raised:
+                LoadImage(**options)(dict(img_path='a.png', **source))
+            assert raised.value is error
 
 
 def huge(form: str) -> bytes:
