@@ -1,4 +1,4 @@
-# make demo: train and test all four stages on scikit-learn's images, 20 to 45 minutes on two cores.
+# make demo: train and test all four stages on scikit-learn's images, 20 to 50 minutes on two cores.
 # make lint: ruff and mypy. make test: the tests.
 # make test-long: the slow tests that make test leaves out, under 40 minutes on two cores.
 # Each creates the virtual environment .venv if it is missing or older than setup.cfg.

@@ -12,7 +12,7 @@ PAGES = ['README.md', *sorted(f'docs/{path.name}' for path in (ROOT / 'docs').gl
 # Data sets: the tests put small ones of the same layout instead.
 DATA_SETS = {'ImageNet', 'ImageNet-22k', 'CIFAR-100', 'ADE20K'}
 # What no test has.
-OUTSIDE = {'archives', 'released weights', "OpenAI's tokenizer", 'several machines', 'Slurm'}
+OUTSIDE = {'archives', 'whole data sets', 'released weights', "OpenAI's tokenizer", 'several machines', 'Slurm'}
 OUTSIDE |= {'another project', 'network', 'minutes', 'a browser'}
 SHELL, PYTHON, LISTING = 'shell', 'python', 'listing'
 MARKER = re.compile(r'^<!-- needs: (.+) -->$')
