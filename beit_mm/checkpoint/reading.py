@@ -185,7 +185,7 @@ def _unpickle_zip(path: Path, map_location: MapLocation) -> Any:
 def _module_weights(module: Named, prefix: str, seen: set[int]) -> dict[str, Tensor]:
     """Name to tensor of a pickled module, its children included."""
     if id(module) in seen:
-        raise ValueError('a module that holds itself')
+        raise ValueError('a module that stands in two places')
     seen.add(id(module))
     tensors = {**module.state['_parameters'], **module.state['_buffers']}
     weights = {prefix + name: tensor.detach() for name, tensor in tensors.items() if tensor is not None}

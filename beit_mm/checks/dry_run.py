@@ -191,8 +191,7 @@ class DryRun:
                 if end.problem:
                     yield end.problem
             except Exception as error:
-                owners = {id(module): f'model.{name}'.rstrip('.') for name, module in model.named_modules()}
-                yield blame(error, self.cfg, 'optim_wrapper', owners, self.cuts)
+                yield blame(error, self.cfg, 'optim_wrapper', _owners(model), self.cuts)
 
     def _small_model(self, side: int) -> Any:
         """A small copy of the model, built once for training and evaluation."""
@@ -274,7 +273,7 @@ class DryRun:
         try:
             batch = collate(self.cfg, loader, cut(drawn.sample, side), 1)
             model = self._small_model(side).eval()
-            owners = {id(module): f'model.{name}'.rstrip('.') for name, module in model.named_modules()}
+            owners = _owners(model)
             with torch.no_grad():
                 outputs = model.val_step(batch)
         except NotChecked as end:
@@ -294,3 +293,8 @@ class DryRun:
                 metric.compute_metrics(metric.results)
             except Exception as error:
                 yield blame(error, self.cfg, key, owners)
+
+
+def _owners(model: nn.Module) -> dict[int, str]:
+    """Key in the config of every module, by its id."""
+    return {id(module): f'model.{name}'.rstrip('.') for name, module in model.named_modules()}

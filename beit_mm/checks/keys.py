@@ -29,10 +29,11 @@ SECTIONS = dict(
 def check_keys(cfg: dict, loaders: Iterable[str]) -> Iterator[Problem]:
     """Unknown keys at the top and in sections without a class, and keys that are missing."""
     for key, value in cfg.items():
-        meant = closest(key, KNOWN_KEYS - {'cfg'}, CUTOFF) if key not in KNOWN_KEYS else ''
+        if key in KNOWN_KEYS or not (meant := closest(key, KNOWN_KEYS - {'cfg'}, CUTOFF)):
+            continue
         others = repr([other for name, other in cfg.items() if name != key])
         is_helper = isinstance(value, (dict, list, tuple)) and repr(value) in others
-        if meant and not is_helper:
+        if not is_helper:
             yield Problem(key, f'nothing reads this key, did you mean {meant}?')
     for section, known in SECTIONS.items():
         for name in cfg.get(section) or {}:

@@ -94,9 +94,9 @@ class Layout:
         """
         renamed, moves, unknown = {}, [], []
         for name, tensor in weights.items():
-            ours = self.our_name(name, prefix)
             if name.endswith(INDEX):
                 continue
+            ours = self.our_name(name, prefix)
             if ours is None:
                 unknown.append(name)
                 continue

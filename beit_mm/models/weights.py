@@ -48,11 +48,19 @@ def resize_position_embedding(pos_embed: Tensor, target: Grid, source: Grid | No
         pos_embed: (1, 1 + h * w, C), the class token's first.
         target: grid (h, w) to resize to.
         source: grid of pos_embed. None: the target if it fits, else a square, else the nearest aspect ratio.
+
+    Raises:
+        ValueError: If pos_embed does not fit the source grid.
     """
     num_patches = pos_embed.shape[1] - 1
     if source is None:
         grids = [(rows, num_patches // rows) for rows in range(1, num_patches + 1) if num_patches % rows == 0]
         source = nearest_grid(grids, target)
+    if source[0] * source[1] != num_patches:
+        raise ValueError(
+            f'position embeddings for a grid of {source[0]} x {source[1]} patches must have '
+            f'{source[0] * source[1] + 1} rows, got {num_patches + 1}'
+        )
     if tuple(source) == tuple(target):
         return pos_embed
     patches = pos_embed[:, 1:].transpose(1, 2).unflatten(2, tuple(source))
@@ -75,7 +83,7 @@ def _adapt(trunk: Any, weights: dict[str, Tensor], own: dict[str, Tensor]) -> li
         weights.update({name: weights.get(name, table.clone()) for name in names})
         done.append(f'shared bias table to {len(names)} blocks' if names else 'shared bias table dropped')
     resized = set()
-    for name in weights.keys() & own.keys():
+    for name in [name for name in weights if name in own]:
         tensor = weights[name]
         if name.endswith('relative_position_bias_table'):
             start = source or infer_grid(len(tensor), grid)

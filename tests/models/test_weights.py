@@ -17,6 +17,7 @@ from torch import nn
 
 from beit_mm.models import BEiT, MaskedImageModel, VisualTokens
 from beit_mm.models.backbones.relative_position import expand_bias
+from beit_mm.models.weights import resize_position_embedding
 
 WIDTH = dict(embed_dim=32, depth=2, num_heads=4)
 SHARED_TABLE = 'backbone.rel_pos_bias.relative_position_bias_table'
@@ -190,6 +191,11 @@ def test_position_embeddings_are_resized_to_the_trunks_grid():
     expected = nn.functional.interpolate(patches, (4, 6), mode='bicubic', align_corners=False)
     assert torch.equal(large.pos_embed[:, :1], small.pos_embed[:, :1])
     torch.testing.assert_close(large.pos_embed[:, 1:], expected.flatten(2).transpose(1, 2))
+
+
+def test_position_embeddings_that_contradict_their_grid_are_refused():
+    with pytest.raises(ValueError, match='a grid of 3 x 5 patches must have 16 rows, got 10'):
+        resize_position_embedding(torch.zeros(1, 10, 4), (2, 2), (3, 5))
 
 
 def test_blocks_do_not_share_the_table_they_were_given(pre_training):

@@ -32,7 +32,8 @@ class KNNHook(Hook):
     """Classifies some validation images by their nearest training images in the trunk's features, at an interval.
 
     `knn/top1`, in percent, goes to the log and to TensorBoard, over the number of iterations done. The model needs a
-    `backbone` and a `data_preprocessor`. Processes share the work. The run does not change:
+    `backbone` and a `data_preprocessor`. Processes share the work. Random states, modes and weights of the run do not
+    change. Example:
 
         loader = dict(batch_size=64, num_workers=4)
         imagenet = dict(type='ImageNet', data_root='data/imagenet', pipeline=test_pipeline)

@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from mmengine.dist import get_world_size, is_main_process
@@ -107,7 +108,7 @@ class ReportHook(Hook):
             return
         if self._record.purpose == 'train':
             changes['epoch'] = runner.epoch
-        vars(self._record).update(changes, seconds=self.watch.seconds())
+        self._record = replace(self._record, **changes, seconds=self.watch.seconds())
         with errors_as_warnings(runner):
             self._record.write(Path(runner.log_dir))
             if self._record.ended:
@@ -115,7 +116,7 @@ class ReportHook(Hook):
 
     def _end(self, runner, state: str, message: str) -> None:
         self._save(runner, state=state, message=message, ended=time.strftime(TIME_FORMAT))
-        self.__init__()  # the runner may run again
+        self.watch, self._record = Stopwatch('set-up'), None  # the runner may run again
 
 
 @contextmanager

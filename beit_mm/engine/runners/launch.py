@@ -119,7 +119,7 @@ def _set_resume(cfg: Config, resume: str | None) -> None:
         if note:
             with atomic_write(note) as temporary:
                 temporary.write_text(json.dumps(stamp_checkpoints(work_dir, filename_tmpl)))
-    elif resume != 'auto' and note.is_file():
+    elif resume != 'auto' and note and note.is_file():
         newest = find_newest(work_dir, filename_tmpl, json.loads(note.read_text()))
         resume = str(newest) if newest else resume
     if resume == 'auto':

@@ -27,7 +27,7 @@ def advise_on_memory(cfg: Config, runner: Runner) -> Iterator[None]:
         yield
     except RuntimeError as error:
         stage = runner.message_hub.runtime_info.get('loop_stage', 'train')
-        loader = cfg[f'{stage}_dataloader']
+        loader = cfg.get(f'{stage}_dataloader')
         if worker := re.search(r'DataLoader worker \(pid.*?(?:signal: .*?\.|unexpectedly)', str(error)):
             raise OutOfMemory(
                 f'{worker[0].rstrip(".")}: the system ends processes when memory runs out; fewer workers need less: '

@@ -20,7 +20,11 @@ POOLINGS = ('mean', 'cls_token', 'patches')
 
 
 def resolve_blocks(blocks: int | Sequence[int], depth: int) -> tuple[int, ...]:
-    """Blocks counted from 0, from one or several that may count from -1 backwards; UserError if there is none such."""
+    """Blocks counted from 0, from one or several that may count back from -1.
+
+    Raises:
+        UserError: If there is none, or the trunk does not have one.
+    """
     indices = [blocks] if isinstance(blocks, int) else list(blocks)
     if not indices or any(not isinstance(index, int) or not -depth <= index < depth for index in indices):
         raise UserError(f'blocks must be 0 to {depth - 1} (or -{depth} to -1) for depth {depth}, got {blocks}')
@@ -236,9 +240,11 @@ class BEiT(BaseModule):
     def set_grid(self, grid: Grid) -> None:
         """Resize bias tables and position embeddings once to a patch grid (h, w); `forward` does so at every call.
 
-        It creates new parameters, so call it before an optimizer is built.
+        Another grid than the trunk's creates new parameters, so call it before an optimizer is built.
         """
         grid = (grid[0], grid[1])
+        if grid == self.grid:
+            return
         for module in (*(block.attn for block in self.blocks), self.rel_pos_bias):
             table = getattr(module, 'relative_position_bias_table', None)
             if table is not None:

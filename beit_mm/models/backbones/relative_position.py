@@ -100,10 +100,14 @@ def locate(source: Grid, target: Grid, dtype: torch.dtype, device: torch.device)
     """
     index = relative_position_index(target, device)
     index = F.pad(index, (0, -index.shape[1] % 8))
+    return index, _resize_matrices(source, target, dtype, device)
+
+
+def _resize_matrices(source: Grid, target: Grid, dtype: torch.dtype, device: torch.device) -> list[Tensor] | None:
     if source == target:
-        return index, None
+        return None
     matrices = [_axis_tensor(*sides).to(torch.promote_types(dtype, torch.float32)) for sides in zip(source, target)]
-    return index, [matrix.to(device, non_blocking=True) for matrix in matrices]
+    return [matrix.to(device, non_blocking=True) for matrix in matrices]
 
 
 def read_bias(table: Tensor, positions: Positions) -> Tensor:
@@ -134,7 +138,7 @@ def expand_bias(table: Tensor, source: Grid, target: Grid) -> Tensor:
             f'a relative position bias table for a grid of {source[0]} x {source[1]} patches must have '
             f'{num_table_rows(source)} rows, got {len(table)}'
         )
-    _, resize = locate(source, target, table.dtype, table.device)
+    resize = _resize_matrices(source, target, table.dtype, table.device)
     return table if resize is None else _resize(table, *resize)
 
 

@@ -13,6 +13,7 @@ from mmengine.config import Config
 from support import CONFIGS
 
 from beit_mm.engine.runners import launch
+from beit_mm.engine.runners.memory import advise_on_memory
 from beit_mm.errors import UserError
 
 CUDA = torch.OutOfMemoryError(
@@ -110,6 +111,12 @@ def test_other_errors_show_their_traceback(error, is_bug, work_dir, tmp_path, ca
     (path,) = tmp_path.glob('*/traceback.txt')
     assert 'Traceback' in output and str(error) in output and str(path) in output
     assert ('bug of beit_mm' in output) == is_bug and 'raise error' in path.read_text()
+
+
+def test_an_error_in_a_config_without_a_training_keeps_its_message():
+    runner = SimpleNamespace(message_hub=SimpleNamespace(runtime_info={}))
+    with pytest.raises(RuntimeError, match='mat1 and mat2'), advise_on_memory(Config(), runner):
+        raise RuntimeError('mat1 and mat2')
 
 
 @pytest.mark.parametrize('error', [UserError('a mistake'), None])

@@ -1,6 +1,7 @@
 """The trunk: any image size, every output, position biases, masks, initialisation and names."""
 
 import math
+import operator
 
 import pytest
 import torch
@@ -50,6 +51,9 @@ def test_resizing_in_the_forward_equals_set_grid_and_a_trunk_of_that_size(size, 
     torch.testing.assert_close(output, built_for_size(x)[0], rtol=1e-4, atol=1e-4)
     model.set_grid(grid)
     assert model.grid == grid and model.grid_size.tolist() == list(grid)
+    parameters = list(model.parameters())
+    model.set_grid(grid)
+    assert all(map(operator.is_, parameters, model.parameters()))
     shapes = [[(name, tensor.shape) for name, tensor in m.state_dict().items()] for m in (model, built_for_size)]
     assert shapes[0] == shapes[1]
     torch.testing.assert_close(model(x)[0], output, rtol=0, atol=1e-5)
