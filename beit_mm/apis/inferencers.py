@@ -22,7 +22,7 @@ from beit_mm.config.parts import innermost_dataset, walk
 from beit_mm.datasets import BlockwiseMaskGenerator, PackInputs, RandomMaskGenerator
 from beit_mm.datasets.images import input_format, normalize, resize_image, size_for
 from beit_mm.datasets.seeding import derive_seed
-from beit_mm.datasets.transforms.formatting import channels_first
+from beit_mm.datasets.transforms.crops import channels_first
 from beit_mm.datasets.transforms.masking import MaskGenerator
 from beit_mm.errors import UserError
 from beit_mm.models import BEiT

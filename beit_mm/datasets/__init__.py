@@ -15,38 +15,21 @@ from beit_mm.registry import TRANSFORMS
 
 from .bad_images import BadImage, BadImages
 from .classification import CIFAR100, ClassFolders
-from .huggingface import HuggingFaceImages
 from .seeding import SeededDataset, SeededSampler
+from .stored_images import HuggingFaceImages
 from .transforms.color import DrawColorJitter, PhotoMetricDistortion
-from .transforms.crops import RandomCrop, RandomFlip, RandomResizedCrop, TwoViewRandomResizedCrop
-from .transforms.formatting import PackInputs, PackSegInputs, PackTwoViews
+from .transforms.crops import (
+    PackInputs,
+    PackSegInputs,
+    PackTwoViews,
+    RandomCrop,
+    RandomFlip,
+    RandomResizedCrop,
+    TwoViewRandomResizedCrop,
+)
 from .transforms.loading import LoadAnnotations, LoadImage
 from .transforms.masking import BlockwiseMaskGenerator, RandomMaskGenerator
 from .webdataset import WebDatasetShards
-
-__all__ = [
-    'BadImage',
-    'BadImages',
-    'BlockwiseMaskGenerator',
-    'CIFAR100',
-    'ClassFolders',
-    'DrawColorJitter',
-    'HuggingFaceImages',
-    'LoadAnnotations',
-    'LoadImage',
-    'PackInputs',
-    'PackSegInputs',
-    'PackTwoViews',
-    'PhotoMetricDistortion',
-    'RandomCrop',
-    'RandomFlip',
-    'RandomMaskGenerator',
-    'RandomResizedCrop',
-    'SeededDataset',
-    'SeededSampler',
-    'TwoViewRandomResizedCrop',
-    'WebDatasetShards',
-]
 
 # MMPretrain's own; `beit_mm.RandAugment` and `beit_mm.RandomErasing` work until the next release.
 for step in (RandAugment, RandomErasing):

@@ -5,9 +5,8 @@ import os
 import re
 import tarfile
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from io import FileIO
 from itertools import groupby
 from pathlib import Path
 
@@ -23,7 +22,6 @@ from beit_mm.registry import DATASETS
 from .bad_images import BadImage
 from .stored_images import StoredImages
 
-MAX_OPEN_SHARDS = 64  # per process: a thousand shards times ten workers would exceed the usual limits
 HEADER = 512  # bytes of the header before the data of each member
 # One record per image: 16 bytes. Offset and size are in bytes; label -1 means none.
 INDEX = np.dtype([('offset', np.int64), ('size', np.int32), ('label', np.int32)])
@@ -71,21 +69,17 @@ class WebDatasetShards(StoredImages):
         self.image_keys = tuple(image_keys)
         self.label_key = label_key
         self.index_dir = index_dir
-        self._files: dict[int, FileIO] = {}  # open shards, the most recently used last
         super().__init__(data_root=data_root, **kwargs)
 
     def open_store(self) -> tuple[int, np.ndarray | None]:
         missing = [shard for shard in self.shards if not os.path.isfile(shard)]
         if missing:
-            raise FileNotFoundError(
-                f'{len(missing)} of {len(self.shards)} shards do not exist: '
-                f'{", ".join(missing[:3])}{" ..." if len(missing) > 3 else ""}'
-            )
-        # Each process starts with other shards, and later reads the indices that the others have written.
+            raise FileNotFoundError(f'{len(missing)} of {len(self.shards)} shards do not exist: {missing[0]}')
+        # Each process starts at another shard, and later reads the indices that the others have written.
         rank, num_processes = get_dist_info()
-        order = sorted(range(len(self.shards)), key=lambda shard: ((shard - rank) % num_processes, shard))
-        by_shard = {shard: self._cached_index(self.shards[shard]) for shard in order}
-        indices = [by_shard[shard] for shard in range(len(order))]
+        start = rank * len(self.shards) // num_processes
+        indices = [self._cached_index(shard) for shard in self.shards[start:] + self.shards[:start]]
+        indices = indices[len(indices) - start :] + indices[: len(indices) - start]
         self._ends = np.cumsum([len(index) for index in indices])
         index = np.concatenate(indices)
         self._offsets, self._sizes = (torch.from_numpy(index[name].copy()) for name in ('offset', 'size'))
@@ -95,7 +89,8 @@ class WebDatasetShards(StoredImages):
         """Reads the header before the data too, for the member's name."""
         shard = int(np.searchsorted(self._ends, row, side='right'))
         path, offset, size = self.shards[shard], int(self._offsets[row]), int(self._sizes[row])
-        content = os.pread(self._open(shard).fileno(), HEADER + size, offset - HEADER)
+        with open(path, 'rb', buffering=0) as file:
+            content = os.pread(file.fileno(), HEADER + size, offset - HEADER)
         if len(content) != HEADER + size:
             raise BadImage(
                 f'{path}/(image at byte {offset})',
@@ -107,17 +102,6 @@ class WebDatasetShards(StoredImages):
 
     def extra_repr(self) -> list[str]:
         return [f'Shards: \t{len(self.shards)}, from {self.shards[0]}', *super().extra_repr()]
-
-    def __getstate__(self) -> dict:
-        """Without open files, which cannot go to another process."""
-        return dict(self.__dict__, _files={})
-
-    def _open(self, shard: int) -> FileIO:
-        file = self._files.pop(shard, None) or open(self.shards[shard], 'rb', buffering=0)
-        self._files[shard] = file
-        if len(self._files) > MAX_OPEN_SHARDS:
-            self._files.pop(next(iter(self._files))).close()
-        return file
 
     def _cached_index(self, path: str) -> np.ndarray:
         """The index of a shard, INDEX (n,), from an earlier run's file if the shard has not changed since."""
@@ -168,7 +152,9 @@ def index_shard(path: str, image_keys: Sequence[str], label_key: str) -> np.ndar
     index = []
     try:
         with open(path, 'rb') as file, tarfile.open(fileobj=file, mode='r:') as tar:
-            for sample, entries in groupby(_members(tar), key=lambda entry: entry[0]):
+            names = ((MEMBER.match(entry.name), entry) for entry in tar if entry.isreg() and not META.match(entry.name))
+            parts = ((name[1], name[2].lower(), entry) for name, entry in names if name)
+            for sample, entries in groupby(parts, key=lambda entry: entry[0]):
                 members = {extension: member for _, extension, member in entries}
                 image = next((members[key] for key in image_keys if key in members), None)
                 if image is None:
@@ -183,14 +169,6 @@ def index_shard(path: str, image_keys: Sequence[str], label_key: str) -> np.ndar
     except tarfile.TarError as error:
         raise UserError(f'the shard {path} is truncated or no uncompressed tar file: {error}') from error
     return np.array(index, INDEX)
-
-
-def _members(tar: tarfile.TarFile) -> Iterator[tuple[str, str, tarfile.TarInfo]]:
-    """Sample, extension and header of every member that belongs to a sample."""
-    for member in tar:
-        parts = MEMBER.match(member.name)
-        if member.isreg() and parts and not META.match(member.name):
-            yield parts[1], parts[2].lower(), member
 
 
 def _read_label(descriptor: int, member: tarfile.TarInfo | None) -> int:

@@ -1,6 +1,5 @@
 """Metrics."""
 
-from .iou_metric import IoUMetric
-from .metrics import LinearProbeAccuracy, MaskedTokenAccuracy, TokenizerMetric
+from .metrics import IoUMetric, LinearProbeAccuracy, MaskedTokenAccuracy, TokenizerMetric
 
 __all__ = ['IoUMetric', 'LinearProbeAccuracy', 'MaskedTokenAccuracy', 'TokenizerMetric']

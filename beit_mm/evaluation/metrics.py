@@ -1,32 +1,36 @@
-"""Metrics of the tokenizer, masked pre-training and linear probes."""
+"""Metrics of the tokenizer, masked pre-training, linear probes, nearest neighbours and segmentation."""
 
+import os
 from collections.abc import Sequence
 
 import torch
 from mmengine.evaluator import BaseMetric
+from mmseg.evaluation import IoUMetric as HostIoUMetric
+from torch import Tensor
 
+from beit_mm.datasets.transforms.loading import check_labels, check_mode
 from beit_mm.errors import UserError
 from beit_mm.models.tokenizers.discrete_vae import codebook_use
 from beit_mm.registry import METRICS
+
+MAX_SIMILARITIES = 2**24  # of nearest neighbours that are held at once: 64 MiB in float32
 
 
 @METRICS.register_module()
 class MaskedTokenAccuracy(BaseMetric):
     """Share of masked patches whose visual token is predicted right, compared with always guessing the commonest token.
 
-    Takes `predicted` and `target`, (k,) each, of every sample of MaskedImageModel.
+    Takes `predicted` and `target`, (k,) each, of every sample of MaskedImageModel. Gives `accuracy` and
+    `most_frequent`, in percent, and the perplexity of the targets.
     """
 
     default_prefix = 'masked_token'
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
-        for sample in data_samples:
-            self.results.append((sample['predicted'].cpu(), sample['target'].cpu()))
+        self.results += [(sample['predicted'].cpu(), sample['target'].cpu()) for sample in data_samples]
 
     def compute_metrics(self, results: list) -> dict:
-        """`accuracy` and `most_frequent`, in percent, and the perplexity of the targets."""
-        predicted = torch.cat([predicted for predicted, _ in results])
-        target = torch.cat([target for _, target in results])
+        predicted, target = (torch.cat(tokens) for tokens in zip(*results))
         counts = torch.bincount(target)
         return dict(
             accuracy=100 * (predicted == target).float().mean().item(),
@@ -39,7 +43,8 @@ class MaskedTokenAccuracy(BaseMetric):
 class TokenizerMetric(BaseMetric):
     """Quality of reconstruction and use of the codebook over a whole data set.
 
-    Takes `tokens` (h, w) and `squared_error` of every sample of DiscreteVAE.
+    Takes `tokens` (h, w) and `squared_error` of every sample of DiscreteVAE. Gives `psnr` in dB of the mean squared
+    error, `perplexity`, and `used_codes` in percent of the vocabulary.
 
     Args:
         vocab_size: number of visual tokens.
@@ -56,7 +61,6 @@ class TokenizerMetric(BaseMetric):
             self.results.append((sample['tokens'].flatten().to('cpu', torch.int32), sample['squared_error'].item()))
 
     def compute_metrics(self, results: list) -> dict:
-        """`psnr` in dB of the mean squared error, `perplexity`, and `used_codes` in percent of the vocabulary."""
         tokens = torch.cat([tokens for tokens, _ in results])
         if int(tokens.max()) >= self.vocab_size:
             raise UserError(
@@ -76,8 +80,9 @@ class TokenizerMetric(BaseMetric):
 class LinearProbeAccuracy(BaseMetric):
     """Top-1 accuracy of every probed block, and the best of them.
 
-    Takes `block_labels` (num_blocks,), `probed_blocks` and `gt_label` of every sample of LinearProbe. Blocks count from
-    0 as in `out_indices`; the paper counts from 1.
+    Takes `block_labels` (num_blocks,), `probed_blocks` and `gt_label` of every sample of LinearProbe. Gives
+    `block_<index>` of every block and `best`, in percent, and `best_block`, the index of the best block. Blocks count
+    from 0 as in `out_indices`; the paper counts from 1.
     """
 
     default_prefix = 'linear_probe'
@@ -88,15 +93,58 @@ class LinearProbeAccuracy(BaseMetric):
             self.results.append((tuple(sample['probed_blocks']), correct))
 
     def compute_metrics(self, results: list) -> dict:
-        """`block_<index>` of every block and `best`, in percent, and `best_block`, the index of the best block.
-
-        The index is a float, as MMEngine does not write integers into the file of scores.
-        """
         blocks = results[0][0]
         accuracies = 100 * torch.stack([correct for _, correct in results]).double().mean(dim=0)
         best = int(accuracies.argmax())
         return dict(
             {f'block_{block}': accuracy.item() for block, accuracy in zip(blocks, accuracies)},
             best=accuracies[best].item(),
-            best_block=float(blocks[best]),
+            best_block=float(blocks[best]),  # MMEngine does not write integers into the file of scores
         )
+
+
+@METRICS.register_module()
+class IoUMetric(HostIoUMetric):
+    """MMSegmentation's IoUMetric, which refuses label maps that do not fit.
+
+    MMSegmentation's own counts labels beyond the classes in some sums but not in others, and its LoadAnnotations cuts
+    16 bits to 8, both silently. Arguments: those of MMSegmentation's IoUMetric.
+
+    Raises:
+        UserError: If a map is not a picture of one 8-bit label per pixel, has another size than the prediction, or has
+            a label that is not a class; names the file.
+    """
+
+    def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
+        for sample in data_samples if not self.format_only else ():
+            path = sample.get('seg_map_path') or f'the labels of {sample.get("img_path")}'
+            if os.path.isfile(path):
+                check_mode(path)
+            labels, predicted = (sample[key]['data'].squeeze() for key in ('gt_sem_seg', 'pred_sem_seg'))
+            num_classes, reduces = len(self.dataset_meta['classes']), bool(sample.get('reduce_zero_label', False))
+            check_labels(path, labels, predicted.shape, num_classes, reduces, self.ignore_index)
+        super().process(data_batch, data_samples)
+
+
+def predict_by_neighbours(
+    features: Tensor, train_features: Tensor, train_labels: Tensor, k: int = 20, temperature: float = 0.07
+) -> Tensor:
+    """Classes by weighted nearest neighbours (arXiv 1805.01978, section 3.4; k = 20 as in DINO, arXiv 2104.14294).
+
+    Each of the k nearest training images votes for its class with weight exp(cosine similarity / temperature).
+
+    Args:
+        features, train_features: (N, C) and (M, C), each of length 1; M at least k.
+        train_labels: int64 (M,).
+
+    Returns:
+        int64 (N,).
+    """
+    predicted = []
+    for part in features.split(max(1, MAX_SIMILARITIES // len(train_features))):
+        similarities, neighbours = (part @ train_features.t()).topk(k, dim=1)
+        # A softmax only scales the weights of an image, and no temperature overflows.
+        weights = (similarities / temperature).softmax(dim=1)
+        votes = weights.new_zeros(len(part), int(train_labels.max()) + 1)
+        predicted.append(votes.scatter_add_(1, train_labels[neighbours], weights).argmax(dim=1))
+    return torch.cat(predicted)

@@ -9,7 +9,7 @@ import torch
 from torch import nn, Tensor
 
 from beit_mm.datasets.images import input_format, normalize, read_image, resize_image, size_for, Source
-from beit_mm.datasets.transforms.formatting import channels_first
+from beit_mm.datasets.transforms.crops import channels_first
 from beit_mm.errors import UserError
 from beit_mm.models import BEiT
 from beit_mm.models.backbones.beit import resolve_blocks

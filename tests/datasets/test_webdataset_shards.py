@@ -1,6 +1,6 @@
 """Tar shards as a data set: what webdataset wrote is read whole, at random, by any sampler, wrapper and worker."""
 
-import pickle
+import shutil
 import subprocess
 import sys
 
@@ -147,7 +147,7 @@ def test_processes_start_with_different_shards_and_end_with_the_same_data(shards
     monkeypatch.setattr(
         webdataset_shards, 'index_shard', lambda path, *keys: (done.append(path[-5]), index_shard(path, *keys))[1]
     )
-    for rank, order in enumerate((['0', '2', '1'], ['1', '0', '2'])):
+    for rank, order in enumerate((['0', '1', '2'], ['1', '2', '0'])):
         done.clear()
         monkeypatch.setattr(webdataset_shards, 'get_dist_info', lambda: (rank, 2))
         assert found(build(shards, index_dir=None)) == EXPECTED and done == order
@@ -187,17 +187,6 @@ def test_workers_and_samplers(shards, context, sampler):
     assert sorted(seen) == list(range(10)) and seen != sorted(seen)
 
 
-def test_open_files_stay_few_and_are_not_pickled(shards, monkeypatch):
-    monkeypatch.setattr(webdataset_shards, 'MAX_OPEN_SHARDS', 2)
-    dataset = build(shards)
-    for index in (0, 4, 8, 1, 5, 9):
-        assert dataset.get_data_info(index)['img_bytes'] == jpeg(index)
-        assert len(dataset._files) <= 2
-    assert list(dataset._files) == [1, 2]
-    copied = pickle.loads(pickle.dumps(dataset))
-    assert not copied._files and found(copied) == EXPECTED
-
-
 def test_part_of_the_data(shards):
     for indices, rows in ((3, [0, 1, 2]), (-2, [8, 9]), ([7, 1, -1], [7, 1, 9])):
         dataset = build(shards, indices=indices)
@@ -221,3 +210,67 @@ def test_wrappers(shards, wrapper, rows):
     key = 'datasets' if wrapper['type'] == 'ConcatDataset' else 'dataset'
     dataset = DATASETS.build(dict(wrapper, **{key: [inner] if key == 'datasets' else inner}))
     assert [dataset[index]['img_bytes'] for index in range(len(dataset))] == [jpeg(row) for row in rows]
+
+
+# Mistakes end in one sentence that names the shard, or the image in it
+
+
+def test_missing_shards_are_named(shards):
+    shards[1].unlink()
+    with pytest.raises(FileNotFoundError, match=f'1 of 3 shards do not exist: {shards[1]}'):
+        build(shards)
+    with pytest.raises(ValueError, match='at least one tar file, got none'):
+        WebDatasetShards([])
+
+
+@pytest.mark.parametrize('cut', [1500, 'middle', 'end mark', 0])
+def test_truncated_shards_are_named(shards, cut):
+    """Within the first member, within the last, between two members, and an empty file."""
+    index = index_shard(str(shards[1]), ('jpg',), 'cls')
+    last = int(index['offset'][-1])
+    size = {'middle': last + 20, 'end mark': -(-(last + int(index['size'][-1])) // 512) * 512}.get(cut, cut)
+    with open(shards[1], 'r+b') as file:
+        file.truncate(size)
+    with pytest.raises(ValueError, match=f'the shard {shards[1]} is truncated'):
+        build(shards)
+
+
+def test_a_shard_that_is_truncated_while_in_use(shards):
+    dataset = build(shards)
+    with open(shards[2], 'r+b') as file:
+        file.truncate(2000)
+    with pytest.raises(ValueError, match=f'the shard {shards[2]} is truncated: it must have .* got 2000'):
+        dataset.get_data_info(9)
+
+
+def test_a_compressed_shard_is_named(shards):
+    packed = shutil.make_archive(str(shards[0].parent / 'packed'), 'gztar', shards[0].parent, '.')
+    with pytest.raises(ValueError, match=f'{packed} is truncated or no uncompressed tar file'):
+        WebDatasetShards(packed)
+
+
+def test_a_sample_without_image_is_named(shards):
+    with webdataset.TarWriter(str(shards[1])) as writer:
+        writer.write({'__key__': 'lonely', 'cls': 1, 'txt': 'no image'})
+    with pytest.raises(ValueError, match=r'000001.tar: the sample lonely must have an image \(jpg.*, got .*cls'):
+        build(shards)
+
+
+@pytest.mark.parametrize(
+    'label, got', [({}, 'none'), *((dict(cls=text), 'none') for text in (b'owl', b'-1', b'9' * 20)), (dict(cls=3), '3')]
+)
+def test_labels_that_are_missing_or_beyond_the_classes_are_named(shards, label, got):
+    with webdataset.TarWriter(str(shards[1])) as writer:
+        writer.write({'__key__': 'wrong', 'jpg': jpeg(0), **label})
+    sentence = rf'000001.tar/wrong.jpg: the label must be 0 to 2 to fit 3 class names, got {got} \(as in 1 of 7'
+    with pytest.raises(ValueError, match=sentence):
+        build(shards)
+    assert len(build(shards, with_label=False)) == 7
+
+
+def test_labels_without_class_names_only_need_to_be_there(shards):
+    assert build(shards, classes=None).get_gt_labels().max() == 2
+    with webdataset.TarWriter(str(shards[1])) as writer:
+        writer.write({'__key__': 'wrong', 'jpg': jpeg(0)})
+    with pytest.raises(ValueError, match='wrong.jpg: the label must be 0 or more, got none'):
+        build(shards, classes=None)

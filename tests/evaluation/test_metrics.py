@@ -1,49 +1,111 @@
-"""Metrics of the tokenizer and of pre-training."""
+"""Metrics count what they promise, IoU is the host's, and votes of neighbours are scikit-learn's."""
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from mmengine.registry import METRICS
+from mmseg.evaluation import IoUMetric as HostIoUMetric
+from PIL import Image
+from sklearn.neighbors import KNeighborsClassifier
+from torch.nn import functional as F
+
+from beit_mm.evaluation import IoUMetric, metrics
+
+
+def perplexity(*shares: float) -> float:
+    return math.exp(-sum(share * math.log(share) for share in shares))
 
 
 def test_masked_token_accuracy_counts_patches_of_all_images_together():
     metric = METRICS.build(dict(type='beit_mm.MaskedTokenAccuracy'))
-    samples = [
-        dict(predicted=torch.tensor([3, 1, 1]), target=torch.tensor([3, 1, 0])),
-        dict(predicted=torch.tensor([1]), target=torch.tensor([1])),
-        dict(predicted=torch.tensor([2, 2, 2, 2]), target=torch.tensor([1, 1, 0, 3])),
-    ]
+    tokens = [([3, 1, 1], [3, 1, 0]), ([1], [1]), ([2, 2, 2, 2], [1, 1, 0, 3])]
+    samples = [dict(predicted=torch.tensor(predicted), target=torch.tensor(target)) for predicted, target in tokens]
     metric.process({}, samples[:1])
     metric.process({}, samples[1:])
-    shares = [2 / 8, 4 / 8, 2 / 8]
-    perplexity = math.exp(-sum(share * math.log(share) for share in shares))
     assert metric.evaluate(size=3) == pytest.approx(
         {
             'masked_token/accuracy': 100 * 3 / 8,
             'masked_token/most_frequent': 100 * 4 / 8,
-            'masked_token/target_perplexity': perplexity,
+            'masked_token/target_perplexity': perplexity(2 / 8, 4 / 8, 2 / 8),
         }
     )
+    # Samples repeated to fill the last batch do not count.
+    metric.process({}, [dict(predicted=torch.tensor([1]), target=torch.tensor([target])) for target in (1, 0, 0)])
+    assert metric.evaluate(size=2)['masked_token/accuracy'] == 50
 
 
 def test_tokenizer_metric_averages_errors_and_joins_the_codes_of_all_images():
     metric = METRICS.build(dict(type='beit_mm.TokenizerMetric', vocab_size=8))
     metric.process({}, [dict(tokens=torch.tensor([[0, 0], [1, 2]]), squared_error=torch.tensor(0.03))])
     metric.process({}, [dict(tokens=torch.tensor([[0, 0], [1, 1]]), squared_error=torch.tensor(0.01))])
-    shares = [4 / 8, 3 / 8, 1 / 8]
     assert metric.evaluate(size=2) == pytest.approx(
         {
             'tokenizer/psnr': 10 * math.log10(1 / 0.02),
             'tokenizer/used_codes': 100 * 3 / 8,
-            'tokenizer/perplexity': math.exp(-sum(share * math.log(share) for share in shares)),
+            'tokenizer/perplexity': perplexity(4 / 8, 3 / 8, 1 / 8),
         },
         rel=1e-5,
     )
 
 
-def test_samples_repeated_to_fill_the_last_batch_do_not_count():
-    metric = METRICS.build(dict(type='beit_mm.MaskedTokenAccuracy'))
-    right, wrong = (dict(predicted=torch.tensor([1]), target=torch.tensor([target])) for target in (1, 0))
-    metric.process({}, [right, wrong, wrong])
-    assert metric.evaluate(size=2)['masked_token/accuracy'] == 50
+def score(cls, labels, predicted, path='nowhere.png', **more) -> dict:
+    metric = cls(iou_metrics=['mIoU'])
+    metric.dataset_meta = dict(classes=['a', 'b', 'c', 'd'])
+    maps = dict(gt_sem_seg=labels, pred_sem_seg=predicted)
+    maps = {key: dict(data=torch.as_tensor(values)[None]) for key, values in maps.items()}
+    metric.process({}, [dict(maps, img_path='a.jpg', seg_map_path=str(path), **more)])
+    return metric.compute_metrics(metric.results)
+
+
+def test_iou_is_the_hosts(tmp_path):
+    labels, predicted = np.random.default_rng(0).integers(0, 4, (2, 8, 9))
+    labels[0] = 255
+    Image.fromarray(labels.astype(np.uint8)).save(tmp_path / 'a.png')
+    assert score(IoUMetric, labels, predicted, tmp_path / 'a.png') == score(HostIoUMetric, labels, predicted)
+
+
+@pytest.mark.parametrize(
+    'labels, reduces, words',
+    [
+        ([[0, 7], [255, 4]], False, 'labels 0 to 3 (reduce_zero_label=False) or 255, got 7'),
+        ([[0, 7], [255, 4]], True, 'labels 1 to 4 (reduce_zero_label=True) or 255, got 8'),
+        ([[0] * 3] * 2, False, 'the size of its image, 2 x 2, got 2 x 3'),
+    ],
+)
+def test_label_maps_that_do_not_fit_are_named(labels, reduces, words):
+    with pytest.raises(ValueError) as raised:
+        score(IoUMetric, labels, [[0, 0], [0, 0]], reduce_zero_label=reduces)
+    assert str(raised.value) == f'nowhere.png must have {words}'
+
+
+@pytest.mark.parametrize(
+    'picture, words',
+    [(np.full((2, 2), 256, np.uint16), '16 or 32 bits per pixel'), (np.zeros((2, 2, 3), np.uint8), 'colours')],
+)
+def test_pictures_that_are_no_label_maps_are_named(tmp_path, picture, words):
+    """MMSegmentation's step has cut 16 bits to 8 by then: 256 to 0."""
+    Image.fromarray(picture).save(tmp_path / 'a.png')
+    with pytest.raises(ValueError, match=f'{tmp_path}/a.png must be a picture with one 8-bit label.*{words}'):
+        score(IoUMetric, np.zeros((2, 2), int), np.zeros((2, 2), int), tmp_path / 'a.png')
+
+
+@pytest.mark.parametrize('k, temperature', [(20, 0.07), (1, 0.07), (200, 0.07), (20, 1.0), (300, 1e-3)])
+@pytest.mark.parametrize('limit', [metrics.MAX_SIMILARITIES, 700])
+def test_votes_are_scikit_learns(k, temperature, limit, monkeypatch):
+    """Of features of length 1 in overlapping clusters, with no more similarities at once than allowed."""
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.randn(7, 16, generator=generator)
+    labels = torch.randint(7, (400,), generator=generator)
+    features = F.normalize(centres[labels] + 1.5 * torch.randn(400, 16, generator=generator), dim=1)
+    peer = KNeighborsClassifier(
+        k, metric='cosine', weights=lambda distances: np.exp(-distances / temperature)
+    )  # a distance is 1 less the similarity
+    expected = torch.from_numpy(peer.fit(features[:300].double(), labels[:300]).predict(features[300:].double()))
+    held, topk = [], torch.Tensor.topk
+    monkeypatch.setattr(metrics, 'MAX_SIMILARITIES', limit)
+    monkeypatch.setattr(torch.Tensor, 'topk', lambda self, *a, **kw: held.append(self.shape) or topk(self, *a, **kw))
+    found = metrics.predict_by_neighbours(features[300:], features[:300], labels[:300], k, temperature)
+    assert torch.equal(found, expected) and 0.4 < (found == labels[300:]).double().mean() < 1
+    assert held == ([(2, 300)] * 50 if limit == 700 else [(100, 300)])

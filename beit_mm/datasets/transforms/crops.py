@@ -1,15 +1,16 @@
-"""Random crops and flips with the hosts' draws, in less time than the hosts need."""
+"""Random crops, flips and packing with the hosts' draws and results, in less time than the hosts need."""
 
 from collections.abc import Sequence
 
 import cv2
 import mmcv
+import mmpretrain.datasets.transforms as mmpretrain_transforms
 import mmseg.datasets.transforms as mmseg_transforms
 import numpy as np
 import torch
+from mmcv.transforms import BaseTransform
 from mmcv.transforms import RandomFlip as HostRandomFlip
 from mmcv.transforms.utils import cache_randomness
-from mmpretrain.datasets.transforms import RandomResizedCrop as HostRandomResizedCrop
 from torch.nn import functional as F
 
 from beit_mm.registry import TRANSFORMS
@@ -25,34 +26,13 @@ except (ValueError, NotImplementedError):  # older releases
     TORCH_HAS_LANCZOS = False
 
 
-def _resize(image: np.ndarray, size: Sequence[int], interpolation: str, backend: str) -> np.ndarray:
-    """An image uint8 (h, w, 3) at a size (H, W), with antialiasing; torch's has its channels first in memory."""
-    if min(image.strides) < 0:  # mirrored, or BGR as a view of RGB: torch has no negative strides
-        image = np.ascontiguousarray(image)
-    if backend == 'pillow' or (interpolation == 'lanczos' and not TORCH_HAS_LANCZOS):
-        return mmcv.imresize(image, tuple(size[::-1]), interpolation=interpolation, backend='pillow')
-    pixels = torch.from_numpy(image).permute(2, 0, 1)[None]
-    resized = F.interpolate(pixels, size=tuple(size), mode=interpolation, antialias=True)
-    return resized[0].permute(1, 2, 0).numpy()
-
-
-def _mirror(image: np.ndarray) -> np.ndarray:
-    """An image (H, W, 3) with left and right exchanged, in the same memory order."""
-    if image.flags.c_contiguous:
-        return cv2.flip(image, FLIP_CODES['horizontal'])
-    planes = image.transpose(2, 0, 1)
-    flipped = cv2.flip(planes.reshape(-1, planes.shape[2]), FLIP_CODES['horizontal'])
-    return flipped.reshape(planes.shape).transpose(1, 2, 0)
-
-
-def _check_choice(choices: Sequence[str], **values: str) -> None:
-    for name, value in values.items():
-        if value not in choices:
-            raise ValueError(f'{name} must be one of {", ".join(choices)}, got {value!r}')
+def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise ValueError(f'{name} must be one of {", ".join(choices)}, got {value!r}')
 
 
 @TRANSFORMS.register_module()
-class RandomResizedCrop(HostRandomResizedCrop):
+class RandomResizedCrop(mmpretrain_transforms.RandomResizedCrop):
     """MMPretrain's RandomResizedCrop with a choice of the library that resizes, both with antialiasing.
 
     Args:
@@ -69,12 +49,12 @@ class RandomResizedCrop(HostRandomResizedCrop):
     def __init__(
         self, scale: int | Sequence[int], interpolation: str = 'bicubic', resize_backend: str = 'pillow', **kwargs
     ):
-        _check_choice(RESIZE_BACKENDS, resize_backend=resize_backend)
-        _check_choice(FILTERS, interpolation=interpolation)
+        _check_choice('resize_backend', resize_backend, RESIZE_BACKENDS)
+        _check_choice('interpolation', interpolation, FILTERS)
         super().__init__(scale, interpolation=interpolation, backend=resize_backend, **kwargs)
 
     def transform(self, results: dict) -> dict:
-        image = _resize(self.crop(results['img']), self.scale, self.interpolation, self.backend)
+        image = self._resize(self.crop(results['img']), self.scale, self.interpolation)
         # Channels last in memory, else OpenCV would reorder the image in every later step.
         results['img'] = image if image.flags.c_contiguous else cv2.merge(list(image.transpose(2, 0, 1)))
         results['img_shape'] = image.shape
@@ -84,6 +64,16 @@ class RandomResizedCrop(HostRandomResizedCrop):
         """A view of a random part of an image (H, W, 3)."""
         top, left, height, width = self.rand_crop_params(image)
         return image[top : top + height, left : left + width]
+
+    def _resize(self, image: np.ndarray, size: Sequence[int], interpolation: str) -> np.ndarray:
+        """An image (H, W, 3) of that size; torch's has its channels first in memory."""
+        if min(image.strides) < 0:  # mirrored, or BGR as a view of RGB: torch has no negative strides
+            image = np.ascontiguousarray(image)
+        if self.backend == 'pillow' or (interpolation == 'lanczos' and not TORCH_HAS_LANCZOS):
+            return mmcv.imresize(image, tuple(size[::-1]), interpolation=interpolation, backend='pillow')
+        pixels = torch.from_numpy(image).permute(2, 0, 1)[None]
+        resized = F.interpolate(pixels, size=tuple(size), mode=interpolation, antialias=True)
+        return resized[0].permute(1, 2, 0).numpy()
 
 
 @TRANSFORMS.register_module()
@@ -107,7 +97,7 @@ class TwoViewRandomResizedCrop(RandomResizedCrop):
         **kwargs,
     ):
         super().__init__(scale, interpolation, **kwargs)
-        _check_choice(FILTERS, second_interpolation=second_interpolation)
+        _check_choice('second_interpolation', second_interpolation, FILTERS)
         self.second_scale = (second_scale,) * 2 if isinstance(second_scale, int) else tuple(second_scale)
         self.second_interpolation = second_interpolation
         self.flip_prob = flip_prob
@@ -115,8 +105,8 @@ class TwoViewRandomResizedCrop(RandomResizedCrop):
     def transform(self, results: dict) -> dict:
         crop = np.ascontiguousarray(self.crop(results['img']))
         flip = self.flip_prob > 0 and np.random.random() < self.flip_prob
-        image = _resize(crop, self.scale, self.interpolation, self.backend)
-        view = _resize(crop, self.second_scale, self.second_interpolation, self.backend)
+        image = self._resize(crop, self.scale, self.interpolation)
+        view = self._resize(crop, self.second_scale, self.second_interpolation)
         results['img'], results['view'] = (_mirror(image), _mirror(view)) if flip else (image, view)
         results['img_shape'] = image.shape
         return results
@@ -126,6 +116,15 @@ class TwoViewRandomResizedCrop(RandomResizedCrop):
             f'{super().__repr__()[:-1]}, second_scale={self.second_scale}, '
             f'second_interpolation={self.second_interpolation}, flip_prob={self.flip_prob})'
         )
+
+
+def _mirror(image: np.ndarray) -> np.ndarray:
+    """An image (H, W, 3) with left and right exchanged, in the same memory order."""
+    if image.flags.c_contiguous:
+        return cv2.flip(image, FLIP_CODES['horizontal'])
+    planes = image.transpose(2, 0, 1)
+    flipped = cv2.flip(planes.reshape(-1, planes.shape[2]), FLIP_CODES['horizontal'])
+    return flipped.reshape(planes.shape).transpose(1, 2, 0)
 
 
 @TRANSFORMS.register_module()
@@ -163,3 +162,50 @@ class RandomCrop(mmseg_transforms.RandomCrop):
             values, counts = np.unique(labels, return_counts=True)
         counts = counts[values != self.ignore_index]
         return bool(np.count_nonzero(counts) > 1 and counts.max() / counts.sum() < self.cat_max_ratio)
+
+
+def channels_first(image: np.ndarray) -> torch.Tensor:
+    """An image uint8 (H, W, C) as a contiguous tensor (C, H, W), without a copy if its memory has that order."""
+    planes = image.transpose(2, 0, 1)
+    if not planes.flags.c_contiguous:
+        planes = np.empty_like(planes, order='C')
+        cv2.split(image, list(planes))
+    return torch.from_numpy(planes)
+
+
+@TRANSFORMS.register_module()
+class PackTwoViews(BaseTransform):
+    """Pack `inputs` uint8 (3, H, W), `views` uint8 (3, 8h, 8w), `mask` bool (h, w) and, from DrawColorJitter,
+    `jitter` float32 (6,) and `mean_color` float32 (3,).
+    """
+
+    def transform(self, results: dict) -> dict:
+        arrays = {key: results[key] for key in ('mask', 'jitter', 'mean_color') if key in results}
+        views = dict(inputs=channels_first(results['img']), views=channels_first(results['view']))
+        return dict(views, **{key: torch.from_numpy(value) for key, value in arrays.items()})
+
+    def __repr__(self) -> str:
+        return f'{type(self).__name__}()'
+
+
+@TRANSFORMS.register_module()
+class PackInputs(mmpretrain_transforms.PackInputs):
+    """MMPretrain's PackInputs; it moves the channels of a colour image to the front in a fifth of the time."""
+
+    @staticmethod
+    def format_input(input_):
+        if isinstance(input_, np.ndarray) and input_.ndim == 3:
+            return channels_first(input_)
+        return mmpretrain_transforms.PackInputs.format_input(input_)
+
+
+@TRANSFORMS.register_module()
+class PackSegInputs(mmseg_transforms.PackSegInputs):
+    """MMSegmentation's PackSegInputs; it moves the channels of a colour image to the front in a fifth of the time."""
+
+    def transform(self, results: dict) -> dict:
+        image = results.get('img')
+        if image is None or image.ndim != 3:
+            return super().transform(results)
+        others = {key: value for key, value in results.items() if key != 'img'}
+        return dict(inputs=channels_first(image), **super().transform(others))

@@ -1,6 +1,8 @@
 """Loading images and label maps."""
 
 import io
+from collections.abc import Sequence
+from contextlib import suppress
 from functools import lru_cache
 
 import cv2
@@ -11,6 +13,7 @@ import simplejpeg
 from mmcv.transforms import LoadImageFromFile
 from mmengine import fileio
 from PIL import Image
+from torch import Tensor
 
 from beit_mm.datasets.bad_images import BadImage, is_bad_file
 from beit_mm.errors import UserError
@@ -22,7 +25,6 @@ ORIENTATION = 0x0112  # EXIF tag
 FORMATS = ('JPEG', 'PNG', 'GIF', 'BMP', 'WEBP', 'TIFF', 'PPM', 'JPEG2000')  # none that Pillow opens with a program
 MAX_PIXELS = 100_000_000
 IGNORED = 255  # label of pixels that count in no loss and no score
-MODES = ('L', 'P', '1')  # Pillow modes with one label per pixel in at most 8 bits
 
 
 @TRANSFORMS.register_module()
@@ -64,9 +66,7 @@ class LoadImage(LoadImageFromFile):
                 return None
             reason = getattr(error, 'strerror', None) or str(error) or type(error).__name__
             raise BadImage(str(results['img_path']), reason) from error
-        if self.to_float32:
-            image = image.astype(np.float32)
-        results['img'] = image
+        results['img'] = image.astype(np.float32) if self.to_float32 else image
         results['img_shape'] = results['ori_shape'] = image.shape[:2]
         return results
 
@@ -75,15 +75,19 @@ class LoadImage(LoadImageFromFile):
             raise ValueError('the file is empty')
         backend, is_jpeg = self.imdecode_backend, content[:2] == JPEG_START
         if backend == SIMPLEJPEG:
-            image = self._decode_plain_jpeg(content) if is_jpeg and self.color_type == 'color' else None
-            if image is not None:
-                return image
             backend = 'pillow' if is_jpeg else 'cv2'
+            if is_jpeg and self.color_type == 'color':
+                with suppress(ValueError):  # damaged
+                    height, width, colors = simplejpeg.decode_jpeg_header(content)[:3]
+                    if width * height <= self.max_pixels and colors not in ('CMYK', 'YCCK') and _is_upright(content):
+                        return simplejpeg.decode_jpeg(content, 'BGR')
         try:
             header = Image.open(io.BytesIO(content), formats=FORMATS)
         except Image.UnidentifiedImageError as error:
             raise ValueError(f'no header of {", ".join(FORMATS)}') from error
-        self._check_size(*header.size)
+        width, height = header.size
+        if width * height > self.max_pixels:
+            raise ValueError(f'an image must have at most {self.max_pixels} pixels, got {width} x {height}')
         end_of_header = header.fp.tell()  # type: ignore[union-attr]  # Pillow's images from files have it
         if is_jpeg and content.rfind(JPEG_END) < end_of_header:  # no end mark behind the header: truncated
             backend, content = 'pillow', content.rstrip(b'\0')  # Pillow raises; OpenCV 4 would fill the rest with gray
@@ -93,24 +97,6 @@ class LoadImage(LoadImageFromFile):
         if image is None:
             raise ValueError(f'damaged {header.format} data')
         return image
-
-    def _decode_plain_jpeg(self, content: bytes) -> np.ndarray | None:
-        """BGR pixels; None for rotated, CMYK and damaged images, which are left to Pillow."""
-        try:
-            height, width, colors = simplejpeg.decode_jpeg_header(content)[:3]
-        except ValueError:
-            return None
-        self._check_size(width, height)
-        if colors in ('CMYK', 'YCCK') or not _is_upright(content):
-            return None
-        try:
-            return simplejpeg.decode_jpeg(content, 'BGR')
-        except ValueError:
-            return None
-
-    def _check_size(self, width: int, height: int) -> None:
-        if width * height > self.max_pixels:
-            raise ValueError(f'an image must have at most {self.max_pixels} pixels, got {width} x {height}')
 
 
 def _is_upright(content: bytes) -> bool:
@@ -140,41 +126,25 @@ class LoadAnnotations(host.LoadAnnotations):
 
     def _load_seg_map(self, results: dict) -> None:
         path = results['seg_map_path']
-        labels = self._decode(path)
-        if labels.ndim != 2 or labels.dtype.itemsize != 1:
-            raise UserError(
-                f'{path} must be a picture with one 8-bit label per pixel, got {labels.dtype} of shape {labels.shape}'
-            )
-        expected = results.get('ori_shape', labels.shape)
-        if labels.shape != tuple(expected):
-            raise UserError(
-                f'{path} must have the size of its image {results.get("img_path")}, {expected[0]} x '
-                f'{expected[1]}, got {labels.shape[0]} x {labels.shape[1]}'
-            )
-        labels = labels.astype(np.uint8)  # Pillow gives bool for single bits
-        reduces = bool(results['reduce_zero_label'])
-        table = _label_table(reduces, tuple((results.get('label_map') or {}).items()))
-        is_wrong = (table >= self.num_classes) & (table != IGNORED)
-        if cv2.LUT(labels, is_wrong.astype(np.uint8)).any():
-            wrong = np.intersect1d(labels, np.flatnonzero(is_wrong))[:5]
-            raise UserError(
-                f'{path} must have labels {int(reduces)} to {self.num_classes - 1 + reduces} '
-                f'(reduce_zero_label={reduces}) or {IGNORED}, got {", ".join(map(str, wrong))}'
-            )
-        results['gt_seg_map'] = cv2.LUT(labels, table)
-        results['seg_fields'].append('gt_seg_map')
-
-    def _decode(self, path: str) -> np.ndarray:
         try:
             content = fileio.get(path, backend_args=self.backend_args)
             labels = mmcv.imfrombytes(content, flag='unchanged', backend=self.imdecode_backend)
+            if labels is None:
+                raise ValueError('the decoder found no picture')
         except Exception as error:  # every file backend and decoder has its own classes
             if not is_bad_file(error):
                 raise
             raise UserError(f'the label map {path} cannot be read: {error}') from error
-        if labels is None:
-            raise UserError(f'the label map {path} cannot be read: the decoder found no picture')
-        return labels
+        if labels.ndim != 2 or labels.dtype.itemsize != 1:
+            raise UserError(
+                f'{path} must be a picture with one 8-bit label per pixel, got {labels.dtype} of shape {labels.shape}'
+            )
+        reduces = bool(results['reduce_zero_label'])
+        table = _label_table(reduces, tuple((results.get('label_map') or {}).items()))
+        labels = cv2.LUT(labels.astype(np.uint8), table)  # Pillow gives bool for single bits
+        check_labels(path, labels, results.get('ori_shape') or labels.shape, self.num_classes, reduces, IGNORED)
+        results['gt_seg_map'] = labels
+        results['seg_fields'].append('gt_seg_map')
 
     def __repr__(self) -> str:
         return f'{type(self).__name__}(num_classes={self.num_classes})'
@@ -190,14 +160,25 @@ def _label_table(reduces: bool, label_map: tuple[tuple[int, int], ...]) -> np.nd
     return np.array([new.get(label, label) for label in table.tolist()], np.uint8)
 
 
-def check_kind(path: str) -> None:
-    """Read the header of a label map.
+def check_labels(
+    path: str, labels: np.ndarray | Tensor, size: Sequence[int], num_classes: int, reduces: bool, ignored: int
+) -> None:
+    """Refuse a label map (H, W), loaded and reduced, of another size or with a label that is no class: UserError."""
+    if labels.shape != tuple(size):
+        expected, got = (' x '.join(map(str, sides)) for sides in (size, labels.shape))
+        raise UserError(f'{path} must have the size of its image, {expected}, got {got}')
+    wrong = labels[(labels >= num_classes) & (labels != ignored)]
+    if len(wrong):
+        raise UserError(
+            f'{path} must have labels {int(reduces)} to {num_classes - 1 + reduces} (reduce_zero_label={reduces}) or '
+            f'{ignored}, got {int(wrong.max()) + reduces}'
+        )
 
-    Raises:
-        UserError: If the picture has not one label per pixel in at most 8 bits.
-    """
+
+def check_mode(path: str) -> None:
+    """Refuse a picture whose header has not one label per pixel in at most 8 bits: UserError."""
     with Image.open(path) as image:
         mode = image.mode
-    if mode not in MODES:
-        kind = '16 or 32 bits per pixel' if mode[0] in 'IF' else f'colours or transparency ({mode})'
-        raise UserError(f'{path} must be a picture with one 8-bit label per pixel, got {kind}')
+    if mode not in ('L', 'P', '1'):
+        got = '16 or 32 bits per pixel' if mode[0] in 'IF' else f'colours or transparency ({mode})'
+        raise UserError(f'{path} must be a picture with one 8-bit label per pixel, got {got}')

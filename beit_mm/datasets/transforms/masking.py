@@ -22,20 +22,17 @@ class MaskGenerator(BaseTransform):
 
     Args:
         grid: patches (h, w).
-        num_masked: number of patches to mask, 1 to h * w.
-
-    Raises:
-        ValueError: If num_masked is out of range.
+        num_masked: number of patches to mask, 1 to h * w; ValueError otherwise.
     """
 
     def __init__(self, grid: Sequence[int], num_masked: int):
-        self.grid = (grid[0], grid[1])
-        self.num_patches = self.grid[0] * self.grid[1]
+        self.grid = rows, columns = (grid[0], grid[1])
+        self.num_patches = rows * columns
         self.num_masked = num_masked
         if not 1 <= num_masked <= self.num_patches:
             raise ValueError(
-                f'num_masked must be 1 to {self.num_patches}, the patches of a grid of '
-                f'{self.grid[0]} x {self.grid[1]}, got {num_masked}'
+                f'num_masked must be 1 to {self.num_patches}, the patches of a grid of {rows} x {columns}, '
+                f'got {num_masked}'
             )
 
     @abstractmethod
@@ -70,7 +67,7 @@ class BlockwiseMaskGenerator(MaskGenerator):
     Args:
         grid, num_masked: see MaskGenerator.
         min_block_size: patches of the smallest block, before its sides are rounded.
-        min_aspect: smallest ratio of height to width; the largest is its inverse.
+        min_aspect: smallest ratio of height to width, in (0, 1]; the largest is its inverse.
     """
 
     def __init__(

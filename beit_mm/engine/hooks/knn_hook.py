@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from beit_mm.datasets.images import input_format, normalize
 from beit_mm.engine.runners.stopwatch import timed
 from beit_mm.errors import UserError
-from beit_mm.evaluation.nearest_neighbours import predict_by_neighbours
+from beit_mm.evaluation.metrics import predict_by_neighbours
 from beit_mm.models.backbones.beit import BEiT
 from beit_mm.models.inspection import evaluating, keeping_random_states, unwrap
 from beit_mm.registry import DATASETS, HOOKS

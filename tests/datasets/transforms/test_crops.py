@@ -17,8 +17,7 @@ from beit_mm.datasets import (
     RandomResizedCrop,
     TwoViewRandomResizedCrop,
 )
-from beit_mm.datasets.transforms.crops import TORCH_HAS_LANCZOS
-from beit_mm.datasets.transforms.formatting import channels_first
+from beit_mm.datasets.transforms.crops import channels_first, TORCH_HAS_LANCZOS
 
 HEIGHT, WIDTH = 90, 120
 
