@@ -15,45 +15,36 @@ def write(root, *names: str) -> str:
 
 
 def labels(dataset) -> dict:
-    return {
-        info['img_path'].rsplit('/', 1)[-1]: info['gt_label']
-        for info in map(dataset.get_data_info, range(len(dataset)))
-    }
+    infos = map(dataset.get_data_info, range(len(dataset)))
+    return {info['img_path'].rsplit('/', 1)[-1]: info.get('gt_label') for info in infos}
 
 
-def test_labels_follow_the_names_in_their_order(tmp_path):
+def test_labels_follow_the_names_in_their_order_or_the_sorted_folders(tmp_path):
     root = write(tmp_path, 'train/dog/a.jpg', 'train/cat/b.JPG', 'train/cat/deeper/c.png', 'train/.hidden/d.jpg')
     options = dict(data_root=root, data_prefix='train', metainfo=dict(classes=['dog', 'owl', 'cat']))
     dataset = DATASETS.build(dict(type='beit_mm.ClassFolders', **options))
     assert labels(dataset) == {'a.jpg': 0, 'b.JPG': 2, 'c.png': 2}
     assert list(dataset.metainfo['classes']) == ['dog', 'owl', 'cat'] and sorted(dataset.get_gt_labels()) == [0, 2, 2]
-
-
-def test_without_names_the_folders_are_sorted(tmp_path):
-    dataset = ClassFolders(write(tmp_path, 'dog/a.jpg', 'cat/b.jpg'))
-    assert labels(dataset) == {'a.jpg': 1, 'b.jpg': 0} and dataset.CLASSES == ('cat', 'dog')
+    dataset = ClassFolders(root, data_prefix='train')
+    assert labels(dataset) == {'a.jpg': 1, 'b.JPG': 0, 'c.png': 0} and dataset.CLASSES == ('cat', 'dog')
 
 
 def test_a_folder_that_is_no_class_and_folders_without_images_are_named(tmp_path):
     """MMPretrain would count the folders alone and take the second for the second class."""
+    classes = dict(classes=['cat', 'dog'])
     (tmp_path / 'cat').mkdir()
     with pytest.raises(ValueError, match=rf'the class folders in {tmp_path}/? must hold images \(.*jpg.*\), got none'):
-        ClassFolders(str(tmp_path), metainfo=dict(classes=['cat', 'dog']))
+        ClassFolders(str(tmp_path), metainfo=classes)
     root = write(tmp_path, 'cats/a.jpg', 'dog/b.jpg')
     with pytest.raises(ValueError, match=rf'folders in {root}/? must be named as the classes \(cat, dog\), got cats'):
-        ClassFolders(root, metainfo=dict(classes=['cat', 'dog']))
+        ClassFolders(root, metainfo=classes)
 
 
 def test_a_list_of_files_or_no_labels_are_mmpretrains(tmp_path):
-    root = write(tmp_path, 'cat/a.jpg', 'dog/b.jpg')
+    root = write(tmp_path, 'cat/a.jpg', 'dog/b.jpg', 'dog/deeper/c.png', 'dog/notes.txt')
     (tmp_path / 'list.txt').write_text('dog/b.jpg 1\n')
     assert labels(ClassFolders(root, ann_file='list.txt', metainfo=dict(classes=['cat', 'dog']))) == {'b.jpg': 1}
-    assert len(ClassFolders(root, with_label=False)) == 2
-
-
-@pytest.mark.parametrize('names', [('a.jpg', 'b.png', 'notes.txt'), ('x/a.jpg', 'x/y/b.png', 'x/notes.txt')])
-def test_images_without_labels_in_one_folder_or_nested(tmp_path, names):
-    dataset = DATASETS.build(dict(type='CustomDataset', data_root=write(tmp_path, *names), with_label=False))
-    found = [dataset.get_data_info(index) for index in range(len(dataset))]
-    assert [info['img_path'] for info in found] == [f'{tmp_path}/{name}' for name in names[:2]]
-    assert all('gt_label' not in info for info in found)
+    assert len(ClassFolders(root, with_label=False)) == 3
+    for folder, names in ((root, ['a.jpg', 'b.jpg', 'c.png']), (f'{root}/cat', ['a.jpg'])):
+        dataset = DATASETS.build(dict(type='CustomDataset', data_root=folder, with_label=False))
+        assert labels(dataset) == dict.fromkeys(names)

@@ -19,13 +19,12 @@ def masks_of(generator, count, seed=0) -> np.ndarray:
 
 
 @pytest.mark.parametrize('cls', GENERATORS)
-@pytest.mark.parametrize('grid', [(14, 14), (6, 6), (4, 9), (9, 4), (2, 5), (1, 7), (7, 1), (1, 1)])
+@pytest.mark.parametrize('grid', [(14, 14), (4, 9), (9, 4), (1, 7), (7, 1), (1, 1)])
 def test_every_count_is_reached_exactly(cls, grid):
     random.seed(0)
     for num_masked in range(1, grid[0] * grid[1] + 1):
         mask = cls(grid=grid, num_masked=num_masked).generate()
-        assert mask.shape == grid and mask.dtype == np.bool_
-        assert mask.sum() == num_masked
+        assert mask.shape == grid and mask.dtype == np.bool_ and mask.sum() == num_masked
 
 
 @pytest.mark.parametrize(
@@ -37,8 +36,7 @@ def test_the_count_is_exact_at_every_draw(name, values):
 
 
 @pytest.mark.parametrize(
-    'cls, grid, num_masked',
-    [(BlockwiseMaskGenerator, (14, 14), 75), (BlockwiseMaskGenerator, (8, 12), 40), (RandomMaskGenerator, (8, 12), 40)],
+    'cls, grid, num_masked', [(BlockwiseMaskGenerator, (14, 14), 75), (BlockwiseMaskGenerator, (8, 12), 40)]
 )
 def test_the_last_row_and_column_are_masked_as_often_as_the_first(cls, grid, num_masked):
     mean = masks_of(cls(grid=grid, num_masked=num_masked), 4000).mean(axis=0)
@@ -52,10 +50,8 @@ def test_blocks_are_rectangles_of_the_chosen_size_and_aspect():
     for mask in masks_of(BlockwiseMaskGenerator((14, 14), 16, min_block_size=16, min_aspect=1.0), 50):
         rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
         assert np.ptp(rows) == np.ptp(columns) == 3 and mask.sum() == 16
-    sides = set()
-    for mask in masks_of(BlockwiseMaskGenerator((14, 14), 16, min_block_size=16, min_aspect=0.25), 300):
-        sides.add((int(mask.any(axis=1).sum()), int(mask.any(axis=0).sum())))
-    assert {(2, 8), (4, 4), (8, 2)} <= sides
+    masks = masks_of(BlockwiseMaskGenerator((14, 14), 16, min_block_size=16, min_aspect=0.25), 300)
+    assert {(2, 8), (4, 4), (8, 2)} <= {(int(mask.any(1).sum()), int(mask.any(0).sum())) for mask in masks}
 
 
 def test_random_masks_are_uniform_over_the_patches():
@@ -67,26 +63,20 @@ def test_random_masks_are_uniform_over_the_patches():
     assert chi2.ppf(0.001, 19) < statistic < chi2.ppf(0.999, 19)
 
 
-def test_random_masks_are_less_joined_than_blocks():
-    agreement = []
-    for cls in GENERATORS:
-        masks = masks_of(cls(grid=(14, 14), num_masked=75), 200)
-        agreement.append((masks[:, :, 1:] == masks[:, :, :-1]).mean())
-    assert agreement[0] > 0.8 > 0.6 > agreement[1]
-
-
 @pytest.mark.parametrize('cls', GENERATORS)
 def test_masks_follow_the_seed_of_python(cls):
     generator = cls(grid=(14, 14), num_masked=75)
     first, again, other = (masks_of(generator, 20, seed) for seed in (3, 3, 4))
     assert np.array_equal(first, again) and not np.array_equal(first, other)
     assert len({mask.tobytes() for mask in first}) == 20
+    agreement = (first[:, :, 1:] == first[:, :, :-1]).mean()
+    assert agreement > 0.8 if cls is BlockwiseMaskGenerator else agreement < 0.6, 'blocks are joined, patches are not'
 
 
 @pytest.mark.parametrize(
     'cls, options, words',
-    [(cls, dict(num_masked=n), f'a grid of 4 x 5, got {n}') for cls in GENERATORS for n in (0, -1, 21)]
-    + [(BlockwiseMaskGenerator, dict(num_masked=3, min_aspect=a), f'min_aspect .* got {a}') for a in (0, -0.3, 1.5)]
+    [(cls, dict(num_masked=n), f'a grid of 4 x 5, got {n}') for cls in GENERATORS for n in (0, 21)]
+    + [(BlockwiseMaskGenerator, dict(num_masked=3, min_aspect=a), f'min_aspect .* got {a}') for a in (0, 1.5)]
     + [(BlockwiseMaskGenerator, dict(num_masked=3, min_block_size=0), 'min_block_size .* got 0')],
 )
 def test_numbers_out_of_range_are_refused(cls, options, words):
@@ -98,7 +88,6 @@ def test_numbers_out_of_range_are_refused(cls, options, words):
 @pytest.mark.parametrize('cls', GENERATORS)
 def test_every_registry_builds_them_under_their_scope_and_they_add_a_mask(registry, cls):
     transform = registry.build(dict(type=f'beit_mm.{cls.__name__}', grid=[4, 6], num_masked=9))
-    assert type(transform) is cls
     image = np.zeros((2, 2, 3))
     results = transform(dict(img=image, other=1))
     assert set(results) == {'img', 'other', 'mask'} and results['img'] is image
