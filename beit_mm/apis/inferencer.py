@@ -14,8 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemaining
 
 from beit_mm.datasets.bad_images import BadImage
 from beit_mm.datasets.images import read_image
-from beit_mm.engine.runners.memory import describe_shortage, OutOfMemory
-from beit_mm.errors import UserError
+from beit_mm.errors import describe_shortage, OutOfMemory, UserError
 
 from .images import find_images, Images, NamedImage
 from .models import load_for_inference, Model

@@ -7,9 +7,8 @@ from beit_mm import evaluation
 from .hooks.anneal_hook import AnnealHook
 from .hooks.check_weights_hook import CheckWeightsHook
 from .hooks.checkpoint_hook import VerifiedCheckpointHook
-from .hooks.knn_hook import KNNHook
 from .hooks.logging_hooks import DeferredRuntimeInfoHook, MainProcessLoggerHook
-from .hooks.pictures_hook import PicturesHook
+from .hooks.monitoring_hooks import KNNHook, PicturesHook
 from .hooks.report_hook import ReportHook
 from .hooks.stop_hook import StopOnSignalHook
 from .optimizers.autocast_wrapper import AutocastOptimWrapper

@@ -10,7 +10,7 @@ import torch
 
 from beit_mm.apis import Inferencer, inferencer
 from beit_mm.datasets.bad_images import BadImage
-from beit_mm.engine.runners.memory import OutOfMemory
+from beit_mm.errors import OutOfMemory
 
 
 def images(count: int, *bad: int) -> list:

@@ -8,7 +8,7 @@ from support.resuming import KINDS, losses, STEPS, train, train_by_processes, wo
 
 # In the middle of an epoch with workers, at its end, and in the middle of an update of three steps.
 STOPS = [(3, 2), (4, 0), (6, 4)]
-slow = pytest.mark.long
+STOPS_OF_TWO = [(2, 2), (5, 0), (7, 4)]
 
 
 @pytest.fixture(scope='module')
@@ -32,14 +32,12 @@ def assert_resumed_equals(whole, resumed, step):
     assert differences(content(resumed / last), content(whole / last)) == []
 
 
-@pytest.mark.parametrize(
-    'kind, step, count',
-    [
-        pytest.param(kind, *stop, marks=[] if stop == (3, 2) or kind == 'finetune' else slow)
-        for kind in KINDS
-        for stop in STOPS
-    ],
-)
+def cases(stops, is_short):
+    marks = {True: [], False: [pytest.mark.long]}
+    return [pytest.param(kind, *stop, marks=marks[is_short(kind, stop)]) for kind in KINDS for stop in stops]
+
+
+@pytest.mark.parametrize('kind, step, count', cases(STOPS, lambda kind, stop: stop == STOPS[0] or kind == 'finetune'))
 def test_resumed_run_equals_one_never_stopped(kind, step, count, in_data, never_stopped, tmp_path):
     whole = never_stopped(kind)
     shutil.copy(whole / f'iter_{step}.pth', tmp_path)
@@ -48,12 +46,7 @@ def test_resumed_run_equals_one_never_stopped(kind, step, count, in_data, never_
 
 
 @pytest.mark.parametrize(
-    'kind, step, count',
-    [
-        pytest.param(kind, *stop, marks=[] if (kind, *stop) == ('finetune', 5, 0) else slow)
-        for kind in KINDS
-        for stop in [(2, 2), (5, 0), (7, 4)]
-    ],
+    'kind, step, count', cases(STOPS_OF_TWO, lambda kind, stop: (kind, stop) == ('finetune', STOPS_OF_TWO[1]))
 )
 def test_resumed_run_of_two_processes_equals_one_never_stopped(kind, step, count, in_data, tmp_path):
     batch_size = 2 if kind == 'segment' else 1  # batch norm needs two

@@ -26,19 +26,17 @@ def whole(data, tmp_path_factory):
 
 def test_it_is_refused(in_data, whole, tmp_path):
     shutil.copy(whole / 'iter_3.pth', tmp_path)
-    with pytest.raises(
-        ValueError,
-        match='of 1 processes with 2 images each and 4 steps an epoch, this run has 1 '
-        'processes with 4 images each and 2 steps .*allow_world_size_change=True',
-    ):
-        train(write_config('pretrain', tmp_path / 'run.py', **batch(4)), tmp_path, resume='auto')
-    config = write_config('tokenizer', tmp_path / 'run.py', **workers(0), **{'train_cfg.max_iters': 2})
-    train(config, tmp_path / 'tokenizer')
-    config = write_config(
-        'tokenizer', tmp_path / 'run.py', **workers(0), **ALLOWED, **{'train_dataloader.batch_size': 4}
+    message = (
+        'of 1 processes with 2 images each and 4 steps an epoch, this run has 1 processes with 4 images each and 2 '
+        'steps .*allow_world_size_change=True'
     )
+    with pytest.raises(ValueError, match=message):
+        train(write_config('pretrain', tmp_path / 'run.py', **batch(4)), tmp_path, resume='auto')
+    options, folder = {**workers(0), 'train_cfg.max_iters': 2}, tmp_path / 'tokenizer'
+    train(write_config('tokenizer', tmp_path / 'run.py', **options), folder)
+    options = {**workers(0), **ALLOWED, 'train_dataloader.batch_size': 4}
     with pytest.raises(ValueError, match='needs the same 2 images per step'):
-        train(config, tmp_path / 'tokenizer', resume='auto')
+        train(write_config('tokenizer', tmp_path / 'run.py', **options), folder, resume='auto')
 
 
 def test_two_processes_go_on_where_one_was(in_data, whole, tmp_path):

@@ -31,22 +31,17 @@ def assert_close(left: dict, right: dict) -> None:
             assert value == right[key], key
 
 
-def test_pre_training_has_the_numbers_and_the_checkpoint_of_ddp(pretrained):
+def test_pre_training_has_the_numbers_the_checkpoint_and_the_pictures_of_ddp(pretrained):
     (plain, scalars), (sharded, sharded_scalars) = pretrained.values()
     assert len(scalars['train/loss']) == 4
     assert_close(sharded_scalars, scalars)
     assert_close(content(sharded / 'epoch_2.pth'), content(plain / 'epoch_2.pth'))
     assert find_damage(sharded / 'epoch_2.pth') is None
-
-
-@pytest.mark.parametrize('kind', ['', '_sharded'])
-def test_the_main_process_draws_and_nothing_fails(kind, pretrained):
-    """Of a model in shards, all compute."""
-    folder, _ = pretrained[kind]
-    assert sorted(path.name for path in folder.glob('*/vis_data/vis_image/*')) == [
-        f'{name}_{step}.png' for name in ('codebook', 'reconstruction') for step in (2, 4)
-    ]
-    assert all('nothing drawn' not in path.read_text() for path in folder.glob('*/*.log'))
+    for folder in (plain, sharded):  # the main process draws; of a model in shards, all compute
+        assert sorted(path.name for path in folder.glob('*/vis_data/vis_image/*')) == [
+            f'{name}_{step}.png' for name in ('codebook', 'reconstruction') for step in (2, 4)
+        ]
+        assert all('nothing drawn' not in path.read_text() for path in folder.glob('*/*.log'))
 
 
 def test_a_resumed_run_equals_one_never_stopped(configs, pretrained, tmp_path):
@@ -66,25 +61,16 @@ def test_either_resumes_the_others_checkpoint_on_one_process(start, kind, config
     assert_close(content(tmp_path / 'epoch_2.pth')['state_dict'], content(folder / 'epoch_2.pth')['state_dict'])
 
 
-@pytest.fixture(scope='module')
-def fine_tuned(configs, pretrained, tmp_path_factory) -> dict:
-    """As above, with layer-wise rates, a bias table in every block and accumulation, from a pre-trained checkpoint."""
-    runs, options = {}, dict(ACCUMULATING, load_from=str(pretrained['_sharded'][0] / 'epoch_2.pth'))
-    for kind in ('', '_sharded'):
-        folder = tmp_path_factory.mktemp(f'finetune{kind}')
-        runs[kind] = folder, train(configs / f'finetune{kind}.py', folder, 2, **options)
-    return runs
-
-
-def test_fine_tuning_has_the_numbers_of_ddp(fine_tuned):
-    (plain, scalars), (sharded, sharded_scalars) = fine_tuned.values()
+def test_fine_tuning_has_the_numbers_of_ddp_and_resumes_between_two_updates(configs, pretrained, tmp_path):
+    """With layer-wise rates, a bias table in every block and accumulation, from a pre-trained checkpoint."""
+    options = dict(ACCUMULATING, load_from=str(pretrained['_sharded'][0] / 'epoch_2.pth'))
+    plain, sharded, resumed = tmp_path / 'plain', tmp_path / 'sharded', tmp_path / 'resumed'
+    expected = train(configs / 'finetune.py', plain, 2, **options)
+    scalars = train(configs / 'finetune_sharded.py', sharded, 2, **options)
     assert len(scalars['train/loss']) == 6 and len(scalars['train/grad_norm']) == 2
-    assert_close(sharded_scalars, scalars)
+    assert_close(scalars, expected)
     assert_close(content(sharded / 'epoch_3.pth'), content(plain / 'epoch_3.pth'))
-
-
-def test_a_run_resumes_between_two_updates(configs, fine_tuned, tmp_path):
-    folder, scalars = fine_tuned['_sharded']
-    resumed = train(configs / 'finetune_sharded.py', tmp_path, 2, resume=str(folder / 'epoch_1.pth'), **ACCUMULATING)
-    assert torch.equal(resumed['train/loss'][2:], scalars['train/loss'][2:])
-    assert differences(content(tmp_path / 'epoch_3.pth'), content(folder / 'epoch_3.pth')) == []
+    start = str(sharded / 'epoch_1.pth')
+    again = train(configs / 'finetune_sharded.py', resumed, 2, resume=start, **ACCUMULATING)
+    assert torch.equal(again['train/loss'][2:], scalars['train/loss'][2:])
+    assert differences(content(resumed / 'epoch_3.pth'), content(sharded / 'epoch_3.pth')) == []

@@ -27,16 +27,13 @@ class AnnealHook(Hook):
     def __init__(self, attribute: str, start: float, end: float, num_iters: int):
         if num_iters < 1:
             raise UserError(f'AnnealHook.num_iters must be at least 1, got {num_iters}')
-        self.attribute, self.num_iters = attribute, num_iters
-        self.start, self.end = start, end
+        self.attribute, self.start, self.end, self.num_iters = attribute, start, end, num_iters
 
     def before_train(self, runner) -> None:
         model = unwrap(runner.model)
         if not hasattr(model, self.attribute):
-            raise UserError(
-                f'AnnealHook.attribute must name an attribute of the model, '
-                f'{type(model).__name__} has no {self.attribute!r}'
-            )
+            name = type(model).__name__
+            raise UserError(f'AnnealHook.attribute must be one of the model, {name} has no {self.attribute!r}')
 
     def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
         progress = min(runner.iter / self.num_iters, 1.0)

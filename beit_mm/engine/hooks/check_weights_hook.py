@@ -8,7 +8,6 @@ from beit_mm.models.weight_layouts import OPENMMLAB
 from beit_mm.models.weights import WeightsMismatch
 from beit_mm.registry import HOOKS
 
-PURPOSES = ('train', 'resume', 'test')
 HEADS = ('head.', 'lm_head.', 'neck.', 'decode_head.', 'auxiliary_head.')
 
 
@@ -28,8 +27,8 @@ class CheckWeightsHook(Hook):
     """
 
     def __init__(self, purpose: str = 'train'):
-        if purpose not in PURPOSES:
-            raise ValueError(f'purpose must be one of {", ".join(PURPOSES)}, got {purpose!r}')
+        if purpose not in ('train', 'resume', 'test'):
+            raise ValueError(f'purpose must be one of train, resume, test, got {purpose!r}')
         self.purpose = purpose
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:

@@ -7,14 +7,15 @@ from pathlib import Path
 
 from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook
-from torch import nn, Tensor
+from torch import Tensor
 
 from beit_mm.checkpoint.files import BACKEND, list_checkpoints, remove_partial, write_pointer
 from beit_mm.engine.optimizers.autocast_wrapper import NotFinite
 from beit_mm.engine.runners.loops import average_gradients
-from beit_mm.engine.runners.stopwatch import timed
 from beit_mm.models.inspection import unwrap
 from beit_mm.registry import HOOKS
+
+from .report_hook import timed
 
 MIN_KEPT = 2  # the newest may turn out to be damaged
 STOP_CHECKPOINTS = 'stop_ckpts'  # in MMEngine's message hub, which is saved in every checkpoint
@@ -66,10 +67,14 @@ class VerifiedCheckpointHook(CheckpointHook):
             runner.message_hub.update_info('keep_ckpt_ids', list(self.keep_ckpt_ids))
         self._write(runner, self.filename_tmpl.format(step), progress, self.by_epoch)
         if is_main_process():
-            for other in surplus:
-                self.file_backend.remove(self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(other)))
-            self._remove_stops(runner)
-            self._release()
+            stops = runner.message_hub.runtime_info.get(STOP_CHECKPOINTS, [])
+            regular = set(list_checkpoints(Path(self.out_dir), self.filename_tmpl).values()) - set(map(Path, stops))
+            if len(regular) < MIN_KEPT:
+                stops = []  # they stay
+            elif stops:
+                runner.message_hub.update_info(STOP_CHECKPOINTS, [])
+            oldest = [self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(other)) for other in surplus]
+            self._release(oldest + stops)
 
     def save_stop(self, runner, epoch: int, iteration: int) -> str:
         """Save `iter_N.pth` where a run stops, in all processes; it is deleted once two regular ones are written.
@@ -77,16 +82,14 @@ class VerifiedCheckpointHook(CheckpointHook):
         Returns its path, or that of a regular checkpoint that has just been written.
         """
         progress = dict(epoch=epoch, iter=iteration)
-        if progress == self._last_saved:
-            return self.last_ckpt
-        path = self.file_backend.join_path(self.out_dir, f'iter_{iteration}.pth')
-        stops = [stop for stop in runner.message_hub.runtime_info.get(STOP_CHECKPOINTS, []) if stop != path] + [path]
-        runner.message_hub.update_info(STOP_CHECKPOINTS, stops[-MIN_KEPT:])
-        self._write(runner, f'iter_{iteration}.pth', progress, by_epoch=False)
-        if is_main_process():
-            for stop in stops[:-MIN_KEPT]:
-                self.file_backend.remove(stop)
-            self._release()
+        if progress != self._last_saved:
+            path = self.file_backend.join_path(self.out_dir, f'iter_{iteration}.pth')
+            earlier = runner.message_hub.runtime_info.get(STOP_CHECKPOINTS, [])
+            stops = [stop for stop in earlier if stop != path] + [path]
+            runner.message_hub.update_info(STOP_CHECKPOINTS, stops[-MIN_KEPT:])
+            self._write(runner, f'iter_{iteration}.pth', progress, by_epoch=False)
+            if is_main_process():
+                self._release(stops[:-MIN_KEPT])
         return self.last_ckpt
 
     def _write(self, runner, name: str, progress: dict[str, int], by_epoch: bool) -> None:
@@ -113,7 +116,11 @@ class VerifiedCheckpointHook(CheckpointHook):
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
         """Raises NotFinite if weights or the optimizer's state are not finite. All other hooks have come before."""
         checkpoint['meta'].update(self._progress)  # FlexibleRunner counts a step that is counted already
-        check_finite(checkpoint, _constants(unwrap(runner.model)))
+        # All buffers except running statistics may be infinite on purpose, as a causal mask is.
+        modules = unwrap(runner.model).named_modules(remove_duplicate=False)
+        fixed = [(name, module) for name, module in modules if not getattr(module, 'track_running_stats', False)]
+        constants = {name for prefix, module in fixed for name, _ in module.named_buffers(prefix, recurse=False)}
+        check_finite(checkpoint, constants)
 
     def _save_best_checkpoint(self, runner, metrics: dict) -> None:
         if self.save_best is None:  # also where a runner validates without a training
@@ -128,15 +135,10 @@ class VerifiedCheckpointHook(CheckpointHook):
         if is_main_process():
             self._release()  # the best one before, which MMEngine removes before it writes
 
-    def _remove_stops(self, runner) -> None:
-        stops = runner.message_hub.runtime_info.get(STOP_CHECKPOINTS, [])
-        regular = set(list_checkpoints(Path(self.out_dir), self.filename_tmpl).values()) - set(map(Path, stops))
-        if stops and len(regular) >= MIN_KEPT:
-            for stop in stops:
-                self.file_backend.remove(stop)
-            runner.message_hub.update_info(STOP_CHECKPOINTS, [])
-
-    def _release(self) -> None:
+    def _release(self, paths: Collection[str] = ()) -> None:
+        """Delete these files and those that MMEngine's hook has removed, but never the newest and the best."""
+        for path in paths:
+            self.file_backend.remove(path)
         best = [getattr(self, 'best_ckpt_path', None), *getattr(self, 'best_ckpt_path_dict', {}).values()]
         self.file_backend.release(keep=[self.last_ckpt, *best])
 
@@ -168,10 +170,3 @@ def _walk_tensors(value: object, name: str) -> Iterator[tuple[str, Tensor]]:
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, (list, tuple)) else ()
     for key, item in items:
         yield from _walk_tensors(item, f'{name}.{key}')
-
-
-def _constants(model: nn.Module) -> set[str]:
-    """Names of all buffers except running statistics; they may be infinite on purpose, as a causal mask is."""
-    modules = model.named_modules(remove_duplicate=False)
-    fixed = [(name, module) for name, module in modules if not getattr(module, 'track_running_stats', False)]
-    return {buffer for name, module in fixed for buffer, _ in module.named_buffers(name, recurse=False)}

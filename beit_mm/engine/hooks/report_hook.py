@@ -1,4 +1,4 @@
-"""A report in the work directory at the end of every run."""
+"""A report in the work directory at the end of every run, with the wall time of its parts."""
 
 import sys
 import time
@@ -10,12 +10,10 @@ from pathlib import Path
 from mmengine.dist import get_world_size, is_main_process
 from mmengine.hooks import Hook, LoggerHook
 
-from beit_mm.engine.runners.stopwatch import Stopwatch
+from beit_mm.errors import TrainingStopped
 from beit_mm.models.inspection import unwrap
 from beit_mm.registry import HOOKS
 from beit_mm.visualization.report import Record, versions, write_report
-
-from .stop_hook import TrainingStopped
 
 TIME_FORMAT = '%Y-%m-%d %H:%M:%S'
 SIZES = ('embed_dim', 'depth', 'num_heads', 'img_size', 'patch_size')
@@ -31,31 +29,44 @@ class ReportHook(Hook):
     it is written at the start, at every checkpoint, after every validation and at the end. A report that cannot be
     written is a warning in the log.
 
-    Time is the host's, from the building of the runner. Loading is the wait for the next batch; steps are the rest of
-    an iteration, logs included.
+    Times are the host's, from the building of the runner, without waiting for a device; one part runs at any moment.
+    Loading is the wait for the next batch; steps are the rest of an iteration, logs included.
     """
 
     priority = 'LOWEST'  # after the hooks that log
 
     def __init__(self):
-        self.watch = Stopwatch('set-up')
         self._record: Record | None = None  # None before the start
         self._part_before_val = ''
+        self._start_watch()
+
+    def _start_watch(self) -> None:
+        self._part, self._since = 'set-up', time.monotonic()
+        self._seconds: dict[str, float] = {}
+
+    def switch(self, part: str) -> str:
+        """Begin another part of the run; returns the one before."""
+        previous, since = self._part, self._since
+        self._part, self._since = part, time.monotonic()
+        self._seconds[previous] = self._seconds.get(previous, 0.0) + self._since - since
+        return previous
+
+    def seconds(self) -> dict[str, float]:
+        """Seconds of every part until now, in order of appearance."""
+        self.switch(self._part)
+        return dict(self._seconds)
 
     def before_train(self, runner) -> None:
         self._begin(runner, 'train')
-        self.watch.switch('loading')
+        self.switch('loading')
 
     def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
-        self.watch.switch('steps')
+        self.switch('steps')
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         if self._record is not None:
             self._record.iteration = runner.iter + 1
-        self.watch.switch('loading')
-
-    def after_train(self, runner) -> None:
-        self.watch.switch('the rest')
+        self.switch('loading')
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
         self._save(runner, iteration=checkpoint['meta']['iter'])
@@ -63,18 +74,20 @@ class ReportHook(Hook):
     def before_val(self, runner) -> None:
         if self._record is None:  # else it is a part of the training
             self._begin(runner, 'val')
-        self._part_before_val = self.watch.switch('validation')
+        self._part_before_val = self.switch('validation')
 
     def after_val(self, runner) -> None:
-        self.watch.switch(self._part_before_val)
+        self.switch(self._part_before_val)
         self._save(runner)
 
     def before_test(self, runner) -> None:
         self._begin(runner, 'test')
-        self.watch.switch('test')
+        self.switch('test')
 
-    def after_test(self, runner) -> None:
-        self.watch.switch('the rest')
+    def after_train(self, runner) -> None:
+        self.switch('the rest')
+
+    after_test = after_train
 
     def after_run(self, runner) -> None:
         self._end(runner, 'finished', '')
@@ -108,7 +121,7 @@ class ReportHook(Hook):
             return
         if self._record.purpose == 'train':
             changes['epoch'] = runner.epoch
-        self._record = replace(self._record, **changes, seconds=self.watch.seconds())
+        self._record = replace(self._record, **changes, seconds=self.seconds())
         with errors_as_warnings(runner):
             self._record.write(Path(runner.log_dir))
             if self._record.ended:
@@ -116,15 +129,27 @@ class ReportHook(Hook):
 
     def _end(self, runner, state: str, message: str) -> None:
         self._save(runner, state=state, message=message, ended=time.strftime(TIME_FORMAT))
-        self.watch, self._record = Stopwatch('set-up'), None  # the runner may run again
+        self._record = None  # the runner may run again
+        self._start_watch()
+
+
+@contextmanager
+def timed(runner, part: str) -> Iterator[None]:
+    """Count what runs inside as a part, such as 'pictures', in the report of the run, if it has a ReportHook."""
+    hooks = [hook for hook in runner.hooks if isinstance(hook, ReportHook)]
+    previous = [hook.switch(part) for hook in hooks]
+    try:
+        yield
+    finally:
+        for hook, earlier in zip(hooks, previous):
+            hook.switch(earlier)
 
 
 @contextmanager
 def errors_as_warnings(runner) -> Iterator[None]:
-    """Log any error, such as a full disk, as a warning."""
     try:
         yield
-    except Exception as error:
+    except Exception as error:  # such as a full disk
         runner.logger.warning(f'no report of this run: {type(error).__name__}: {error}')
 
 

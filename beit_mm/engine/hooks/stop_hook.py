@@ -14,7 +14,7 @@ from mmengine.hooks import EMAHook, Hook
 from mmengine.runner import IterBasedTrainLoop
 
 from beit_mm.engine.runners.loops import is_between_updates, ResumableLoop
-from beit_mm.errors import UserError
+from beit_mm.errors import TrainingStopped, UserError
 from beit_mm.registry import HOOKS
 
 from .checkpoint_hook import VerifiedCheckpointHook
@@ -22,14 +22,6 @@ from .checkpoint_hook import VerifiedCheckpointHook
 # A signal that comes again within these seconds is the same one: a scheduler may signal torchrun and its processes, and
 # torchrun passes it on.
 REPEAT_WINDOW = 2.0
-
-
-class TrainingStopped(SystemExit):
-    """A signal ended the training; the message names the checkpoint. The process exits with code 0."""
-
-    def __init__(self, message: str):
-        super().__init__(0)
-        self.message = message
 
 
 @HOOKS.register_module()
@@ -67,9 +59,10 @@ class StopOnSignalHook(Hook):
         self._received = None
         self._agree = SharedFlag() if get_world_size() > 1 else bool
         if not isinstance(runner.train_loop, (ResumableLoop, IterBasedTrainLoop)):
+            name = type(runner.train_loop).__name__
             runner.logger.warning(
-                f'StopOnSignalHook may stop within an epoch; a resumed {type(runner.train_loop).__name__} begins that '
-                f'epoch again, a beit_mm.EpochTrainLoop goes on'
+                f'StopOnSignalHook may stop within an epoch; a resumed {name} begins that epoch again, a '
+                f'beit_mm.EpochTrainLoop goes on'
             )
         if threading.current_thread() is threading.main_thread():  # only there Python sets handlers
             self._previous = {number: signal.signal(number, self._note) for number in self.signals}
@@ -145,14 +138,14 @@ def ignore_signals_in_worker(signals: Sequence[int], initialize: Callable | None
 
     A scheduler signals all processes. A worker that ended then would fail the training before its checkpoint is saved.
     """
+
+    def exit_with_parent() -> None:
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+            pass
+        os._exit(0)
+
     if hasattr(signal, 'sigwaitinfo'):  # not on macOS
         signal.pthread_sigmask(signal.SIG_BLOCK, {*signals, signal.SIGTERM})
-        threading.Thread(target=_exit_with_parent, daemon=True).start()
+        threading.Thread(target=exit_with_parent, daemon=True).start()
     if initialize is not None:
         initialize(worker_id)
-
-
-def _exit_with_parent() -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
-        pass
-    os._exit(0)

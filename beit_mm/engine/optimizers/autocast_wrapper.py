@@ -30,8 +30,7 @@ class AutocastOptimWrapper(OptimWrapper):
 
     bfloat16 has the range of float32, so gradients need no scaling. An update whose loss or gradient norm, after the
     reduction over processes, is infinite or NaN changes neither weights nor optimizer state nor running statistics of
-    norms. With Adam and AdamW with `fused=True` nothing waits for the device; any other optimizer waits for the norm at
-    every update.
+    norms. With fused Adam and AdamW nothing waits for the device; other optimizers wait for the norm at every update.
 
     The gradient norm and the number of skipped updates are logged, and three skipped updates in a row are an error: at
     the interval of a DeferredRuntimeInfoHook, or every ten updates without one.
@@ -52,7 +51,8 @@ class AutocastOptimWrapper(OptimWrapper):
         self.dtype = dtype
         self.scalars = DeferredScalars()
         self.flushes_scalars = True  # a DeferredRuntimeInfoHook sets False and flushes them itself
-        self._statistics: RunningStatistics | None = None
+        # Running statistics of norms, which the forward pass changes, and a copy of each after the last update.
+        self._statistics: list[tuple[Tensor, Tensor]] | None = None
         # Fused SGD takes `found_inf` too, but does not initialize its momentum if its first step is skipped.
         self._skips_on_device = isinstance(self.optimizer, (Adam, AdamW)) and self.optimizer.defaults.get('fused')
 
@@ -61,13 +61,21 @@ class AutocastOptimWrapper(OptimWrapper):
         super().backward(loss, gradient=loss.detach() * 0 + 1, **kwargs)
 
     def step(self, **kwargs) -> None:
-        """Clip the gradients, then update unless their norm is infinite or NaN."""
-        norm = self._clip_and_measure()
+        """Clip the gradients, then update unless their norm before that is infinite or NaN."""
+        parameters = [p for group in self.optimizer.param_groups for p in group['params'] if p.grad is not None]
+        if self.clip_grad_kwargs and self.grad_name == 'grad_norm':
+            norm = self.clip_func(parameters, **self.clip_grad_kwargs)
+        else:
+            norm = get_total_norm([parameter.grad for parameter in parameters])
+            if self.clip_grad_kwargs:
+                self.clip_func(parameters, **self.clip_grad_kwargs)
+        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
         skip = norm.isfinite().logical_not().float()
         self.scalars.add('train/grad_norm', norm)
         self.scalars.add(SKIPPED, skip)
-        if self._statistics is not None:
-            self._statistics.restore_if_skipped(skip)
+        for statistic, kept in self._statistics or ():
+            kept.copy_(torch.where(skip.bool(), kept, statistic))
+            statistic.copy_(kept)
         if self._skips_on_device:
             self.optimizer.found_inf = skip
         if self._skips_on_device or not skip:
@@ -77,21 +85,12 @@ class AutocastOptimWrapper(OptimWrapper):
             if len(self.scalars.steps) >= LOG_INTERVAL:
                 self.scalars.flush(self.message_hub)
 
-    def _clip_and_measure(self) -> Tensor:
-        """Clip gradients if the config asks for it; returns their norm before that, a tensor of one element."""
-        parameters = [p for group in self.optimizer.param_groups for p in group['params'] if p.grad is not None]
-        if self.clip_grad_kwargs and self.grad_name == 'grad_norm':
-            norm = self.clip_func(parameters, **self.clip_grad_kwargs)
-        else:
-            norm = get_total_norm([parameter.grad for parameter in parameters])
-            if self.clip_grad_kwargs:
-                self.clip_func(parameters, **self.clip_grad_kwargs)
-        return norm.full_tensor() if isinstance(norm, DTensor) else norm
-
     @contextmanager
     def optim_context(self, model: nn.Module):
         if self._statistics is None:
-            self._statistics = RunningStatistics(model)
+            norms = [module for module in model.modules() if getattr(module, 'track_running_stats', False)]
+            buffers = [buffer for norm in norms for buffer in norm.buffers(recurse=False)]
+            self._statistics = [(buffer, buffer.detach().clone()) for buffer in buffers]
         device = next(model.parameters()).device.type
         enabled = self.dtype == 'bfloat16' or (self.dtype == 'auto' and computes_in_bfloat16(device))
         with super().optim_context(model), torch.autocast(device, torch.bfloat16, enabled=enabled):
@@ -146,31 +145,12 @@ class DeferredScalars:
             if skipped is not None:  # this step completes an update
                 history = message_hub.log_scalars.get(TOTAL_SKIPPED)
                 scalars[TOTAL_SKIPPED] = int(skipped) + (history.current() if history else 0)
-                self._check_update(iteration, bool(skipped))
+                reason = f'{" and ".join(dict.fromkeys(self._not_finite))} not finite at iteration {iteration}'
+                self._not_finite = []
+                self._skipped_in_row = self._skipped_in_row + 1 if skipped else 0
+                if self._skipped_in_row >= self.max_skipped:
+                    raise NotFinite(f'{self._skipped_in_row} updates in a row were skipped, the last for {reason}')
+                if skipped:
+                    MMLogger.get_current_instance().warning(f'update skipped: {reason}')
             for name, value in scalars.items():
                 message_hub.update_scalar(name, value)
-
-    def _check_update(self, iteration: int, skipped: bool) -> None:
-        names, self._not_finite = dict.fromkeys(self._not_finite), []
-        self._skipped_in_row = self._skipped_in_row + 1 if skipped else 0
-        reason = f'{" and ".join(names)} not finite at iteration {iteration}'
-        if self._skipped_in_row >= self.max_skipped:
-            raise NotFinite(f'{self._skipped_in_row} updates in a row were skipped, the last for {reason}')
-        if skipped:
-            MMLogger.get_current_instance().warning(f'update skipped: {reason}')
-
-
-class RunningStatistics:
-    """Running statistics of a model's norms after its last update; the forward pass changes them before the gradients
-    are known.
-    """
-
-    def __init__(self, model: nn.Module):
-        norms = [module for module in model.modules() if getattr(module, 'track_running_stats', False)]
-        self._pairs = [(buffer, buffer.detach().clone()) for norm in norms for buffer in norm.buffers(recurse=False)]
-
-    def restore_if_skipped(self, skip: Tensor) -> None:
-        """Put them back where `skip`, a tensor of one element on the device, is not 0; else keep the new ones."""
-        for buffer, kept in self._pairs:
-            buffer.copy_(torch.where(skip.bool(), kept, buffer))
-            kept.copy_(buffer)

@@ -20,18 +20,16 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     from `get_layer_depth(name)` of the model, or else from `get_layer_depth(name, prefix)` of its backbone.
 
     Args:
-        optim_wrapper_cfg: as for MMEngine's constructor.
+        optim_wrapper_cfg: as for MMEngine's constructor; its optimizer needs lr and weight_decay.
         paramwise_cfg: `layer_decay_rate`, over 0 and at most 1 (default 1.0: the same rate everywhere), nothing else.
 
     Raises:
-        UserError: If paramwise_cfg has another key, the rate is out of range, the optimizer has no lr or
-            weight_decay, or the rate is below 1 for a model without layers.
+        UserError: If an argument does not fit, or the rate is below 1 for a model without layers.
     """
 
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None):
         paramwise_cfg = {'layer_decay_rate': 1.0, **(paramwise_cfg or {})}
-        unknown = sorted(set(paramwise_cfg) - {'layer_decay_rate'})
-        if unknown:
+        if unknown := sorted(set(paramwise_cfg) - {'layer_decay_rate'}):
             raise UserError(f'paramwise_cfg takes layer_decay_rate, got {", ".join(unknown)}')
         if not 0 < paramwise_cfg['layer_decay_rate'] <= 1:
             raise UserError(f'layer_decay_rate must be over 0 and at most 1, got {paramwise_cfg["layer_decay_rate"]}')
@@ -46,10 +44,8 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         if layer_of is None and hasattr(getattr(module, 'backbone', None), 'get_layer_depth'):
             layer_of = functools.partial(module.backbone.get_layer_depth, prefix='backbone.')
         if layer_of is None and rate != 1.0:
-            raise UserError(
-                f'layer_decay_rate={rate} needs a model or backbone with get_layer_depth, '
-                f'{type(module).__name__} has none'
-            )
+            name = type(module).__name__
+            raise UserError(f'layer_decay_rate={rate} needs a model or backbone with get_layer_depth, {name} has none')
         groups: dict[tuple[int, float], dict] = {}
         for name, parameter in module.named_parameters():
             if not parameter.requires_grad:
@@ -68,14 +64,13 @@ class TrainableOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     `run_linear_eval.py`). MMEngine's constructor gives frozen parameters to the optimizer too.
 
     Raises:
-        UserError: If paramwise_cfg is given, or nothing requires a gradient.
+        UserError: If there is a paramwise_cfg, or nothing requires a gradient.
     """
 
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None):
         if paramwise_cfg:
             raise UserError(f'TrainableOptimWrapperConstructor takes no paramwise_cfg, got {paramwise_cfg}')
-        # MMEngine calls add_params only if there are options.
-        super().__init__(optim_wrapper_cfg, dict(trainable=True))
+        super().__init__(optim_wrapper_cfg, dict(trainable=True))  # MMEngine calls add_params only with options
 
     def add_params(self, params: list[dict], module: nn.Module, **kwargs) -> None:
         trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]

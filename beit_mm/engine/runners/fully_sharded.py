@@ -36,12 +36,12 @@ class FullyShardedStrategy(DDPStrategy):
     Config: `runner_type = 'FlexibleRunner'` and `strategy = dict(type='beit_mm.FullyShardedStrategy')`.
 
     Args:
-        num_shards: a divisor of the number of processes, such as the processes of one machine: every machine then holds
-            the whole model and exchanges gradients only. None: one shard per process.
+        num_shards: a divisor of the number of processes, such as those of one machine: every machine then holds the
+            whole model and exchanges gradients only. None: one shard per process.
         block_dtype: 'bfloat16': blocks are gathered and compute in it, also in evaluation. Weights, their updates and
             the sums of their gradients stay float32. 'float32' leaves the arithmetic to the optimizer wrapper.
         reshard_after_forward: whether blocks are gathered again for the backward pass instead of being kept.
-        save_timeout: seconds that a process waits for the others when a checkpoint is written.
+        save_timeout: seconds that a process waits for the others before a checkpoint is written.
         **kwargs: of MMEngine's DDPStrategy but model_wrapper.
 
     Raises:

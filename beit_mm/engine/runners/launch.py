@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -25,15 +26,10 @@ from beit_mm.checks import check_before_training, check_checkpoint, check_data
 from beit_mm.config.flatten import drop_scope_stamps
 from beit_mm.config.parts import drop_left_out, drop_pretrained, merge_options, use_plain_batch_norm
 from beit_mm.engine.hooks.check_weights_hook import CheckWeightsHook
-from beit_mm.engine.hooks.stop_hook import TrainingStopped
-from beit_mm.errors import UserError
+from beit_mm.errors import describe_shortage, OutOfMemory, TrainingStopped, UserError
 from beit_mm.files import atomic_write
 from beit_mm.models.weights import WeightsMismatch
 
-from .memory import advise_on_memory, OutOfMemory
-
-# Errors that a user can fix. OSError may be temporary, so torchrun may retry.
-MISTAKES = UserError, FileNotFoundError, OutOfMemory
 # Mistakes in code, not in a config or a file.
 BUGS = AttributeError, AssertionError, IndexError, KeyError, NameError, TypeError
 # Environment variables in which launchers say how many processes they started.
@@ -64,11 +60,12 @@ def test(args: Namespace) -> None:
     if cfg.get('test_dataloader') is None:
         raise UserError(f'{args.config} has no test_dataloader, so there is nothing to test on')
     cfg.load_from, cfg.resume = args.checkpoint, False
+    is_mmseg = cfg.default_scope == 'mmseg'
     if args.show_dir is not None:
         if 'visualization' not in cfg.default_hooks:
             raise UserError('--show-dir needs default_hooks.visualization in the config, got none')
         cfg.default_hooks.visualization.update(
-            {'draw': True} if cfg.default_scope == 'mmseg' else {'enable': True, 'out_dir': args.show_dir}
+            {'draw': True} if is_mmseg else {'enable': True, 'out_dir': args.show_dir}
         )
         cfg.visualizer.save_dir = args.show_dir
     if args.tta:
@@ -77,13 +74,12 @@ def test(args: Namespace) -> None:
         cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
         cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
     # As in the hosts' tools: a folder of label maps in MMSegmentation, a file of all predictions in MMPretrain.
-    draws_labels = cfg.default_scope == 'mmseg'
-    if args.out is not None and draws_labels:
+    if args.out is not None and is_mmseg:
         cfg.test_evaluator.update(output_dir=args.out, keep_results=True)
     check_data(cfg, ('test_dataloader',))
     check_checkpoint('CHECKPOINT', args.checkpoint)
     runner = _build_runner(cfg, 'test')
-    if args.out is not None and not draws_labels:
+    if args.out is not None and not is_mmseg:
         runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))
     _explain(cfg, runner, runner.test)
 
@@ -101,7 +97,15 @@ def _load_config(args: Namespace) -> Config:
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(args.config).stem)
     args.work_dir = cfg.work_dir
     if not torch.cuda.is_available():
-        _adapt_to_cpu(cfg)
+        # Processes talk by gloo, DDP gets no device, and synchronised batch norm, which has no CPU code, is the plain
+        # one, whose running statistics are then each process's own.
+        use_plain_batch_norm(cfg.model)
+        if cfg.launcher == 'pytorch':
+            cfg.model_wrapper_cfg = dict(type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False)
+            if not dist.is_initialized():  # before the Runner, which would ask for a GPU
+                dist.init_process_group('gloo')
+        elif cfg.launcher != 'none':
+            raise UserError(f"--launcher must be 'none' or 'pytorch' on a machine without GPU, got {cfg.launcher!r}")
     return cfg
 
 
@@ -140,19 +144,6 @@ def _launch_dir() -> Path | None:
     return Path(error_file).parents[2] if error_file else None
 
 
-def _adapt_to_cpu(cfg: Config) -> None:
-    """Without a GPU: processes talk by gloo, DDP gets no device, and synchronised batch norm, which has no CPU code,
-    is the plain one, whose running statistics are then each process's own.
-    """
-    use_plain_batch_norm(cfg.model)
-    if cfg.launcher == 'pytorch':
-        cfg.model_wrapper_cfg = dict(type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False)
-        if not dist.is_initialized():  # before the Runner, which would ask for a GPU
-            dist.init_process_group('gloo')
-    elif cfg.launcher != 'none':
-        raise UserError(f"--launcher must be 'none' or 'pytorch' on a machine without GPU, got {cfg.launcher!r}")
-
-
 def _build_runner(cfg: Config, purpose: str) -> Runner:
     runner = Runner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg)
     runner.register_hook(CheckWeightsHook(purpose))
@@ -162,13 +153,48 @@ def _build_runner(cfg: Config, purpose: str) -> Runner:
 def _explain(cfg: Config, runner: Runner, job: Callable[[], object]) -> None:
     """Run a job of a runner. Errors about weights name their file, errors about memory say what to change."""
     try:
-        with advise_on_memory(cfg, runner):
-            job()
+        job()
     except WeightsMismatch as error:
         raise UserError(f'{cfg.load_from}: {error}') from error
     except BaseException as error:
-        runner.call_hook('on_exception', error=error)
+        stage = runner.message_hub.runtime_info.get('loop_stage', 'train')
+        advice = _advise_on_memory(cfg, stage, error) if isinstance(error, RuntimeError) else None
+        explained = OutOfMemory(advice) if advice else error
+        runner.call_hook('on_exception', error=explained)
+        if advice:
+            raise explained from error
         raise
+
+
+def _advise_on_memory(cfg: Config, stage: str, error: RuntimeError) -> str | None:
+    """Which options need less memory, the cheapest first; None for an error that is not about memory."""
+    if worker := re.search(r'DataLoader worker \(pid.*?(?:signal: .*?\.|unexpectedly)', str(error)):
+        return (
+            f'{worker[0].rstrip(".")}: the system ends processes when memory runs out; fewer workers need less: '
+            f'{stage}_dataloader.num_workers is {cfg[f"{stage}_dataloader"].get("num_workers", 0)}'
+        )
+    shortage = describe_shortage(error)
+    if shortage is None:
+        return None
+    batch, options = f'{stage}_dataloader.batch_size', []
+    batch_size = cfg[f'{stage}_dataloader'].batch_size
+    factor = next((number for number in range(2, batch_size + 1) if batch_size % number == 0), 1)
+    if factor > 1:
+        options.append(f'{batch}={batch_size // factor}')
+    if stage == 'train':
+        if factor > 1:
+            count = cfg.optim_wrapper.get('accumulative_counts', 1) * factor
+            options[0] += f' optim_wrapper.accumulative_counts={count}'
+            if 'max_iters' in cfg.train_cfg:
+                options[0] += f' (with max_iters, schedules and intervals {factor} times as long)'
+        if 'backbone' in cfg.model and not cfg.model.backbone.get('with_cp'):
+            options.append('model.backbone.with_cp=True')
+    elif cfg.model.get('test_cfg', {}).get('mode') == 'slide':
+        options.append('model.test_cfg.windows_per_batch=1')
+    advice = f'try --cfg-options {" or ".join(options)}'
+    if not options:
+        advice = 'the model needs more than one such device (docs/scale.md)'
+    return f'{shortage}; with {batch}={batch_size}, {advice}'
 
 
 def run(job: Callable[[Namespace], None], args: Namespace) -> None:
@@ -180,10 +206,12 @@ def run(job: Callable[[Namespace], None], args: Namespace) -> None:
     except TrainingStopped:
         pass  # the log says where it goes on
     except Exception as error:
-        is_known = isinstance(error, (*MISTAKES, OSError, ImportError)) or _is_raised_by_us(error)
+        *_, (last, _) = traceback.walk_tb(error.__traceback__)
+        is_ours = isinstance(error, ValueError) and last.f_globals.get('__name__', '').startswith('beit_mm.')
+        is_known = is_ours or isinstance(error, (UserError, OutOfMemory, OSError, ImportError))
         _report(error, args.work_dir, is_known)
         if is_known and (isinstance(error, FileNotFoundError) or not isinstance(error, OSError)):
-            _end_restarts()
+            _end_restarts()  # not for another OSError, which may be temporary
         _leave(1)
     if dist.is_initialized():
         dist.barrier()
@@ -191,10 +219,19 @@ def run(job: Callable[[Namespace], None], args: Namespace) -> None:
         _leave(0, is_shared=True)
 
 
-def _is_raised_by_us(error: Exception) -> bool:
-    """Whether the error is a ValueError that this package raised, about an argument."""
-    *_, (last, _) = traceback.walk_tb(error.__traceback__)
-    return isinstance(error, ValueError) and last.f_globals.get('__name__', '').startswith('beit_mm.')
+def _report(error: Exception, work_dir: str | None, is_known: bool) -> None:
+    """Say what happened on standard error, and write the traceback to a file."""
+    text = traceback.format_exc()
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    # A loader's worker sends its whole traceback as the message; the sentence comes last.
+    print(f'error: {lines[-1]}' if is_known else text, file=sys.stderr)
+    if isinstance(error, BUGS) and not is_known:
+        print('This is a bug of beit_mm or of a part in your config.', file=sys.stderr)
+    if is_main_process():
+        folder = Path(work_dir or tempfile.mkdtemp(prefix='beit_mm_'))
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / 'traceback.txt').write_text(text)
+        print(f'(traceback in {folder / "traceback.txt"})', file=sys.stderr)
 
 
 def _end_restarts() -> None:
@@ -223,18 +260,3 @@ def _leave(code: int, is_shared: bool = False) -> None:
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
-
-
-def _report(error: Exception, work_dir: str | None, is_known: bool) -> None:
-    """Say what happened on standard error, and write the traceback to a file."""
-    text = traceback.format_exc()
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    # A loader's worker sends its whole traceback as the message; the sentence comes last.
-    print(f'error: {lines[-1]}' if is_known else text, file=sys.stderr)
-    if isinstance(error, BUGS) and not is_known:
-        print('This is a bug of beit_mm or of a part in your config.', file=sys.stderr)
-    if is_main_process():
-        folder = Path(work_dir or tempfile.mkdtemp(prefix='beit_mm_'))
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / 'traceback.txt').write_text(text)
-        print(f'(traceback in {folder / "traceback.txt"})', file=sys.stderr)

@@ -73,12 +73,13 @@ class ResumableLoop:
         """End persistent workers now; the garbage collector may take five seconds for each."""
         self.dataloader._iterator = None
 
-    def seed_step(self) -> None:
-        """Seed all generators that a step draws from, on the CPU and on the device of this process."""
+    def run_iter(self, *args) -> None:
+        """Seed all generators that a step draws from, on the CPU and on the device of this process, and run it."""
         seed = derive_seed(seed_of_run(self.runner), STEP, self.iter, get_rank())
         seed_generators(seed)
         if torch.cuda.is_initialized():
             torch.cuda.default_generators[torch.cuda.current_device()].manual_seed(seed)
+        super().run_iter(*args)
 
 
 def seed_of_run(runner) -> int:
@@ -107,10 +108,6 @@ class EpochTrainLoop(ResumableLoop, EpochBasedTrainLoop):
         self.runner.call_hook('after_train_epoch')
         self._epoch += 1
 
-    def run_iter(self, idx: int, data_batch: dict) -> None:
-        self.seed_step()
-        super().run_iter(idx, data_batch)
-
 
 @LOOPS.register_module()
 class IterTrainLoop(ResumableLoop, IterBasedTrainLoop):
@@ -123,10 +120,6 @@ class IterTrainLoop(ResumableLoop, IterBasedTrainLoop):
     def end_workers(self) -> None:
         self.dataloader_iterator.skip_iter(0)
         super().end_workers()
-
-    def run_iter(self, data_batch: dict) -> None:
-        self.seed_step()
-        super().run_iter(data_batch)
 
 
 class EndlessBatches:
@@ -165,8 +158,7 @@ class ResumePositionHook(Hook):
     """
 
     def __init__(self, loop: ResumableLoop, allow_change: bool):
-        self.loop = loop
-        self.allow_change = allow_change
+        self.loop, self.allow_change = loop, allow_change
         self.gradients: dict[str, Tensor] = {}
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
@@ -188,10 +180,8 @@ class ResumePositionHook(Hook):
             raise UserError(f'{message}; train_cfg.allow_world_size_change=True resumes at the same sample')
         if old['batches_per_epoch'] is not None and new['batches_per_epoch'] is not None:
             _convert_progress(runner, checkpoint, old, new)
-        elif _images_per_step(old) != _images_per_step(new):
-            raise UserError(
-                f'{message}; a run that counts iterations needs the same {_images_per_step(old)} images per step'
-            )
+        elif _step_size(old) != _step_size(new):
+            raise UserError(f'{message}; a run that counts iterations needs the same {_step_size(old)} images per step')
         runner.logger.warning(f'{message}: it goes on at iteration {checkpoint["meta"]["iter"]}')
 
     def before_train(self, runner) -> None:
@@ -201,11 +191,8 @@ class ResumePositionHook(Hook):
         self.gradients = {}
 
     def _position(self) -> dict[str, int | None]:
-        return dict(
-            world_size=get_world_size(),
-            batch_size=self.loop.batch_size,
-            batches_per_epoch=None if self.loop.sampler.endless else len(self.loop.dataloader),
-        )
+        batches = None if self.loop.sampler.endless else len(self.loop.dataloader)
+        return dict(world_size=get_world_size(), batch_size=self.loop.batch_size, batches_per_epoch=batches)
 
 
 def is_between_updates(runner) -> bool:
@@ -236,7 +223,7 @@ def _convert_progress(runner, checkpoint: dict, old: dict, new: dict) -> None:
     """Convert iteration and schedules of a checkpoint to steps of the new size; part of a step may be repeated."""
     meta = checkpoint['meta']
     old_steps = meta['iter'] - meta['epoch'] * old['batches_per_epoch']  # in the current epoch
-    new_steps = min(old_steps * _images_per_step(old) // _images_per_step(new), new['batches_per_epoch'])
+    new_steps = min(old_steps * _step_size(old) // _step_size(new), new['batches_per_epoch'])
     meta['iter'] = meta['epoch'] * new['batches_per_epoch'] + new_steps
     schedulers = runner.param_schedulers or []
     for step in range(1, meta['iter'] + 1):  # from the start, as each value follows from the one before
@@ -249,7 +236,8 @@ def _convert_progress(runner, checkpoint: dict, old: dict, new: dict) -> None:
         loaded.update({scheduler.param_name: group[scheduler.param_name] for scheduler in schedulers})
 
 
-def _images_per_step(position: dict) -> int:
+def _step_size(position: dict) -> int:
+    """Images per step, over all processes."""
     return position['world_size'] * position['batch_size']
 
 

@@ -25,19 +25,19 @@ class Scores(line_model.Half):
         return dict(accuracy=self.scores.pop(0))
 
 
-def build(folder, epochs=6, scores=(), resume=False, kind=Runner, train_cfg=None, **options) -> Runner:
+def build(folder, epochs=6, scores=(), resume=False, runner=Runner, train_cfg=None, **options) -> Runner:
     """A training of two steps an epoch that saves every epoch; options are those of the hook."""
     loader = dict(line_model.loader(), batch_size=4)
     validation = dict(val_dataloader=loader, val_cfg=dict(), val_evaluator=[Scores(scores)]) if scores else {}
     newest = find_newest(Path(folder)) if resume else None
-    return kind(
+    return runner(
         line_model.Line(),
         work_dir=str(folder),
         train_dataloader=loader,
         **validation,
         train_cfg=train_cfg or dict(type='EpochBasedTrainLoop', max_epochs=epochs),
         optim_wrapper=dict(type='AutocastOptimWrapper', optimizer=dict(type='SGD', lr=1e-3, momentum=0.9)),
-        default_hooks=dict(checkpoint=dict(**{'type': 'VerifiedCheckpointHook', 'interval': 1, **options})),
+        default_hooks=dict(checkpoint={'type': 'VerifiedCheckpointHook', 'interval': 1, **options}),
         default_scope='beit_mm',
         load_from=newest and str(newest),
         resume=bool(newest),
@@ -61,21 +61,13 @@ def test_so_many_checkpoints_stay_and_never_fewer_than_two(max_keep, expected, t
     assert (tmp_path / POINTER).read_text() == str(tmp_path / 'epoch_6.pth')
 
 
-@pytest.mark.parametrize('name', ['max_keep_ckpt', 'backend_args', 'file_client_args'])
-def test_unknown_arguments_are_refused(name):
-    """MMEngine's hook ignores them."""
-    with pytest.raises(TypeError, match=f"got an unexpected keyword argument '{name}'"):
-        VerifiedCheckpointHook(**{name: None})
+def test_unknown_arguments_which_mmengine_ignores_are_refused():
+    for name in ('max_keep_ckpt', 'backend_args', 'file_client_args'):
+        with pytest.raises(TypeError, match=f"got an unexpected keyword argument '{name}'"):
+            VerifiedCheckpointHook(**{name: None})
 
 
-def test_the_best_checkpoint_is_replaced_by_a_better_one(tmp_path):
-    scores = 0.1, 0.5, 0.2, 0.5, 0.7, 0.3
-    build(tmp_path, scores=scores, max_keep_ckpts=2, save_best='accuracy', rule='greater').train()
-    assert names(tmp_path) == ['best_accuracy_epoch_5.pth', 'epoch_5.pth', 'epoch_6.pth']
-    assert all(find_damage(path) is None for path in tmp_path.glob('epoch_*.pth'))
-
-
-def test_a_best_score_between_two_checkpoints_writes_the_best_one_alone(tmp_path):
+def test_a_best_score_replaces_the_best_checkpoint_and_writes_no_other(tmp_path):
     options = dict(interval=2, save_best='accuracy', rule='greater')
     build(tmp_path, epochs=4, scores=(0.3, 0.2, 0.5, 0.4), **options).train()
     assert names(tmp_path) == ['best_accuracy_epoch_3.pth', 'epoch_2.pth', 'epoch_4.pth']
@@ -96,7 +88,7 @@ def test_a_best_score_counts_no_step_twice_under_flexible_runner(by_epoch, name,
     def run(epochs, scores, resume=False):
         iters = dict(type='IterTrainLoop', max_iters=2 * epochs, val_interval=2)
         length = dict(type='EpochTrainLoop', max_epochs=epochs) if by_epoch else iters
-        runner = build(tmp_path, scores=scores, resume=resume, kind=FlexibleRunner, train_cfg=length, **options)
+        runner = build(tmp_path, scores=scores, resume=resume, runner=FlexibleRunner, train_cfg=length, **options)
         runner.train()
         return runner
 
@@ -108,13 +100,6 @@ def test_a_best_score_counts_no_step_twice_under_flexible_runner(by_epoch, name,
     runner = run(3, [0.3, 0.2], resume=True)
     assert runner.iter == 6 and (runner.epoch == 3 or not by_epoch)
     assert len(names(tmp_path)) == 4
-
-
-def test_a_resumed_run_goes_on_with_what_was_kept(tmp_path):
-    build(tmp_path, epochs=3, max_keep_ckpts=2).train()
-    runner = build(tmp_path, epochs=5, resume=True, max_keep_ckpts=2)
-    runner.train()
-    assert runner.epoch == 5 and names(tmp_path) == ['epoch_4.pth', 'epoch_5.pth']
 
 
 def test_a_save_that_fails_deletes_nothing(tmp_path, monkeypatch):

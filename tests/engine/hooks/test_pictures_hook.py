@@ -15,21 +15,16 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from beit_mm.engine import PicturesHook
-from beit_mm.engine.hooks import pictures_hook
+from beit_mm.engine.hooks import monitoring_hooks
 from beit_mm.models import DiscreteVAE
 from beit_mm.visualization.pictures import Pictures
 
+# Names of the pictures, and of curves.
 EXPECTED = dict(
-    tokenizer=['codebook', 'reconstruction'],
-    pretrain=['codebook', 'reconstruction'],
-    finetune=['classification'],
-    segment=['segmentation'],
-)
-CURVES = dict(
-    tokenizer={'psnr', 'perplexity', 'used_codes'},
-    pretrain={'masked_token_accuracy'},
-    finetune=set(),
-    segment={'decode.acc_seg'},
+    tokenizer=(['codebook', 'reconstruction'], {'psnr', 'perplexity', 'used_codes'}),
+    pretrain=(['codebook', 'reconstruction'], {'masked_token_accuracy'}),
+    finetune=(['classification'], set()),
+    segment=(['segmentation'], {'decode.acc_seg'}),
 )
 
 
@@ -55,19 +50,20 @@ def test_pictures_arrive_and_training_does_not_change(kind, in_data, tmp_path):
             del numbers[key]
     assert logged == losses(plain)
 
-    assert pictures(watched) == [f'{name}_{step}.png' for name in EXPECTED[kind] for step in (3, 6)]
+    names, curves = EXPECTED[kind]
+    assert pictures(watched) == [f'{name}_{step}.png' for name in names for step in (3, 6)]
     assert not pictures(plain)
     path = str(next(watched.glob('*/vis_data')))
     events = EventAccumulator(path, size_guidance=dict(images=0, scalars=0)).Reload()
-    assert sorted(events.Tags()['images']) == EXPECTED[kind]
-    for name in EXPECTED[kind]:
+    assert sorted(events.Tags()['images']) == names
+    for name in names:
         image, _ = events.Images(name)
         assert image.step == 3 and image.width > 200 and image.height > 150
         picture = np.asarray(Image.open(next(watched.glob(f'*/vis_data/vis_image/{name}_3.png'))))
         assert picture.shape == (image.height, image.width, 3) and picture.std() > 10
     scalars = events.Tags()['scalars']
-    assert {'loss', 'lr'} | CURVES[kind] <= {tag.removeprefix('train/') for tag in scalars}
-    if 'codebook' in EXPECTED[kind]:
+    assert {'loss', 'lr'} | curves <= {tag.removeprefix('train/') for tag in scalars}
+    if 'codebook' in names:
         values = {tag: [event.value for event in events.Scalars(tag)] for tag in scalars if 'codebook/' in tag}
         assert sorted(values) == ['codebook/perplexity', 'codebook/used_codes']
         assert all(1 <= value <= 16 for value in values['codebook/perplexity'])
@@ -80,11 +76,10 @@ def test_pixels_are_shown_by_their_masks_alone(in_data, tmp_path):
     assert pictures(watched) == ['reconstruction_4.png', 'reconstruction_8.png']
 
 
-def add_image(name, image, step):
-    raise OSError('No space left on device')
-
-
 def runner_of(model: nn.Module) -> SimpleNamespace:
+    def add_image(name, image, step):
+        raise OSError('No space left on device')
+
     logger = logging.Logger('pictures')
     logger.records, handler = [], logging.Handler()
     handler.emit = logger.records.append
@@ -121,21 +116,18 @@ def test_an_error_while_drawing_a_sharded_model_is_raised_but_not_one_while_writ
     runner, hook = runner_of(tokenizer()), PicturesHook(interval=1)
     hook.before_train(runner)
     hook.all_compute = True
-    monkeypatch.setattr(pictures_hook, 'draw_pictures', draw)
+    monkeypatch.setattr(monitoring_hooks, 'draw_pictures', draw)
     with pytest.raises(RuntimeError, match='out of memory') if raises else nullcontext():
         hook.after_train_iter(runner, 0, dict())
     assert len(runner.logger.records) == (not raises)
 
 
-def test_a_model_without_pictures_is_named_once():
+def test_a_model_without_pictures_is_named_once_and_options_out_of_range_are_refused():
     runner, hook = runner_of(nn.Linear(2, 2)), PicturesHook(interval=1)
     hook.before_train(runner)
     hook.after_train_iter(runner, 0, dict())
     (record,) = runner.logger.records
     assert record.getMessage() == 'PicturesHook: there are no pictures for Linear'
-
-
-@pytest.mark.parametrize('options', [dict(interval=0), dict(num_images=0)])
-def test_options_out_of_range_are_refused(options):
-    with pytest.raises(ValueError, match='PicturesHook.* must be at least 1, got 0'):
-        PicturesHook(**options)
+    for option in ('interval', 'num_images'):
+        with pytest.raises(ValueError, match=f'PicturesHook.{option} must be positive, got 0'):
+            PicturesHook(**{option: 0})

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,8 +11,8 @@ from mmengine.runner import Runner
 from support import line_model
 
 from beit_mm.engine.hooks import report_hook
-from beit_mm.engine.hooks.stop_hook import TrainingStopped
 from beit_mm.engine.runners import launch
+from beit_mm.errors import TrainingStopped
 
 
 class InFifthStep(Hook):
@@ -130,3 +131,13 @@ def test_a_validation_writes_its_record_at_its_start_and_end(tmp_path, monkeypat
     monkeypatch.setattr(report_hook.Record, 'write', lambda record, folder: written.append(record.seconds))
     build(tmp_path).val()
     assert [seconds.get('validation', 0) > 0 for seconds in written] == [False, True, True]
+
+
+def test_parts_add_up_to_the_time_since_the_start_and_a_timed_part_ends_with_an_error_too(monkeypatch):
+    times = iter([0.0, 1.0, 3.0, 6.0, 10.0, 15.0, 21.0])
+    monkeypatch.setattr('time.monotonic', lambda: next(times))
+    hook = report_hook.ReportHook()
+    assert [hook.switch(part) for part in ('steps', 'loading', 'steps')] == ['set-up', 'steps', 'loading']
+    with pytest.raises(KeyError), report_hook.timed(SimpleNamespace(hooks=[Hook(), hook]), 'pictures'):
+        raise KeyError
+    assert hook.seconds() == {'set-up': 1, 'steps': 2 + 4 + 6, 'loading': 3, 'pictures': 5}

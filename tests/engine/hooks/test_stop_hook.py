@@ -67,11 +67,6 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_happened(stage, at, stops_at, b
     assert signal.getsignal(signal.SIGTERM) == handler
 
 
-def test_a_run_stops_only_after_a_complete_update(tmp_path):
-    stop(tmp_path, Signal('train', 4), accumulative_counts=3)
-    assert names(tmp_path) == ['epoch_1.pth', 'iter_6.pth']
-
-
 def test_checkpoints_of_stops_stay_until_two_regular_ones_are_there(tmp_path):
     for at, expected in [
         (1, ['iter_2.pth']),
@@ -83,33 +78,34 @@ def test_checkpoints_of_stops_stay_until_two_regular_ones_are_there(tmp_path):
         assert names(tmp_path) == expected
 
 
-def test_other_signals_stop_if_they_are_named(tmp_path):
-    message = stop(tmp_path, Signal('train', 1, signal.SIGUSR1), signals=('SIGTERM', 'SIGUSR1'))
-    assert message.startswith('stopped by SIGUSR1 after iteration 2')
+def test_another_signal_stops_after_a_complete_update_if_it_is_named(tmp_path):
+    sent = Signal('train', 4, signal.SIGUSR1)
+    message = stop(tmp_path, sent, signals=('SIGTERM', 'SIGUSR1'), accumulative_counts=3)
+    assert message.startswith('stopped by SIGUSR1 after iteration 6')
+    assert names(tmp_path) == ['epoch_1.pth', 'iter_6.pth']
     with pytest.raises(ValueError, match='signals must be names such as SIGTERM, got SIGTREM'):
         StopOnSignalHook(['SIGTERM', 'SIGTREM'])
 
 
-def test_a_signal_stops_one_training_of_a_runner_and_not_the_next(tmp_path):
-    sent = Signal('train', 5)
+@pytest.mark.parametrize('loop', ['EpochTrainLoop', 'mmengine.EpochBasedTrainLoop'])
+def test_a_signal_stops_one_training_of_a_runner_and_not_the_next(loop, tmp_path):
+    """A loop that begins a stopped epoch again is a warning."""
+    sent, messages = Signal('train', 5), []
     runner = build(tmp_path, sent)
+    runner._train_loop['type'] = loop
+    runner.logger.warning = lambda message: messages.append(str(message))
     with pytest.raises(TrainingStopped):
         runner.train()
+    warned = any('a resumed EpochBasedTrainLoop begins that epoch again' in message for message in messages)
+    assert warned == loop.startswith('mmengine')
+    if warned:
+        return
     sent.at = -1
     runner.train()
     assert runner.iter == 16
     for epoch in (2, 3, 4):
         meta = torch.load(tmp_path / f'epoch_{epoch}.pth', weights_only=False)['meta']
         assert (meta['epoch'], meta['iter']) == (epoch, 4 * epoch)
-
-
-@pytest.mark.parametrize('loop, expected', [('mmengine.EpochBasedTrainLoop', True), ('EpochTrainLoop', False)])
-def test_a_loop_that_begins_a_stopped_epoch_again_is_a_warning(loop, expected, tmp_path):
-    runner, messages = build(tmp_path, epochs=1), []
-    runner._train_loop['type'] = loop
-    runner.logger.warning = lambda message: messages.append(str(message))
-    runner.train()
-    assert any('a resumed EpochBasedTrainLoop begins that epoch again' in message for message in messages) == expected
 
 
 class Driven(Line):
@@ -160,14 +156,6 @@ class Five(EightNumbers):
         return 5
 
 
-class InThirdBatch(Hook):
-    """A signal in a validation of so many batches; of unequal ones the other process has finished its own by then."""
-
-    def before_val_iter(self, runner, batch_idx, data_batch=None):
-        if batch_idx == 2:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-
 class Gradient(Hook):
     """The gradient of an incomplete update in this process when a validation begins."""
 
@@ -184,25 +172,25 @@ def train_rank(rank: int, folder: Path, stage: str | None, uneven: bool, options
 
     If uneven, the first has three batches in a validation and the second two, and the first gets it in the third.
     """
-    gradient, hooks = Gradient(), []
-    if stage and uneven:
-        hooks = [InThirdBatch()]
-    elif stage and rank == 1:
-        hooks = [Signal(stage, 5 if stage == 'train' else 4)]
+    gradient, sent = Gradient(), Signal(stage, 5 if stage == 'train' else 4)
+    if uneven:
+        sent.before_val_iter = lambda runner, batch_idx, *_, **__: batch_idx == 2 and sent._send('val', runner)
     wrapper = dict(model_wrapper_cfg=dict(type='MMDistributedDataParallel', device_ids=None))
-    runner = build(folder, gradient, *hooks, launcher='pytorch', **options, cfg=wrapper)
+    hooks = [gradient, sent] if rank == 1 - uneven else [gradient]
+    runner = build(folder, *hooks, launcher='pytorch', **options, cfg=wrapper)
     if uneven:
         sampler = dict(type='DefaultSampler', shuffle=False, round_up=False)
         runner._val_dataloader.update(dataset=dict(type='StopProcessesFive'), batch_size=1, sampler=sampler)
+    message = ''
     try:
         runner.train()
     except TrainingStopped as stopped:
-        return runner.iter, stopped.message, gradient.value
-    return runner.iter, '', gradient.value
+        message = stopped.message
+    return runner.iter, message, gradient.value
 
 
-def train_two(folder: Path, stage: str | None, uneven=False, epochs=100, **options) -> list[tuple]:
-    return together(2, folder, train_rank, folder, stage, uneven, dict(options, epochs=epochs))
+def train_two(folder: Path, stage: str | None, uneven: bool = False, **options) -> list[tuple]:
+    return together(2, folder, train_rank, folder, stage, uneven, {'epochs': 100, **options})
 
 
 @pytest.mark.parametrize('stage, uneven', [('train', False), ('val', False), ('val', True)])

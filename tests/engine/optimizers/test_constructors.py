@@ -50,19 +50,17 @@ def test_tokens_and_positions_biases_and_vectors_are_not_decayed_under_a_prefix(
     assert {'backbone.cls_token', 'backbone.pos_embed', 'backbone.blocks.1.attn.q_bias', 'head.fc.bias'} <= set(groups)
 
 
-@pytest.mark.parametrize('rate', [0.5, 0.65])
-def test_every_layer_learns_slower_than_the_one_above(rate):
-    model = classifier()
+def test_every_layer_learns_slower_than_the_one_above():
+    model, options, seen = classifier(), dict(layer_decay_rate=0.65), set()
     above = {'cls_token': 3, 'pos_embed': 3, 'mask_token': 3, 'patch_embed': 3, 'blocks.0': 2, 'blocks.1': 1}
     above = {**{f'backbone.{name}': layers for name, layers in above.items()}, 'backbone.fc_norm': 0, 'head': 0}
-    seen = set()
-    for name, group in group_of_every_name(model, dict(layer_decay_rate=rate)).items():
+    for name, group in group_of_every_name(model, options).items():
         (part,) = (part for part in above if name.startswith(part))
         seen.add(part)
-        assert group['lr_scale'] == pytest.approx(rate ** above[part]), name
-        assert group['lr'] == pytest.approx(2.0 * rate ** above[part]), name
+        scale = 0.65 ** above[part]
+        assert (group['lr_scale'], group['lr']) == (pytest.approx(scale), pytest.approx(2.0 * scale)), name
+    groups = groups_of(model, options)
     assert seen == set(above)
-    groups = groups_of(model, dict(layer_decay_rate=rate))
     assert len(groups) == len({(group['layer'], group['weight_decay']) for group in groups}) == 2 * 4
 
 
@@ -85,19 +83,16 @@ def test_frozen_parameters_are_left_out():
     assert groups['lm_head.weight']['lr_scale'] == 1 and groups['backbone.mask_token']['lr_scale'] == 0.125
 
 
-@pytest.mark.parametrize('options', [dict(layer_decay_rate=1.0), None])
 @pytest.mark.parametrize('build', [classifier, lambda: meta_model('beit_segment.py'), lambda: nn.Linear(3, 4)])
-def test_without_layer_decay_there_are_two_groups_at_one_rate(options, build):
+def test_without_layer_decay_there_are_two_groups_at_one_rate(build):
     model = build()
-    group_of_every_name(model, options)
-    groups = groups_of(model, options)
-    assert sorted((group['weight_decay'], group['lr']) for group in groups) == [(0, 2), (0.05, 2)]
-
-
-def test_a_shared_parameter_is_in_one_group():
-    model = nn.ModuleDict(dict(first=nn.Linear(4, 4), second=nn.Linear(4, 4)))
-    model['second'].weight = model['first'].weight
-    assert len(group_of_every_name(model, None)) == 3
+    for options in (dict(layer_decay_rate=1.0), None):
+        group_of_every_name(model, options)
+        groups = groups_of(model, options)
+        assert sorted((group['weight_decay'], group['lr']) for group in groups) == [(0, 2), (0.05, 2)]
+    shared = nn.ModuleDict(dict(first=nn.Linear(4, 4), second=nn.Linear(4, 4)))
+    shared['second'].weight = shared['first'].weight
+    assert len(group_of_every_name(shared, None)) == 3
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""k-nearest neighbours on the features of the trunk while it trains: a quick look without training a head."""
+"""Looks at a model while it trains: pictures of what it makes of a batch, and k-nearest neighbours on its features."""
 
 import math
 import signal
@@ -6,25 +6,89 @@ from functools import partial
 
 import torch
 from mmengine.dataset import default_collate
-from mmengine.dist import all_gather, get_dist_info
+from mmengine.dist import all_gather, get_dist_info, is_main_process
 from mmengine.hooks import Hook
 from torch import nn, Tensor
+from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from beit_mm.datasets.images import input_format, normalize
-from beit_mm.engine.runners.stopwatch import timed
 from beit_mm.errors import UserError
 from beit_mm.evaluation.metrics import predict_by_neighbours
 from beit_mm.models.backbones.beit import BEiT
 from beit_mm.models.inspection import evaluating, keeping_random_states, unwrap
 from beit_mm.registry import DATASETS, HOOKS
+from beit_mm.visualization.pictures import draw_pictures
 
+from .report_hook import timed
 from .stop_hook import ignore_signals_in_worker
 
-RESERVED = {'batch_sampler', 'collate_fn', 'drop_last', 'sampler', 'shuffle'}  # arguments that the hook sets
+SET_BY_HOOK = {'batch_sampler', 'collate_fn', 'drop_last', 'sampler', 'shuffle'}  # arguments of a loader
 # Which outputs of a trunk hold these features.
 OUT_TYPES = dict(mean=('raw', 'avg_featmap', 'featmap'), cls_token=('raw', 'cls_token'))
+
+
+def _require_positive(hook: Hook, **options: float) -> None:
+    for name, value in options.items():
+        if value <= 0:
+            raise UserError(f'{type(hook).__name__}.{name} must be positive, got {value}')
+
+
+@HOOKS.register_module()
+class PicturesHook(Hook):
+    """Draws the first images of the current batch and what the model makes of them, at an interval.
+
+    Pictures and numbers go to every backend of the visualizer, such as TensorBoard and the folder `vis_image`, over the
+    number of iterations done. `draw_pictures` decides what they show of each class of model.
+
+    Training does not change, bit for bit. Only the main process draws; of a sharded model all processes compute.
+    An error is a warning in the log, the first time with its traceback. Errors while drawing a sharded model end the
+    training, as other processes may wait.
+
+    Args:
+        interval: iterations from one drawing to the next.
+        num_images: number of images, at most those of a batch.
+
+    Raises:
+        UserError: If an option is not positive.
+    """
+
+    priority = 'LOW'
+
+    def __init__(self, interval: int = 1000, num_images: int = 8):
+        _require_positive(self, interval=interval, num_images=num_images)
+        self.interval, self.num_images = interval, num_images
+        self.has_failed = False
+
+    def before_train(self, runner) -> None:
+        model = unwrap(runner.model)
+        self.all_compute = any(isinstance(parameter, DTensor) for parameter in model.parameters())  # in shards
+        self.takes_part = is_main_process() or self.all_compute
+        if draw_pictures.dispatch(type(model)) is draw_pictures.dispatch(object):
+            self.takes_part = False
+            runner.logger.info(f'PicturesHook: there are no pictures for {type(model).__name__}')
+
+    def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+        if not self.takes_part or not self.every_n_train_iters(runner, self.interval):
+            return
+        model, step, pictures = unwrap(runner.model), runner.iter + 1, None
+        try:
+            with timed(runner, 'pictures'):
+                with keeping_random_states(), torch.no_grad(), evaluating(model):
+                    with torch.compiler.set_stance('force_eager'):  # another batch size would compile again
+                        meta = runner.visualizer.dataset_meta or {}
+                        pictures = draw_pictures(model, data_batch, self.num_images, meta)
+                for name, image in pictures.images.items():
+                    runner.visualizer.add_image(name, image, step)
+                for tag, value in pictures.scalars.items():
+                    runner.visualizer.add_scalar(tag, value, step)
+        except Exception as error:
+            if self.all_compute and pictures is None:
+                raise
+            message = f'PicturesHook: nothing drawn after {step} iterations: {error}'
+            runner.logger.warning(message, exc_info=not self.has_failed)
+            self.has_failed = True
 
 
 @HOOKS.register_module()
@@ -75,34 +139,33 @@ class KNNHook(Hook):
         k: int = 20,
         temperature: float = 0.07,
     ):
-        for name, value in dict(num_train=num_train, num_val=num_val, interval=interval, k=k).items():
-            if value < 1:
-                raise UserError(f'KNNHook.{name} must be at least 1, got {value}')
+        _require_positive(self, num_train=num_train, num_val=num_val, interval=interval, k=k, temperature=temperature)
         for name, loader in dict(train_dataloader=train_dataloader, val_dataloader=val_dataloader).items():
-            if 'dataset' not in loader or RESERVED & set(loader):
-                none_of = ', '.join(sorted(RESERVED))
+            if 'dataset' not in loader or SET_BY_HOOK & set(loader):
+                none_of = ', '.join(sorted(SET_BY_HOOK))
                 raise UserError(f'KNNHook.{name} must have a dataset and none of {none_of}, got {", ".join(loader)}')
         if features not in OUT_TYPES:
             raise UserError(f"KNNHook.features must be 'mean' or 'cls_token', got {features!r}")
-        if temperature <= 0:
-            raise UserError(f'KNNHook.temperature must be positive, got {temperature}')
         self.loaders = [(train_dataloader, num_train), (val_dataloader, num_val)]
         self.interval, self.by_epoch = interval, by_epoch
         self.features, self.output = features, output
         self.k, self.temperature = k, temperature
 
     def before_train(self, runner) -> None:
-        model = unwrap(runner.model)
-        out_type = getattr(getattr(model, 'backbone', None), 'out_type', None)
+        out_type = getattr(getattr(unwrap(runner.model), 'backbone', None), 'out_type', None)
         if out_type not in OUT_TYPES[self.features]:
             raise UserError(
                 f'KNNHook.features={self.features!r} needs a backbone whose out_type is one of '
                 f'{", ".join(OUT_TYPES[self.features])}, got {out_type!r}'
             )
-        with keeping_random_states():
-            self.sources = [_choose_images(loader, number) for loader, number in self.loaders]
-        num_train = len(self.sources[0]['sampler'])
-        if num_train < self.k:
+        self.sources = []  # arguments of two loaders, with indices at even distances as samplers
+        for loader, number in self.loaders:
+            with keeping_random_states():
+                dataset = DATASETS.build(loader['dataset'])
+            number = min(number, len(dataset))
+            indices = [index * len(dataset) // number for index in range(number)]
+            self.sources.append(dict(loader, dataset=dataset, sampler=indices))
+        if (num_train := len(self.sources[0]['sampler'])) < self.k:
             raise UserError(f'KNNHook needs at least k={self.k} training images, got {num_train}')
 
     def after_train_epoch(self, runner) -> None:
@@ -146,10 +209,3 @@ class KNNHook(Hook):
         shares = torch.cat(features), torch.tensor(labels, device=device)
         # Back in the order of the sampler.
         return tuple(torch.stack(all_gather(part), dim=1).flatten(0, 1)[: len(sampler)] for part in shares)
-
-
-def _choose_images(loader: dict, number: int) -> dict:
-    """The arguments of a loader, with its data set built, and indices at even distances as its sampler."""
-    dataset = DATASETS.build(loader['dataset'])
-    number = min(number, len(dataset))
-    return dict(loader, dataset=dataset, sampler=[index * len(dataset) // number for index in range(number)])
