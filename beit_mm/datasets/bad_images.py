@@ -14,12 +14,7 @@ BAD_FILE = {None, *(getattr(errno, name) for name in BAD_FILE_ERRORS)}
 
 
 class BadImage(UserError):
-    """An image that cannot be read.
-
-    Args:
-        name: its file, or its position in a shard or table.
-        reason: what is wrong with it.
-    """
+    """An image that cannot be read: its file, or position in a shard or table, and what is wrong with it."""
 
     def __init__(self, name: str, reason: str = ''):
         super().__init__(name, reason)
@@ -41,7 +36,7 @@ def is_bad_file(error: Exception) -> bool:
 class BadImages:
     """A list of bad images in a file, which the workers of all processes share and a resumed run continues.
 
-    Its lines are `name, tab, reason`, one for each image.
+    A line is `name, tab, reason`.
 
     Args:
         num_images: number of images in the data set.
@@ -52,22 +47,15 @@ class BadImages:
     def __init__(self, num_images: int, list_path: str | Path, max_share: float = 0.001):
         if not 0 <= max_share <= 1:
             raise ValueError(f'max_share must lie in 0 to 1, got {max_share}')
-        self.num_images = num_images
-        self.list_path = Path(list_path)
-        self.max_share = max_share
+        self.num_images, self.list_path, self.max_share = num_images, Path(list_path), max_share
 
     def names(self) -> list[str]:
         """The names on the list, oldest first, each once."""
-        if not self.list_path.is_file():
-            return []
-        return _first_fields(self.list_path.read_bytes().decode('utf-8', 'surrogateescape'))
+        content = self.list_path.read_bytes() if self.list_path.is_file() else b''
+        return _first_fields(content.decode('utf-8', 'surrogateescape'))
 
     def add(self, bad: BadImage) -> None:
-        """Put an image on the list unless it is there.
-
-        Raises:
-            UserError: If too many images are bad; gives counts and the first names.
-        """
+        """Put an image on the list unless it is there. UserError, with counts and names, if too many images are bad."""
         name, reason = bad.name.translate(ESCAPES), ' '.join(bad.reason.split())
         self.list_path.parent.mkdir(parents=True, exist_ok=True)
         with open(self.list_path, 'a+', encoding='utf-8', errors='surrogateescape', newline='\n') as file:
@@ -79,7 +67,7 @@ class BadImages:
             content = file.read()
             names = _first_fields(content)
             if name not in names:
-                is_cut = content and not content.endswith('\n')  # a process was killed while it wrote
+                is_cut = content and content[-1] != '\n'  # a process was killed while it wrote
                 file.write('\n' * bool(is_cut) + f'{name}\t{reason}\n')
                 names.append(name)
         if len(names) > self.max_share * self.num_images:

@@ -33,21 +33,14 @@ def read_image(source: Source) -> np.ndarray:
     Raises:
         BadImage: If it cannot be read. The message names the file, or the array's shape and dtype.
     """
-    if isinstance(source, Image.Image):
-        return _read_pillow(source)
-    if not isinstance(source, np.ndarray):
+    if isinstance(source, np.ndarray):
+        if source.dtype != np.uint8 or source.shape[2:] not in ((), (3,)) or source.ndim < 2 or not source.size:
+            raise BadImage('an array', f'it must be uint8 (H, W, 3), got {source.dtype} {source.shape}')
+        return source if source.ndim == 3 else np.repeat(source[..., None], 3, axis=2)
+    if not isinstance(source, Image.Image):
         return LoadImage(imdecode_backend=SIMPLEJPEG)(dict(img_path=str(source)))['img']
-    if source.dtype == np.uint8 and source.ndim == 2 and source.size:
-        return np.repeat(source[..., None], 3, axis=2)
-    if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3 or not source.size:
-        raise BadImage('an array', f'it must be uint8 (H, W, 3), got {source.dtype} {source.shape}')
-    return source
-
-
-def _read_pillow(image: Image.Image) -> np.ndarray:
-    """Like LoadImage: upright by EXIF data, the upper eight of 16 bits."""
-    try:
-        upright = ImageOps.exif_transpose(image)
+    try:  # like LoadImage: upright by EXIF data, the upper eight of 16 bits
+        upright = ImageOps.exif_transpose(source)
         if upright.mode[0] in 'IF':  # convert() would clip 16 bits
             values = np.asarray(upright)
             if upright.mode == 'F' or not 0 <= values.min() <= values.max() < 2**16:
@@ -57,15 +50,12 @@ def _read_pillow(image: Image.Image) -> np.ndarray:
     except Exception as error:  # Pillow decodes only now, and every decoder raises its own types
         if not is_bad_file(error):
             raise
-        name = str(getattr(image, 'filename', '') or 'a Pillow image')
+        name = str(getattr(source, 'filename', '') or 'a Pillow image')
         raise BadImage(name, str(error) or type(error).__name__) from error
 
 
 def size_for(size: tuple[int, int], short_side: int, multiple: int) -> tuple[int, int]:
-    """The (H, W) to resize an image to: about its ratio, at most MAX_RATIO to 1, the shorter side `short_side`.
-
-    Both sides are rounded to a multiple, at least one.
-    """
+    """The (H, W) to resize an image to: `short_side` and the ratio, at most MAX_RATIO to 1; multiples of a number."""
     scale = short_side / min(size)
     height, width = (max(round(min(side * scale, MAX_RATIO * short_side) / multiple), 1) * multiple for side in size)
     return height, width

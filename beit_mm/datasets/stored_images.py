@@ -62,15 +62,16 @@ class StoredImages(BaseDataset):
         info = dict(img_bytes=content, img_path=name, sample_idx=idx % len(self))
         return dict(info, gt_label=int(self.labels[row])) if self.with_label else info
 
-    def get_gt_labels(self) -> np.ndarray:
-        """int32 (n,). Raises ValueError without labels."""
-        self._require_labels()
-        return self.labels.numpy()[np.asarray(self.data_list)]
+    def get_gt_labels(self, indices: int | slice = slice(None)) -> np.ndarray:
+        """int32 (n,), or the label of one sample. Raises ValueError without labels."""
+        if not self.with_label:
+            raise ValueError(f'{type(self).__name__} has no labels: it was built with with_label=False')
+        self.full_init()
+        return self.labels.numpy()[np.asarray(self.data_list[indices])]
 
     def get_cat_ids(self, idx: int) -> list[int]:
         """The label of a sample in a list. Raises ValueError without labels."""
-        self._require_labels()
-        return [int(self.labels[self.data_list[idx]])]
+        return [int(self.get_gt_labels(idx))]
 
     def get_subset(self, indices: int | Sequence[int]) -> 'StoredImages':
         """See MMEngine's BaseDataset. The subset shares the store and takes 8 bytes per image."""
@@ -86,11 +87,6 @@ class StoredImages(BaseDataset):
         if isinstance(indices, int):
             return self.data_list[:indices] if indices >= 0 else self.data_list[indices:]
         return torch.from_numpy(np.asarray(self.data_list)[np.asarray(indices)])
-
-    def _require_labels(self) -> None:
-        if not self.with_label:
-            raise ValueError(f'{type(self).__name__} has no labels: it was built with with_label=False')
-        self.full_init()
 
     def _check_labels(self, labels: np.ndarray) -> None:
         num_classes = len(self.CLASSES) if self.CLASSES else None

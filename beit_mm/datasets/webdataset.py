@@ -66,9 +66,7 @@ class WebDatasetShards(StoredImages):
     ):
         root = os.path.expanduser(data_root)
         self.shards = [os.path.join(root, os.path.expanduser(shard)) for shard in expand_shards(shards)]
-        self.image_keys = tuple(image_keys)
-        self.label_key = label_key
-        self.index_dir = index_dir
+        self.image_keys, self.label_key, self.index_dir = tuple(image_keys), label_key, index_dir
         super().__init__(data_root=data_root, **kwargs)
 
     def open_store(self) -> tuple[int, np.ndarray | None]:
@@ -122,12 +120,7 @@ class WebDatasetShards(StoredImages):
 
 
 def expand_shards(shards: str | Sequence[str]) -> list[str]:
-    """Expand file names with braces, in order.
-
-    Raises:
-        ValueError: If there is no name.
-        ImportError: If there are braces and the package braceexpand is not installed.
-    """
+    """Expand file names with braces, in order. ValueError without a name, ImportError without braceexpand."""
     patterns = [shards] if isinstance(shards, str) else list(shards)
     if not patterns:
         raise ValueError('shards must name at least one tar file, got none')
@@ -141,14 +134,7 @@ def expand_shards(shards: str | Sequence[str]) -> list[str]:
 
 
 def index_shard(path: str, image_keys: Sequence[str], label_key: str) -> np.ndarray:
-    """Read the headers of a shard; INDEX (n,), in order.
-
-    Args:
-        path, image_keys, label_key: an uncompressed tar file, and see WebDatasetShards.
-
-    Raises:
-        UserError: If the file is truncated or no such tar file, or a sample has no image; names the shard.
-    """
+    """Read the headers of a shard; INDEX (n,), in order. Arguments and errors: see WebDatasetShards."""
     index = []
     try:
         with open(path, 'rb') as file, tarfile.open(fileobj=file, mode='r:') as tar:

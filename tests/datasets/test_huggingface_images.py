@@ -1,5 +1,6 @@
 """Tables of Hugging Face `datasets`, written by that library, as a data set of MMPretrain."""
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -76,24 +77,17 @@ def test_other_tables(change, options, expected, tmp_path):
     assert samples(images(tmp_path, **options)) == expected
 
 
-def write_parquet(folder: Path) -> None:
-    """As the hub has them."""
-    folder.mkdir()
-    table().to_parquet(str(folder / 'train-00000-of-00001.parquet'))
-
-
-def write_image_folder(folder: Path) -> None:
-    """Which becomes a table of paths."""
+@pytest.mark.parametrize('layout', ['parquet', 'image folder'])
+def test_folders_that_load_dataset_reads(layout, tmp_path, monkeypatch):
+    """Parquet as the hub has it, and folders of classes, which become a table of paths."""
+    monkeypatch.setattr(datasets.config, 'HF_DATASETS_CACHE', tmp_path / 'cache')
     for index in range(6):
-        path = folder / 'train' / CLASSES[index % 3] / f'{index}.jpg'
+        path = tmp_path / 'data' / 'train' / CLASSES[index % 3] / f'{index}.jpg'
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(jpeg(index))
-
-
-@pytest.mark.parametrize('write', [write_parquet, write_image_folder])
-def test_folders_that_load_dataset_reads(write, tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.config, 'HF_DATASETS_CACHE', tmp_path / 'cache')
-    write(tmp_path / 'data')
+    if layout == 'parquet':
+        shutil.rmtree(tmp_path / 'data' / 'train')
+        table().to_parquet(str(tmp_path / 'data' / 'train-00000-of-00001.parquet'))
     dataset = HuggingFaceImages(str(tmp_path / 'data'))
     assert sorted(samples(dataset)) == sorted(EXPECTED) and list(dataset.metainfo['classes']) == CLASSES
 
@@ -117,13 +111,6 @@ def test_workers(folder, context):
     assert sorted(found) == list(range(6))
     for index, sample in found.items():
         assert (sample['inputs'] == expected[index]).all() and int(sample['data_samples'].gt_label) == index % 3
-
-
-def test_part_of_the_data(folder):
-    dataset = images(folder, indices=[5, 0, 2])
-    assert samples(dataset) == [EXPECTED[index] for index in (5, 0, 2)]
-    subset = dataset.get_subset(-2)
-    assert samples(subset) == [EXPECTED[0], EXPECTED[2]] and subset.get_gt_labels().tolist() == [0, 2]
 
 
 # Mistakes

@@ -53,26 +53,23 @@ def test_views_are_those_of_the_releases_order(tmp_path, cfg):
     assert (differences.mean(axis=0) < 2).all() and differences.max() < 6
 
 
-def recipe_in_the_releases_order(name: str, folder: Path) -> Config:
-    base = CONFIGS / '_base_' / 'datasets' / 'imagenet_pretrain_release_order.py'
-    (line,) = [line[1:].strip() for line in base.read_text().splitlines() if line.startswith('#   ')]
-    (folder / 'recipe.py').write_text(f'_base_ = {str(CONFIGS / name)!r}\n{line}\n')
-    return Config.fromfile(folder / 'recipe.py')
-
-
 @pytest.mark.parametrize(
     'name', ['beit_pretrain.py', *(f'pretrain/{path.name}' for path in (CONFIGS / 'pretrain').glob('beit_[bl]*.py'))]
 )
 def test_a_recipe_takes_the_releases_order_by_one_line(name, tmp_path):
-    recipe, changed = Config.fromfile(CONFIGS / name), recipe_in_the_releases_order(name, tmp_path)
+    base = CONFIGS / '_base_' / 'datasets' / 'imagenet_pretrain_release_order.py'
+    (line,) = [line[1:].strip() for line in base.read_text().splitlines() if line.startswith('#   ')]
+    (tmp_path / 'recipe.py').write_text(f'_base_ = {str(CONFIGS / name)!r}\n{line}\n')
+    recipe, changed = Config.fromfile(CONFIGS / name), Config.fromfile(tmp_path / 'recipe.py')
     mask, pack = changed.train_dataloader.dataset.pipeline[-2:]
     assert [mask, pack] == recipe.train_dataloader.dataset.pipeline[-2:]
     assert changed.train_dataloader.batch_size == recipe.train_dataloader.batch_size
-    kinds = [type(step).__name__ for step in compose(changed.train_dataloader.dataset.pipeline)]
-    assert kinds[:4] == ['LoadImage', 'ColorJitter', 'RandomFlip', 'TwoViewRandomResizedCrop']
+    steps = compose(changed.train_dataloader.dataset.pipeline)
+    names = [type(step).__name__ for step in steps[:4]]
+    assert names == ['LoadImage', 'ColorJitter', 'RandomFlip', 'TwoViewRandomResizedCrop']
     path = write_photographs(tmp_path, 1)[0]
-    for given in (dict(img_path=str(path)), dict(img_path='shard.tar/1.jpg', img_bytes=path.read_bytes())):
-        found = Compose(compose(changed.train_dataloader.dataset.pipeline))(given)
+    for info in (dict(img_path=str(path)), dict(img_path='shard.tar/1.jpg', img_bytes=path.read_bytes())):
+        found = Compose(steps)(info)
         assert set(found) == {'inputs', 'views', 'mask'} and found['views'].shape == (3, 112, 112)
 
 
@@ -80,12 +77,12 @@ def test_a_recipe_takes_the_releases_order_by_one_line(name, tmp_path):
     'name', ['beit_pretrain.py', 'beit_finetune.py', 'beit_tokenizer.py', 'classify/linear_probe_base_224_1k.py']
 )
 @pytest.mark.parametrize(
-    'kind, suffix', [('RGBA', 'png'), ('L', 'png'), ('I;16', 'png'), ('P', 'gif'), ('CMYK', 'jpg')]
+    'mode, suffix', [('RGBA', 'png'), ('L', 'png'), ('I;16', 'png'), ('P', 'gif'), ('CMYK', 'jpg')]
 )
-def test_images_of_every_kind_go_through_every_pipeline(name, kind, suffix, tmp_path):
+def test_images_of_every_mode_go_through_every_pipeline(name, mode, suffix, tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)
     deep = Image.fromarray(pixels[..., 0].astype(np.uint16))
-    image = deep if kind == 'I;16' else Image.fromarray(pixels).convert(kind)
+    image = deep if mode == 'I;16' else Image.fromarray(pixels).convert(mode)
     image.save(tmp_path / f'a.{suffix}')
     steps = Compose(compose(Config.fromfile(CONFIGS / name).train_dataloader.dataset.pipeline))
     for seed in range(3):

@@ -20,7 +20,7 @@ SIZE = 10
 
 @DATASETS.register_module(force=True)
 class Draws(torch.utils.data.Dataset):
-    """Gives the sample's place and a number from each generator."""
+    """Gives the sample's index and a number from each generator."""
 
     metainfo = dict(name='draws')
 
@@ -57,16 +57,13 @@ def test_seeds_are_a_function_of_run_epoch_and_sample(monkeypatch):
     assert dict(stream[SIZE:]) == {index: derive_seed(7, 1, index, 0) for index in range(SIZE)}
     assert [index for index, _ in stream[:SIZE]] != [index for index, _ in stream[SIZE:]]
     assert keys(monkeypatch, seed=8) != keys(monkeypatch)
+    repeated = keys(monkeypatch, 'mmpretrain.RepeatAugSampler', count=3)
+    assert len({index for index, _ in repeated}) == 1 and len({seed for _, seed in repeated}) == 3
 
 
 def test_no_two_seeds_are_the_same():
     seeds = {derive_seed(run, epoch, index, 0) for run in range(5) for epoch in range(-1, 19) for index in range(1000)}
     assert len(seeds) == 5 * 20 * 1000
-
-
-def test_repeated_augmentation_draws_anew_for_every_repeat(monkeypatch):
-    given = keys(monkeypatch, 'mmpretrain.RepeatAugSampler', count=3)
-    assert len({index for index, _ in given}) == 1 and len({seed for _, seed in given}) == 3
 
 
 def draws(num_workers: int, epoch: int) -> list:
@@ -85,15 +82,11 @@ def test_draws_do_not_depend_on_workers_and_differ_in_every_epoch():
         assert len(set(values)) == 2 * SIZE
 
 
-def test_the_wrapper_has_the_length_and_names_of_the_data_set_inside_and_its_own_attributes():
+def test_the_wrapper_has_its_own_attributes_and_a_changed_pipeline_reaches_the_data_set_inside():
     data = pickle.loads(pickle.dumps(SeededDataset(dict(type='Draws'), 'none', 0.0)))
     assert len(data) == SIZE and data.metainfo == Draws.metainfo
     data.transform = 'new'
     assert not hasattr(data.dataset, 'transform') and not hasattr(data, 'nothing_such')
-
-
-def test_a_pipeline_that_is_changed_while_training_reaches_the_data_set_inside():
-    data = SeededDataset(dict(type='Draws'), 'none', 0.0)
     data.dataset.pipeline = ['first']
     loop = SimpleNamespace(dataloader=SimpleNamespace(dataset=data, num_workers=0))
     SwitchRecipeHook._switch_train_pipeline(SimpleNamespace(train_loop=loop), ['second'])
