@@ -94,39 +94,31 @@ def state_of(runner) -> dict:
     return state
 
 
-def assert_trains_as_without(folder, bad, without, counts, where='x', value=NAN, **options) -> None:
-    """Train with bad samples and without their updates; the numbers of skipped updates are counts."""
-    runner = build(folder / 'bad', Batches(bad, where, value), **options)
+NORM = dict(max_norm=1.0)
+CLIPPING = [None, NORM, dict(type='value', clip_value=0.01)]
+BAD_VALUES = [('x', NAN), ('x', INF), ('bonus', INF)]
+# The first update, when the optimizer has no state yet, and two in a row; then the third of updates of two steps.
+SKIPPED = (0, 1, 6, 7, 8), [2, 3, 4, 5, 10, 11, 12, 13, 14, 15], [1, 1, 1, 2, 3, 3, 3, 3]
+ACCUMULATED = [*range(8), *range(12, 16)], [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    'bad, without, counts, where, value, options',
+    [(*SKIPPED, *bad, dict(optimizer=FUSED, clip_grad=clip_grad)) for bad in BAD_VALUES for clip_grad in CLIPPING]
+    + [(*SKIPPED, 'x', NAN, dict(optimizer=optimizer, clip_grad=NORM)) for optimizer in OPTIMIZERS[1:]]
+    + [(bad, *ACCUMULATED, 'x', NAN, dict(accumulative_counts=2)) for bad in [(8,), (10,), (9, 11)]],
+)
+def test_a_skipped_update_leaves_no_trace(bad, without, counts, where, value, options, tmp_path):
+    """A training with bad samples ends as one without their updates; counts are the numbers of skipped updates."""
+    runner = build(tmp_path / 'bad', Batches(bad, where, value), **options)
     runner.train()
     assert runner.message_hub.get_scalar('train/skipped_updates').data[0].tolist() == counts
-    expected = build(folder / 'good', Subset(Batches(), without), **options)
+    expected = build(tmp_path / 'good', Subset(Batches(), without), **options)
     expected.train()
     state, other = state_of(runner), state_of(expected)
     assert state.keys() == other.keys()
     assert [key for key, tensor in other.items() if not torch.equal(state[key], tensor)] == []
     assert all(tensor.isfinite().all() for tensor in average_of(runner).state_dict().values())
-
-
-CLIPPING = dict(none=None, norm=dict(max_norm=1.0), value=dict(type='value', clip_value=0.01))
-BAD_VALUES = [('x', NAN), ('x', INF), ('bonus', INF)]
-
-
-@pytest.mark.parametrize(
-    'optimizer, where, value, clip_grad',
-    [(FUSED, *bad, clip_grad) for bad in BAD_VALUES for clip_grad in CLIPPING.values()]
-    + [(optimizer, *BAD_VALUES[0], CLIPPING['norm']) for optimizer in OPTIMIZERS[1:]],
-)
-def test_a_skipped_update_leaves_no_trace(optimizer, where, value, clip_grad, tmp_path):
-    """Also the first update, when the optimizer has no state yet, and two in a row."""
-    bad, without = (0, 1, 6, 7, 8), [2, 3, 4, 5, 10, 11, 12, 13, 14, 15]
-    counts = [1, 1, 1, 2, 3, 3, 3, 3]
-    assert_trains_as_without(tmp_path, bad, without, counts, where, value, optimizer=optimizer, clip_grad=clip_grad)
-
-
-@pytest.mark.parametrize('bad', [(8,), (10,), (9, 11)])
-def test_an_accumulated_update_is_skipped_whole(bad, tmp_path):
-    """Two steps of two samples make an update: the third is samples 8 to 11."""
-    assert_trains_as_without(tmp_path, bad, [*range(8), *range(12, 16)], [0, 0, 1, 1], accumulative_counts=2)
 
 
 def test_a_skipped_update_is_named_in_the_log_and_only_so_many_in_a_row_end_the_run(tmp_path):
