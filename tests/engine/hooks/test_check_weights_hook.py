@@ -31,40 +31,43 @@ def test_a_training_says_which_heads_keep_their_initial_weights():
     ]
     assert set(weights) == {'backbone.weight', 'backbone.bias'}, 'nothing else is taken out'
     assert check('train', weights)[0] == 'head (head.fc.weight is missing): keeps its initial weights'
-    weights = classifier().state_dict()
-    for purpose in ('train', 'test'):
-        assert check(purpose, dict(state_dict=weights)) == [] and weights.keys() == classifier().state_dict().keys()
+
+
+def test_all_that_fits_is_left_in_whoever_wrote_it():
+    """The host has another name for the pre-training head."""
+    theirs = {'head.cls_head.weight': torch.ones(4, 2), 'head.cls_head.bias': torch.ones(4)}
+    models = classifier(), nn.ModuleDict(dict(lm_head=nn.Linear(2, 4)))
+    for model, weights in zip(models, (classifier().state_dict(), theirs)):
+        names = list(weights)
+        for purpose in ('train', 'test'):
+            assert check(purpose, dict(state_dict=weights), model) == [] and list(weights) == names
+
+
+RUN = dict(state_dict=classifier().state_dict(), meta=dict(epoch=1, iter=2), message_hub={}, optimizer={})
+WITHOUT_AUXILIARY = {name: tensor for name, tensor in RUN['state_dict'].items() if 'auxiliary' not in name}
 
 
 @pytest.mark.parametrize(
-    'weights, message',
+    'purpose, checkpoint, message',
     [
-        (classifier(5).state_dict(), r'head.fc.weight must be \(3, 2\), got \(5, 2\)'),
-        ({'backbone.weight': torch.ones(2, 2)}, 'head.fc.weight is missing'),
-        ({}, 'must hold the weights of this model, got an empty dict'),
-        ({f'conv{i}.weight': torch.ones(1) for i in range(4)}, r'got conv0.weight, conv1.weight, conv2.weight \.\.\.'),
+        ('test', classifier(5).state_dict(), r'head.fc.weight must be \(3, 2\), got \(5, 2\)'),
+        ('test', {'backbone.weight': torch.ones(2, 2)}, 'head.fc.weight is missing'),
+        ('test', {}, 'must hold the weights of this model, got an empty dict'),
+        ('test', {f'conv{i}.weight': torch.ones(1) for i in range(4)}, r'got conv0.weight, .*conv2.weight \.\.\.'),
+        ('resume', dict(RUN, state_dict=WITHOUT_AUXILIARY), 'auxiliary_head.weight is missing'),
+        *(
+            ('resume', {key: value for key, value in RUN.items() if key != missing}, f'without .*{missing}')
+            for missing in ('meta', 'message_hub', 'optimizer')
+        ),
     ],
 )
-def test_a_test_needs_the_weights_of_the_head(weights, message):
+def test_a_test_needs_the_heads_and_a_resumed_run_all_of_the_run(purpose, checkpoint, message):
     with pytest.raises(WeightsMismatch, match=message):
-        check('test', weights)
+        check(purpose, checkpoint)
 
 
-def test_a_resumed_run_needs_an_auxiliary_head_and_the_state_of_the_run_a_test_does_not():
-    run = dict(state_dict=classifier().state_dict(), meta=dict(epoch=1, iter=2), message_hub={}, optimizer={})
-    check('resume', run)
-    for missing in ('meta', 'message_hub', 'optimizer'):
-        with pytest.raises(WeightsMismatch, match=f'without .*{missing}'):
-            check('resume', {key: value for key, value in run.items() if key != missing})
-    run['state_dict'] = {name: tensor for name, tensor in run['state_dict'].items() if 'auxiliary' not in name}
-    check('test', run)
-    with pytest.raises(WeightsMismatch, match='auxiliary_head.weight is missing'):
-        check('resume', run)
+def test_a_resumed_run_has_all_and_a_test_needs_no_auxiliary_head():
+    check('resume', RUN)
+    check('test', WITHOUT_AUXILIARY)
     with pytest.raises(ValueError, match='train, resume, test'):
         CheckWeightsHook('strict')
-
-
-def test_the_host_has_another_name_for_the_pre_training_head():
-    weights = {'head.cls_head.weight': torch.ones(4, 2), 'head.cls_head.bias': torch.ones(4)}
-    check('test', dict(state_dict=weights), nn.ModuleDict(dict(lm_head=nn.Linear(2, 4))))
-    assert len(weights) == 2

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from mmengine.registry import init_default_scope
+from mmengine.registry import DATASETS, init_default_scope
 from mmengine.runner import Runner
 from mmpretrain.models import ImageClassifier
 from support import line_model
@@ -85,23 +85,20 @@ def extract_in_process(rank: int, digits: Path) -> tuple:
 
 def test_features_are_of_length_1_in_the_order_of_the_data_and_the_same_in_two_processes(digits, tmp_path):
     expected = extract_in_process(0, digits)
-    model, hook = classifier(out_type='raw', out_indices=[0, 1]).eval(), KNNHook(**options(digits, num_val=20))
-    hook.before_train(SimpleNamespace(model=model))
-    dataset, indices = hook.sources[1]['dataset'], hook.sources[1]['sampler']
-    assert indices == list(range(0, 80, 4))
-    assert expected[2].tolist() == [int(dataset[index]['data_samples'].gt_label) for index in indices]
-    images = torch.stack([dataset[index]['inputs'] for index in indices]).flip(1)
+    dataset = DATASETS.build(data(digits, 'val'))
+    samples = [dataset[index] for index in range(0, 80, 4)]
+    assert expected[2].tolist() == [int(sample['data_samples'].gt_label) for sample in samples]
+    images = torch.stack([sample['inputs'] for sample in samples]).flip(1)
     with torch.no_grad():
-        features = model.backbone(images.float() / 127.5 - 1)[0][:, 0]
+        features = classifier(out_type='raw', out_indices=[0, 1]).eval().backbone(images.float() / 127.5 - 1)[0][:, 0]
     torch.testing.assert_close(expected[1], features / features.norm(dim=1, keepdim=True))
     for result in together(2, tmp_path, extract_in_process, digits):
         torch.testing.assert_close(result, expected)
 
 
-def draw(results: dict | None = None):
+def draw(results=None):
     """Draw from every generator; also a transform."""
-    numbers = torch.rand(3).tolist(), np.random.rand(3).tolist(), [random.random() for _ in range(3)]
-    return numbers if results is None else results
+    return results or (torch.rand(3).tolist(), np.random.rand(3).tolist(), [random.random() for _ in range(3)])
 
 
 def test_modes_and_random_states_are_left_as_they_were(digits):
