@@ -2,7 +2,7 @@
 
 import copy
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,16 +28,16 @@ from beit_mm.version import __version__
 
 Outputs = Tensor | tuple[Tensor, ...]
 Run = Callable[[Tensor], Outputs]
-PARTS = ('classifier', 'trunk', 'segmentor')
+PARTS = dict(classifier=ImageClassifier, segmentor=EncoderDecoder, trunk=nn.Module)
 ONNX_PACKAGES = ('onnx', 'onnxruntime', 'onnxscript')
 OPSETS = range(18, 24)  # that torch's exporter writes; runtimes of all ages take the first
 LIMIT = 1e-4  # of the largest magnitude of an output: float32, summed in another order
 TRACED_BATCH = 2  # one image would be taken for a constant
-CHECKED_BATCHES = (1, 3)  # not the traced number
+CHECKED_BATCHES = 1, 3  # not the traced number
 
 
 class Check(NamedTuple):
-    """For a batch of random images, the output that differs most from the model's: by how much, and its magnitude."""
+    """The output of a batch of random images that differs most from the model's: by how much, and its magnitude."""
 
     batch: int
     difference: float
@@ -54,16 +54,16 @@ class Report(NamedTuple):
     metadata: dict[str, str]
     checks: list[Check]
 
-    def lines(self) -> list[str]:
+    def lines(self) -> Iterator[str]:
         """The report in words."""
-        shapes = [
+        inputs, outputs = (
             ', '.join(f'{name} ({", ".join(map(str, shape))})' for name, shape in side.items())
             for side in (self.inputs, self.outputs)
-        ]
-        return [f'{self.path}: {self.part}, {" -> ".join(shapes)}, {self.path.stat().st_size / 1e6:.1f} MB'] + [
-            f'batch of {batch}: differs from the model by at most {difference:.1e}, for outputs up to {magnitude:.1e}'
-            for batch, difference, magnitude in self.checks
-        ]
+        )
+        yield f'{self.path}: {self.part}, {inputs} -> {outputs}, {self.path.stat().st_size / 1e6:.1f} MB'
+        for batch, difference, magnitude in self.checks:
+            most = f'at most {difference:.1e}, for outputs up to {magnitude:.1e}'
+            yield f'batch of {batch}: differs from the model by {most}'
 
 
 class Part(nn.Module):
@@ -71,11 +71,11 @@ class Part(nn.Module):
 
     Args:
         model: a BEiT, or a model with one as `backbone`.
-        name: one of PARTS; None for what the model is.
+        name: one of PARTS; None for what the model is, the trunk of one that is neither classifier nor segmentor.
 
     Attributes:
         output_names: of what `forward` returns.
-        prefix: what the names of the weights begin with in our layout, before the module's own names.
+        prefix: of the names of the weights in our layout, before the module's own names.
     """
 
     def __init__(self, model: nn.Module, name: str | None = None):
@@ -83,12 +83,10 @@ class Part(nn.Module):
         trunk = model if isinstance(model, BEiT) else getattr(model, 'backbone', None)
         if not isinstance(trunk, BEiT):
             raise UserError(f'a model must be or have a BEiT trunk, got {type(model).__name__}')
-        whole = 'classifier' if isinstance(model, ImageClassifier) else 'trunk'
-        whole = 'segmentor' if isinstance(model, EncoderDecoder) else whole
-        if name not in (None, whole, 'trunk'):
-            choices = ' or '.join(dict.fromkeys((whole, 'trunk')))
-            raise UserError(f'the part of {type(model).__name__} must be {choices}, got {name!r}')
-        self.name = name or whole
+        choices = [part for part, cls in PARTS.items() if isinstance(model, cls)]
+        if name not in (None, *choices):
+            raise UserError(f'the part of {type(model).__name__} must be {" or ".join(choices)}, got {name!r}')
+        self.name = name or choices[0]
         self.module = copy.deepcopy(trunk if self.name == 'trunk' else model).cpu().float()
         self.eval().requires_grad_(False)
         self.output_names, self.prefix = ['logits'], ''
@@ -126,12 +124,12 @@ def export(
 
     The input is images as the model takes them: float32 (N, 3, H, W), normalized by the mean and std of the meta data.
     The output is `logits`, (N, num_classes) or (N, num_classes, H, W), or a trunk's `features`. The file gets its name
-    only after ONNX Runtime or torch has opened it and computed the same for random images.
+    only after ONNX Runtime or torch has opened it and computed the same for random images. The model stays as it is.
 
     Args:
-        model: from load_model, or any model with a BEiT as `backbone`, or a BEiT. It stays as it is.
+        model: from load_model, or any model with a BEiT as `backbone`, or a BEiT.
         path: the file to write, with a suffix of FORMATS. Nothing is overwritten.
-        part: one of PARTS; None for what the model is, the trunk of one that is neither classifier nor segmentor.
+        part: see `Part`.
         size: height and width of the images in pixels; None for the trunk's own.
         batch: number of images that a graph takes; None for any number.
         opset: operator set of an ONNX file, 18 to 23; None for 18.
@@ -149,16 +147,21 @@ def export(
     patch_size = fitted.trunk.patch_embed.patch_size
     size = tuple(size or (side * patch_size for side in fitted.trunk.grid))
     fitted.trunk.set_grid(patch_grid(size, patch_size))  # so that a graph holds the tables of its own grid
+    channels = fitted.trunk.patch_embed.proj.in_channels
     with torch.no_grad():
-        images = _random_images(batch or TRACED_BATCH, size)
+        images = _random_images(batch or TRACED_BATCH, channels, *size)
         outputs = _as_tuple(fitted(images))
         metadata = _describe(model, fitted, size, outputs[0].shape[1], weights)
         with atomic_write(path) as temporary:
             write(fitted, images, temporary, metadata, batch, opset or OPSETS[0])
-            checks = _compare(run(fitted, temporary), reference, size, (batch,) if batch else CHECKED_BATCHES)
+            written = run(fitted, temporary)
+            checks = [
+                _compare(written, reference, _random_images(count, channels, *size))
+                for count in ((batch,) if batch else CHECKED_BATCHES)
+            ]
     first = 'N' if batch is None else batch
     shapes = {name: (first, *output.shape[1:]) for name, output in zip(fitted.output_names, outputs)}
-    return Report(path, fitted.name, dict(images=(first, 3, *size)), shapes, metadata, checks)
+    return Report(path, fitted.name, dict(images=(first, channels, *size)), shapes, metadata, checks)
 
 
 def _check_options(path: Path, batch: int | None, opset: int | None) -> None:
@@ -174,36 +177,30 @@ def _check_options(path: Path, batch: int | None, opset: int | None) -> None:
         raise UserError('exporting to ONNX needs pip install "beit_mm[export]"')
 
 
-def _random_images(batch: int, size: tuple[int, int], seed: int = 0) -> Tensor:
-    return torch.randn(batch, 3, *size, generator=torch.Generator().manual_seed(seed))
+def _random_images(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(shape[0]))
 
 
 def _as_tuple(outputs: Outputs) -> tuple[Tensor, ...]:
     return (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
 
 
-def _compare(run: Run, reference: Part, size: tuple[int, int], batches: Sequence[int]) -> list[Check]:
-    """Compare the outputs of a file with the model's; ValueError if one is beyond the limit or not a number."""
+def _compare(run: Run, reference: Part, images: Tensor) -> Check:
+    """The output of a file that differs most from the model's; ValueError if one does beyond the limit or is NaN."""
     checks = []
-    for batch in batches:
-        images = _random_images(batch, size, seed=batch)
-        compared = []
-        for name, actual, expected in zip(reference.output_names, _as_tuple(run(images)), _as_tuple(reference(images))):
-            assert actual.shape == expected.shape, (name, actual.shape, expected.shape)
-            check = Check(batch, float((actual - expected).abs().max()), float(expected.abs().max()))
-            if not check.difference <= LIMIT * check.magnitude:
-                raise ValueError(
-                    f'{name} of the exported file must be within {LIMIT * check.magnitude:.1e} of the '
-                    f"model's for {batch} images, got a difference of {check.difference:.1e}"
-                )
-            compared.append(check)
-        checks.append(max(compared, key=lambda check: check.difference / (check.magnitude or 1.0)))
-    return checks
+    for name, actual, expected in zip(reference.output_names, _as_tuple(run(images)), _as_tuple(reference(images))):
+        assert actual.shape == expected.shape, (name, actual.shape, expected.shape)
+        check = Check(len(images), float((actual - expected).abs().max()), float(expected.abs().max()))
+        if not check.difference <= (limit := LIMIT * check.magnitude):
+            what = f"{name} of the exported file must be within {limit:.1e} of the model's for {len(images)} images"
+            raise ValueError(f'{what}, got a difference of {check.difference:.1e}')
+        checks.append(check)
+    return max(checks, key=lambda check: check.difference / (check.magnitude or 1.0))
 
 
 def _describe(model: nn.Module, part: Part, size: tuple[int, int], num_outputs: int, weights: str | None) -> dict:
     """Meta data of a part: what is known of its input, its outputs and its data; all but texts as JSON."""
-    trunk = part.trunk
+    trunk, cfg = part.trunk, getattr(model, 'cfg', None) or {}
     meta: dict[str, Any] = dict(
         beit_mm_version=__version__,
         torch_version=torch.__version__,
@@ -215,13 +212,13 @@ def _describe(model: nn.Module, part: Part, size: tuple[int, int], num_outputs: 
         depth=len(trunk.blocks),
         num_heads=trunk.blocks[0].attn.num_heads,
         outputs=part.output_names,
+        test_pipeline=(innermost_dataset(cfg.get('test_dataloader')) or {}).get('pipeline'),
     )
     if getattr(model, 'data_preprocessor', None) is not None:
         wanted = input_format(model)
         # By way of NumPy float32 has no more digits than it knows: 123.675, not 123.67500305175781.
         mean, std = ([float(str(np.float32(value))) for value in values] for values in (wanted.mean, wanted.std))
         meta.update(channel_order=wanted.channel_order, mean=mean, std=std)
-    cfg = getattr(model, 'cfg', None) or {}
     if part.name == 'trunk':
         meta.update(out_type=trunk.out_type, out_indices=trunk.out_indices)
     else:
@@ -231,11 +228,13 @@ def _describe(model: nn.Module, part: Part, size: tuple[int, int], num_outputs: 
             meta.update(classes=classes)
     if part.name == 'segmentor':
         meta.update(test_cfg=(cfg.get('model') or {}).get('test_cfg'))  # how windows cover an image
-    meta.update(test_pipeline=(innermost_dataset(cfg.get('test_dataloader')) or {}).get('pipeline'))
     if weights is not None and Path(weights).is_file():
         meta.update(weights=Path(weights).name, weights_sha256=sha256_of(Path(weights)))
-    meta = {key: value for key, value in meta.items() if value is not None}
-    return {key: value if isinstance(value, str) else json.dumps(value, default=str) for key, value in meta.items()}
+    return {
+        key: value if isinstance(value, str) else json.dumps(value, default=str)
+        for key, value in meta.items()
+        if value is not None
+    }
 
 
 def _trace(part: Part, images: Tensor, batch: int | None) -> ExportedProgram:
@@ -265,9 +264,7 @@ def _run_onnx(part: Part, path: Path) -> Run:
     import onnxruntime
 
     onnx.checker.check_model(str(path))
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
+    session = onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider'])
     return lambda images: tuple(map(torch.from_numpy, session.run(None, dict(images=images.numpy()))))
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -126,6 +127,18 @@ def find_weights(path: Path) -> Path | None:
 def read_meta(path: Path) -> dict:
     """The entry `meta` of a run's checkpoint, without its tensors; other files raise an exception of any type."""
     return finish(_unpickle_zip(path, 'meta')['meta'])
+
+
+def read_names(path: Path) -> set[str]:
+    """Names of the tensors in a file, without reading them; for other formats than safetensors and torch.save's zip
+    format, and for damaged files, an exception of any type.
+    """
+    if path.suffix == '.safetensors':
+        with safe_open(path, 'pt') as file:
+            return set(file.keys())
+    content = finish(_unpickle_zip(path, 'meta'))
+    groups = [group for group in (content, *content.values()) if isinstance(group, dict)]  # such as `state_dict`
+    return {str(name) for group in groups for name, value in group.items() if isinstance(value, Tensor)}
 
 
 def _read_file(path: Path, map_location: MapLocation, sha256: str | None = None) -> dict:

@@ -9,7 +9,7 @@ from mmengine.optim import AmpOptimWrapper
 from mmengine.registry import HOOKS, OPTIM_WRAPPERS
 from torch import nn
 
-from beit_mm.config.parts import walk
+from beit_mm.config.parts import entries, walk
 
 from .blame import find_class
 from .problems import Problem, warn
@@ -53,10 +53,8 @@ def is_a(node: dict, registry, cls: type) -> bool:
 
 def _check_schedules(cfg: dict, length: int, is_by_epoch: bool, run: str) -> Iterator[Problem]:
     """Schedules that never move, end before or after the run, or begin in the middle of another."""
-    schedules = cfg.get('param_scheduler') or []
-    is_list, in_unit = isinstance(schedules, list), {}
-    for index, node in enumerate(schedules if is_list else [schedules]):
-        key = f'param_scheduler.{index}' if is_list else 'param_scheduler'
+    in_unit = {}
+    for key, node in entries(cfg, 'param_scheduler'):
         counts_epochs = node.get('by_epoch', True)
         if counts_epochs == is_by_epoch:
             in_unit[key] = (node, node.get('begin', 0), length if node.get('end') is None else node['end'])
@@ -67,17 +65,15 @@ def _check_schedules(cfg: dict, length: int, is_by_epoch: bool, run: str) -> Ite
             mend = 'set by_epoch=True if epochs are meant'
             yield warn(f'{key}.by_epoch', f'by_epoch=False ends after {length} iterations, not epochs; {mend}')
     for key, (node, begin, end) in in_unit.items():
-        shorten = 'shorten the schedule with the run'
         if end <= begin:
             yield Problem(f'{key}.end', f'must lie after begin={begin}, got {end}; set a larger end')
         elif begin >= length:
-            yield warn(f'{key}.begin', f'begins at {begin}, after {run}; {shorten}')
+            yield warn(f'{key}.begin', f'begins at {begin}, after {run}; shorten the schedule with the run')
         elif 'Linear' in str(node['type']) and begin == 0 and end > length:
             why = 'so the full rate is never reached'
             yield warn(f'{key}.end', f'the warm-up ends at {end}, after {run}, {why}; set a smaller end')
-        late = [step for step in node.get('milestones', ()) if step >= length]
-        if late:
-            yield warn(f'{key}.milestones', f'{late[0]} is never reached in {run}; {shorten}')
+        if late := [step for step in node.get('milestones', ()) if step >= length]:
+            yield warn(f'{key}.milestones', f'{late[0]} is never reached in {run}; shorten the schedule with the run')
     decays = {
         key: (begin, end)
         for key, (node, begin, end) in in_unit.items()

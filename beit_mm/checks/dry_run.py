@@ -1,7 +1,8 @@
 """A config is built and run small on the CPU. It works for any model: the classes themselves say what they refuse."""
 
 import copy
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from mmseg.models.decode_heads import FCNHead, UPerHead
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from beit_mm.config.parts import use_plain_batch_norm, walk
+from beit_mm.config.parts import entries, use_plain_batch_norm, walk
 from beit_mm.models import BEiT, DiscreteVAE
 
 from .blame import blame, find_class, get, other_values
@@ -65,93 +66,94 @@ class DryRun:
         loaders: keys of the data loaders in use.
         lists: those whose data sets may list their files.
         folder: for temporary files.
+        may_mend: whether to try other numbers where a step's do not fit.
 
     Attributes:
         model: the whole model on the meta device; None if it cannot be built there.
         drawn: a sample of every loader in use, as far as there is one.
     """
 
-    def __init__(self, cfg: dict, loaders: tuple[str, ...], lists: tuple[str, ...], folder: Path):
+    def __init__(
+        self, cfg: dict, loaders: tuple[str, ...], lists: tuple[str, ...], folder: Path, may_mend: bool = True
+    ):
         self.cfg = cfg
         self.loaders = loaders
         self.lists = lists
         self.folder = folder
+        self.may_mend = may_mend
         self.model: nn.Module | None = None
         self.drawn: dict[str, Drawn] = {}
-        self.may_mend = True
         self.cuts: dict[int, int] = {}  # sides of windows in the small copy and the config's
         self._built: tuple[int, nn.Module] | None = None
 
-    def check(self, may_mend: bool = True) -> Iterator[Problem]:
-        """All problems that building and running show; `may_mend`: try other numbers where a step's do not fit."""
-        self.may_mend = may_mend
-        problems = [*self._build_model(), *self._build_hooks(), *self._draw_samples()]
+    def check(self) -> Iterator[Problem]:
+        """All problems that building and running show."""
+        problems = [*self._build_parts(), *self._draw_samples()]
         yield from problems
-        if self.model is None or any(problem.is_error and problem.key.startswith('model') for problem in problems):
+        if self.model is None or _is_model_wrong(problems):
             return
-        drawn = self.drawn.get('train_dataloader')
-        problems = list(self._train(drawn))
-        if may_mend and drawn and problems and problems[0].is_error:
+        drawn, problems = self.drawn.get('train_dataloader'), []
+        if isinstance(self.cfg.get('optim_wrapper'), dict):
+            problems = self._at_any_size(partial(self._step, drawn), sides(drawn)[: None if self.may_mend else 1])
+        if self.may_mend and drawn and problems and problems[0].is_error:
             problems[0] = self._mend(problems[0])
         yield from problems
-        if not any(problem.is_error and problem.key.startswith('model') for problem in problems):
-            for loader in self.drawn:
-                if loader != 'train_dataloader':
-                    yield from self._evaluate(loader)
+        for loader in () if _is_model_wrong(problems) else self.drawn:
+            evaluator = loader.replace('dataloader', 'evaluator')
+            if loader != 'train_dataloader' and self.cfg.get(evaluator) is not None:
+                yield from self._at_any_size(partial(self._predict, loader, evaluator), sides(self.drawn[loader]))
 
-    def _build_model(self) -> Iterator[Problem]:
-        if isinstance(self.cfg.get('model'), dict):
-            with torch.device('meta'):
-                self.model = yield from self._try('model', lambda: MODELS.build(self._model_config()))
-
-    def _try(self, key: str, build: Callable[[], Any]) -> Generator[Problem, None, Any]:
-        """What a function returns; None after an error, whose problem is yielded."""
+    @contextmanager
+    def _catch(self, problems: list[Problem], key: str, owners: dict[int, str] | None = None) -> Iterator[None]:
+        """Add the problem behind an exception to a list."""
         try:
-            return build()
+            yield
+        except NotChecked as end:
+            problems += [end.problem] if end.problem else []
         except Exception as error:
-            yield blame(error, self.cfg, key)
-            return None
+            problems.append(blame(error, self.cfg, key, owners, self.cuts))
+
+    @staticmethod
+    def _at_any_size(run: Callable[[int], list[Problem]], sizes: Iterable[int]) -> list[Problem]:
+        """The problems of a run with images cut to the last size, none if it works at one."""
+        problems: list[Problem] = []
+        for side in sizes:
+            if not (problems := run(side)):
+                break
+        return problems
+
+    def _build_parts(self) -> list[Problem]:
+        """The model, the visualizer and the hooks."""
+        problems: list[Problem] = []
+        if isinstance(self.cfg.get('model'), dict):
+            with self._catch(problems, 'model'), torch.device('meta'):
+                self.model = MODELS.build(self._model_config())
+        if isinstance(self.cfg.get('visualizer'), dict):
+            with self._catch(problems, 'visualizer'):
+                VISUALIZERS.build(dict(copy.deepcopy(self.cfg['visualizer']), name='dry run', vis_backends=None))
+        hooks = {f'default_hooks.{name}': hook for name, hook in (self.cfg.get('default_hooks') or {}).items()}
+        for key, hook in {**hooks, **dict(entries(self.cfg, 'custom_hooks'))}.items():
+            if isinstance(hook, dict) and 'type' in hook:
+                with self._catch(problems, key):
+                    HOOKS.build({name: value for name, value in copy.deepcopy(hook).items() if name != 'priority'})
+        return problems
 
     def _model_config(self) -> dict:
         model = ConfigDict(copy.deepcopy(self.cfg['model']))  # the hosts read attributes of `test_cfg`
-        if self.cfg.get('data_preprocessor') is not None:  # the hosts' configs may name it beside the model
+        if self.cfg.get('data_preprocessor') is not None:  # the hosts' configs may name it outside of the model
             model.setdefault('data_preprocessor', copy.deepcopy(self.cfg['data_preprocessor']))
         return model
 
-    def _build_hooks(self) -> Iterator[Problem]:
-        visualizer = self.cfg.get('visualizer')
-        if isinstance(visualizer, dict):
-            node = dict(copy.deepcopy(visualizer), name='dry run', vis_backends=None)
-            yield from self._try('visualizer', lambda: VISUALIZERS.build(node))
-        hooks = {f'default_hooks.{name}': hook for name, hook in (self.cfg.get('default_hooks') or {}).items()}
-        hooks |= {f'custom_hooks.{index}': hook for index, hook in enumerate(self.cfg.get('custom_hooks') or [])}
-        for key, hook in hooks.items():
-            if isinstance(hook, dict) and 'type' in hook:
-                node = {name: value for name, value in copy.deepcopy(hook).items() if name != 'priority'}
-                yield from self._try(key, partial(HOOKS.build, node))
-
-    def _draw_samples(self) -> Iterator[Problem]:
-        sources: dict[str, str] = {}
+    def _draw_samples(self) -> list[Problem]:
+        problems: list[Problem] = []
+        sources = []
         for loader in self.loaders:
-            source = repr({name: self.cfg[loader].get(name) for name in ('dataset', 'collate_fn')})
-            if source in sources:  # a test on the validation's images
-                continue
-            try:
-                self.drawn[loader] = draw(self.cfg, loader, self.folder, loader in self.lists)
-                sources[source] = loader
-            except NotChecked as end:
-                if end.problem:
-                    yield end.problem
-
-    def _train(self, drawn: Drawn | None) -> Iterator[Problem]:
-        """The optimizer with its schedules, and a step on a sample if there is one."""
-        if not isinstance(self.cfg.get('optim_wrapper'), dict):
-            return
-        for side in sides(drawn)[: None if self.may_mend else 1]:
-            problems = list(self._step(drawn, side))
-            if not problems:
-                return
-        yield from problems
+            source = {name: self.cfg[loader].get(name) for name in ('dataset', 'collate_fn')}
+            if source not in sources:  # a test may be on the validation's images
+                with self._catch(problems, loader):
+                    self.drawn[loader] = draw(self.cfg, loader, self.folder, loader in self.lists)
+                    sources.append(source)
+        return problems
 
     def _mend(self, problem: Problem) -> Problem:
         """The same problem at the number to blame, if another number there lets a step run."""
@@ -162,36 +164,32 @@ class DryRun:
             cfg = copy.deepcopy(self.cfg)
             holder, _, name = key.rpartition('.')
             get(cfg, holder)[name] = value
-            trial = DryRun(cfg, ('train_dataloader',), self.lists, self.folder)
-            if not any(other.is_error for other in trial.check(may_mend=False)):
+            trial = DryRun(cfg, ('train_dataloader',), self.lists, self.folder, may_mend=False)
+            if not any(other.is_error for other in trial.check()):
                 return Problem(key, f'{problem.sentence}; set {name}={value}')
         return problem
 
-    def _step(self, drawn: Drawn | None, side: int) -> Iterator[Problem]:
-        model = yield from self._try('model', lambda: self._small_model(side).train())
-        if model is None:
-            return
+    def _step(self, drawn: Drawn | None, side: int) -> list[Problem]:
+        """The optimizer with its schedules, and a step on a sample if there is one."""
+        problems: list[Problem] = []
+        with self._catch(problems, 'model'):
+            model = self._small_model(side).train()
+        if problems:
+            return problems
         options = ReadKeys(self.cfg['optim_wrapper'].get('paramwise_cfg') or {})
-        node = dict(on_cpu(self.cfg['optim_wrapper']), paramwise_cfg=options)
-        wrapper = yield from self._try('optim_wrapper', lambda: build_optim_wrapper(model, node))
-        if wrapper is None:
-            return
-        yield from self._check_options(options)
-        schedules = self.cfg.get('param_scheduler') or []
-        for index, schedule in enumerate(schedules if isinstance(schedules, list) else [schedules]):
-            key = f'param_scheduler.{index}' if isinstance(schedules, list) else 'param_scheduler'
-            added = dict(optimizer=wrapper, epoch_length=100)
-            build = partial(PARAM_SCHEDULERS.build, dict(schedule), default_args=added)
-            yield from self._try(key, build)
+        with self._catch(problems, 'optim_wrapper'):
+            wrapper = build_optim_wrapper(model, dict(on_cpu(self.cfg['optim_wrapper']), paramwise_cfg=options))
+        if problems:
+            return problems
+        problems += self._check_options(options)
+        for key, schedule in entries(self.cfg, 'param_scheduler'):
+            with self._catch(problems, key):
+                PARAM_SCHEDULERS.build(dict(schedule), default_args=dict(optimizer=wrapper, epoch_length=100))
         if drawn:
-            try:
+            with self._catch(problems, 'optim_wrapper', _owners(model)):
                 batch = collate(self.cfg, 'train_dataloader', cut(drawn.sample, side), self._num_images())
                 model.train_step(batch, wrapper)
-            except NotChecked as end:
-                if end.problem:
-                    yield end.problem
-            except Exception as error:
-                yield blame(error, self.cfg, 'optim_wrapper', _owners(model), self.cuts)
+        return problems
 
     def _small_model(self, side: int) -> Any:
         """A small copy of the model, built once for training and evaluation."""
@@ -257,44 +255,30 @@ class DryRun:
                 sentence = f'matches no parameter of the model; {suggest(pattern, pieces, "remove it")}'
                 yield Problem(f'{section}.custom_keys.{pattern}', sentence, is_error=is_ours)
 
-    def _evaluate(self, loader: str) -> Iterator[Problem]:
-        evaluator = loader.replace('dataloader', 'evaluator')
-        metrics = self.cfg.get(evaluator)
-        if metrics is None:
-            return
-        for side in sides(self.drawn[loader]):
-            problems = list(self._predict(loader, evaluator, metrics, side))
-            if not problems:
-                return
-        yield from problems
-
-    def _predict(self, loader: str, evaluator: str, metrics: dict | list, side: int) -> Iterator[Problem]:
+    def _predict(self, loader: str, evaluator: str, side: int) -> list[Problem]:
+        """A prediction and its metrics."""
+        problems: list[Problem] = []
         drawn, owners = self.drawn[loader], dict[int, str]()
-        try:
+        with self._catch(problems, 'model', owners):
             batch = collate(self.cfg, loader, cut(drawn.sample, side), 1)
             model = self._small_model(side).eval()
-            owners = _owners(model)
+            owners.update(_owners(model))
             with torch.no_grad():
                 outputs = model.val_step(batch)
-        except NotChecked as end:
-            if end.problem:
-                yield end.problem
-            return
-        except Exception as error:
-            yield blame(error, self.cfg, 'model', owners, self.cuts)
-            return
-        for index, node in enumerate(metrics if isinstance(metrics, (list, tuple)) else [metrics]):
-            key = f'{evaluator}.{index}' if isinstance(metrics, (list, tuple)) else evaluator
-            try:
+        for key, node in () if problems else entries(self.cfg, evaluator):
+            with self._catch(problems, key, owners):
                 metric = METRICS.build(copy.deepcopy(node))
                 metric.dataset_meta = getattr(drawn.dataset, 'metainfo', None)
                 owners[id(metric)] = key
                 metric.process(batch, [output if isinstance(output, dict) else output.to_dict() for output in outputs])
                 metric.compute_metrics(metric.results)
-            except Exception as error:
-                yield blame(error, self.cfg, key, owners)
+        return problems
 
 
 def _owners(model: nn.Module) -> dict[int, str]:
     """Key in the config of every module, by its id."""
     return {id(module): f'model.{name}'.rstrip('.') for name, module in model.named_modules()}
+
+
+def _is_model_wrong(problems: list[Problem]) -> bool:
+    return any(problem.is_error and problem.key.startswith('model') for problem in problems)

@@ -1,9 +1,5 @@
 """Files that a config names: data folders, annotation files, shards, checkpoints and the names of weights in them."""
 
-import json
-import pickletools
-import re
-import zipfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -11,7 +7,7 @@ from pathlib import Path
 from mmengine.config import Config
 from torch import nn
 
-from beit_mm.checkpoint.reading import find_weights, split_checksum
+from beit_mm.checkpoint.reading import find_weights, read_names, split_checksum
 from beit_mm.config.parts import walk
 from beit_mm.datasets.webdataset import expand_shards
 from beit_mm.models.weight_layouts import find_layouts
@@ -20,7 +16,6 @@ from .problems import Problem, suggest
 
 # What MMSegmentation's data sets look for below each prefix by default.
 SUFFIXES = dict(img_path=('img_suffix', '.jpg'), seg_map_path=('seg_map_suffix', '.png'))
-MAX_LIST = 1 << 26  # bytes of a list of contents; larger ones are left to the loader
 
 
 def check_data(cfg: Config, dataloaders: Iterable[str]) -> None:
@@ -38,21 +33,17 @@ def check_checkpoint(key: str, checkpoint: str) -> None:
         raise FileNotFoundError(f'{key} names a checkpoint that does not exist: {checkpoint}')
 
 
-def starting_points(cfg: Config) -> Iterator[tuple[str, str]]:
-    """Key and path of every checkpoint that a training would start from."""
-    if cfg.get('load_from'):
-        yield 'load_from', cfg.get('load_from')
-    for key, node in walk(cfg.get('model'), 'model'):
-        if node.get('type') == 'Pretrained' and node.get('checkpoint'):
-            yield f'{key}.checkpoint', node['checkpoint']
-
-
 def check_files(cfg: dict, dataloaders: Iterable[str]) -> Iterator[Problem]:
     """Data and checkpoints that a config names and that are not there."""
     yield from _missing_data(cfg, (*dataloaders, 'custom_hooks'))
-    for key, checkpoint in starting_points(cfg):
+    starts = {'load_from': cfg.get('load_from')}
+    for key, node in walk(cfg.get('model'), 'model'):
+        if node.get('type') == 'Pretrained':
+            starts[f'{key}.checkpoint'] = node.get('checkpoint')
+    for key, checkpoint in starts.items():
         try:
-            check_checkpoint(key, checkpoint)
+            if checkpoint:
+                check_checkpoint(key, checkpoint)
         except FileNotFoundError as error:
             yield Problem(key, f'{str(error).removeprefix(key).strip()}; run what writes it, or give another path')
         except ValueError as error:
@@ -112,7 +103,7 @@ def check_weights(cfg: dict, model: nn.Module | None) -> Iterator[Problem]:
         prefix, path = node.get('prefix'), node.get('checkpoint')
         if not isinstance(path, str) or not isinstance(prefix, str):
             continue
-        names = our_names(path)
+        names = _our_names(path)
         if names is not None and not any(name.startswith(f'{prefix.rstrip(".")}.') for name in names):
             held = _prefixes(names)
             mend = f"it holds {', '.join(held[:4])}; name another file, or prefix=None for a trunk's own"
@@ -120,7 +111,7 @@ def check_weights(cfg: dict, model: nn.Module | None) -> Iterator[Problem]:
     path = cfg.get('load_from')
     if not isinstance(path, str) or model is None:
         return
-    names = our_names(path)
+    names = _our_names(path)
     if names is not None and not set(model.state_dict()) & {name.removeprefix('module.') for name in names}:
         listing = ', '.join(_prefixes(names)[:4]) or 'other names'
         what = f'{path} holds no tensor of this {type(model).__name__}'
@@ -133,44 +124,15 @@ def _prefixes(names: set[str]) -> list[str]:
     return [f'{word}.' for word, _ in counts.most_common()]
 
 
-def our_names(checkpoint: str) -> set[str] | None:
+def _our_names(checkpoint: str) -> set[str] | None:
     """Names of the tensors in a checkpoint as a model gets them: BEiT's under ours, from any layout.
 
-    Only a file's list of contents is read: milliseconds for any size, and nothing in it is executed. None for what
-    cannot be read so: addresses, folders, other formats.
+    Only a file's list of contents is read, which takes milliseconds. None for addresses, folders and other formats.
     """
-    path = Path(split_checksum(checkpoint)[0]).expanduser()
     try:
-        names = _safetensors_names(path) if path.suffix == '.safetensors' else _pickled_texts(path)
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):  # no such file, or a damaged one: the loader says so
+        names = read_names(Path(split_checksum(checkpoint)[0]).expanduser())
+    except Exception:  # no such file, or a damaged one: the loader says so
         return None
-    for layout, prefix, _ in find_layouts(names or ()):
-        return {layout.our_name(other, prefix) or other for other in names or ()}
-    return None if names is None else set(names)
-
-
-def _safetensors_names(path: Path) -> list[str]:
-    """The format's head: its length in 8 bytes, then a JSON object."""
-    with path.open('rb') as file:
-        length = int.from_bytes(file.read(8), 'little')
-        head: dict[str, dict] = json.loads(file.read(length)) if length < MAX_LIST else {}
-    if not head:
-        raise ValueError('no names')
-    return [name for name in head if name != '__metadata__']
-
-
-def _pickled_texts(path: Path) -> list[str] | None:
-    """All texts like names in the pickle that lists what a file of torch.save holds, a zip archive since torch 1.6."""
-    with path.open('rb') as file:
-        if file.read(4) != b'PK\3\4':
-            return None
-        with zipfile.ZipFile(file) as archive:
-            member = next((item for item in archive.infolist() if item.filename.endswith('/data.pkl')), None)
-            if member is None or member.file_size > MAX_LIST:
-                return None
-            content = archive.read(member)
-    return [
-        value
-        for code, value, _ in pickletools.genops(content)
-        if 'UNICODE' in code.name and isinstance(value, str) and re.fullmatch(r'[A-Za-z_][\w.-]*', value)
-    ]
+    for layout, prefix, _ in find_layouts(names):
+        return {layout.our_name(other, prefix) or other for other in names}
+    return names

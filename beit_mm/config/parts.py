@@ -20,6 +20,13 @@ def walk(node: Any, key: str) -> Iterator[tuple[str, dict]]:
         yield from walk(child, f'{key}.{name}')
 
 
+def entries(cfg: dict, section: str) -> list[tuple[str, Any]]:
+    """Dotted keys and values of a section's parts: of one part, or of a list of them."""
+    parts = cfg.get(section) or []
+    is_list = isinstance(parts, (list, tuple))
+    return [(f'{section}.{index}', part) for index, part in enumerate(parts)] if is_list else [(section, parts)]
+
+
 def merge_options(cfg: Config, options: dict | None, path: object, argument: str = 'options') -> None:
     """Override dotted keys of a config; UserError if one begins with a key that the config does not have."""
     unknown = [key for key in options or {} if key.split('.')[0] not in cfg]

@@ -50,20 +50,15 @@ def assert_one_sentence(output, message):
 
 
 @pytest.mark.parametrize(
-    'words, name, form, message',
-    [
-        # The early check of a training, which looks at the names of tensors, is the first to find it.
-        ('train --resume ', 'HistoryBuffer.__setstate__', 'zip', 'evil.pth holds no tensor of this ImageClassifier'),
-        ('test file://', 'stack global', 'pdparams', 'must be a complete checkpoint of weights or of a run, '),
-    ],
+    'words, name, form',
+    [('train --resume ', 'HistoryBuffer.__setstate__', 'zip'), ('test file://', 'stack global', 'pdparams')],
     ids=['resume', 'Paddle'],
 )
-def test_malicious_weights_end_a_tool_in_one_sentence(tmp_path, words, name, form, message):
+def test_malicious_weights_end_a_tool_in_one_sentence(tmp_path, words, name, form):
     path = evil(tmp_path, name, form)
     name_of_tool, *options = f'{words}{path}'.split()
     output = tool(name_of_tool, config(tmp_path), *options, '--work-dir', tmp_path / 'work', ok=False)
-    assert_one_sentence(output, message)
-    assert path in output
+    assert_one_sentence(output, f'{path} must be a complete checkpoint of weights or of a run, ')
     assert not (tmp_path / 'ran').exists()
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 from support import CONFIGS
 from support.seeded_mistakes import ERRORS, FINETUNE, PRETRAIN, SEGMENT, TOKENIZER, WARNINGS
 
-from beit_mm.checks import check_config, course, Problem
+from beit_mm.checks import check_config, course
 
 RECIPES = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob('*.py') if '_base_' not in path.parts)
 OF_FILES = (' not exist', 'without any')
@@ -169,11 +169,6 @@ class OwnTrunk(BaseModule):
     problems = without_files(check_config(cfg))
     assert [problem.key for problem in problems if problem.is_error] == ['model.head.in_channels']
     assert 'set in_channels=24' in problems[0].sentence
-
-
-def test_a_problem_reads_as_a_sentence():
-    assert str(Problem('a.b', 'must be 1, got 2; set b=1')) == 'a.b: must be 1, got 2; set b=1'
-    assert str(Problem('load_from', 'names nothing')) == 'load_from names nothing'
 
 
 def with_class_folders(root: Path, **splits) -> Config:

@@ -66,15 +66,11 @@ def test_header_says_what_how_on_what_and_how_good(name):
     published = re.search(r'Published.* \d\d\.\d+ % (top-1|mIoU)', text, re.S)
     assert published or re.search('(no|without a) published score', text, re.I)
     assert not published or re.search('arXiv|release|model zoo', text)
-
-
-@pytest.mark.parametrize('name', TABLE)
-def test_header_has_the_hardware_and_the_score_of_the_table(name):
-    text, recipe = header(name), TABLE[name]
-    gpus, images, accumulated = recipe.hardware
-    assert f'{gpus} GPUs x {images} image{"s" if images > 1 else ""}' in text
-    assert (f'{accumulated} steps accumulated' in text) == (accumulated > 1)
-    assert (recipe.score or 'No published score') in text
+    if name in TABLE:
+        gpus, images, accumulated = TABLE[name].hardware
+        assert f'{gpus} GPUs x {images} image{"s" if images > 1 else ""}' in text
+        assert (f'{accumulated} steps accumulated' in text) == (accumulated > 1)
+        assert (TABLE[name].score or 'No published score') in text
 
 
 def test_the_table_has_every_recipe_with_published_settings():
@@ -98,33 +94,23 @@ def test_tokenizer_and_output_layer_have_the_sizes_of_openais():
 
 
 @pytest.mark.parametrize('name', [name for name in NAMES if 'tokenizer' not in name])
-def test_trunk_has_the_size_in_the_name(name):
-    trunk = load(name).model.backbone
+def test_the_model_is_what_the_name_says(name):
+    cfg = load(name)
+    model, trunk = cfg.model, cfg.model.backbone
     size = next((size for size in SIZES if f'_{size}_' in name), 'base')
     width, depth, heads, layer_scale = SIZES[size]
     assert (trunk.embed_dim, trunk.depth, trunk.num_heads) == (width, depth, heads)
     assert trunk.layer_scale_init_value == (0 if 'absolute' in name else layer_scale)
     if 'segment' in name:  # from 1: 4, 6, 8, 12 and 8, 12, 16, 24
         assert trunk.out_indices == ([7, 11, 15, 23] if size == 'large' else [3, 5, 7, 11])
-
-
-@pytest.mark.parametrize('name', [name for name in NAMES if 'classify' in name or 'finetune' in name])
-def test_classifier_has_the_classes_of_its_data(name):
-    model = load(name).model
-    expected = 100 if 'cifar' in name else 21841 if 'to_22k' in name else 1000
-    assert model.head.num_classes == model.data_preprocessor.num_classes == expected
-
-
-@pytest.mark.parametrize('name', [name for name in NAMES if 'pretrain' in name])
-def test_pre_training_recovers_what_the_name_says(name):
-    cfg = load(name)
-    parts = {transform.type for transform in cfg.train_dataloader.dataset.pipeline}
-    assert ('beit_mm.RandomMaskGenerator' in parts) == ('random_masks' in name)
-    assert ('beit_mm.BlockwiseMaskGenerator' in parts) == ('random_masks' not in name)
-    assert cfg.model.target.type == ('beit_mm.NormalisedPixels' if 'pixels' in name else 'beit_mm.VisualTokens')
-    assert cfg.model.recovered == (
-        dict(type='beit_mm.AllPatches') if 'all_tokens' in name else dict(type='beit_mm.MaskedPatches', num_masked=75)
-    )
-    trunk = cfg.model.backbone
-    assert trunk.get('use_abs_pos_emb', False) == ('absolute' in name)
-    assert (trunk.use_rel_pos_bias, trunk.use_shared_rel_pos_bias) == (False, 'absolute' not in name)
+    elif 'pretrain' in name:
+        masks = 'beit_mm.RandomMaskGenerator' if 'random_masks' in name else 'beit_mm.BlockwiseMaskGenerator'
+        assert [step.type for step in cfg.train_dataloader.dataset.pipeline if 'Mask' in step.type] == [masks]
+        assert model.target.type == ('beit_mm.NormalisedPixels' if 'pixels' in name else 'beit_mm.VisualTokens')
+        masked = dict(type='beit_mm.MaskedPatches', num_masked=75)
+        assert model.recovered == (dict(type='beit_mm.AllPatches') if 'all_tokens' in name else masked)
+        assert trunk.get('use_abs_pos_emb', False) == ('absolute' in name)
+        assert (trunk.use_rel_pos_bias, trunk.use_shared_rel_pos_bias) == (False, 'absolute' not in name)
+    else:
+        expected = 100 if 'cifar' in name else 21841 if 'to_22k' in name else 1000
+        assert model.head.num_classes == model.data_preprocessor.num_classes == expected

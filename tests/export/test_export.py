@@ -1,7 +1,6 @@
 """Exported files give what the model gives, at the size of training and at another, and say how to be used."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -9,7 +8,7 @@ import onnxruntime
 import pytest
 import torch
 from safetensors import safe_open
-from support.exported_models import build, CLASSIFIER, CONFIGS
+from support import CONFIGS, ROOT
 from support.tools import run_here
 from torch import nn
 
@@ -20,7 +19,37 @@ from beit_mm.errors import UserError
 from beit_mm.export import export, FORMATS, Part
 from beit_mm.models import BEiT
 
-TOOL = Path(CONFIGS).parent / 'tools' / 'model_converters' / 'export.py'
+TOOL = ROOT / 'tools' / 'model_converters' / 'export.py'
+
+TRUNK = {
+    f'model.backbone.{key}': value
+    for key, value in dict(img_size=64, embed_dim=32, depth=1, num_heads=2, init_cfg=None).items()
+}
+CLASSIFIER = {**TRUNK, 'model.head.in_channels': 32, 'model.head.init_cfg.std': 1.0}
+SEGMENTOR = {
+    **TRUNK,
+    'model.backbone.out_indices': [0, 0, 0, 0],
+    'model.neck.embed_dim': 32,
+    'model.decode_head.in_channels': [32] * 4,
+    'model.decode_head.channels': 16,
+    'model.decode_head.pool_scales': [1, 6],
+    'model.auxiliary_head.in_channels': 32,
+}
+OPTIONS = {
+    'demo/finetune': CLASSIFIER,
+    'demo/segment': SEGMENTOR,
+    'demo/pretrain': {**TRUNK, 'model.target.tokenizer.init_cfg': None},
+    'demo/linear_probe': {**TRUNK, 'model.backbone.out_indices': [0, 1], 'model.backbone.depth': 2},
+}
+
+
+def build(config: str) -> nn.Module:
+    """A demonstration's model with a smaller trunk, whose biases and position embeddings are not zero."""
+    model = load_model(f'{CONFIGS}/{config}.py', device='cpu', options=OPTIONS[config])
+    for name, weight in model.named_parameters():
+        if name.endswith('relative_position_bias_table') or name.endswith('gamma_1'):
+            nn.init.normal_(weight)
+    return model
 
 
 @pytest.fixture(autouse=True)

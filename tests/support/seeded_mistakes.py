@@ -132,6 +132,11 @@ WARNINGS = [
     finetune(
         {'param_scheduler.1.by_epoch': False, 'param_scheduler.1.convert_to_iter_based': False}, 'set by_epoch=True'
     ),
+    finetune(
+        {'param_scheduler': [dict(type='MultiStepLR', milestones=[60, 120])]},
+        '120 is never reached',
+        at='param_scheduler.0.milestones',
+    ),
     segment({'default_hooks.checkpoint.by_epoch': True}, 'set by_epoch=False'),
     pretrain({'default_hooks.checkpoint.save_best': 'auto'}, 'remove it'),
     tokenizer({'train_cfg.max_iters': 1000}, 'shorten it', at='custom_hooks.0.num_iters'),
