@@ -1,14 +1,20 @@
-"""Writing files so that a reader finds the old content or the new one, never half of it."""
+"""Writing files so that a reader finds the old content or the new one, never half of it; one writer of a folder."""
 
+import errno
 import os
 import shutil
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from beit_mm.errors import UserError
+
 PARTIAL = '.partial'  # marks temporary names
+HOLDER = '.holder'  # the locked file of a folder
+PATIENCE = 3.0  # seconds in which an earlier holder may end
 
 
 @contextmanager
@@ -46,3 +52,37 @@ def flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def hold(folder: Path) -> Iterator[None]:
+    """Keep other processes that hold the same folder out of it, until the block or this process ends, even by a kill.
+
+    The system locks the file `.holder` in it and releases it; loader workers do not inherit the lock. A file system
+    without locks keeps nobody out.
+
+    Raises:
+        UserError: If another process holds it for over three seconds; names its host, number and start.
+    """
+    import fcntl  # here: not on Windows
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / HOLDER, 'a+') as file:
+        end = time.monotonic() + PATIENCE
+        while True:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as error:
+                if error.errno not in (errno.EACCES, errno.EAGAIN):  # there are no locks
+                    break
+            if time.monotonic() > end:
+                file.seek(0)
+                holder = file.read() or 'another process'
+                raise UserError(f'{folder} is the work directory of {holder}; end that run or give another --work-dir')
+            time.sleep(0.1)
+        file.truncate(0)
+        start = time.strftime('%Y-%m-%d %H:%M:%S')
+        file.write(f'a run on {socket.gethostname()}, process {os.getpid()}, since {start}')
+        file.flush()
+        yield

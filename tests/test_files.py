@@ -1,12 +1,16 @@
-"""A file appears complete, or what was there stays."""
+"""A file appears complete, or what was there stays; a folder has one holder."""
 
+import os
+import signal
 import socket
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from support.tools import forkserver, tool
 
-from beit_mm.files import atomic_write
+from beit_mm.files import atomic_write, hold
 
 
 @pytest.mark.parametrize('name, suffix', [('weights.pt2', '.pt2'), ('OUT', '.partial'), ('epoch_1.pth', '.partial')])
@@ -55,3 +59,34 @@ def test_hosts_and_threads_never_share_a_temporary_file(tmp_path, monkeypatch):
     with ThreadPoolExecutor(1) as pool:
         names = [temporary_name(), pool.submit(temporary_name).result(), *map(temporary_name, ('node1', 'node2'))]
     assert len(set(names)) == 4
+
+
+def hold_for_ever(folder) -> None:
+    """As a training does, with a loader's worker."""
+    with hold(folder):
+        child = os.fork()
+        (folder / str(child or 'child')).touch()
+        time.sleep(600)
+
+
+def test_a_folder_is_held_until_a_kill_and_a_second_training_is_told_by_whom(tmp_path):
+    process = forkserver.Process(target=hold_for_ever, args=(tmp_path,))
+    process.start()
+    while len(list(tmp_path.iterdir())) < 3:  # the lock and a file by each of both
+        time.sleep(0.05)
+    (child,) = [int(path.name) for path in tmp_path.iterdir() if path.name.isdecimal()]
+    try:
+        output = tool('train', 'configs/demo/tokenizer.py', '--work-dir', tmp_path, ok=False)
+        told = (
+            f'error: {tmp_path} is the work directory of a run on {socket.gethostname()}, process {process.pid}, since'
+        )
+        assert told in output and not (tmp_path / 'traceback.txt').exists()
+        process.kill()
+        process.join()
+        for _ in range(2):  # again and again
+            with hold(tmp_path), hold(tmp_path / 'other'):
+                pass
+        with pytest.raises(ZeroDivisionError), hold(tmp_path):
+            raise ZeroDivisionError
+    finally:
+        os.kill(child, signal.SIGKILL)

@@ -11,6 +11,7 @@ import time
 import traceback
 from argparse import Namespace
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -27,18 +28,26 @@ from beit_mm.config.flatten import drop_scope_stamps
 from beit_mm.config.parts import drop_left_out, drop_pretrained, merge_options, use_plain_batch_norm
 from beit_mm.engine.hooks.check_weights_hook import CheckWeightsHook
 from beit_mm.errors import describe_shortage, OutOfMemory, TrainingStopped, UserError
-from beit_mm.files import atomic_write
+from beit_mm.files import atomic_write, hold
 from beit_mm.models.weights import WeightsMismatch
 
 # Mistakes in code, not in a config or a file.
 BUGS = AttributeError, AssertionError, IndexError, KeyError, NameError, TypeError
 # Environment variables in which launchers say how many processes they started.
 WORLD_SIZES = dict(pytorch='WORLD_SIZE', slurm='SLURM_NTASKS', mpi='OMPI_COMM_WORLD_SIZE')
+RANKS = dict(pytorch='RANK', slurm='SLURM_PROCID', mpi='OMPI_COMM_WORLD_RANK')
 
 
 def train(args: Namespace) -> None:
     """Train as the arguments of tools/train.py say."""
     cfg = _load_config(args)
+    args.work_dir = None  # for a traceback, until no other run holds it
+    with hold(Path(cfg.work_dir)) if int(os.environ.get(RANKS.get(cfg.launcher, ''), 0)) == 0 else nullcontext():
+        args.work_dir = cfg.work_dir
+        _train(args, cfg)
+
+
+def _train(args: Namespace, cfg: Config) -> None:
     if args.no_validate:
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
     _set_resume(cfg, args.resume)
