@@ -10,7 +10,7 @@ from torch.distributions import Categorical, kl_divergence, Laplace, SigmoidTran
 from torch.nn import functional as F
 
 from beit_mm.models import DiscreteVAE
-from beit_mm.models.tokenizers import dalle_layers
+from beit_mm.models.tokenizers import discrete_vae
 from beit_mm.models.tokenizers.discrete_vae import codebook_use, map_pixels
 
 
@@ -39,7 +39,7 @@ def convolutions(monkeypatch) -> list:
 
 @pytest.mark.parametrize('vocab_slice', [1, 5, 32])
 def test_tokens_are_the_arg_max_of_all_logits_at_any_size_of_slices(vocab_slice, monkeypatch):
-    monkeypatch.setattr(dalle_layers, 'VOCAB_SLICE', vocab_slice)
+    monkeypatch.setattr(discrete_vae, 'VOCAB_SLICE', vocab_slice)
     model = build(vocab_size=32, n_hid=16).eval()
     logits, tokens = model.encode_logits(images(32, 32)), model.encode(images(32, 32))
     assert logits.shape == (2, 32, 4, 4) and tokens.dtype == torch.int64
@@ -49,7 +49,7 @@ def test_tokens_are_the_arg_max_of_all_logits_at_any_size_of_slices(vocab_slice,
 @torch.no_grad()
 @pytest.mark.parametrize('first, second', [(0, 1), (2, 14)])
 def test_of_equal_logits_the_smaller_index_wins_within_a_slice_and_across(first, second, monkeypatch):
-    monkeypatch.setattr(dalle_layers, 'VOCAB_SLICE', 4)
+    monkeypatch.setattr(discrete_vae, 'VOCAB_SLICE', 4)
     model = build()
     last = model.encoder.blocks.output.conv
     for index in (first, second):
@@ -58,7 +58,7 @@ def test_of_equal_logits_the_smaller_index_wins_within_a_slice_and_across(first,
 
 
 def test_the_logits_of_the_whole_vocabulary_are_never_made(monkeypatch, convolutions):
-    monkeypatch.setattr(dalle_layers, 'VOCAB_SLICE', 4)
+    monkeypatch.setattr(discrete_vae, 'VOCAB_SLICE', 4)
     build(vocab_size=510, n_hid=16).encode(images())
     widths = [len(weight) for _, weight in convolutions]
     assert widths[-128:] == [4] * 127 + [2] and max(widths) == 8 * 16
