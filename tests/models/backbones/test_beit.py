@@ -134,67 +134,28 @@ def test_mask_tokens_are_put_before_absolute_positions_are_added():
     torch.testing.assert_close(seen, [expected])
 
 
-def brute_force_bias(table: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """(heads, N, N) pair by pair: rows of the table run over row offsets, then column offsets, query minus key; the
-    last three are class-to-patch, patch-to-class and class-to-class (released code).
-    """
-    bias = torch.empty(table.shape[1], 1 + height * width, 1 + height * width)
-    for query in range(-1, height * width):
-        for key in range(-1, height * width):
-            if query < 0 or key < 0:
-                row = {(True, False): -3, (False, True): -2, (True, True): -1}[query < 0, key < 0]
-            else:
-                row_offset = query // width - key // width + height - 1
-                column_offset = query % width - key % width + width - 1
-                row = row_offset * (2 * width - 1) + column_offset
-            bias[:, query + 1, key + 1] = table[row]
-    return bias
+@pytest.mark.parametrize('size', [(64, 64), (32, 48), (96, 16)])
+def test_a_shared_table_acts_as_the_same_table_in_every_block_and_both_add_up(size):
+    def set_tables(model, of_block, shared):
+        for name, parameter in model.named_parameters():
+            if 'relative_position_bias_table' in name:
+                parameter.data = (of_block if name.startswith('blocks') else shared).clone()
 
-
-@pytest.mark.parametrize('height, width', [(2, 3), (3, 2), (1, 6)])
-@pytest.mark.parametrize('own, shared', [(True, False), (False, True), (True, True)])
-def test_attention_adds_the_bias_of_every_pair_of_tokens_to_the_logits(own, shared, height, width):
-    heads = 4
-    torch.manual_seed(0)
-    attention = Attention(32, heads, bias_grid=(height, width) if own else None)
-    for parameter in attention.parameters():
-        nn.init.normal_(parameter, std=0.3)
-    shared_bias = torch.randn(1, heads, 7, 8) if shared else None  # rows of a multiple of 8
-    bias = shared_bias[0, :, :, :7] if shared else 0
-    if own:
-        bias = bias + brute_force_bias(attention.relative_position_bias_table, height, width)
-    x = torch.randn(2, 7, 32)
-    q, k, v = (x @ attention.qkv.weight.t()).chunk(3, dim=2)
-    q, k, v = (t.unflatten(2, (heads, 8)).transpose(1, 2) for t in (q + attention.q_bias, k, v + attention.v_bias))
-    weights = (q @ k.transpose(2, 3) / math.sqrt(8) + bias).softmax(dim=3)
-    expected = attention.proj((weights @ v).transpose(1, 2).flatten(2))
-    torch.testing.assert_close(attention(x, positions(height, width), shared_bias), expected)
-
-
-def test_every_block_takes_the_shared_bias():
-    model = trunk(**SHARED)
-    seen = []
-    for block in model.blocks:
-        block.attn.register_forward_pre_hook(lambda module, args: seen.append(args[2]))
-    model(pixels(32, 48))
-    table = model.rel_pos_bias.relative_position_bias_table
-    assert table.shape == (7 * 7 + 3, 4) and len(seen) == 2
-    for bias in seen:
-        assert bias.shape == (1, 4, 7, 8)  # rows of a multiple of 8
-        # A smaller grid reads the centre of the table: here 2 x 3 patches of a table for 4 x 4.
-        centre = table[:-3].unflatten(0, (7, 7))[2:5, 1:6].flatten(0, 1)
-        torch.testing.assert_close(bias[0, :, :, :7], brute_force_bias(torch.cat([centre, table[-3:]]), 2, 3))
-
-
-@pytest.mark.parametrize('value', [0.25, 0, None])
-def test_layer_scale_multiplies_each_branch_by_its_own_factors_or_is_left_out(value):
-    factors = {name for name, p in BEiT(**TINY, layer_scale_init_value=value).named_parameters() if 'gamma' in name}
-    assert len(factors) == (4 if value else 0)
-    block, x = trunk(layer_scale_init_value=value).blocks[0], torch.randn(2, 17, 32)
-    gamma_1, gamma_2 = (block.gamma_1, block.gamma_2) if value else (1, 1)
-    assert not value or not torch.equal(gamma_1, gamma_2)
-    middle = x + gamma_1 * block.attn(block.norm1(x), positions(4, 4))
-    torch.testing.assert_close(block(x, positions(4, 4)), middle + gamma_2 * block.mlp(block.norm2(middle)))
+    of_block, shared = torch.randn(2, 7 * 7 + 3, 4, generator=torch.Generator().manual_seed(0))
+    x, options = pixels(*size), dict(out_type='featmap')
+    per_block, common, both = (
+        trunk(**options),
+        trunk(**options, **SHARED),
+        trunk(**options, use_shared_rel_pos_bias=True),
+    )
+    common.load_state_dict(per_block.state_dict(), strict=False)
+    both.load_state_dict(per_block.state_dict(), strict=False)
+    set_tables(both, of_block, shared)
+    set_tables(per_block, of_block + shared, None)
+    set_tables(common, None, of_block + shared)
+    expected = per_block(x)[0]
+    torch.testing.assert_close(common(x)[0], expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(both(x)[0], expected, rtol=1e-4, atol=1e-4)
 
 
 def test_drop_path_rises_linearly_and_is_applied_once_to_each_branch():

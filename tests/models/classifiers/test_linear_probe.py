@@ -66,22 +66,9 @@ def test_features_are_those_of_timms_blocks_without_a_norm():
     assert [(x.shape, x.dtype) for x in features] == [((2, 32), torch.float32)] * 3
 
 
-@pytest.mark.parametrize(
-    'kwargs, message',
-    [
-        (dict(out_type='avg_featmap'), "out_type='raw', got 'avg_featmap'"),
-        (dict(blocks=(0, 2, 2)), r'probed once, got \(0, 2, 2\)'),
-        (dict(blocks=(0, 2), head=dict(predict_block=1)), r'one of the blocks probed, \(0, 2\), got 1'),
-    ],
-)
-def test_blocks_that_do_not_fit_are_refused(kwargs, message):
-    with pytest.raises(ValueError, match=message):
-        probe(**kwargs)
-
-
 def train(model: LinearProbe, steps: int) -> list:
     """Losses of a few steps with the recipe's optimizer."""
-    wrapper = build_optim_wrapper(model, dict(Config.fromfile(RECIPE).optim_wrapper, dtype='float32'))
+    wrapper = optimizer_of(model, dtype='float32')
     model.train()
     return [model.train_step(batch(0, 1, 2, 3), wrapper)['loss'].item() for _ in range(steps)]
 
@@ -116,16 +103,29 @@ def test_every_classifier_starts_as_in_the_release_and_learns_as_if_alone():
         torch.testing.assert_close(alone.head.classifiers[str(block)].weight, weight)
 
 
+def optimizer_of(model: nn.Module, **options):
+    return build_optim_wrapper(model, dict(Config.fromfile(RECIPE).optim_wrapper, **options))
+
+
 @pytest.mark.parametrize(
-    'model, options, message',
+    'call, message',
     [
-        (nn.Linear(1, 1), dict(paramwise_cfg=dict(layer_decay_rate=0.5)), 'takes no paramwise_cfg, got .*layer_decay'),
-        (nn.Linear(1, 1).requires_grad_(False), dict(), 'Linear must have a parameter that requires a gradient'),
+        (lambda: probe(out_type='avg_featmap'), "out_type='raw', got 'avg_featmap'"),
+        (lambda: probe(blocks=(0, 2, 2)), r'probed once, got \(0, 2, 2\)'),
+        (lambda: probe(blocks=(0, 2), head=dict(predict_block=1)), r'one of the blocks probed, \(0, 2\), got 1'),
+        (
+            lambda: optimizer_of(nn.Linear(1, 1), paramwise_cfg=dict(layer_decay_rate=0.5)),
+            'takes no paramwise_cfg, got .*layer_decay',
+        ),
+        (
+            lambda: optimizer_of(nn.Linear(1, 1).requires_grad_(False)),
+            'Linear must have a parameter that requires a gradient',
+        ),
     ],
 )
-def test_an_optimizer_that_cannot_be_is_refused(model, options, message):
+def test_what_does_not_fit_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
-        build_optim_wrapper(model, dict(Config.fromfile(RECIPE).optim_wrapper, **options))
+        call()
 
 
 def test_predictions_of_all_blocks_reach_the_metric():

@@ -1,11 +1,9 @@
 """DiscreteVAE: codes and images, the dtype of encode, the training objective, and which checkpoints it takes."""
 
-import logging
 import math
 
 import pytest
 import torch
-from mmengine.logging import MMLogger
 from torch.distributions import Categorical, kl_divergence, Laplace, SigmoidTransform, TransformedDistribution
 from torch.nn import functional as F
 
@@ -37,31 +35,21 @@ def convolutions(monkeypatch) -> list:
     return calls
 
 
+@torch.no_grad()
 @pytest.mark.parametrize('vocab_slice', [1, 5, 32])
-def test_tokens_are_the_arg_max_of_all_logits_at_any_size_of_slices(vocab_slice, monkeypatch):
+def test_tokens_are_the_first_arg_max_of_all_logits_made_in_slices(vocab_slice, monkeypatch, convolutions):
     monkeypatch.setattr(discrete_vae, 'VOCAB_SLICE', vocab_slice)
     model = build(vocab_size=32, n_hid=16).eval()
-    logits, tokens = model.encode_logits(images(32, 32)), model.encode(images(32, 32))
+    tokens, widths = model.encode(images(32, 32)), [len(weight) for _, weight in convolutions]
+    assert max(widths) == 8 * 16 and set(widths[-math.ceil(32 / vocab_slice) :]) <= {vocab_slice, 32 % vocab_slice}
+    logits = model.encode_logits(images(32, 32))
     assert logits.shape == (2, 32, 4, 4) and tokens.dtype == torch.int64
     assert len(tokens.unique()) > 3 and torch.equal(tokens, logits.argmax(dim=1))
-
-
-@torch.no_grad()
-@pytest.mark.parametrize('first, second', [(0, 1), (2, 14)])
-def test_of_equal_logits_the_smaller_index_wins_within_a_slice_and_across(first, second, monkeypatch):
-    monkeypatch.setattr(discrete_vae, 'VOCAB_SLICE', 4)
-    model = build()
     last = model.encoder.blocks.output.conv
-    for index in (first, second):
-        last.w[index], last.b[index] = 0, 1000
-    assert (model.encode(images()) == first).all()
-
-
-def test_the_logits_of_the_whole_vocabulary_are_never_made(monkeypatch, convolutions):
-    monkeypatch.setattr(discrete_vae, 'VOCAB_SLICE', 4)
-    build(vocab_size=510, n_hid=16).encode(images())
-    widths = [len(weight) for _, weight in convolutions]
-    assert widths[-128:] == [4] * 127 + [2] and max(widths) == 8 * 16
+    for first, second in ((2, 14), (0, 1)):  # equal logits in other slices or in the same
+        for index in (first, second):
+            last.w[index], last.b[index] = 0, 1000
+        assert (model.encode(images()) == first).all()
 
 
 @torch.no_grad()
@@ -81,11 +69,13 @@ def test_decoding_tokens_equals_decoding_their_one_hot_map():
     assert map_pixels(torch.tensor([0, 0.5, 1])).tolist() == pytest.approx([0.1, 0.5, 0.9])
 
 
-@pytest.mark.parametrize('size', [(20, 16), (16, 20), (4, 8)])
-def test_sides_that_are_no_multiple_of_eight_are_refused_naming_them(size):
-    for call in (DiscreteVAE.encode, DiscreteVAE.loss):
-        with pytest.raises(ValueError, match=f'multiples of 8, got {size[0]} x {size[1]}'):
-            call(build(), images(*size))
+def test_what_does_not_fit_is_refused():
+    with pytest.raises(ValueError, match="encode_dtype must be one of float32, float16, bfloat16, got 'half'"):
+        build(encode_dtype='half')
+    for size in ((20, 16), (16, 20), (4, 8)):
+        for call in (DiscreteVAE.encode, DiscreteVAE.loss):
+            with pytest.raises(ValueError, match=f'multiples of 8, got {size[0]} x {size[1]}'):
+                call(build(), images(*size))
 
 
 def test_modes_give_tokens_errors_of_every_image_or_the_losses():
@@ -125,11 +115,6 @@ def test_all_convolutions_but_the_last_have_the_dtype_and_most_tokens_are_kept(d
         torch.manual_seed(1)
         losses.append(model.loss(x[:1])['loss_reconstruction'])
     assert torch.equal(*losses)
-
-
-def test_another_dtype_is_refused():
-    with pytest.raises(ValueError, match="encode_dtype must be one of float32, float16, bfloat16, got 'half'"):
-        build(encode_dtype='half')
 
 
 def test_a_compiled_encoder_gives_the_same_tokens_under_the_same_names(monkeypatch):
@@ -175,28 +160,20 @@ def test_perplexity_and_share_of_used_codes_of_known_counts(counts, perplexity, 
     assert codebook_use(torch.tensor(counts)) == pytest.approx(dict(perplexity=perplexity, used_codes=used))
 
 
-@pytest.fixture
-def log():
-    lines, handler, logger = [], logging.Handler(), MMLogger.get_current_instance()
-    handler.filter = lambda record: record.getMessage().startswith('tokenizer:')
-    handler.emit = lambda record: lines.append(record.getMessage())
-    logger.addHandler(handler)
-    yield lines
-    logger.removeHandler(handler)
-
-
-def test_a_whole_checkpoint_loads_and_of_the_encoder_alone_the_lack_is_said(log):
+def test_a_whole_checkpoint_loads_and_of_the_encoder_alone_the_lack_is_logged(monkeypatch):
+    lines = []
+    monkeypatch.setattr(discrete_vae, 'print_log', lambda line, logger: lines.append(line))
     whole, model = build(seed=7), build()
     model.load_state_dict(whole.state_dict(), strict=True)
     assert all(torch.equal(tensor, whole.state_dict()[name]) for name, tensor in model.state_dict().items())
-    assert not log
+    assert not lines
     model = build()
     encoder = {name: tensor for name, tensor in whole.state_dict().items() if name.startswith('encoder.')}
     model.load_state_dict(encoder, strict=False)
     assert torch.equal(model.encode_logits(images()), whole.encode_logits(images()))
     for (name, tensor), start in zip(model.decoder.named_parameters(), build().decoder.parameters()):
         assert torch.equal(tensor, start), name
-    assert len(log) == 1 and 'no decoder' in log[0]
+    assert len(lines) == 1 and 'no decoder' in lines[0]
 
 
 @pytest.mark.parametrize(
