@@ -2,9 +2,8 @@
 
 from collections.abc import Sequence
 
+import mmpretrain.datasets as host
 import numpy as np
-from mmpretrain.datasets import CIFAR100 as HostCIFAR100
-from mmpretrain.datasets import CustomDataset
 from mmpretrain.datasets.custom import find_folders, get_samples
 
 from beit_mm.errors import UserError
@@ -14,7 +13,7 @@ IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.gif', '.webp', '.tif', '.ti
 
 
 @DATASETS.register_module()
-class CIFAR100(HostCIFAR100):
+class CIFAR100(host.CIFAR100):
     """MMPretrain's CIFAR100 with images in BGR instead of RGB, as files are read everywhere else."""
 
     def get_data_info(self, idx: int) -> dict:
@@ -23,11 +22,11 @@ class CIFAR100(HostCIFAR100):
 
 
 @DATASETS.register_module()
-class ClassFolders(CustomDataset):
+class ClassFolders(host.CustomDataset):
     """MMPretrain's CustomDataset, with labels that follow the class names.
 
-    CustomDataset numbers the folders in alphabetical order. If the class names have another order, or if training and
-    validation have different folders, its labels are wrong and nothing says so.
+    CustomDataset numbers the folders in alphabetical order: labels are wrong, and nothing says so, if the class names
+    have another order or if training and validation have different folders.
 
     Args:
         data_root, data_prefix: where the folders are; a class may lack its folder, and folders may be nested.

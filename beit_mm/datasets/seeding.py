@@ -55,13 +55,12 @@ class SeededSampler(Sampler):
     """
 
     def __init__(self, sampler: dict | Sampler, dataset: Any, seed: int):
-        self.dataset = dataset
-        self.sampler: Any = sampler
         if isinstance(sampler, dict):
             inner = dataset.dataset if isinstance(dataset, SeededDataset) else dataset
-            self.sampler = DATA_SAMPLERS.build(sampler, default_args=dict(dataset=inner, seed=seed))
-        self.endless = isinstance(self.sampler, InfiniteSampler)
-        self.seed = seed
+            sampler = DATA_SAMPLERS.build(sampler, default_args=dict(dataset=inner, seed=seed))
+        self.dataset, self.seed = dataset, seed
+        self.sampler: Any = sampler
+        self.endless = isinstance(sampler, InfiniteSampler)
         self.epoch = self._start = 0
 
     def set_seed(self, seed: int) -> None:
@@ -105,16 +104,11 @@ class SeededDataset(Dataset):
 
     Args:
         dataset: config of the data set, or the data set.
-        bad_image_list, max_bad_share: see BadImages.
-
-    Raises:
-        UserError: When it reads too many bad images; see BadImages.
+        bad_image_list, max_bad_share: `list_path` and `max_share` of BadImages, which ends a training by its UserError.
     """
 
     def __init__(self, dataset: dict | Dataset, bad_image_list: str | Path, max_bad_share: float):
-        self.dataset: Any = dataset
-        if isinstance(dataset, dict):
-            self.dataset = DATASETS.build(dataset)
+        self.dataset: Any = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
         self.bad_images = BadImages(len(self.dataset), bad_image_list, max_bad_share)
 
     def __getitem__(self, sample: SeededIndex) -> Any:

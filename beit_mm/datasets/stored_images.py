@@ -19,9 +19,8 @@ from .bad_images import BadImage, is_bad_file
 class StoredImages(BaseDataset):
     """MMPretrain's BaseDataset without its dict of several hundred bytes per image.
 
-    Works with the hosts' samplers, wrappers and pipelines; a pipeline starts with `beit_mm.LoadImage`. A subclass opens
-    its store in `open_store` and reads a row of it in `read`. What it holds per image are tensors, which torch passes
-    to spawned workers through shared memory.
+    Works with the hosts' samplers, wrappers and pipelines; a pipeline starts with `beit_mm.LoadImage`. What it holds
+    per image are tensors, which torch passes to spawned workers through shared memory.
 
     Args:
         with_label: whether samples have a `gt_label`; False for pre-training.
@@ -89,14 +88,13 @@ class StoredImages(BaseDataset):
         return torch.from_numpy(np.asarray(self.data_list)[np.asarray(indices)])
 
     def _check_labels(self, labels: np.ndarray) -> None:
-        num_classes = len(self.CLASSES) if self.CLASSES else None
+        num_classes = len(self.CLASSES or ())
         wrong = np.flatnonzero((labels < 0) | (labels >= (num_classes or np.inf)))
         if len(wrong):
-            row = int(wrong[0])
-            label = 'none' if labels[row] < 0 else labels[row]
+            label = 'none' if labels[wrong[0]] < 0 else labels[wrong[0]]
             limit = f'0 to {num_classes - 1} to fit {num_classes} class names' if num_classes else '0 or more'
             raise UserError(
-                f'{self.read(row)[1]}: the label must be {limit}, got {label} (as in {len(wrong)} of '
+                f'{self.read(int(wrong[0]))[1]}: the label must be {limit}, got {label} (as in {len(wrong)} of '
                 f'{len(labels)} images); with_label=False reads images alone'
             )
 
@@ -117,7 +115,6 @@ class HuggingFaceImages(StoredImages):
         with_label, **kwargs: see StoredImages.
 
     Raises:
-        ImportError: If `datasets` is not installed.
         UserError: If there is no such data set, split or column, the columns hold something else, or a class of the
             column is missing among the config's names.
     """

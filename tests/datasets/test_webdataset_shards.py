@@ -106,10 +106,13 @@ def test_braces_without_the_optional_package(monkeypatch):
 # The index
 
 
-def test_the_index_is_kept_next_to_the_shards_and_used(shards, monkeypatch):
+def test_the_index_is_kept_next_to_the_shards_and_used_but_needs_no_file(shards, monkeypatch):
+    folder = shards[0].parent
+    assert found(build(shards, index_dir=None)) == EXPECTED and sorted(folder.iterdir()) == shards
+    (folder / 'taken').write_text('a file, where the folder would be')
+    assert found(build(shards, index_dir='taken')) == EXPECTED
     build(shards)
-    names = sorted(path.name for path in (shards[0].parent / '.index').iterdir())
-    assert names == [f'{shard.name}.npz' for shard in shards]
+    assert sorted(path.name for path in (folder / '.index').iterdir()) == [f'{shard.name}.npz' for shard in shards]
 
     def no_reading(*_):
         raise AssertionError('the shards were read again')
@@ -118,13 +121,6 @@ def test_the_index_is_kept_next_to_the_shards_and_used(shards, monkeypatch):
     assert found(build(shards)) == EXPECTED
     with pytest.raises(AssertionError, match='read again'):
         build(shards, label_key='json')
-
-
-def test_the_index_needs_no_file(shards):
-    assert found(build(shards, index_dir=None)) == EXPECTED
-    assert sorted(shards[0].parent.iterdir()) == shards
-    (shards[0].parent / 'taken').write_text('a file, where the folder would be')
-    assert found(build(shards, index_dir='taken')) == EXPECTED
 
 
 def test_the_index_of_a_shard_that_changed_or_of_a_damaged_file_is_made_anew(shards):
@@ -243,13 +239,10 @@ def test_a_shard_that_is_truncated_while_in_use(shards):
         dataset.get_data_info(9)
 
 
-def test_a_compressed_shard_is_named(shards):
+def test_a_compressed_shard_and_a_sample_without_image_are_named(shards):
     packed = shutil.make_archive(str(shards[0].parent / 'packed'), 'gztar', shards[0].parent, '.')
     with pytest.raises(ValueError, match=f'{packed} is truncated or no uncompressed tar file'):
         WebDatasetShards(packed)
-
-
-def test_a_sample_without_image_is_named(shards):
     with webdataset.TarWriter(str(shards[1])) as writer:
         writer.write({'__key__': 'lonely', 'cls': 1, 'txt': 'no image'})
     with pytest.raises(ValueError, match=r'000001.tar: the sample lonely must have an image \(jpg.*, got .*cls'):

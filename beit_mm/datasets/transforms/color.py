@@ -21,10 +21,7 @@ class DrawColorJitter(BaseTransform):
 
     Args:
         brightness, contrast, saturation: factors are uniform in [1 - s, 1 + s] for a number s, or in a pair (low,
-            high). 0 changes nothing.
-
-    Raises:
-        ValueError: If a range is negative or not in order.
+            high), which must be in order and not negative. 0 changes nothing.
     """
 
     def __init__(
@@ -33,8 +30,12 @@ class DrawColorJitter(BaseTransform):
         contrast: float | Sequence[float] = 0.0,
         saturation: float | Sequence[float] = 0.0,
     ):
-        strengths = dict(brightness=brightness, contrast=contrast, saturation=saturation)
-        self.ranges = [_range(name, value) for name, value in strengths.items()]
+        self.ranges = []
+        for name, value in dict(brightness=brightness, contrast=contrast, saturation=saturation).items():
+            low, high = (max(0.0, 1 - value), 1 + value) if isinstance(value, (int, float)) else value
+            if not 0 <= low <= high:
+                raise ValueError(f'{name} must be a number of 0 or more, or two numbers in order, got {value}')
+            self.ranges.append((float(low), float(high)))
 
     def transform(self, results: dict) -> dict:
         factors = [low + (high - low) * share for (low, high), share in zip(self.ranges, np.random.random(3).tolist())]
@@ -45,13 +46,6 @@ class DrawColorJitter(BaseTransform):
 
     def __repr__(self) -> str:
         return f'{type(self).__name__}(brightness, contrast, saturation in {self.ranges})'
-
-
-def _range(name: str, value: float | Sequence[float]) -> tuple[float, float]:
-    low, high = (max(0.0, 1 - value), 1 + value) if isinstance(value, (int, float)) else value
-    if not 0 <= low <= high:
-        raise ValueError(f'{name} must be a number of 0 or more, or two numbers in order, got {value}')
-    return float(low), float(high)
 
 
 @TRANSFORMS.register_module()
