@@ -1,4 +1,6 @@
-"""Classes, label maps and features: what the hosts' interfaces and the trunk's own layers give."""
+"""Classes, label maps, features and reconstructions: what the hosts' interfaces and the model's own layers give."""
+
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,12 +11,22 @@ from mmseg.apis import inference_model
 from PIL import Image
 from support.tiny import draw
 
-from beit_mm.apis import classify, classify_each, extract_features, FeatureInferencer, load_model, segment
+from beit_mm.apis import (
+    classify,
+    classify_each,
+    extract_features,
+    FeatureInferencer,
+    load_model,
+    reconstruct,
+    ReconstructionInferencer,
+    segment,
+)
 from beit_mm.apis.inferencers import evaluation_pipeline
 from beit_mm.datasets.images import input_format, normalize
 from beit_mm.models.backbones.relative_position import locate
 
 IMAGE = draw(60, 80)  # BGR, as arrays are
+PICTURES = ('original', 'masked', 'tokens_decoded', 'completed')
 
 
 def scores(results) -> np.ndarray:
@@ -26,47 +38,59 @@ def features(model, images=IMAGE, **options) -> np.ndarray:
 
 
 @pytest.fixture(scope='module')
-def model(classifier):
+def classifying(classifier):
     return classifier.load()
+
+
+@pytest.fixture(scope='module')
+def segmenting(segmentor):
+    return segmentor.load()
+
+
+@pytest.fixture(scope='module')
+def reconstructing(pretrained):
+    return pretrained.load()
+
+
+@pytest.fixture
+def files(photos) -> list[Path]:
+    return [photos / 'a' / '1.jpg', photos / 'a' / '2.png', photos / 'b' / '1.jpg']
 
 
 # Classes
 
 
-def test_classes_are_those_of_the_hosts_inferencer(model, photos):
-    files = [photos / 'a' / '1.jpg', photos / 'a' / '2.png', photos / 'b' / '1.jpg']
-    results = classify(model, files)
-    model._config, model._dataset_meta = model.cfg, model.dataset_meta
+def test_classes_are_those_of_the_hosts_inferencer(classifying, files):
+    results = classify(classifying, files)
+    classifying._config, classifying._dataset_meta = classifying.cfg, classifying.dataset_meta
     with DefaultScope.overwrite_default_scope('mmpretrain'):
-        expected = ImageClassificationInferencer(model)([str(file) for file in files], batch_size=3)
-    for ours, theirs in zip(results, expected):
-        assert np.array_equal(ours['pred_scores'], theirs['pred_scores'])
-        assert {key: ours[key] for key in theirs if key != 'pred_scores'} == pytest.approx(
-            {key: theirs[key] for key in theirs if key != 'pred_scores'}
-        )
+        expected = ImageClassificationInferencer(classifying)([str(file) for file in files], batch_size=3)
+    for ours, theirs in zip(results, expected, strict=True):
+        assert np.array_equal(ours['pred_scores'], theirs.pop('pred_scores'))
+        assert {key: ours[key] for key in theirs} == pytest.approx(theirs)
     assert [result['image'] for result in results] == list(map(str, files))
 
 
-def test_a_config_with_weights_equals_the_loaded_model(classifier, model, photos):
+def test_a_config_with_weights_equals_the_loaded_model(classifier, classifying, photos):
     results = classify(classifier.model, photos / 'a', classifier.weights, device='cpu', options=classifier.options)
-    assert np.array_equal(scores(results), scores(classify(model, photos / 'a')))
-    one_by_one = [result for _, result in classify_each(model, photos / 'a', top_k=2)]
+    assert np.array_equal(scores(results), scores(classify(classifying, photos / 'a')))
+    one_by_one = [result for _, result in classify_each(classifying, photos / 'a', top_k=2)]
     assert np.array_equal(scores(one_by_one), scores(results)) and len(one_by_one[0]['top_labels']) == 2
 
 
-def test_the_best_classes_come_first(model):
-    (result,) = classify(model, draw(40, 50), top_k=3)
+def test_the_best_classes_come_first(classifying):
+    (result,) = classify(classifying, draw(40, 50), top_k=3)
     order = np.argsort(-result['pred_scores'])[:3]
     assert result['top_labels'] == order.tolist() and result['top_labels'][0] == result['pred_label']
     assert result['top_scores'] == result['pred_scores'][order].tolist()
-    assert result['top_classes'] == [model.dataset_meta['classes'][label] for label in order]
+    assert result['top_classes'] == [classifying.dataset_meta['classes'][label] for label in order]
     assert result['pred_scores'].sum() == pytest.approx(1) and len(set(result['pred_scores'])) > 900
-    assert len(classify(model, draw(40, 50), top_k=5000)[0]['top_labels']) == 1000
+    assert len(classify(classifying, draw(40, 50), top_k=5000)[0]['top_labels']) == 1000
 
 
-def test_scores_do_not_depend_on_the_batch(model, photos):
-    images = [photos / 'a' / '1.jpg', draw(32, 99), photos / 'b' / '1.jpg', draw(64, 36)]
-    several, alone = (scores(classify(model, images, batch_size=batch_size)) for batch_size in (3, 1))
+def test_scores_do_not_depend_on_the_batch(classifying, files):
+    images = [files[0], draw(32, 99), files[2], draw(64, 36)]
+    several, alone = (scores(classify(classifying, images, batch_size=batch_size)) for batch_size in (3, 1))
     np.testing.assert_allclose(several, alone, rtol=1e-4, atol=1e-7)
 
 
@@ -94,36 +118,27 @@ def test_the_first_of_joined_data_sets_says_how_images_are_tested(classifier):
 # Label maps
 
 
-@pytest.fixture(scope='module')
-def segmenting(segmentor):
-    return segmentor.load()
-
-
-def test_labels_are_those_of_the_hosts_inference(segmentor, segmenting, photos):
-    files = [photos / 'a' / '1.jpg', photos / 'a' / '2.png', photos / 'b' / '1.jpg']
+def test_labels_are_those_of_the_hosts_inference(segmentor, segmenting, files):
     host = segmentor.load()
-    for file, result in zip(files, segment(segmenting, files)):
+    for file, result in zip(files, segment(segmenting, files), strict=True):
         with DefaultScope.overwrite_default_scope('mmseg'):
             expected = inference_model(host, str(file)).pred_sem_seg.data[0].numpy()
         assert np.array_equal(result['labels'], expected) and len(np.unique(expected)) > 1
 
 
-@pytest.mark.parametrize('size', [(17, 23), (33, 200), (301, 7)])
-def test_labels_have_the_size_of_the_image(size, segmenting):
-    (result,) = segment(segmenting, draw(*size))
-    assert result['labels'].shape == size and result['labels'].dtype == np.uint8
-    assert result['labels'].max() < 7 and result['classes'][:2] == ['wall', 'building']
-
-
-def test_images_of_one_size_are_segmented_together(segmenting, photos):
-    images = [photos / 'a' / '1.jpg', photos / 'b' / '1.jpg', photos / 'a' / '2.png']
-    for together, alone in zip(segment(segmenting, images, batch_size=3), segment(segmenting, images)):
-        assert (together['labels'] == alone['labels']).mean() > 0.999
-
-
-def test_more_than_256_classes_take_16_bits(segmenting, monkeypatch):
+def test_labels_have_the_size_of_the_image_and_16_bits_for_more_than_256_classes(segmenting, monkeypatch):
+    for size in ((17, 23), (33, 200), (301, 7)):
+        (result,) = segment(segmenting, draw(*size))
+        assert result['labels'].shape == size and result['labels'].dtype == np.uint8
+        assert result['labels'].max() < 7 and result['classes'][:2] == ['wall', 'building']
     monkeypatch.setattr(segmenting, 'num_classes', 300)
     assert segment(segmenting, draw(40, 50))[0]['labels'].dtype == np.uint16
+
+
+def test_images_of_one_size_are_segmented_together(segmenting, files):
+    images = [files[0], files[2], files[1]]
+    for together, alone in zip(segment(segmenting, images, batch_size=3), segment(segmenting, images), strict=True):
+        assert (together['labels'] == alone['labels']).mean() > 0.999
 
 
 # Features
@@ -144,38 +159,29 @@ def tokens(model, block: int, norm) -> torch.Tensor:
     return norm(x)[0]
 
 
-def test_the_mean_is_what_the_head_of_a_classifier_gets(model, photos):
-    file = photos / 'a' / '1.jpg'
-    model._config = model.cfg
+def test_the_mean_is_what_the_head_of_a_classifier_gets(classifying, files):
+    classifying._config = classifying.cfg
     with DefaultScope.overwrite_default_scope('mmpretrain'):
-        expected = FeatureExtractor(model)(str(file), stage='backbone')[0][-1]
-    assert np.array_equal(features(model, file)[0], expected.numpy())
+        expected = FeatureExtractor(classifying)(str(files[0]), stage='backbone')[0][-1]
+    assert np.array_equal(features(classifying, files[0])[0], expected.numpy())
 
 
 @pytest.mark.parametrize('block', [0, 1])
-@pytest.mark.parametrize('kind', ['mean', 'cls_token', 'patches'])
-def test_features_of_a_pretrained_model(kind, block, pretrained):
-    model = pretrained.load()
-    x = tokens(model, block, model.backbone.norm if block == 1 else torch.nn.Identity())
-    expected = dict(mean=x[1:].mean(dim=0), cls_token=x[0], patches=x[1:].view(2, 2, 32))[kind]
-    found = features(model, kind=kind, blocks=block)[0]
-    assert found.dtype == np.float32 and np.ptp(found) > 0.1
-    np.testing.assert_allclose(found, expected.numpy(), atol=2e-5)
+def test_features_are_those_of_the_layers_one_by_one(block, reconstructing, segmenting):
+    x = tokens(reconstructing, block, reconstructing.backbone.norm if block == 1 else torch.nn.Identity())
+    expected = dict(mean=x[1:].mean(dim=0), cls_token=x[0], patches=x[1:].view(2, 2, 32))
+    for kind in expected:
+        found = features(reconstructing, kind=kind, blocks=block)[0]
+        assert found.dtype == np.float32 and np.ptp(found) > 0.1
+        np.testing.assert_allclose(found, expected[kind].numpy(), atol=2e-5)
+    of_segmentor = tokens(segmenting, block, torch.nn.Identity())[1:].mean(dim=0)  # which has no last norm
+    np.testing.assert_allclose(features(segmenting, blocks=block)[0], of_segmentor.numpy(), atol=2e-5)
 
 
-def test_features_of_a_segmentor_have_no_last_norm(segmenting):
-    expected = tokens(segmenting, 1, torch.nn.Identity())[1:].mean(dim=0)
-    np.testing.assert_allclose(features(segmenting)[0], expected.numpy(), atol=2e-5)
-
-
-def test_features_of_a_trunk_that_is_not_square(pretrained):
+def test_a_trunk_need_not_be_square_and_several_blocks_are_stacked_in_the_order_given(pretrained):
     options = {**pretrained.options, 'model.backbone.img_size': (32, 64)}
     model = load_model(pretrained.model, pretrained.weights, 'cpu', options=options)
     assert features(model, kind='patches').shape == (1, 2, 4, 32)
-
-
-def test_several_blocks_are_stacked_in_the_order_given(pretrained, photos):
-    model = pretrained.load()
     found = features(model, blocks=[-1, 0])
     assert found.shape == (1, 2, 32)
     assert np.array_equal(found[:, 0], features(model)) and np.array_equal(found[:, 1], features(model, blocks=0))
@@ -189,23 +195,92 @@ def test_weights_of_the_trunk_alone_are_enough(classifier, tmp_path, capfd):
     assert 'head' not in capfd.readouterr().out
 
 
+# Reconstructions
+
+
+def test_reconstructions_keep_the_ratio_and_the_share_of_masked_patches(reconstructing):
+    square, wide, banner = reconstruct(reconstructing, [draw(80, 80), draw(40, 100), draw(10, 600)])
+    for image, grid in ((square, (2, 2)), (wide, (2, 5)), (banner, (2, 8))):
+        for name in PICTURES:
+            assert image[name].shape == (8 * grid[0], 8 * grid[1], 3) and image[name].dtype == np.uint8
+        assert image['tokens'].shape == image['predicted'].shape == image['mask'].shape == grid
+        assert image['mask'].sum() == round(75 / 196 * grid[0] * grid[1])
+        same = image['tokens'] == image['predicted']
+        assert same[~image['mask']].all() and image['token_accuracy'] == pytest.approx(same[image['mask']].mean())
+        assert image['perplexity'] >= 1
+    rgb = Image.fromarray(np.ascontiguousarray(draw(80, 80)[..., ::-1])).resize((16, 16), Image.LANCZOS)
+    assert np.abs(square['original'].astype(int) - np.asarray(rgb).astype(int)).max() <= 1
+
+
+def test_a_mask_depends_on_the_image_and_the_options_only(reconstructing, files):
+    state, size = torch.get_rng_state(), (64, 64)
+    together, alone = (reconstruct(reconstructing, images, size=size)[-1] for images in (files, files[-1]))
+    assert np.array_equal(together['mask'], alone['mask'])
+    assert not np.array_equal(reconstruct(reconstructing, files[-1], size=size, seed=1)[0]['mask'], alone['mask'])
+    (image,) = reconstruct(reconstructing, files[-1], num_masked=3, size=(32, 96), mask='random')
+    assert image['mask'].shape == (2, 6) and image['mask'].sum() == 3 and image['original'].shape == (16, 48, 3)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.fixture(scope='module')
+def parts(pretrained, tmp_path_factory) -> Path:
+    """Weights as released: `trunk.pth`, with the head that predicts tokens, `encoder.pth` and `decoder.pth`."""
+    folder, prefix = tmp_path_factory.mktemp('parts'), 'target.tokenizer.'
+    state = torch.load(pretrained.weights)['state_dict']
+    torch.save({name: state[name] for name in state if prefix not in name}, folder / 'trunk.pth')
+    for half in ('encoder', 'decoder'):
+        weights = {name.removeprefix(prefix): state[name] for name in state if name.startswith(prefix + half)}
+        torch.save(dict(state_dict=weights), folder / f'{half}.pth')
+    return folder
+
+
+def test_a_tokenizer_in_its_own_files_gives_the_same(pretrained, reconstructing, parts, files, capsys):
+    halves = [parts / 'encoder.pth', parts / 'decoder.pth']
+    options = dict(tokenizer=halves, device='cpu', options=pretrained.options)
+    (apart,) = reconstruct(pretrained.model, files[0], parts / 'trunk.pth', **options)
+    assert 'missing' not in ''.join(capsys.readouterr()).replace('missing: none', '')
+    (whole,) = reconstruct(reconstructing, files[0])
+    assert all(np.array_equal(apart[name], whole[name]) for name in apart)
+
+
+@pytest.mark.parametrize(
+    'weights, tokenizer, message',
+    [
+        ('trunk.pth', None, 'that the model was trained with, got weights without it: give both files'),
+        ('trunk.pth', 'encoder.pth', 'got weights without its decoder: give both files'),
+        (None, 'encoder.pth', 'got weights without its decoder'),
+    ],
+)
+def test_weights_without_a_whole_tokenizer_are_refused(weights, tokenizer, message, pretrained, parts, capsys):
+    weights = parts / weights if weights else pretrained.weights
+    options = dict(device='cpu', tokenizer=tokenizer and parts / tokenizer, options=pretrained.options)
+    with pytest.raises(ValueError, match=message):
+        ReconstructionInferencer(pretrained.model, weights, **options)
+    assert 'missing' not in ''.join(capsys.readouterr()).replace('missing: none', '')
+
+
 # Mistakes
 
 
-def test_a_model_of_another_task_is_refused(model, segmenting):
-    with pytest.raises(ValueError, match='classify needs a model that classifies, got EncoderDecoder'):
-        classify(segmenting, IMAGE)
-    with pytest.raises(ValueError, match='segment needs a model that segments, got ImageClassifier'):
-        segment(model, IMAGE)
-    with pytest.raises(ValueError, match='extract_features needs a model whose trunk is BEiT, got Linear'):
-        features(torch.nn.Linear(1, 1))
-
-
-def test_choices_out_of_range_are_refused(model):
-    with pytest.raises(ValueError, match='top_k must be at least 1, got 0'):
-        classify(model, IMAGE, top_k=0)
-    with pytest.raises(ValueError, match="kind must be one of mean, cls_token, patches, got 'max'"):
-        features(model, kind='max')
-    for blocks in (2, [0, -3], [], [0.5]):
-        with pytest.raises(ValueError, match=r'blocks must be 0 to 1 \(or -2 to -1\) for depth 2, got'):
-            features(model, blocks=blocks)
+@pytest.mark.parametrize(
+    'task, model, options, message',
+    [
+        (classify, 'segmenting', {}, 'classify needs a model that classifies, got EncoderDecoder'),
+        (segment, 'classifying', {}, 'segment needs a model that segments, got ImageClassifier'),
+        (extract_features, None, {}, 'extract_features needs a model whose trunk is BEiT, got Linear'),
+        (classify, 'classifying', dict(top_k=0), 'top_k must be at least 1, got 0'),
+        (extract_features, 'classifying', dict(kind='max'), "kind must be one of mean, cls_token, patches, got 'max'"),
+        *(
+            (extract_features, 'classifying', dict(blocks=blocks), r'blocks must be 0 to 1 \(or -2 to -1\) for depth 2')
+            for blocks in (2, [0, -3], [], [0.5])
+        ),
+        (reconstruct, 'reconstructing', dict(size=(60, 64)), r'multiples of the patch size 16, got 60 x 64'),
+        (reconstruct, 'reconstructing', dict(mask='all'), "mask must be one of blockwise, random, got 'all'"),
+        (reconstruct, 'reconstructing', dict(num_masked=5), 'must be 1 to 4, the patches of a grid of 2 x 2, got 5'),
+        (reconstruct, 'reconstructing', dict(num_masked=0), 'num_masked must be 1 to 4, .* got 0'),
+    ],
+)
+def test_models_and_options_that_do_not_fit_are_refused(task, model, options, message, request):
+    model = request.getfixturevalue(model) if model else torch.nn.Linear(1, 1)
+    with pytest.raises(ValueError, match=message):
+        task(model, draw(80, 80), **options)

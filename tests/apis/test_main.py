@@ -35,7 +35,7 @@ def call(capsys):
     return run
 
 
-def lines(output: str) -> list:
+def lines(output: str) -> list[list[str]]:
     return [line.split('\t') for line in output.splitlines()]
 
 
@@ -43,25 +43,20 @@ def files_below(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob('*') if path.is_file())
 
 
-def test_classify_prints_a_line_per_image_and_names_what_it_skips(call, classifier, photos):
-    code, output, errors = call('classify', [photos], classifier, '--top-k', 2)
-    expected = classify(classifier.load(), photos, top_k=2)
-    assert code == 0 and [line[0] for line in lines(output)] == [result['image'] for result in expected]
-    assert lines(output)[0][1:] == [
-        f'{100 * score:.1f} % {name}' for score, name in zip(expected[0]['top_scores'], expected[0]['top_classes'])
-    ]
-    assert f'skipped {photos / "b" / "broken.jpg"}: ' in errors
-    assert errors.endswith('1 of 4 images could not be read\n')
-
-
 @pytest.mark.parametrize('suffix', ['json', 'csv'])
-def test_classify_writes_a_table(suffix, call, classifier, photos, tmp_path):
+def test_classify_prints_and_writes_a_line_per_image_and_names_what_it_skips(
+    suffix, call, classifier, photos, tmp_path
+):
     file = tmp_path / 'new' / f'classes.{suffix}'
-    assert call('classify', [photos / 'a'], classifier, '--top-k', 2, '--out', file)[0] == 0
-    expected = classify(classifier.load(), photos / 'a', top_k=2)
+    code, output, errors = call('classify', [photos], classifier, '--top-k', 2, '--out', file)
+    expected = classify(classifier.load(), photos, top_k=2)
+    assert code == 0 and f'skipped {photos / "b" / "broken.jpg"}: ' in errors
+    assert errors.endswith('1 of 4 images could not be read\n')
     with open(file, newline='') as opened:
         rows = json.load(opened) if suffix == 'json' else list(csv.DictReader(opened))
-    for row, result in zip(rows, expected, strict=True):
+    for line, row, result in zip(lines(output), rows, expected, strict=True):
+        best = zip(result['top_scores'], result['top_classes'])
+        assert line == [result['image'], *(f'{100 * score:.1f} % {name}' for score, name in best)]
         assert row['image'] == result['image']
         if suffix == 'json':
             assert row == {key: result[key] for key in row} and 'top_classes' in row
@@ -90,16 +85,6 @@ def test_segment_reads_every_image_once_and_writes_label_maps_and_overlays(
     assert lines(output)[0][1] == share
 
 
-def test_a_picture_appears_only_when_it_is_complete(call, segmentor, photos, tmp_path, monkeypatch):
-    def save(picture, path, **options):
-        Path(path).write_bytes(b'half')
-        raise OSError('No space left on device')
-
-    monkeypatch.setattr(Image.Image, 'save', save)
-    code, _, errors = call('segment', [photos], segmentor, '--out', tmp_path / 'out')
-    assert code == 1 and 'No space left on device' in errors and files_below(tmp_path) == []
-
-
 def test_features_go_to_one_file(call, pretrained, photos, tmp_path):
     code, output, _ = call(
         'features', [photos], pretrained, '--out', tmp_path / 'f.npz', '--kind', 'cls_token', '--blocks', -1, 0
@@ -111,33 +96,25 @@ def test_features_go_to_one_file(call, pretrained, photos, tmp_path):
     assert code == 0 and output == f'{tmp_path / "f.npz"}: features (3, 2, 32)\n'
 
 
-def test_reconstruct_writes_a_picture_per_image(call, pretrained, photos, tmp_path):
+def test_reconstruct_writes_a_picture_per_image_or_a_sheet_and_numbers(call, pretrained, photos, tmp_path, monkeypatch):
     code, output, _ = call('reconstruct', [photos], pretrained, '--out', tmp_path, '--num-masked', 2, '--seed', 3)
     expected = reconstruct(pretrained.load(), photos, num_masked=2, seed=3)
-    assert code == 0 and lines(output) == [
-        [
-            result['image'],
-            f'2 of {result["mask"].size} patches masked',
-            f'token accuracy {100 * result["token_accuracy"]:.1f} %',
-            f'perplexity {result["perplexity"]:.1f}',
-        ]
-        for result in expected
-    ]
+    assert code == 0
+    for line, result in zip(lines(output), expected, strict=True):
+        numbers = f'{100 * result["token_accuracy"]:.1f} %', f'{result["perplexity"]:.1f}'
+        masked = f'2 of {result["mask"].size} patches masked'
+        assert line == [result['image'], masked, f'token accuracy {numbers[0]}', f'perplexity {numbers[1]}']
     assert files_below(tmp_path) == ['a/1.png', 'a/2.png', 'b/1.png']
 
-
-def test_reconstruct_writes_a_sheet_of_the_first_images_and_the_numbers_of_all(
-    call, pretrained, photos, tmp_path, monkeypatch
-):
     monkeypatch.setattr(writing, 'MAX_ROWS', 1)
     out = ('--out', tmp_path / 'new' / 'sheet.png', '--json', tmp_path / 'numbers.json')
-    code, output, _ = call('reconstruct', [photos / 'a'], pretrained, *out, '--num-masked', 2)
-    first, second = json.loads((tmp_path / 'numbers.json').read_text())
-    expected = reconstruct(pretrained.load(), photos / 'a', num_masked=2)
-    assert code == 0 and len(lines(output)) == 2 and np.sum(second['mask']) == 2
-    assert first['tokens'] == expected[0]['tokens'].tolist() and second['perplexity'] == expected[1]['perplexity']
+    code, output, _ = call('reconstruct', [photos], pretrained, *out, '--num-masked', 2, '--seed', 3)
+    assert code == 0 and len(lines(output)) == 3
+    for row, result in zip(json.loads((tmp_path / 'numbers.json').read_text()), expected, strict=True):
+        assert row['tokens'] == result['tokens'].tolist() and row['perplexity'] == result['perplexity']
+        assert np.sum(row['mask']) == 2
     sheet = Image.open(tmp_path / 'new' / 'sheet.png')
-    assert sheet.width > 4 * 80 and sheet.height < 2 * 224
+    assert sheet.width > 4 * 80 and sheet.height < 2 * 224  # the first image alone
 
 
 def test_mistakes_end_in_one_sentence(call, classifier, segmentor, photos, tmp_path):
@@ -158,13 +135,20 @@ def test_mistakes_end_in_one_sentence(call, classifier, segmentor, photos, tmp_p
         assert sentence.startswith(f'error: {expected}') and traceback_file.startswith('(traceback in '), errors
 
 
-def test_a_table_appears_only_when_it_is_complete(call, classifier, photos, tmp_path):
+def test_a_result_appears_only_when_it_is_complete(call, classifier, segmentor, photos, tmp_path, monkeypatch):
     (tmp_path / 'in').mkdir()
     for name in ('1.jpg', '2.jpg'):
         shutil.copy(photos / 'b' / 'broken.jpg', tmp_path / 'in' / name)
     code, _, errors = call('classify', [tmp_path / 'in'], classifier, '--out', tmp_path / 'out' / 'x.csv')
     assert code == 1 and 'error: none of 2 images could be read' in errors
-    assert files_below(tmp_path / 'out') == []
+
+    def save(picture, path, **options):
+        Path(path).write_bytes(b'half')
+        raise OSError('No space left on device')
+
+    monkeypatch.setattr(Image.Image, 'save', save)
+    code, _, errors = call('segment', [photos], segmentor, '--out', tmp_path / 'out')
+    assert code == 1 and 'No space left on device' in errors and files_below(tmp_path / 'out') == []
 
 
 def test_images_are_not_overwritten(call, classifier, segmentor, pretrained, tmp_path):
@@ -173,6 +157,7 @@ def test_images_are_not_overwritten(call, classifier, segmentor, pretrained, tmp
         Image.fromarray(draw(40, 50)).save(tmp_path / name, 'PNG')
     (tmp_path / 'other').mkdir()
     os.link(tmp_path / 'a.png', tmp_path / 'other' / 'a.png')
+    before = {path: path.read_bytes() for path in tmp_path.rglob('*.*')}
     for command, tiny, image, out in [
         ('reconstruct', pretrained, 'a.png', '.'),
         ('reconstruct', pretrained, 'a.png', 'a.png'),
@@ -181,7 +166,6 @@ def test_images_are_not_overwritten(call, classifier, segmentor, pretrained, tmp
         ('classify', classifier, 'c.csv', 'c.csv'),
         ('features', classifier, 'd.npz', 'd.npz'),
     ]:
-        before = {path: path.read_bytes() for path in tmp_path.rglob('*.*')}
         code, _, errors = call(command, [tmp_path / image], tiny, '--out', tmp_path / out)
         assert code == 1 and 'error: results must not overwrite images, got' in errors
         assert {path: path.read_bytes() for path in tmp_path.rglob('*.*')} == before

@@ -60,18 +60,6 @@ def image() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (30, 50, 3), dtype=np.uint8)
 
 
-@torch.no_grad()
-def test_probabilities_are_float32_under_autocast():
-    attention, x = randomize(Attention(32, 4, bias_grid=(2, 3))), normal(2, 7, 32)
-    positions = locate((2, 3), (2, 3), x.dtype, x.device)
-    expected = attention.probabilities(x, positions)
-    with torch.autocast('cpu', torch.bfloat16):
-        actual = attention.probabilities(x, positions)
-    assert actual.dtype == torch.float32 and not torch.equal(actual, expected)
-    torch.testing.assert_close(actual, expected, rtol=0, atol=0.02)
-    torch.testing.assert_close(actual.sum(dim=3), torch.ones(2, 4, 7))  # bfloat16 rows would be off by more
-
-
 class LargestResult(TorchDispatchMode):
     """The most entries that a result of any operation has, views excluded."""
 
@@ -86,13 +74,19 @@ class LargestResult(TorchDispatchMode):
 
 @pytest.mark.parametrize('grid', [None, (9, 11)], ids=['no position bias', 'position bias'])
 @torch.no_grad()
-def test_few_queries_give_rows_of_the_matrix_without_making_it(grid):
+def test_few_queries_give_rows_of_the_matrix_without_making_it_in_float32_under_autocast(grid):
     attention, x, queries = randomize(Attention(32, 4, bias_grid=grid)), normal(8, 100, 32), torch.tensor([0, 7, 7])
     positions = locate((9, 11), (9, 11), x.dtype, x.device)
     with LargestResult() as largest:
         rows = attention.probabilities(x, positions, queries=queries)
-    torch.testing.assert_close(rows, attention.probabilities(x, positions)[:, :, queries], rtol=1e-5, atol=1e-7)
+    whole = attention.probabilities(x, positions)
+    torch.testing.assert_close(rows, whole[:, :, queries], rtol=1e-5, atol=1e-7)
     assert largest.size <= 8 * 100 * 3 * 32 < 8 * 4 * 100 * 100  # queries, keys and values; the whole matrix
+    with torch.autocast('cpu', torch.bfloat16):
+        under_autocast = attention.probabilities(x, positions)
+    assert under_autocast.dtype == torch.float32 and not torch.equal(under_autocast, whole)
+    torch.testing.assert_close(under_autocast, whole, rtol=0, atol=0.02)
+    torch.testing.assert_close(under_autocast.sum(dim=3), torch.ones(8, 4, 100))  # bfloat16 rows would be off by more
 
 
 # Maps of a trunk
@@ -147,35 +141,27 @@ def test_maps_are_those_of_transformers(tmp_path):
     torch.testing.assert_close(tuple(ours.values()), tuple(theirs), rtol=0, atol=1e-5)
 
 
-def test_blocks_count_back_from_the_last_and_come_once_in_their_order():
-    trunk, images = build(), normal(2, 3, 48, 48)
-    maps, every = (attention_maps(trunk, images, blocks) for blocks in ([-1, 0, 2], range(3)))
-    assert list(maps) == [2, 0] and all(torch.equal(maps[block], every[block]) for block in maps)
-    assert not torch.allclose(every[0], every[2], atol=1e-3)
-
-
-def test_the_trunk_is_left_as_it_was():
+def test_blocks_come_once_in_their_order_and_the_trunk_is_left_as_it_was():
     trunk, images = build(drop_rate=0.5, drop_path_rate=0.5), normal(2, 3, 48, 48)
-    expected, maps = trunk(images)[0], attention_maps(trunk, images, [2])[2]
+    expected, every = trunk(images)[0], attention_maps(trunk, images, range(3))
+    assert not torch.allclose(every[0], every[2], atol=1e-3)
     trunk.train()
     trunk.blocks[0].eval()
     modes = [module.training for module in trunk.modules()]
-    assert torch.equal(attention_maps(trunk, images, [2])[2], maps) and not maps.requires_grad
+    maps = attention_maps(trunk, images, [-1, 0, 2])
+    assert list(maps) == [2, 0] and all(torch.equal(maps[block], every[block]) for block in maps)
+    assert not maps[2].requires_grad
     with pytest.raises(ValueError, match='multiples of the patch size'):
         attention_maps(trunk, normal(2, 3, 40, 48), [2])
     assert [module.training for module in trunk.modules()] == modes
     assert not any(module._forward_pre_hooks for module in trunk.modules())
     (output,) = trunk.eval()(images)
     assert torch.equal(output, expected) and output.requires_grad
-
-
-def test_blocks_that_were_compiled_before_give_the_same_maps():
-    trunk, images = build(depth=1), normal(2, 3, 48, 48)
-    expected = attention_maps(trunk, images, [0])[0]
-    trunk.blocks[0].compile(backend='eager')
+    for block in trunk.blocks:  # compiled before, they may not see new hooks
+        block.compile(backend='eager')
     with torch.no_grad():
         trunk(images)
-    assert torch.equal(attention_maps(trunk, images, [0])[0], expected)
+    assert torch.equal(attention_maps(trunk, images, [0])[0], every[0])
 
 
 # Points of an image
@@ -205,7 +191,11 @@ def test_maps_of_points_are_rows_for_the_model_s_input_without_the_class_token(c
             torch.testing.assert_close(maps[block][point].flatten(1), whole[block][0, :, token, 1:])
 
 
-def test_points_sizes_and_models_that_do_not_fit_are_refused(classifier, image):
+def test_points_lie_in_the_middle_of_a_grid_s_cells_and_must_be_in_the_image(classifier, image):
+    assert grid_points((60, 90), 2, 3) == [(15, 15), (45, 15), (75, 15), (15, 45), (45, 45), (75, 45)]
+    assert grid_points((1, 1), 2, 2) == [(0, 0)] * 4
+    with pytest.raises(ValueError, match='at least one row and one column, got 2 x 0'):
+        grid_points((60, 90), 2, 0)
     for x, y in ((50, 3), (3, 30), (-1, 3), (3, -1)):
         with pytest.raises(ValueError, match=f'in the image, x from 0 to 49 and y from 0 to 29, got {x},{y}'):
             point_attention_maps(classifier, image, [(0, 0), (x, y)])
@@ -216,18 +206,10 @@ def test_points_sizes_and_models_that_do_not_fit_are_refused(classifier, image):
         point_attention_maps(classifier, image, [(0, 0)])
 
 
-def test_a_grid_of_points_lies_in_the_middle_of_its_cells():
-    assert grid_points((60, 90), 2, 3) == [(15, 15), (45, 15), (75, 15), (15, 45), (45, 45), (75, 45)]
-    assert grid_points((1, 1), 2, 2) == [(0, 0)] * 4
-    with pytest.raises(ValueError, match='at least one row and one column, got 2 x 0'):
-        grid_points((60, 90), 2, 0)
-
-
 # The figure
 
-GRAY = np.full((60, 90, 3), 128, dtype=np.uint8)
 ONE_PATCH = torch.zeros(1, 2, 4, 6)
-ONE_PATCH[:, :, 2, 4] = 0.5  # of x 60 to 74, y 30 to 44
+ONE_PATCH[:, :, 2, 4] = 0.5  # with its center at 3/4 of the width and 5/8 of the height
 
 
 def pictures(figure) -> list:
@@ -246,24 +228,29 @@ def center(mask: np.ndarray) -> np.ndarray:
     return np.array([columns.mean() + 0.5, rows.mean() + 0.5]) / mask.shape[::-1]
 
 
-def test_the_marker_and_the_map_lie_where_the_point_is_and_the_ratio_is_kept():
-    first, second = pictures(attention_figure(GRAY, [(80, 10)], {11: ONE_PATCH}))
+@pytest.mark.parametrize('size, kept', [((60, 90), (60, 90)), ((2000, 3000), (533, 800))])
+def test_the_marker_and_the_map_lie_where_the_point_is_and_the_ratio_and_colors_are_kept(size, kept):
+    height, width = size
+    image = np.full((*size, 3), (200, 0, 0), dtype=np.uint8)  # blue, as images are read in BGR
+    figure = attention_figure(image, [(width * 8 // 9, height // 6)], {11: ONE_PATCH})
+    assert figure.axes[0].images[0].get_array().shape == (*kept, 3)  # a large image is reduced
+    first, second = pictures(figure)
     for picture in (first, second):
         assert picture.shape[1] / picture.shape[0] == pytest.approx(1.5, rel=0.02)
     red = (first[..., 0] > 200) & (first[..., 1:].max(axis=2) < 60)
     cyan = (second[..., 0] < 90) & (second[..., 1:].min(axis=2) > 200)
     for marker in (red, cyan):
-        assert np.allclose(center(marker), [80.5 / 90, 10.5 / 60], atol=0.01)
+        assert np.allclose(center(marker), [(width * 8 // 9 + 0.5) / width, (height // 6 + 0.5) / height], atol=0.01)
     bright = second.sum(axis=2) > 300  # the light end of the color map, which the patch's center has
-    assert np.allclose(center(bright & ~cyan), [67.5 / 90, 37.5 / 60], atol=0.02)
-    assert second[:10, :10].mean() < 60 and np.allclose(first[:10, :10], 128)
+    assert np.allclose(center(bright & ~cyan), [3 / 4, 5 / 8], atol=0.02)
+    assert second[:10, :10].mean() < 60 and np.allclose(first[-10:, :10], [0, 0, 200])
 
 
-def test_columns_are_the_mean_and_the_chosen_heads_of_every_block():
+def test_columns_are_the_mean_and_the_chosen_heads_of_every_block(image):
     maps = {block: torch.rand(3, 4, 2, 3, generator=torch.Generator().manual_seed(block)) for block in (2, 0)}
     maps[0][0, 1] = torch.tensor([1e-9, 0.001234, 0.25]).repeat(2, 1)
-    points = [(1, 2), (3, 4), (89, 59)]
-    axes = np.array(attention_figure(GRAY, points, maps, heads=[3, 1]).axes).reshape(3, 7)
+    points = [(1, 2), (3, 4), (49, 29)]
+    axes = np.array(attention_figure(image, points, maps, heads=[3, 1]).axes).reshape(3, 7)
     names = [f'block {block}\n{name}' for block in (2, 0) for name in ('mean of heads', 'head 3', 'head 1')]
     assert [axis.get_title() for axis in axes[0]] == ['point', *names]
     for row, (x, y) in enumerate(points):
@@ -272,17 +259,7 @@ def test_columns_are_the_mean_and_the_chosen_heads_of_every_block():
         assert np.allclose([axis.images[1].get_array() for axis in axes[row, 1:]], torch.stack(expected))
     assert axes[0, 6].get_xlabel() == '0 to 0.25'
     with pytest.raises(ValueError, match='a head must be 0 to 1, got -1'):
-        attention_figure(GRAY, [(0, 0)], {11: ONE_PATCH}, heads=[0, -1])
-
-
-def test_a_large_image_keeps_its_colors_and_is_reduced():
-    image = np.zeros((1000, 4000, 3), dtype=np.uint8)
-    image[..., 0] = 200  # blue, as images are read in BGR
-    figure = attention_figure(image, [(3999, 0)], {0: ONE_PATCH})
-    assert figure.axes[0].images[0].get_array().shape == (200, 800, 3)
-    first, _ = pictures(figure)
-    assert np.allclose(first[-10:, :10], [0, 0, 200])
-    assert first.shape[1] / first.shape[0] == pytest.approx(4, rel=0.03)
+        attention_figure(image, [(0, 0)], {11: ONE_PATCH}, heads=[0, -1])
 
 
 def test_texts_do_not_overlap_below_narrow_pictures():

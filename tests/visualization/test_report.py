@@ -114,7 +114,7 @@ def test_tests_are_listed_with_their_checkpoint_and_their_time(tmp_path):
     assert [float(value) for value in page.attributes('meter', 'value')] == [60 / 80, 17 / 80, 3 / 80]
 
 
-def test_logs_without_a_record_make_a_page_too(tmp_path):
+def test_logs_without_a_record_or_of_a_later_version_make_a_page_too(tmp_path):
     folder = write_log(tmp_path, '1', losses([50, 100]))
     with open(folder / 'scalars.json', 'a') as file:
         file.write('{"loss": 0.25, "st')  # killed while it wrote
@@ -124,13 +124,9 @@ def test_logs_without_a_record_make_a_page_too(tmp_path):
     assert sorted(curve(tmp_path, 'loss')) == [50, 100, 150]
     page = Page(tmp_path)
     assert 'no end noted' in page.text and 'model = dict()' in page.text
-
-
-def test_a_record_reads_back_as_it_was_written_and_ignores_new_fields(tmp_path):
     record = replace(Record('test'), seconds={'test': 1.5}, command=['a', 'b'])
-    record.write(tmp_path)
-    path = tmp_path / 'vis_data' / 'run_test.json'
-    assert read_record(path) == record
+    record.write(tmp_path / '2')
+    path = tmp_path / '2' / 'vis_data' / 'run_test.json'
     path.write_text(json.dumps({**json.loads(path.read_text()), 'of a later version': 1}))
     assert read_record(path) == record
 
@@ -168,24 +164,13 @@ def test_scores_have_the_last_and_the_best_value_with_their_steps(tmp_path):
     assert curve(tmp_path, 'codebook/used') == {100: 0.5}
 
 
-@pytest.mark.parametrize(
-    'values, label',
-    [([1.0, math.nan, math.inf, 2.0, 3.0], 'loss 3, 2 not finite'), ([math.nan] * 2, 'loss nan, 2 not finite')],
-)
-def test_values_that_are_not_finite_are_counted_and_break_the_line(values, label, tmp_path):
-    lines = losses(range(1, len(values) + 1), lambda step: values[step - 1])
+def test_values_that_are_not_finite_are_counted_and_break_the_line(tmp_path):
+    values = [1.0, math.nan, math.inf, 2.0, 3.0]
+    lines = losses(range(1, 6), lambda step: values[step - 1], other=math.nan)
     write_log(tmp_path, '1', [*lines, {'score': math.nan, 'time': 1, 'step': 5}])
     page = Page(tmp_path)
-    assert label in page.text
+    assert 'loss 3, 2 not finite' in page.text and 'other nan, 5 not finite' in page.text
     assert not [path for path in page.attributes('path', 'd') if 'nan' in path or 'inf' in path]
-
-
-def test_losses_rates_and_times_share_a_chart_each_and_copies_are_left_out(tmp_path):
-    write_log(tmp_path, '1', losses([1, 2], loss_ce=2.0, custom=1.0, skipped_updates=0))
-    page = Page(tmp_path)
-    assert len(page.attributes('svg', 'viewbox')) == 4
-    assert all(title in page.text for title in ('Loss', 'Learning rate', 'custom', 'Seconds per step'))
-    assert 'base_lr' not in page.text and 'skipped' not in page.text
 
 
 def test_long_curves_stay_small():
@@ -194,8 +179,20 @@ def test_long_curves_stay_small():
     assert len(svg) < 200_000 and 'data:image/png;base64,' in svg
 
 
-def test_bad_images_and_skipped_updates_are_counted(tmp_path):
-    write_log(tmp_path, '1', losses([1, 2], skipped_updates=2))
+def test_the_page_is_whole_html_with_charts_and_counts_for_light_dark_and_narrow_screens(tmp_path):
+    write_log(tmp_path, '1', losses([1, 2], loss_ce=2.0, custom=1.0, skipped_updates=0), Record('train', config='a.py'))
+    page = Page(tmp_path)
+    assert len(page.attributes('svg', 'viewbox')) == 4
+    assert all(title in page.text for title in ('Loss', 'Learning rate', 'custom', 'Seconds per step'))
+    assert 'base_lr' not in page.text and 'skipped' not in page.text
+    assert page.source.lstrip().startswith('<!DOCTYPE html>\n<html lang="en">')
+    assert '<title>a.py: report</title>' in page.source
+    ids = [attributes['id'] for _, attributes in page.tags if 'id' in attributes]
+    assert len(ids) == len(set(ids))
+    assert 'color-scheme: light dark' in page.source and 'width=device-width' in page.source
+    styles = page.attributes('text', 'style') + page.attributes('g', 'style')
+    assert any('currentColor' in style for style in styles) and not [style for style in styles if '#000' in style]
+    write_log(tmp_path, '2', losses([3, 4], skipped_updates=2))
     (tmp_path / 'bad_images.txt').write_text(''.join(f'{number}.jpg\tcut off\n' for number in range(25)))
     text = Page(tmp_path).text
     assert 'unreadable images 25' in text and '5 more' in text and 'skipped updates 2' in text
@@ -253,15 +250,3 @@ def test_nothing_outside_is_referenced_and_no_text_becomes_markup(tmp_path):
     policy = page.attributes('meta', 'content')[0]
     assert policy == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     assert '@import' not in page.source and set(re.findall(r'url\((.)', page.source)) <= {'#'}
-
-
-def test_the_page_is_whole_html_for_light_dark_and_narrow_screens(tmp_path):
-    write_log(tmp_path, '1', losses([1, 2]), Record('train', config='beit_pretrain.py'))
-    page = Page(tmp_path)
-    assert page.source.lstrip().startswith('<!DOCTYPE html>\n<html lang="en">')
-    assert '<title>beit_pretrain.py: report</title>' in page.source
-    ids = [attributes['id'] for _, attributes in page.tags if 'id' in attributes]
-    assert len(ids) == len(set(ids))
-    assert 'color-scheme: light dark' in page.source and 'width=device-width' in page.source
-    styles = page.attributes('text', 'style') + page.attributes('g', 'style')
-    assert any('currentColor' in style for style in styles) and not [style for style in styles if '#000' in style]

@@ -1,7 +1,6 @@
 """Sheets keep the pictures' ratio, their pixels and their captions; label maps have the colors of their classes."""
 
 import numpy as np
-import pytest
 from PIL import ImageChops
 
 from beit_mm.visualization.sheets import (
@@ -31,21 +30,15 @@ def count(picture, color) -> int:
     return int((np.asarray(picture) == color).all(axis=2).sum())
 
 
-@pytest.mark.parametrize(
-    'size, expected',
-    [
+def test_a_picture_keeps_its_ratio_and_grows_by_whole_numbers():
+    for size, expected in [
         ((48, 96), (96, 192)),
         ((224, 224), (224, 224)),
         ((150, 200), (150, 200)),
         ((448, 896), (112, 224)),
         ((1000, 2), (224, 1)),
-    ],
-)
-def test_a_picture_keeps_its_ratio_and_grows_by_whole_numbers(size, expected):
-    assert fit_to_cell(plain(*size), 224).size == expected[::-1]
-
-
-def test_pixels_of_an_enlarged_picture_stay_pixels():
+    ]:
+        assert fit_to_cell(plain(*size), 224).size == expected[::-1]
     image = np.random.default_rng(0).integers(0, 256, (3, 5, 3), dtype=np.uint8)
     assert np.array_equal(np.asarray(fit_to_cell(image, 20)), image.repeat(4, axis=0).repeat(4, axis=1))
 
@@ -100,12 +93,11 @@ def test_an_overlay_has_the_image_in_colors_and_its_classes_by_their_share():
     assert picture[0, 0].tolist() == [75, 75, 125] and picture[5, 5].tolist() == [75, 125, 75]
     legend = np.asarray(draw_legend(['sky 100.0 %', 'tree <0.1 %'], PALETTE[1:], 628))
     assert np.array_equal(picture[16 : 16 + len(legend), 6:634], legend)
-
-
-@pytest.mark.parametrize('width, expected', [(30, MIN_WIDTH), (500, 500), (2560, 2560)])
-def test_the_legend_of_an_overlay_has_room_and_grows_with_the_image(width, expected):
-    picture = segmentation_overlay(plain(20, width), np.zeros((20, width), np.uint8), ['sky'], PALETTE)
-    assert picture.size == (expected, 20 + (20 + 12) * max(1, width // 640))
+    for width, expected in ((30, MIN_WIDTH), (500, 500), (2560, 2560)):  # the legend has room, and grows with the image
+        picture = segmentation_overlay(plain(20, width), np.zeros((20, width), np.uint8), ['sky'], PALETTE)
+        assert picture.size == (expected, 20 + (20 + 12) * max(1, width // 640))
+    for share, text in ((0, '0.0 %'), (1e-6, '<0.1 %'), (0.0005, '0.1 %'), (1, '100.0 %')):
+        assert describe_share(share) == text
 
 
 def test_generated_colors_differ_and_replace_a_palette_that_is_too_short():
@@ -115,8 +107,3 @@ def test_generated_colors_differ_and_replace_a_palette_that_is_too_short():
     assert neighbors.min() > 60
     for palette in (None, PALETTE):
         assert segmentation_overlay(plain(1, 2), np.array([[0, 255]]), None, palette).width == MIN_WIDTH
-
-
-@pytest.mark.parametrize('share, expected', [(0, '0.0 %'), (1e-6, '<0.1 %'), (0.0005, '0.1 %'), (1, '100.0 %')])
-def test_a_share_that_is_not_0_is_never_shown_as_0(share, expected):
-    assert describe_share(share) == expected
