@@ -14,12 +14,12 @@ NUM_SHARES = 5  # classes of a label map that are printed
 
 
 class Options(argparse.Action):
-    """KEY=VALUE words to a dict, by MMEngine's DictAction."""
+    """KEY=VALUE words to a dict. MMEngine is imported when there are such words."""
 
     def __call__(self, parser, namespace, values, option_string=None):
-        from mmengine.config import DictAction
+        from beit_mm.config.reading import Options
 
-        DictAction(self.option_strings, self.dest, nargs='+')(parser, namespace, values, option_string)
+        Options(self.option_strings, self.dest, nargs='+')(parser, namespace, values, option_string)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -8,6 +8,9 @@ PARTITION=$1
 JOB_NAME=$2
 CONFIG=$3
 GPUS=${GPUS:-8}
+for number in "$GPUS" "${GPUS_PER_NODE:-8}" "${CPUS_PER_TASK:-5}"; do
+    [[ $number =~ ^[1-9][0-9]*$ ]] || { echo "error: GPUS, GPUS_PER_NODE and CPUS_PER_TASK must be whole numbers, got '$number'" >&2; exit 2; }
+done
 GPUS_PER_NODE=${GPUS_PER_NODE:-$((GPUS < 8 ? GPUS : 8))}
 # SRUN_ARGS may be several words.
 # shellcheck disable=SC2086

@@ -3,8 +3,7 @@
 import argparse
 import os
 
-from mmengine.config import DictAction
-
+from beit_mm.config.reading import Options
 from beit_mm.engine.runners import launch
 
 
@@ -19,7 +18,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=Options,
         metavar='KEY=VALUE',
         help='override keys of the config, such as test_dataloader.batch_size=1 or a="[1,2]"',
     )

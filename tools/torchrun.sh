@@ -2,6 +2,11 @@
 # Used by dist_train.sh and dist_test.sh: torchrun.sh PROCESSES SCRIPT [arguments]
 # MAX_RESTARTS: how often all processes restart after one is lost.
 set -euo pipefail
+whole() { [[ $2 =~ ^[0-9]+$ && $2 -ge $3 ]] || { echo "error: $1 must be a whole number of at least $3, got '$2'" >&2; exit 2; }; }
+[[ $1 =~ ^(gpu|cpu|auto)$ ]] || whole 'the number of processes' "$1" 1
+whole MAX_RESTARTS "${MAX_RESTARTS:-0}" 0
+whole NNODES "${NNODES:-1}" 1
+whole PORT "${PORT:-29500}" 1
 if [ "${NNODES:-1}" = 1 ]; then
     rendezvous=(--standalone)  # a free port, so that two runs on one machine do not conflict
 else

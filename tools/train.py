@@ -3,8 +3,7 @@
 import argparse
 import os
 
-from mmengine.config import DictAction
-
+from beit_mm.config.reading import Options
 from beit_mm.engine.runners import launch
 
 
@@ -28,7 +27,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=Options,
         metavar='KEY=VALUE',
         help='override keys of the config, such as train_dataloader.batch_size=32 or a="[1,2]"',
     )

@@ -1,6 +1,7 @@
 """Models for inference, from a config or a name and a file of weights."""
 
 import copy
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from torch import nn
 
 from beit_mm.checkpoint.sources import load_from_anywhere
 from beit_mm.config.flatten import drop_scope_stamps
-from beit_mm.config.parts import drop_pretrained, innermost_dataset, merge_options, pretrained_of, use_plain_batch_norm
+from beit_mm.config.parts import drop_pretrained, innermost_dataset, pretrained_of, use_plain_batch_norm
+from beit_mm.config.reading import merge_options, read_config, unread_options
 from beit_mm.engine.hooks.check_weights_hook import require_weights
 from beit_mm.errors import UserError
 from beit_mm.models import DiscreteVAE
@@ -117,9 +119,12 @@ def _read_config(model: str | Path | Config, options: dict | None) -> Config:
         path = known.get(str(model), Path(model))
         if not path.is_file():
             raise FileNotFoundError(f'a model must be a config file or one of {", ".join(known)}, got {model}')
-        model = Config.fromfile(path)
+        model = read_config(path)
     cfg = Config(model.to_dict())  # a copy: the caller keeps an unchanged one
     merge_options(cfg, options, 'the config')
+    for key, sentence in unread_options(cfg, options).items():
+        if not key.startswith('test_pipeline'):  # MMSegmentation's inferencer reads it
+            warnings.warn(f'{key} {sentence}', stacklevel=3)
     drop_scope_stamps(cfg)
     if cfg.get('custom_imports'):
         import_modules_from_strings(**cfg.custom_imports)

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from mmengine.registry import Registry
 
-from beit_mm.config.parts import walk
+from beit_mm.config.parts import get, walk
 
 from .problems import closest, Problem
 
@@ -51,7 +51,7 @@ def blame(
     for new, old in (cuts or {}).items():
         text = re.sub(rf'\b{new}\b', str(old), text)
     if isinstance(error, KeyError) and registry is not None and 'registry' in text:
-        return _unknown_type(key, cls, registry)
+        return unknown_type(key, cls, registry)
     if isinstance(error, TypeError):
         label = getattr(cls, '__name__', key)
         if match := re.search(r"multiple values for(?: keyword)? argument '(\w+)'", text):
@@ -69,16 +69,6 @@ def blame(
         return Problem(f'{holder}.{absent[1] or absent[2]}', f'{getattr(cls, "__name__", root)} needs it; add it')
     what = f'{cls.__name__}: ' if inspect.isclass(cls) and cls.__name__ not in text else ''
     return Problem(full, f'{what}{text}', is_error=can_run)
-
-
-def get(cfg: Any, key: str) -> Any:
-    """What stands at a dotted key; None if nothing does."""
-    for name in key.split('.') if key else ():
-        try:
-            cfg = cfg[int(name)] if isinstance(cfg, (list, tuple)) else cfg[name]
-        except (KeyError, IndexError, TypeError, ValueError):
-            return None
-    return cfg
 
 
 def _find_part(
@@ -198,7 +188,7 @@ def other_values(text: str, cfg: dict, key: str) -> list[tuple[str, Any]]:
     return [(full, new) for at, (_, full, new) in enumerate(ranked) if keys[:at].count(full) < 2]
 
 
-def _unknown_type(key: str, cls: Any, registry: Registry) -> Problem:
+def unknown_type(key: str, cls: Any, registry: Registry) -> Problem:
     """A type that is registered nowhere."""
     name, scope = str(cls), registry.scope
     if not key.endswith('.constructor'):  # which names a type itself

@@ -18,11 +18,12 @@ from mmengine.dist import get_world_size, is_main_process
 from mmengine.registry import DefaultScope
 from mmengine.utils import ManagerMixin
 
+from beit_mm.config.reading import unread_options
 from beit_mm.errors import UserError
 
 from . import course, files, keys, labels
 from .dry_run import DryRun
-from .problems import Problem
+from .problems import Problem, warn
 
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 
@@ -37,6 +38,7 @@ def check_config(
     num_processes: int | None = None,
     lists: Iterable[str] = LOADERS,
     is_training: bool = False,
+    options: dict | None = None,
 ) -> list[Problem]:
     """Find the mistakes of a config, without a GPU and, besides listing data, in about three seconds.
 
@@ -46,6 +48,7 @@ def check_config(
         num_processes: of the training, to compare its batch with the recipe's; None if not known.
         lists: keys of the data loaders whose data sets may list their files, for real samples instead of random ones.
         is_training: whether a training starts on this machine, so that what it lacks is an error.
+        options: the keys that have been overridden, to name those that change nothing.
 
     Returns:
         Errors, then warnings.
@@ -54,7 +57,9 @@ def check_config(
     used = tuple(key for key in loaders if isinstance(plain.get(key), dict))
     with _isolated(plain.get('default_scope') or 'mmengine'), TemporaryDirectory() as folder:
         run = DryRun(plain, used, tuple(lists), Path(folder))
-        problems = [*keys.check_keys(plain, used), *files.check_files(plain, used)]
+        problems = [warn(key, sentence) for key, sentence in unread_options(cfg, options).items()]
+        problems += [*keys.check_keys(plain, used), *files.check_files(plain, used)]
+        problems += _guarded(keys.check_variables, cfg.text)
         problems += _guarded(run.check)
         problems += _guarded(course.check_course, plain, run.model, is_training)
         problems += _guarded(course.check_batch, plain, num_processes, cfg.text)
@@ -72,14 +77,14 @@ def _guarded(check, *arguments) -> Iterator[Problem]:
         yield Problem('config', f'not checked in full ({name}): {type(error).__name__}: {error}', is_error=False)
 
 
-def check_before_training(cfg: Config, num_processes: int) -> list[Problem]:
+def check_before_training(cfg: Config, num_processes: int, options: dict | None = None) -> list[Problem]:
     """Check the config of a training that starts now; returns warnings, in the main process only.
 
     ConfigMistakes if there are errors: the message is the first, the others go to standard error. The training's own
     data set is listed once, by the training.
     """
     used = ('train_dataloader', 'val_dataloader')
-    problems = check_config(cfg, used, num_processes, lists=('val_dataloader',), is_training=True)
+    problems = check_config(cfg, used, num_processes, lists=('val_dataloader',), is_training=True, options=options)
     errors = [problem for problem in problems if problem.is_error]
     if errors:
         for problem in errors[1:] if is_main_process() else ():

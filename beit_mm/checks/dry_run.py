@@ -15,10 +15,10 @@ from mmseg.models.decode_heads import FCNHead, UPerHead
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from beit_mm.config.parts import entries, use_plain_batch_norm, walk
+from beit_mm.config.parts import entries, get, use_plain_batch_norm, walk
 from beit_mm.models import BEiT, DiscreteVAE
 
-from .blame import blame, find_class, get, other_values
+from .blame import blame, find_class, other_values
 from .course import on_cpu
 from .problems import Problem, suggest
 from .samples import collate, cut, cut_size, draw, Drawn, NotChecked, sides

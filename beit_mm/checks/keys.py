@@ -1,19 +1,21 @@
 """Keys of a config that nothing reads, and keys that a run needs together."""
 
+import ast
 import inspect
+import logging
+import re
 from collections.abc import Iterable, Iterator
 
-from mmengine.runner import FlexibleRunner, Runner
+from mmengine.registry import LOOPS
+from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
-from .problems import closest, Problem, suggest
+from beit_mm.config.reading import READ
 
-# What launchers and inferencers read besides the runners' arguments; then helper variables of the hosts' configs.
-ALSO_READ = """
-    runner_type custom_imports model_wrapper_cfg find_unused_parameters sync_bn compile activation_checkpointing
-    efficient_conv_bn_eval tta_model tta_pipeline vis_backends train_pipeline val_pipeline test_pipeline
-""".split()
-KNOWN_KEYS = {*inspect.signature(Runner).parameters, *inspect.signature(FlexibleRunner).parameters, *ALSO_READ}
+from .blame import accepted_arguments, find_class, unknown_type
+from .problems import closest, Problem, suggest, warn
+
+KNOWN_KEYS = {*READ, *'vis_backends train_pipeline val_pipeline test_pipeline'.split()}  # with the hosts' helpers
 CUTOFF = 0.85  # so alike that no helper variable of the hosts' configs is taken for a mistake
 LOADER_KEYS = {*inspect.signature(DataLoader).parameters, 'num_batch_per_epoch', 'disable_subprocess_warning'}
 SECTIONS = dict(
@@ -35,11 +37,16 @@ def check_keys(cfg: dict, loaders: Iterable[str]) -> Iterator[Problem]:
         is_helper = isinstance(value, (dict, list, tuple)) and repr(value) in others
         if not is_helper:
             yield Problem(key, f'nothing reads this key, did you mean {meant}?')
+    level = cfg.get('log_level')
+    if isinstance(level, str) and not isinstance(logging.getLevelName(level), int):
+        yield Problem('log_level', f'must be DEBUG, INFO, WARNING, ERROR or CRITICAL, got {level!r}')
     for section, known in SECTIONS.items():
         for name in cfg.get(section) or {}:
             if name not in known and not name.startswith('_'):
                 listing = 'it may be one of ' + ', '.join(sorted(known))
                 yield Problem(f'{section}.{name}', f'nothing reads this key, {suggest(name, known, listing)}')
+    for section, default in (('train_cfg', 'EpochBasedTrainLoop'), ('val_cfg', 'ValLoop'), ('test_cfg', 'TestLoop')):
+        yield from _check_loop(section, cfg.get(section) or {}, default)
     for stage, other in (('train', 'optim_wrapper'), ('val', 'val_evaluator'), ('test', 'test_evaluator')):
         keys = (f'{stage}_dataloader', f'{stage}_cfg', other)  # a runner needs all or none
         present = [key for key in keys if cfg.get(key) is not None]
@@ -56,3 +63,44 @@ def check_keys(cfg: dict, loaders: Iterable[str]) -> Iterator[Problem]:
         if isinstance(hook, dict) and 'type' not in hook:
             mend = suggest(name, set(hooks) - {name}, 'add its type')
             yield Problem(f'default_hooks.{name}', f'a hook without a type, {mend}')
+
+
+def _check_loop(section: str, loop: dict, default: str) -> Iterator[Problem]:
+    """Arguments of a loop, which a dry run does not build."""
+    default = 'IterBasedTrainLoop' if loop.get('by_epoch') is False else default
+    cls = find_class(dict(dict(type=default), **loop), LOOPS)
+    if cls is None:
+        yield unknown_type(section, loop['type'], LOOPS)
+        return
+    known = accepted_arguments(cls) | {'by_epoch'}
+    for name, value in loop.items():
+        key = f'{section}.{name}'
+        if name not in known and name != 'type':
+            listing = f'it may be one of {", ".join(sorted(known - {"runner", "dataloader", "evaluator"}))}'
+            yield Problem(key, f'{cls.__name__} takes no such argument, {suggest(name, known, listing)}')
+        least = dict(max_epochs=1, max_iters=1, val_interval=1, val_begin=0).get(name)
+        if least is not None and (type(value) is not int or value < least):
+            yield Problem(key, f'must be a whole number of at least {least}, got {value!r}')
+
+
+def check_variables(text: str) -> Iterator[Problem]:
+    """Variables of a base to which a later file gives another value that no file from there on uses.
+
+    Config.text has every file after its own path, bases first.
+    """
+    files = [ast.parse(part) for part in re.split(r'^/.*\.py$', text or '', flags=re.M)]
+    used = []  # names in each file, also after `_base_.`
+    for file in files:
+        nodes = [node for node in ast.walk(file) if isinstance(getattr(node, 'ctx', None), ast.Load)]
+        used.append({getattr(node, 'attr', getattr(node, 'id', '')) for node in nodes})
+    values: dict[str, str] = {}
+    for index, file in enumerate(files):
+        for node in file.body:
+            if not isinstance(node, ast.Assign) or not isinstance(node.targets[0], ast.Name):
+                continue
+            name, value = node.targets[0].id, ast.unparse(node.value)
+            if values.setdefault(name, value) != value and not any(name in names for names in used[index:]):
+                what = f'is used by nothing: a base computed its parts from {values[name]} and nothing from {value}'
+                if name not in {*READ, '_base_'}:
+                    yield warn(name, f'{what}; change it in the file of that base, or change the parts')
+            values[name] = value

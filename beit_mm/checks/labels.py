@@ -8,9 +8,8 @@ from mmseg.datasets import BaseSegDataset
 from mmseg.datasets.transforms import LoadAnnotations
 from torch import nn, Tensor
 
-from beit_mm.config.parts import walk
+from beit_mm.config.parts import get, walk
 
-from .blame import get
 from .problems import Problem, warn
 from .samples import Drawn
 

@@ -20,7 +20,8 @@ class Problem(NamedTuple):
 
     def __str__(self) -> str:
         # `load_from names a checkpoint ...`: the key is the sentence's subject
-        return f'{self.key}{" " if self.sentence.startswith("names ") else ": "}{self.sentence}'
+        is_subject = self.sentence.startswith(('names ', 'is used by'))
+        return f'{self.key}{" " if is_subject else ": "}{self.sentence}'
 
 
 def warn(key: str, sentence: str) -> Problem:

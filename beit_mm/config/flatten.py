@@ -1,5 +1,6 @@
 """A config as one text without bases, for projects that cannot inherit ours and tools that compare type names."""
 
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,7 +8,8 @@ from mmengine import registry
 from mmengine.config import Config
 from mmengine.utils import get_object_from_string
 
-from beit_mm.config.parts import merge_options, walk
+from beit_mm.config.parts import walk
+from beit_mm.config.reading import read_config, unread_options
 from beit_mm.files import atomic_write
 from beit_mm.registry import SCOPE
 
@@ -18,15 +20,11 @@ def flatten(path: str | Path, options: dict | None = None) -> Config:
     """A config of text style (`_base_`) or pure-Python style (`read_base`) as a text config without bases.
 
     Imported types become their registered names in the config's default scope or in ours, since inferencers compare
-    such names. An unregistered type stays `module.Class`. ValueError if the config or an option cannot be read.
+    such names. An unregistered type stays `module.Class`. Errors: see `read_config`.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f'no config file at {path}')
-    try:
-        cfg = Config.fromfile(path)
-    except RuntimeError as error:  # MMEngine's for a mixture of both styles
-        raise ValueError(f'{path} cannot be read: {error}') from error
-    merge_options(cfg, options, path)
+    cfg = read_config(path, options, 'options')
+    for key, sentence in unread_options(cfg, options).items():
+        warnings.warn(f'{key} {sentence}', stacklevel=3)
     flat = Config(cfg.to_dict())
     drop_scope_stamps(flat)
     for node in _dicts(flat):

@@ -5,8 +5,6 @@ from typing import Any
 
 from mmengine.config import Config
 
-from beit_mm.errors import UserError
-
 # A Runner adds these by itself, and leaves out those that are None.
 OF_MMENGINE = {'runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint'}
 
@@ -20,19 +18,23 @@ def walk(node: Any, key: str) -> Iterator[tuple[str, dict]]:
         yield from walk(child, f'{key}.{name}')
 
 
+def get(cfg: Any, key: str) -> Any:
+    """What stands at a dotted key; None if nothing does."""
+    for name in key.split('.') if key else ():
+        try:
+            cfg = cfg[int(name)] if isinstance(cfg, (list, tuple)) else cfg[name]
+        except (KeyError, IndexError, TypeError, ValueError):
+            return None
+    return cfg
+
+
 def entries(cfg: dict, section: str) -> list[tuple[str, Any]]:
-    """Dotted keys and values of a section's parts: of one part, or of a list of them."""
+    """Dotted keys and values of a section's parts: of one part, of a list of them, or of an evaluator's metrics."""
     parts = cfg.get(section) or []
+    if isinstance(parts, dict) and 'metrics' in parts:
+        section, parts = f'{section}.metrics', parts['metrics']
     is_list = isinstance(parts, (list, tuple))
     return [(f'{section}.{index}', part) for index, part in enumerate(parts)] if is_list else [(section, parts)]
-
-
-def merge_options(cfg: Config, options: dict | None, path: object, argument: str = 'options') -> None:
-    """Override dotted keys of a config; UserError if one begins with a key that the config does not have."""
-    unknown = [key for key in options or {} if key.split('.')[0] not in cfg]
-    if unknown:
-        raise UserError(f'{argument} must name keys of {path}, got {", ".join(unknown)}')
-    cfg.merge_from_dict(options or {})
 
 
 def innermost_dataset(loader: dict | None) -> dict | None:

@@ -2,15 +2,11 @@
 
 import argparse
 import sys
-from pathlib import Path
-
-from mmengine.config import Config, DictAction
 
 from beit_mm.checks import check_config
 from beit_mm.config.flatten import drop_scope_stamps
-from beit_mm.config.parts import merge_options
+from beit_mm.config.reading import Options, read_config
 from beit_mm.engine.runners.launch import run
-from beit_mm.errors import UserError
 
 
 def parse_args() -> argparse.Namespace:
@@ -22,7 +18,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=Options,
         metavar='KEY=VALUE',
         help='override keys of the config, such as train_dataloader.batch_size=32 or a="[1,2]"',
     )
@@ -32,16 +28,9 @@ def parse_args() -> argparse.Namespace:
 
 def main(args: argparse.Namespace) -> None:
     """Print every problem; exit with 1 if one is an error."""
-    if not Path(args.config).is_file():
-        raise FileNotFoundError(f'no config file at {args.config}')
-    try:
-        cfg = Config.fromfile(args.config)
-    except (ImportError, RuntimeError, SyntaxError, NameError, AttributeError) as error:
-        reason = ' '.join(str(error).split())
-        raise UserError(f'{args.config} cannot be read: {type(error).__name__}: {reason}') from error
+    cfg = read_config(args.config, args.cfg_options)
     drop_scope_stamps(cfg)
-    merge_options(cfg, args.cfg_options, args.config, '--cfg-options')
-    problems = check_config(cfg, num_processes=args.gpus)
+    problems = check_config(cfg, num_processes=args.gpus, options=args.cfg_options)
     for problem in problems:
         print(f'{"error" if problem.is_error else "warning"}: {problem}')
     num_errors = sum(problem.is_error for problem in problems)

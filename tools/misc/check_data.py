@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from mmengine.config import Config
 from mmengine.registry import DATASETS, DefaultScope, TRANSFORMS
 from rich.progress import track
 from torch.utils.data import DataLoader, Dataset
 
 from beit_mm.checks.samples import leaf_datasets
 from beit_mm.config.flatten import drop_scope_stamps
+from beit_mm.config.reading import read_config
 from beit_mm.engine.runners.launch import run
 
 IGNORED = 255
@@ -82,7 +82,7 @@ class Loading(Dataset):
 
 def check_config_data(path: str, num_workers: int) -> Iterator[str]:
     """What is wrong with the images and labels of a config's data sets."""
-    cfg = Config.fromfile(path)
+    cfg = read_config(path)
     drop_scope_stamps(cfg)
     plain, done = cfg.to_dict(), []
     head = plain['model'].get('decode_head') or plain['model'].get('head') or {}

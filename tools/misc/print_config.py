@@ -4,10 +4,9 @@ import argparse
 import sys
 from contextlib import redirect_stdout
 
-from mmengine.config import DictAction
-
 with redirect_stdout(sys.stderr):  # the hosts print while they are imported
     from beit_mm.config import flatten as print_config
+    from beit_mm.config.reading import Options
     from beit_mm.engine.runners.launch import run
 
 
@@ -18,7 +17,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=Options,
         metavar='KEY=VALUE',
         help='override keys of the config, such as train_dataloader.batch_size=32 or a="[1,2]"',
     )

@@ -2,9 +2,8 @@
 
 import argparse
 
-from mmengine.config import DictAction
-
 from beit_mm.apis.models import load_for_inference
+from beit_mm.config.reading import Options
 from beit_mm.engine.runners.launch import run
 from beit_mm.export import export, PARTS
 
@@ -25,7 +24,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=Options,
         metavar='KEY=VALUE',
         help='override keys of the config, such as model.backbone.out_type=raw',
     )

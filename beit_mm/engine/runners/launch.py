@@ -25,7 +25,8 @@ from mmengine.runner import Runner
 from beit_mm.checkpoint.files import find_newest, stamp_checkpoints
 from beit_mm.checks import check_before_training, check_checkpoint, check_data
 from beit_mm.config.flatten import drop_scope_stamps
-from beit_mm.config.parts import drop_left_out, drop_pretrained, merge_options, use_plain_batch_norm
+from beit_mm.config.parts import drop_left_out, drop_pretrained, use_plain_batch_norm
+from beit_mm.config.reading import read_config, unread_options
 from beit_mm.engine.hooks.check_weights_hook import CheckWeightsHook
 from beit_mm.errors import describe_shortage, OutOfMemory, TrainingStopped, UserError
 from beit_mm.files import atomic_write, hold
@@ -41,6 +42,8 @@ RANKS = dict(pytorch='RANK', slurm='SLURM_PROCID', mpi='OMPI_COMM_WORLD_RANK')
 def train(args: Namespace) -> None:
     """Train as the arguments of tools/train.py say."""
     cfg = _load_config(args)
+    if cfg.get('train_dataloader') is None:
+        raise UserError(f'{args.config} has no train_dataloader, so there is nothing to train on')
     args.work_dir = None  # for a traceback, until no other run holds it
     with hold(Path(cfg.work_dir)) if int(os.environ.get(RANKS.get(cfg.launcher, ''), 0)) == 0 else nullcontext():
         args.work_dir = cfg.work_dir
@@ -55,7 +58,7 @@ def _train(args: Namespace, cfg: Config) -> None:
         if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
             raise UserError('--auto-scale-lr needs auto_scale_lr.base_batch_size in the config, got none')
         cfg.auto_scale_lr.enable = True
-    warnings = check_before_training(cfg, int(os.environ.get(WORLD_SIZES.get(cfg.launcher, ''), 1)))
+    warnings = check_before_training(cfg, int(os.environ.get(WORLD_SIZES.get(cfg.launcher, ''), 1)), args.cfg_options)
     runner = _build_runner(cfg, 'resume' if cfg.get('resume') else 'train')
     runner.is_checked = True  # for the training loop, see beit_mm.checks.check_runner
     for warning in warnings:
@@ -88,6 +91,8 @@ def test(args: Namespace) -> None:
     check_data(cfg, ('test_dataloader',))
     check_checkpoint('CHECKPOINT', args.checkpoint)
     runner = _build_runner(cfg, 'test')
+    for key, sentence in unread_options(cfg, args.cfg_options).items():
+        runner.logger.warning(f'{key} {sentence}')
     if args.out is not None and not is_mmseg:
         runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))
     _explain(cfg, runner, runner.test)
@@ -95,16 +100,22 @@ def test(args: Namespace) -> None:
 
 def _load_config(args: Namespace) -> Config:
     """The config file with what all tools' arguments change in it, fit for this machine."""
-    if not Path(args.config).is_file():
-        raise FileNotFoundError(f'no config file at {args.config}')
-    cfg = Config.fromfile(args.config)
+    cfg = read_config(args.config, args.cfg_options)
+    if cfg.get('model') is None:
+        raise UserError(f'{args.config} has no model')
     drop_scope_stamps(cfg)
-    merge_options(cfg, args.cfg_options, args.config, '--cfg-options')
     drop_left_out(cfg)
     cfg.launcher = args.launcher
     # As in the hosts' tools: argument, then config, then the config's name.
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(args.config).stem)
     args.work_dir = cfg.work_dir
+    try:
+        Path(cfg.work_dir).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=cfg.work_dir):
+            pass
+    except OSError as error:
+        where = f'the work directory {cfg.work_dir} cannot be written to'
+        raise OSError(f'{where}: {error.strerror}; name another with --work-dir') from error
     if not torch.cuda.is_available():
         # Processes talk by gloo, DDP gets no device, and synchronised batch norm, which has no CPU code, is the plain
         # one, whose running statistics are then each process's own.
@@ -237,10 +248,19 @@ def _report(error: Exception, work_dir: str | None, is_known: bool) -> None:
     if isinstance(error, BUGS) and not is_known:
         print('This is a bug of beit_mm or of a part in your config.', file=sys.stderr)
     if is_main_process():
-        folder = Path(work_dir or tempfile.mkdtemp(prefix='beit_mm_'))
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / 'traceback.txt').write_text(text)
-        print(f'(traceback in {folder / "traceback.txt"})', file=sys.stderr)
+        _write_traceback(text, work_dir)
+
+
+def _write_traceback(text: str, folder: str | None) -> None:
+    """Write a traceback to a folder; to a temporary one if there is none or it cannot be written to."""
+    try:
+        path = Path(folder or tempfile.mkdtemp(prefix='beit_mm_')) / 'traceback.txt'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        print(f'(traceback in {path})', file=sys.stderr)
+    except OSError:
+        if folder:  # else the whole disk is full
+            _write_traceback(text, None)
 
 
 def _end_restarts() -> None:

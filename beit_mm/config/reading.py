@@ -1,0 +1,130 @@
+"""Read a config and override its keys. A mistake in either is a UserError of one sentence."""
+
+import inspect
+import traceback
+from pathlib import Path
+
+from mmengine.config import Config, DictAction
+from mmengine.runner import FlexibleRunner, Runner
+from mmengine.utils import import_modules_from_strings
+
+from beit_mm.config.parts import get
+from beit_mm.errors import UserError
+
+# What a run reads: arguments of the runners, and what launchers, wrappers and inferencers read besides them.
+READ = {*inspect.signature(Runner).parameters, *inspect.signature(FlexibleRunner).parameters} | set(
+    """runner_type custom_imports model_wrapper_cfg find_unused_parameters sync_bn compile activation_checkpointing
+    efficient_conv_bn_eval tta_model tta_pipeline""".split()
+)
+# What a section must be, if it is not None.
+SECTIONS = {
+    **dict.fromkeys(
+        """model data_preprocessor tta_model train_dataloader val_dataloader test_dataloader train_cfg val_cfg test_cfg
+        optim_wrapper auto_scale_lr default_hooks env_cfg log_processor randomness visualizer custom_imports""".split(),
+        (dict, 'a dict'),
+    ),
+    **dict.fromkeys('param_scheduler val_evaluator test_evaluator'.split(), ((dict, list, tuple), 'a dict or a list')),
+    'custom_hooks': ((list, tuple), 'a list'),
+    **dict.fromkeys('work_dir load_from default_scope launcher experiment_name runner_type'.split(), (str, 'a text')),
+}
+
+
+class Options(DictAction):
+    """MMEngine's action for KEY=VALUE words. Other words end the parser with one sentence."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        for word in values:
+            key, is_pair, value = word.partition('=')
+            if not (is_pair and all(key.split('.'))):
+                parser.error(f'{option_string} takes KEY=VALUE, such as train_cfg.max_epochs=5, got {word!r}')
+            try:
+                self._parse_iterable(value)
+            except AssertionError:
+                parser.error(f'{option_string}: the brackets of {word!r} do not match')
+        super().__call__(parser, namespace, values, option_string)
+
+
+def read_config(path: str | Path, options: dict | None = None, argument: str = '--cfg-options') -> Config:
+    """A config file with overridden keys, of text style (`_base_`) or pure-Python style (`read_base`).
+
+    FileNotFoundError if there is no file. UserError if it, a base or an override cannot be read: names the file and the
+    line, or the override, called `argument`.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f'no config file at {path}')
+    try:
+        cfg = Config.fromfile(path)
+    except Exception as error:  # a config is code
+        raise UserError(_explain(path, error)) from error
+    merge_options(cfg, options, path, argument)
+    return cfg
+
+
+def _explain(path: str | Path, error: Exception) -> str:
+    """Which file cannot be read, in which line, why, and how to mend it."""
+    frames = list(traceback.walk_tb(error.__traceback__))[::-1]  # innermost first
+    readers = [frame.f_locals for frame, _ in frames if frame.f_code.co_filename == inspect.getfile(Config)]
+    names = [str(names.get('filename')) for names in readers]
+    file = next((name for name in names if Path(name).is_file()), str(path))
+    line = next((line for frame, line in frames if frame.f_code.co_filename == file), None)
+    text, mend = ' '.join(str(error.args[0] if isinstance(error, KeyError) else error).split()), ''
+    if isinstance(error, SyntaxError):
+        file = error.filename if Path(error.filename or '').is_file() else file  # of an imported module
+        line, text = error.lineno, error.msg + (f' at `{error.text.strip()}`' if error.text else '')
+        is_indentation = isinstance(error, IndentationError)
+        mend = 'indent with spaces only' if is_indentation else 'save it as plain UTF-8' if 'U+FEFF' in text else ''
+    elif isinstance(error, UnicodeDecodeError):
+        mend = 'save it as UTF-8'
+    elif isinstance(error, FileNotFoundError) and error.filename:
+        text, mend = f'no file at {error.filename}', 'give the path of a base from the folder of the file that names it'
+    elif isinstance(error, RecursionError):
+        mend = 'a config may not be its own base'
+    elif isinstance(error, TypeError) and 'not callable' in text:
+        mend = 'is a comma missing?'
+    place = f'{file}, line {line}' if line else file
+    base = '' if Path(file).resolve() == Path(path).resolve() else f', which {path} needs,'
+    return f'{place}{base} cannot be read: {type(error).__name__}: {text}' + (f'; {mend}' if mend else '')
+
+
+def merge_options(cfg: Config, options: dict | None, path: object, argument: str = 'options') -> None:
+    """Override dotted keys of a config, and check the types of its sections.
+
+    UserError if a key begins with one that the config does not have, or if a value cannot stand at its key.
+    """
+    unknown = [key for key in options or {} if key.split('.')[0] not in cfg]
+    if unknown:
+        raise UserError(f'{argument} must name keys of {path}, got {", ".join(unknown)}')
+    for key, value in (options or {}).items():
+        old = get(cfg, key)
+        is_text = isinstance(value, str) and value not in ('auto', 'dynamic')
+        if isinstance(old, (bool, int, float)) and is_text:
+            words = 'True or False' if isinstance(old, bool) else 'a number'
+            raise UserError(f'{argument} {key} must be {words}, such as {old}, got {value!r}')
+        if isinstance(old, dict) and isinstance(value, (str, int, float)) and not isinstance(value, bool):
+            raise UserError(f'{argument} {key} must be a dict, as in the config, got {value!r}; name a key in it')
+        try:
+            cfg.merge_from_dict({key: value})
+        except (KeyError, TypeError, ValueError) as error:
+            reason = ' '.join(str(error.args[0]).split())
+            raise UserError(f'{argument} {key}={value} does not fit {path}: {reason}') from error
+    if any(key.startswith('custom_imports') for key in options or {}):
+        import_modules_from_strings(**cfg.custom_imports)  # those in the file are imported when it is read
+    for name, (types, words) in SECTIONS.items():
+        if cfg.get(name) is not None and not isinstance(cfg[name], types):
+            raise UserError(f'{name} must be {words}, got {cfg[name]!r}')
+
+
+def unread_options(cfg: Config, options: dict | None) -> dict[str, str]:
+    """Overridden keys that change nothing, each with what to say of it.
+
+    They are variables of the config file, from which it computed other values when it was read.
+    """
+    own = cfg.get('model') or {}
+    unread = {}
+    for key in options or {}:
+        name = key.split('.')[0]
+        if name == 'data_preprocessor' and own.get(name):
+            unread[key] = f'is used by nothing, since the model has its own; change model.{key}'
+        elif name not in READ:
+            unread[key] = 'is used by nothing after the file was read; change it in the file'
+    return unread
