@@ -1,14 +1,12 @@
 """Pre-training on ImageNet-22k's sources: the fragments of configs/_base_/datasets, through the launcher."""
 
-from argparse import Namespace
 from pathlib import Path
 
 import datasets
 import pytest
 from mmengine.config import Config
 from support.data import jpeg, write_shards
-
-from beit_mm.engine.runners.launch import train
+from support.tools import train
 
 BASES = Path(__file__).parents[2] / 'configs' / '_base_'
 RECIPE = """_base_ = ['{bases}/runtime.py', '{bases}/models/beit_base_pretrain.py', '{bases}/datasets/{source}.py']
@@ -51,9 +49,7 @@ def test_two_steps_of_pretraining(source, num_workers, tmp_path):
     config.write_text(RECIPE.format(bases=BASES, source=source))
     options = {f'train_dataloader.dataset.{key}': value for key, value in WRITERS[source](tmp_path / 'data').items()}
     loader = {'train_dataloader.num_workers': num_workers, 'train_dataloader.persistent_workers': False}
-    arguments = dict(resume=None, no_validate=False, auto_scale_lr=False, launcher='none')
-    options = {**SHRUNK, **options, **loader}
-    train(Namespace(config=str(config), work_dir=str(tmp_path / 'run'), cfg_options=options, **arguments))
+    train(config, tmp_path / 'run', cfg_options={**SHRUNK, **options, **loader})
     log = next((tmp_path / 'run').glob('*/*.log')).read_text()
     assert 'Epoch(train) [1][1/2]' in log and 'Epoch(train) [1][2/2]' in log and 'loss: 2.7' in log
     assert (tmp_path / 'run' / 'epoch_1.pth').is_file()

@@ -5,7 +5,9 @@ i - 2.
 """
 
 import json
+from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import pytest
 import support.fidelity
@@ -28,6 +30,7 @@ from support.fidelity import (
     SMALL,
 )
 from timm.models.beit import gen_relative_position_index
+from torch import nn, Tensor
 from transformers import (
     AutoModelForImageClassification,
     BeitForImageClassification,
@@ -36,22 +39,11 @@ from transformers import (
     BeitModel,
 )
 
-from beit_mm.models import BEiT
+from beit_mm.models import BEiT, MaskedImageModel
 
 PIXELS, MASK = images(64), masks(4)
-NO_BIAS = dict(use_rel_pos_bias=False, use_abs_pos_emb=True, embed_dim=128, num_heads=2)
-CLASSIFIERS = {  # transformers' options, ours
-    'mean of the patches': ({}, {}),
-    'class token': (dict(use_mean_pooling=False), dict(out_type='cls_token')),
-    'absolute positions': (dict(use_absolute_position_embeddings=True), dict(use_abs_pos_emb=True)),
-    'absolute positions alone': (dict(use_absolute_position_embeddings=True, use_relative_position_bias=False,
-                                      hidden_size=128, intermediate_size=512, num_attention_heads=2), NO_BIAS),
-    'no LayerScale': (dict(layer_scale_init_value=0.0), dict(layer_scale_init_value=0)),
-    'shared bias': (dict(use_relative_position_bias=False, use_shared_relative_position_bias=True),
-                    dict(use_rel_pos_bias=False, use_shared_rel_pos_bias=True)),
-}  # yapf: disable
 SEGMENTOR = {**SMALL, 'depth': 12, 'embed_dim': 32, 'num_heads': 2}
-PRE_TRAINING = dict(use_mask_token=True, use_relative_position_bias=False, use_shared_relative_position_bias=True)
+WIDE = dict(hidden_size=128, intermediate_size=512, num_attention_heads=2)
 
 compare = partial(support.fidelity.compare, 'transformers')
 
@@ -62,40 +54,75 @@ def config(**options) -> transformers.BeitConfig:
     return transformers.BeitConfig(**{**trunk, **rest, **options})
 
 
-def segmentor_config() -> transformers.BeitConfig:
-    trunk = dict(hidden_size=32, num_attention_heads=2, intermediate_size=128, num_hidden_layers=12)
-    return config(**trunk, num_labels=9, auxiliary_channels=16, out_indices=[3, 5, 7, 11])
+class Pair(NamedTuple):
+    """A model of theirs by its options, and the same of ours by those of its trunk."""
+
+    peer: type
+    options: dict
+    build: Callable[..., nn.Module]
+    trunk: dict = {}
+
+    def theirs(self) -> nn.Module:
+        return self.peer(config(**self.options))
+
+    def ours(self) -> nn.Module:
+        return self.build(**{**SMALL, **self.trunk})
 
 
-def open_strictly(kind: type, folder) -> torch.nn.Module:
+classification = partial(Pair, BeitForImageClassification)
+ten_classes = partial(classifier, num_classes=10)
+SHARED = dict(use_relative_position_bias=False, use_shared_relative_position_bias=True)
+POSITIONS = dict(use_absolute_position_embeddings=True)
+NO_BIAS = dict(use_rel_pos_bias=False, use_abs_pos_emb=True, embed_dim=128, num_heads=2)
+PAIRS = {
+    'pre-training': Pair(
+        BeitForMaskedImageModeling, dict(use_mask_token=True, **SHARED), partial(pre_training_model, 32)
+    ),
+    'trunk': Pair(BeitModel, {}, BEiT),
+    'mean of the patches': classification({}, ten_classes),
+    'class token': classification(dict(use_mean_pooling=False), ten_classes, dict(out_type='cls_token')),
+    'absolute positions': classification(POSITIONS, ten_classes, dict(use_abs_pos_emb=True)),
+    'absolute positions alone': classification(
+        dict(use_relative_position_bias=False, **POSITIONS, **WIDE), ten_classes, NO_BIAS
+    ),
+    'no LayerScale': classification(dict(layer_scale_init_value=0.0), ten_classes, dict(layer_scale_init_value=0)),
+    'shared bias': classification(SHARED, ten_classes, dict(use_rel_pos_bias=False, use_shared_rel_pos_bias=True)),
+}
+
+
+def open_strictly(peer: type, folder) -> nn.Module:
     """Transformers' model from a folder, which must hold all of its weights and no others."""
-    model, found = kind.from_pretrained(folder, output_loading_info=True)
-    assert not any(found.values()), found
+    model, report = peer.from_pretrained(folder, output_loading_info=True)
+    assert not any(report.values()), report
     return model.eval()
 
 
-def weights_of(folder) -> dict:
-    return load_file(folder / 'model.safetensors')
-
-
-def our_weights(path) -> dict:
+def weights_of(path) -> dict:
+    if path.is_dir():
+        return load_file(path / 'model.safetensors')
     return torch.load(path, weights_only=True)['state_dict']
 
 
-def logits_of(peer: torch.nn.Module) -> torch.Tensor:
+def our_logits(model: nn.Module) -> Tensor:
+    if isinstance(model, MaskedImageModel):
+        return pre_training_logits(model, PIXELS, MASK)
+    return model(PIXELS)[0] if isinstance(model, BEiT) else model(PIXELS)
+
+
+def logits_of(peer: nn.Module) -> Tensor:
     if isinstance(peer, BeitModel):
         return peer(PIXELS).pooler_output
     return peer(PIXELS, **(dict(bool_masked_pos=MASK.flatten(1)) if 'Masked' in type(peer).__name__ else {})).logits
 
 
-def compare_both(how: str, ours: torch.Tensor, peer: torch.nn.Module) -> None:
+def compare_both(how: str, ours: Tensor, peer: nn.Module) -> None:
     """With both of its ways to compute attention."""
     compare(type(peer).__name__, how, ours, logits_of(peer))
     peer.set_attn_implementation('eager')
     compare(type(peer).__name__, f'{how}, their attention written out', ours, logits_of(peer))
 
 
-def auxiliary_logits(peer: BeitForSemanticSegmentation) -> torch.Tensor:
+def auxiliary_logits(peer: BeitForSemanticSegmentation) -> Tensor:
     """Which transformers computes for the loss and does not return."""
     kept = []
     hook = peer.auxiliary_head.register_forward_hook(lambda module, inputs, logits: kept.append(logits))
@@ -108,30 +135,26 @@ def auxiliary_logits(peer: BeitForSemanticSegmentation) -> torch.Tensor:
 
 
 @torch.no_grad()
-def test_pre_training(folder):
-    peer = draw(BeitForMaskedImageModeling(config(**PRE_TRAINING)))
-    peer.save_pretrained(folder / 'start')
-    model = load(pre_training_model(32, **SMALL), folder / 'start')
-    compare_both('their weights in ours', pre_training_logits(model, PIXELS, MASK), peer)
+@pytest.mark.parametrize('what', PAIRS)
+def test_their_weights_give_their_outputs_in_our_model_and_are_the_same_after_a_round_trip(what, folder):
+    peer, start = draw(PAIRS[what].theirs()), folder / 'start'
+    peer.save_pretrained(start)
+    model = load(PAIRS[what].ours(), start)
+    compare_both(what, our_logits(model), peer)
     assert_names_in_memory(folder, peer, model)
-    assert_back_again(folder, peer)
+    back = convert_to('transformers', convert_to('beit_mm', start, folder / 'ours.safetensors'), folder / 'back')
+    assert_same(weights_of(back), weights_of(start))
+    assert_same(open_strictly(type(peer), back).state_dict(), peer.state_dict())
+    before, after = (json.loads((path / 'config.json').read_text()) for path in (start, back))
+    differing = {name for name in after if name in before and after[name] != before[name]}
+    assert differing <= {'layer_scale_init_value', 'id2label', 'label2id', 'drop_path_rate'}, differing
 
 
 @torch.no_grad()
-@pytest.mark.parametrize('what', CLASSIFIERS)
-def test_classification(what, folder):
-    theirs, ours = CLASSIFIERS[what]
-    peer = draw(BeitForImageClassification(config(**theirs)))
-    peer.save_pretrained(folder / 'start')
-    model = load(classifier(num_classes=10, **{**SMALL, **ours}), folder / 'start')
-    compare_both(what, model(PIXELS), peer)
-    assert_names_in_memory(folder, peer, model)
-    assert_back_again(folder, peer)
-
-
-@torch.no_grad()
-def test_segmentation(folder):
-    peer = draw(BeitForSemanticSegmentation(segmentor_config()))
+def test_their_segmentor(folder):
+    trunk = dict(hidden_size=32, num_attention_heads=2, intermediate_size=128, num_hidden_layers=12)
+    options = dict(num_labels=9, auxiliary_channels=16, out_indices=[3, 5, 7, 11])
+    peer = draw(BeitForSemanticSegmentation(config(**trunk, **options)))
     peer.save_pretrained(folder / 'start')
     model = load(segmentor(**{**SEGMENTOR, 'out_indices': [1, 3, 5, 9]}), folder / 'start')
     logits, auxiliary = segmentation_logits(model, PIXELS)
@@ -149,28 +172,7 @@ def test_segmentation(folder):
     assert torch.equal(again(PIXELS).logits, peer(PIXELS).logits)
 
 
-@torch.no_grad()
-def test_trunk(folder):
-    peer = draw(BeitModel(config()))
-    peer.save_pretrained(folder / 'start')
-    trunk = load(BEiT(**SMALL), folder / 'start')
-    compare_both('their weights in ours', trunk(PIXELS)[0], peer)
-    assert_names_in_memory(folder, peer, trunk)
-    assert_back_again(folder, peer)
-
-
-def assert_back_again(folder, peer: torch.nn.Module) -> None:
-    """Its folder `start` to our layout and back is the start, and opens as it did."""
-    ours = convert_to('beit_mm', folder / 'start', folder / 'ours.safetensors')
-    back = convert_to('transformers', ours, folder / 'back')
-    assert_same(weights_of(back), weights_of(folder / 'start'))
-    assert_same(open_strictly(type(peer), back).state_dict(), peer.state_dict())
-    start, written = (json.loads((path / 'config.json').read_text()) for path in (folder / 'start', back))
-    differing = {name for name in written if name in start and written[name] != start[name]}
-    assert differing <= {'layer_scale_init_value', 'id2label', 'label2id', 'drop_path_rate'}, differing
-
-
-def assert_names_in_memory(folder, peer: torch.nn.Module, model: torch.nn.Module) -> None:
+def assert_names_in_memory(folder, peer: nn.Module, model: nn.Module) -> None:
     """Version 5 has other names in memory than in its files; they load alike."""
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     torch.save(peer.state_dict(), folder / 'memory.pth')
@@ -180,8 +182,8 @@ def assert_names_in_memory(folder, peer: torch.nn.Module, model: torch.nn.Module
 @torch.no_grad()
 @pytest.mark.parametrize('form', ['pytorch_model.bin', 'pytorch_model.bin in a folder', 'shards'])
 def test_forms_of_its_files(form, folder):
-    """Older versions wrote the files' names with torch.save, and the index, which it keeps no more."""
-    peer = draw(BeitForImageClassification(config()))
+    """Older versions wrote the files' names with torch.save, and the index, which newer versions leave out."""
+    peer = draw(PAIRS['mean of the patches'].theirs())
     peer.save_pretrained(folder, max_shard_size='100KB' if form == 'shards' else '1GB')
     path = folder
     if form == 'shards':
@@ -193,51 +195,45 @@ def test_forms_of_its_files(form, folder):
         torch.save(weights, folder / 'pytorch_model.bin')
         (folder / 'model.safetensors').unlink()
         path = folder if 'folder' in form else folder / 'pytorch_model.bin'
-    model = load(classifier(num_classes=10, **SMALL), path)
+    model = load(PAIRS['mean of the patches'].ours(), path)
     compare('BeitForImageClassification', form, model(PIXELS), peer(PIXELS).logits)
 
 
 @pytest.mark.parametrize('names', ['in files', 'in memory'])
 def test_a_trunk_with_a_norm_too_many_is_refused(names, folder):
     """Without mean pooling its pre-training model has two norms in a row; ours and the release's have one."""
-    peer = draw(BeitForMaskedImageModeling(config(**PRE_TRAINING, use_mean_pooling=False)))
+    pair = PAIRS['pre-training']
+    peer = draw(pair.peer(config(**pair.options, use_mean_pooling=False)))
     path = folder if names == 'in files' else folder / 'model.pth'
     peer.save_pretrained(path) if names == 'in files' else torch.save(peer.state_dict(), path)
     with pytest.raises(ValueError, match='norm'):
-        load(pre_training_model(32, **SMALL), path)
+        load(pair.ours(), path)
 
 
 # Our weights in its models
 
 
-def open_ours(kind: type, model: torch.nn.Module, folder, **options) -> torch.nn.Module:
+def open_ours(peer: type, model: nn.Module, folder, **options) -> nn.Module:
     """Our weights in its model. The folder back in our layout is our model's file, saved anew by transformers, too."""
     theirs = convert_to('transformers', save(folder / 'ours.pth', model), folder / 'theirs', **options)
-    peer = open_strictly(kind, theirs)
-    type(peer).from_pretrained(theirs).save_pretrained(folder / 'again')
+    opened = open_strictly(peer, theirs)
+    type(opened).from_pretrained(theirs).save_pretrained(folder / 'again')
     for source in ('theirs', 'again'):
         back = convert_to('beit_mm', folder / source, folder / f'{source}.pth')
-        assert_same(our_weights(back), model.state_dict())
+        assert_same(weights_of(back), model.state_dict())
         again = convert_to('transformers', back, folder / f'{source} once more', **options)
         assert_same(weights_of(again), weights_of(folder / source))
-    return peer
+    return opened
 
 
 @torch.no_grad()
-def test_our_pre_training_weights(folder):
-    model = draw(pre_training_model(32, **SMALL))
-    peer = open_ours(BeitForMaskedImageModeling, model, folder)
-    compare(type(peer).__name__, 'our weights in theirs', logits_of(peer), pre_training_logits(model, PIXELS, MASK))
-
-
-@torch.no_grad()
-@pytest.mark.parametrize('kind', [AutoModelForImageClassification, BeitForImageClassification])
-@pytest.mark.parametrize('what', CLASSIFIERS)
-def test_our_classification_weights(what, kind, folder):
-    model = draw(classifier(num_classes=10, **{**SMALL, **CLASSIFIERS[what][1]}))
-    peer = open_ours(kind, model, folder)
-    assert type(peer) is BeitForImageClassification
-    compare(kind.__name__, f'{what}, our weights in theirs', logits_of(peer), model(PIXELS))
+@pytest.mark.parametrize('what', PAIRS)
+def test_our_weights_give_our_outputs_in_their_model_and_are_the_same_after_a_round_trip(what, folder):
+    pair, model = PAIRS[what], draw(PAIRS[what].ours())
+    is_classifier = pair.peer is BeitForImageClassification
+    peer = open_ours(AutoModelForImageClassification if is_classifier else pair.peer, model, folder)
+    assert type(peer) is pair.peer
+    compare(pair.peer.__name__, f'{what}, our weights in theirs', logits_of(peer), our_logits(model))
 
 
 @torch.no_grad()
@@ -263,10 +259,3 @@ def test_our_segmentation_weights(options, auxiliary, folder):
         assert peer.auxiliary_head is None
     else:
         compare(type(peer).__name__, f'{how}, its logits', auxiliary_logits(peer), model.auxiliary_head(features))
-
-
-@torch.no_grad()
-def test_our_trunk(folder):
-    trunk = draw(BEiT(**SMALL))
-    peer = open_ours(BeitModel, trunk, folder)
-    compare('BeitModel', 'our weights in theirs', logits_of(peer), trunk(PIXELS)[0])

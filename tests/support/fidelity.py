@@ -69,7 +69,8 @@ def draw(model: nn.Module, seed: int = 0) -> nn.Module:
             tensor.normal_(float(is_norm), std, generator=generator)
         else:  # with large biases a tokenizer's tokens would not depend on its image
             tensor.normal_(0, 0.03 if name.endswith('.b') else 0.3, generator=generator)
-    return model.eval()
+    model.eval()  # which returns nothing for trunks of MMSegmentation
+    return model
 
 
 def images(height: int, width: int = 0, count: int = 2) -> Tensor:
@@ -94,7 +95,8 @@ def load(model: nn.Module, path: str | Path, strict: bool = True) -> nn.Module:
     """Load as a user would, into a model with other weights."""
     draw(model, seed=99)
     load_checkpoint(model, str(path), map_location='cpu', strict=strict)
-    return model.eval()
+    model.eval()
+    return model
 
 
 def save(path: Path, model: nn.Module) -> Path:
@@ -137,8 +139,8 @@ def segmentor(num_classes: int = 9, channels: int = 0, auxiliary: dict | None = 
         return build_segmentor(config)
 
 
-class GivenTokens(nn.Module):
-    """A tokenizer without weights."""
+class TokensAsViews(nn.Module):
+    """A tokenizer without weights: the views are the tokens."""
 
     def __init__(self, vocab_size: int):
         super().__init__()
@@ -151,7 +153,7 @@ class GivenTokens(nn.Module):
 def pre_training_model(vocab_size: int, target: dict | None = None, **backbone) -> MaskedImageModel:
     config = Config.fromfile(CONFIGS / 'beit_base_pretrain.py').model.to_dict()
     config['backbone'].update(backbone)
-    return MaskedImageModel(config['backbone'], target or VisualTokens(GivenTokens(vocab_size)))
+    return MaskedImageModel(config['backbone'], target or VisualTokens(TokensAsViews(vocab_size)))
 
 
 @torch.no_grad()

@@ -2,7 +2,6 @@
 
 import os
 import time
-from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import torch
 import torch.distributed as dist
 
 from beit_mm.engine.runners import launch
+from support import tools
 from support.tools import forkserver, leave_text_as_it_is
 
 TIMEOUT = 120  # seconds
@@ -61,8 +61,7 @@ def _train(rank: int, config: Path, work_dir: Path, processes: int, resume: str 
     build, runners = launch._build_runner, []
     launch._build_runner = lambda *arguments: runners.append(build(*arguments)) or runners[-1]
     launcher = 'pytorch' if processes > 1 else 'none'
-    arguments = dict(no_validate=False, auto_scale_lr=False, launcher=launcher, cfg_options=options)
-    launch.train(Namespace(config=str(config), work_dir=str(work_dir), resume=resume, **arguments))
+    tools.train(config, work_dir, resume, launcher=launcher, cfg_options=options)
     return {
         key: buffer.data[0].tolist()
         for key, buffer in runners[0].message_hub.log_scalars.items()

@@ -12,7 +12,7 @@ from mmengine.optim import build_optim_wrapper, OptimWrapper
 from mmengine.registry import init_default_scope, MODELS, PARAM_SCHEDULERS
 
 from beit_mm.engine.runners import launch
-from support import CONFIGS
+from support import CONFIGS, tools
 from support.data import CLASSES_22K, CLASSES_ADE20K
 from support.tools import forget_instances, scores
 
@@ -136,10 +136,7 @@ def shrink_model(cfg: Config) -> dict[str, object]:
 
 def train(name: str, folder: Path, **options) -> Path:
     """A small training by tools/train.py in this process; the checkpoint."""
-    forget_instances()
-    arguments = dict(resume=None, no_validate=False, auto_scale_lr=False, launcher='none')
-    options = {**shrink(load(name)), **options}
-    launch.train(Namespace(config=str(CONFIGS / name), work_dir=str(folder), cfg_options=options, **arguments))
+    tools.train(CONFIGS / name, folder, cfg_options={**shrink(load(name)), **options})
     return Path((folder / 'last_checkpoint').read_text())
 
 

@@ -2,13 +2,11 @@
 
 import json
 import os
-from argparse import Namespace
 from pathlib import Path
 
-from beit_mm.engine.runners import launch
+from support import tools
 from support.processes import together
 from support.recipes import load, shrink, SMALL_SCENES
-from support.tools import forget_instances, leave_text_as_it_is
 
 STEPS = 8
 RANDOM_TRUNK = {
@@ -82,10 +80,8 @@ def workers(count: int) -> dict[str, object]:
 
 
 def train(config: Path, work_dir: Path, resume: str | None = None, launcher: str = 'none') -> None:
-    """tools/train.py in this process, in the folder that holds `data`."""
-    forget_instances()
-    arguments = dict(no_validate=True, auto_scale_lr=False, launcher=launcher, cfg_options=None)
-    launch.train(Namespace(config=str(config), work_dir=str(work_dir), resume=resume, **arguments))
+    """In the folder that holds `data`."""
+    tools.train(config, work_dir, resume, no_validate=True, launcher=launcher)
 
 
 def train_by_processes(count: int, config: Path, work_dir: Path, resume: str | None = None) -> None:
@@ -95,7 +91,7 @@ def train_by_processes(count: int, config: Path, work_dir: Path, resume: str | N
 
 def _train_rank(rank: int, folder: str, *arguments) -> None:
     os.chdir(folder)
-    leave_text_as_it_is()
+    tools.leave_text_as_it_is()
     train(*arguments, launcher='pytorch')
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import warnings
+from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -17,6 +18,7 @@ import torch
 from mmengine.utils import ManagerMixin
 from yapf.yapflib import yapf_api
 
+from beit_mm.engine.runners import launch
 from support import ROOT
 
 TIMEOUT = 300  # seconds
@@ -99,6 +101,13 @@ def run_here(words: Sequence[object], by: Callable = runpy.run_path) -> None:
             raise
     finally:
         sys.argv = before
+
+
+def train(config: str | Path, work_dir: Path, resume: str | None = None, **more) -> None:
+    """tools/train.py in this process, with validation; `more` replaces its other arguments."""
+    forget_instances()
+    arguments = dict(no_validate=False, auto_scale_lr=False, launcher='none', cfg_options=None, resume=resume)
+    launch.train(Namespace(config=str(config), work_dir=str(work_dir), **{**arguments, **more}))
 
 
 def forget_instances() -> None:

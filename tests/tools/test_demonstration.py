@@ -59,22 +59,16 @@ def test_backgrounds_of_the_splits_share_no_pixel(split, columns):
         assert (background == 1).all()
 
 
-@pytest.mark.parametrize('name', WRITERS)
-def test_same_seed_gives_same_bytes_and_another_seed_others(name, folder, tmp_path):
-    write, arguments = WRITERS[name]
-    same, other = (
-        write(tmp_path / str(seed), seed=seed, **arguments) and contents(tmp_path / str(seed)) for seed in (0, 2)
-    )
-    assert same == contents(folder / name) and same.keys() == other.keys()
-    assert all(same[file] != other[file] for file in same if not file.endswith('.txt'))
-
-
 @pytest.mark.parametrize('name, fewer', [('imagenet', dict(renders=1)), ('ade20k', dict(num_train=3, num_val=2))])
-def test_a_picture_does_not_depend_on_how_many_are_made(name, fewer, folder, tmp_path):
+def test_a_picture_depends_on_the_seed_and_not_on_how_many_are_made(name, fewer, folder, tmp_path):
     write, arguments = WRITERS[name]
-    write(tmp_path / name, **{**arguments, **fewer})
-    few, many = contents(tmp_path / name), contents(folder / name)
-    assert all(many[file] == value for file, value in few.items() if file.endswith(('.png', '.jpg')))
+    start = contents(folder / name)
+    for case, more in dict(same={}, other=dict(seed=2), few=fewer).items():
+        write(tmp_path / case, **{**arguments, **more})
+    same, other, few = (contents(tmp_path / case) for case in ('same', 'other', 'few'))
+    assert same == start and other.keys() == start.keys()
+    assert all(other[file] != start[file] for file in start if not file.endswith('.txt'))
+    assert all(start[file] == value for file, value in few.items() if file.endswith(('.png', '.jpg')))
 
 
 def test_mmpretrain_reads_the_pictures(folder):
@@ -87,6 +81,23 @@ def test_mmpretrain_reads_the_pictures(folder):
         assert Image.open(entry['img_path']).size == (64, 64)
 
 
+@pytest.mark.parametrize('split, count', [('training', 30), ('validation', 10)])
+def test_the_config_s_data_set_reads_the_scenes(split, count, folder):
+    config = Config.fromfile(CONFIGS / 'demo' / 'segment.py').dataset
+    prefix = dict(img_path=f'images/{split}', seg_map_path=f'annotations/{split}')
+    pipeline = [dict(type='LoadImageFromFile'), dict(type='mmseg.LoadAnnotations')]
+    dataset = DATASETS.build(
+        {**config, 'data_root': str(folder / 'ade20k'), 'data_prefix': prefix, 'pipeline': pipeline}
+    )
+    assert len(dataset) == count and tuple(dataset.metainfo['classes']) == make_digits.SCENE_CLASSES
+    assert dataset.reduce_zero_label and len(dataset.metainfo['palette']) == len(make_digits.SCENE_CLASSES)
+    labels = np.stack([dataset[index]['gt_seg_map'] for index in range(count)])
+    assert dataset[0]['img'].shape == (64, 64, 3) and labels.shape[1:] == (64, 64)
+    assert np.unique(labels).tolist() == [*range(11), 255]
+    digits = (labels > 0) & (labels < 255)
+    assert 0.1 < digits.mean() < 0.7 and digits.any(axis=(1, 2)).all()
+
+
 def test_train_10_lists_ten_first_renders_per_class(tmp_path):
     counts = write_classification(tmp_path / 'digits', size=32, limit=15)
     assert counts == dict(train=240, val=30, train_10=100, classes=10)
@@ -95,32 +106,12 @@ def test_train_10_lists_ten_first_renders_per_class(tmp_path):
     assert sorted(names) == [f'{CLASSES[label]}/{i:05d}_0.jpg' for label in range(10) for i in train[label][:10]]
 
 
-def test_the_config_s_data_set_reads_the_scenes(folder):
-    for split, count in (('training', 30), ('validation', 10)):
-        dataset = DATASETS.build(
-            dict(
-                Config.fromfile(CONFIGS / 'demo' / 'segment.py').dataset,
-                data_root=str(folder / 'ade20k'),
-                data_prefix=dict(img_path=f'images/{split}', seg_map_path=f'annotations/{split}'),
-                pipeline=[dict(type='LoadImageFromFile'), dict(type='mmseg.LoadAnnotations')],
-            )
-        )
-        assert len(dataset) == count and tuple(dataset.metainfo['classes']) == make_digits.SCENE_CLASSES
-        assert dataset.reduce_zero_label and len(dataset.metainfo['palette']) == len(make_digits.SCENE_CLASSES)
-        labels = np.stack([dataset[index]['gt_seg_map'] for index in range(count)])
-        assert dataset[0]['img'].shape == (64, 64, 3) and labels.shape[1:] == (64, 64)
-        assert np.unique(labels).tolist() == [*range(11), 255]
-        digits = (labels > 0) & (labels < 255)
-        assert 0.1 < digits.mean() < 0.7 and digits.any(axis=(1, 2)).all()
-
-
 def test_labels_lie_on_the_bright_digits():
     for index in range(30):
-        generator = np.random.default_rng(index)
+        generator, label = np.random.default_rng(index), 2 + make_digits.load_sources().labels[index]
         image, labels = make_digits.render(generator, 'train', [index], 96, make_digits.SCENE_DIGIT_SHARE)
-        inside = labels == 2 + make_digits.load_sources().labels[index]
-        brightness = image.mean(axis=-1)
-        assert set(np.unique(labels)) == {0, 1, 2 + make_digits.load_sources().labels[index]}
+        inside, brightness = labels == label, image.mean(axis=-1)
+        assert set(np.unique(labels)) == {0, 1, label}
         assert brightness[inside].mean() > brightness[labels == 1].mean() + 30
         # Inside a digit the colour is nearly even: an opacity of 0.85 or more leaves little of the photograph.
         assert image[inside].std(axis=0).max() < 30
@@ -162,16 +153,11 @@ def test_an_interrupted_run_leaves_nothing(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    'arguments, message',
-    [
-        (dict(limit=2), 'limit must be at least 3 digits per class.*got 2'),
-        (dict(size=16), 'size must be at least 32, got 16'),
-        (dict(renders=0), 'renders must be at least 1, got 0'),
-    ],
+    'name, number, minimum', [('limit', 2, '3 digits per class'), ('size', 16, 32), ('renders', 0, 1)]
 )
-def test_arguments_out_of_range_are_named(arguments, message, tmp_path):
-    with pytest.raises(ValueError, match=message):
-        write_classification(tmp_path / 'digits', **arguments)
+def test_arguments_out_of_range_are_named(name, number, minimum, tmp_path):
+    with pytest.raises(ValueError, match=f'{name} must be at least {minimum}.*got {number}'):
+        write_classification(tmp_path / 'digits', **{name: number})
     assert not any(tmp_path.iterdir())
 
 
