@@ -64,7 +64,7 @@ def blame(
     callers = ' '.join(_source(frames[at:]) for at in range(min(2, len(frames))))
     full = _find_argument(text, callers, cfg, key if part else key.rpartition('.')[0] or key)
     absent = re.match(r"'ConfigDict' object has no attribute '(\w+)'|'(\w+)' is missing", text)
-    holder = _nearest(full, cfg)
+    holder = nearest(full, cfg)
     if absent and holder != key:  # a dict among the part's arguments, such as `test_cfg`
         return Problem(f'{holder}.{absent[1] or absent[2]}', f'{getattr(cls, "__name__", root)} needs it; add it')
     what = f'{cls.__name__}: ' if inspect.isclass(cls) and cls.__name__ not in text else ''
@@ -82,11 +82,11 @@ def _find_part(
             return _find_key(names['cfg'], cfg, root), cls, names.get('registry')
         owner = names.get('self')
         if id(owner) in owners:
-            return _nearest(owners[id(owner)], cfg), type(owner), None
+            return nearest(owners[id(owner)], cfg), type(owner), None
     return root, None, None
 
 
-def _nearest(key: str, cfg: dict) -> str:
+def nearest(key: str, cfg: dict) -> str:
     """The longest beginning of a dotted key that the config has: `model.head` of `model.head.fc`."""
     while '.' in key and not isinstance(get(cfg, key), dict):
         key = key.rpartition('.')[0]

@@ -20,6 +20,7 @@ from beit_mm.models import BEiT, DiscreteVAE
 
 from .blame import blame, find_class, other_values
 from .course import on_cpu
+from .labels import check_losses
 from .problems import Problem, suggest
 from .samples import collate, cut, cut_size, draw, Drawn, NotChecked, sides
 
@@ -88,7 +89,7 @@ class DryRun:
 
     def check(self) -> Iterator[Problem]:
         """All problems that building and running show."""
-        problems = [*self._build_parts(), *self._draw_samples()]
+        problems = [*self._build_parts(), *check_losses(self.cfg, self.model), *self._draw_samples()]
         yield from problems
         if self.model is None or _is_model_wrong(problems):
             return

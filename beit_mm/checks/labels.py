@@ -1,31 +1,63 @@
-"""Class counts of heads, data sets and metrics, and sizes of images, which one step may not meet."""
+"""Class counts of heads, losses, data sets and metrics, and sizes of images, which one step may not meet."""
 
 from collections.abc import Iterator
 
 import numpy as np
+from mmengine.registry import TRANSFORMS
 from mmpretrain.datasets import CustomDataset
 from mmseg.datasets import BaseSegDataset
 from mmseg.datasets.transforms import LoadAnnotations
 from torch import nn, Tensor
 
 from beit_mm.config.parts import get, walk
+from beit_mm.datasets import LoadAnnotations as LoadTrainingAnnotations
 
+from .blame import find_class, nearest
 from .problems import Problem, warn
 from .samples import Drawn
 
+IGNORED = 255  # by default, in MMSegmentation
 MAX_LABELS = 200  # of a data set, from its whole length
 
 
+def check_losses(cfg: dict, model: nn.Module | None) -> Iterator[Problem]:
+    """Class weights of losses against the classes of their heads, and losses that need more than one output."""
+    for name, head in model.named_modules() if model is not None else ():
+        num_classes = getattr(head, 'num_classes', None)
+        if not isinstance(num_classes, int):
+            continue
+        num_outputs = getattr(head, 'out_channels', None) or num_classes
+        for part, loss in _losses(head):
+            key = nearest(f'model.{name}.{part}'.replace('.loss_module', '.loss'), cfg)
+            weights = getattr(loss, 'class_weight', None)
+            if weights is not None and len(weights) != num_outputs:
+                sentence = f'must have {num_outputs} numbers, one for each class of the head, got {len(weights)}'
+                yield Problem(f'{key}.class_weight', sentence)
+            if num_outputs == 1 and getattr(loss, 'use_sigmoid', None) is False and 'Entropy' in type(loss).__name__:
+                mend = 'set use_sigmoid=True, or leave out out_channels'
+                if num_classes == 1:
+                    mend = 'set num_classes=2 here and in the other parts that count classes, for the background too'
+                yield Problem(f'{key}.use_sigmoid', f'a softmax over one output learns nothing; {mend}')
+
+
+def _losses(head: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Names and losses of a head, without those of heads inside."""
+    for name, child in head.named_children():
+        if not any(isinstance(getattr(part, 'num_classes', None), int) for part in (child, *child.children())):
+            yield from ((f'{name}.{part}'.rstrip('.'), loss) for part, loss in child.named_modules())
+
+
 def check_labels(cfg: dict, model: nn.Module | None, drawn: dict[str, Drawn]) -> Iterator[Problem]:
-    """Class counts of heads, of the data sets that are there, and of metrics."""
+    """Class counts and ignored labels of heads, of the data sets that are there, and of metrics."""
     if model is None:
         return
+    parts = {f'model.{name}': module for name, module in model.named_modules()}
     heads = {
-        f'model.{name}': module.num_classes
-        for name, module in model.named_modules()
-        if isinstance(get(cfg, f'model.{name}.num_classes'), int) and name.rpartition('.')[2].endswith('head')
+        key: module.num_classes
+        for key, module in parts.items()
+        if isinstance(get(cfg, f'{key}.num_classes'), int) and key.rstrip('.0123456789').endswith('head')
     }
-    main = next((key for key in ('model.decode_head', 'model.head') if key in heads), None)
+    main = next((key for key in ('model.decode_head', 'model.decode_head.0', 'model.head') if key in heads), None)
     for key, count in heads.items():
         if main and key != main and 2 < count < heads[main]:
             sentence = f"must be the decode head's {heads[main]}, got {count}; both see the same labels"
@@ -38,6 +70,9 @@ def check_labels(cfg: dict, model: nn.Module | None, drawn: dict[str, Drawn]) ->
     yield from _check_sizes(cfg, drawn.get('train_dataloader'))
     if main is None:
         return
+    ignored = getattr(parts[main], 'ignore_index', None)
+    if ignored is not None:
+        yield from _check_ignored(cfg, [key for key in heads if key != main], main, ignored)
     zeros: dict[bool, str] = {}
     classes: dict[str, tuple] = {}
     for loader, sample in drawn.items():
@@ -49,8 +84,11 @@ def check_labels(cfg: dict, model: nn.Module | None, drawn: dict[str, Drawn]) ->
                 why = f'is {zero} here and {not zero} in {other}, so the same label means another class'
                 yield Problem(f'{key}.reduce_zero_label', f'{why}; set both alike')
             zeros.setdefault(zero, key)
+            if zero and ignored != IGNORED:
+                sentence = f'must be {IGNORED}, which reduce_zero_label makes of 0, got {ignored}'
+                yield Problem(f'{main}.ignore_index', sentence)
         if sample.is_real:
-            yield from _check_values(dataset, key, main, heads[main])
+            yield from _check_values(dataset, key, main, heads[main], ignored)
             if isinstance(dataset, CustomDataset) and not dataset.ann_file:
                 classes[key] = tuple(dataset.metainfo.get('classes') or ())
     if len(set(classes.values())) > 1:
@@ -58,6 +96,24 @@ def check_labels(cfg: dict, model: nn.Module | None, drawn: dict[str, Drawn]) ->
         odd = min(set(ours) ^ set(theirs), default='the order')
         why = f'class folders differ from those of {first} ({odd}), so the same label means another class'
         yield Problem(second, f'{why}; add or remove folders, or use beit_mm.ClassFolders')
+
+
+def _check_ignored(cfg: dict, others: list[str], head: str, ignored: int) -> Iterator[Problem]:
+    """What ignores, pads or refuses labels must know the label that the decode head ignores."""
+    names = dict.fromkeys(others, 'ignore_index')
+    if 'SegDataPreProcessor' in str(get(cfg, 'model.data_preprocessor.type')):
+        names['model.data_preprocessor'] = 'seg_pad_val'
+    for section in ('train_dataloader', 'val_evaluator', 'test_evaluator'):
+        for key, node in walk(cfg.get(section), section):
+            is_loading = find_class(node, TRANSFORMS) is LoadTrainingAnnotations
+            if is_loading or str(node.get('type')).endswith('IoUMetric'):
+                names[key] = 'ignore_index'
+    for key, name in names.items():
+        value = (get(cfg, key) or {}).get(name, IGNORED)
+        if value != ignored:
+            yield Problem(
+                f'{key}.{name}', f'must be {ignored}, the ignore_index of {head}, got {value}; set both alike'
+            )
 
 
 def _check_sizes(cfg: dict, drawn: Drawn | None) -> Iterator[Problem]:
@@ -77,14 +133,14 @@ def _check_sizes(cfg: dict, drawn: Drawn | None) -> Iterator[Problem]:
             yield warn(key, f'training images are {height} x {width}, got {got}; set the same size')
 
 
-def _check_values(dataset, key: str, head: str, num_classes: int) -> Iterator[Problem]:
+def _check_values(dataset, key: str, head: str, num_classes: int, ignored: int | None) -> Iterator[Problem]:
     """The labels of some samples of a data set against the head."""
     indices = sorted({*range(0, len(dataset), max(1, len(dataset) // MAX_LABELS)), len(dataset) - 1})
     if isinstance(dataset, BaseSegDataset):
         for index in indices:
             info = dataset.get_data_info(index)
             labels = LoadAnnotations(imdecode_backend='pillow')(dict(info, seg_fields=[]))['gt_seg_map']
-            wrong = labels[(labels >= num_classes) & (labels != 255)]  # losses leave out 255
+            wrong = labels[(labels >= num_classes) & (labels != ignored)]
             if len(wrong):
                 yield _outside(key, head, num_classes, int(wrong.max()), info['seg_map_path'], dataset)
                 return
@@ -98,8 +154,13 @@ def _check_values(dataset, key: str, head: str, num_classes: int) -> Iterator[Pr
 def _outside(key: str, head: str, num_classes: int, label: int, path: str, dataset) -> Problem:
     first = 1 if getattr(dataset, 'reduce_zero_label', False) else 0
     mend = f'set num_classes={label + 1} here and in the other parts that count classes, or mend the file'
-    if isinstance(dataset, BaseSegDataset) and not first and label == num_classes:
-        mend = f'set reduce_zero_label=True if 0 means unlabelled, or {mend}'
+    if num_classes == 1:
+        mend = f'{mend}; the background is a class too'
+    elif isinstance(dataset, BaseSegDataset):
+        if not first and label == num_classes:
+            mend = f'set reduce_zero_label=True if 0 means unlabelled, or {mend}'
+        elif label > num_classes:
+            mend = f'set ignore_index={label + first} in the heads if it means unlabelled, or {mend}'
     fits = f'{first} to {num_classes - 1 + first}' + (' with reduce_zero_label=True' if first else '')
     return Problem(
         f'{head}.num_classes', f'{path} has the label {label + first} ({key}), the head takes {fits}; {mend}'

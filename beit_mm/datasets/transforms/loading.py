@@ -111,8 +111,8 @@ class LoadAnnotations(host.LoadAnnotations):
     """MMSegmentation's LoadAnnotations for training: the same label map, refused if it does not fit.
 
     Args:
-        num_classes: labels are 0 to num_classes - 1 after `reduce_zero_label` and the data set's `label_map`, or 255
-            for ignored pixels.
+        num_classes: labels are 0 to num_classes - 1 after `reduce_zero_label` and the data set's `label_map`.
+        ignore_index: label of ignored pixels, also the heads' ignore_index. `reduce_zero_label` makes 255 of 0.
         imdecode_backend, backend_args: see MMSegmentation's LoadAnnotations.
 
     Raises:
@@ -120,9 +120,16 @@ class LoadAnnotations(host.LoadAnnotations):
             image, or has a label that is no class; names the file.
     """
 
-    def __init__(self, num_classes: int, imdecode_backend: str = 'pillow', backend_args: dict | None = None):
+    def __init__(
+        self,
+        num_classes: int,
+        imdecode_backend: str = 'pillow',
+        backend_args: dict | None = None,
+        ignore_index: int = IGNORED,
+    ):
         super().__init__(imdecode_backend=imdecode_backend, backend_args=backend_args)
         self.num_classes = num_classes
+        self.ignore_index = ignore_index
 
     def _load_seg_map(self, results: dict) -> None:
         path = results['seg_map_path']
@@ -142,7 +149,8 @@ class LoadAnnotations(host.LoadAnnotations):
         reduces = bool(results['reduce_zero_label'])
         table = _label_table(reduces, tuple((results.get('label_map') or {}).items()))
         labels = cv2.LUT(labels.astype(np.uint8), table)  # Pillow gives bool for single bits
-        check_labels(path, labels, results.get('ori_shape') or labels.shape, self.num_classes, reduces, IGNORED)
+        size = results.get('ori_shape') or labels.shape
+        check_labels(path, labels, size, self.num_classes, reduces, self.ignore_index)
         results['gt_seg_map'] = labels
         results['seg_fields'].append('gt_seg_map')
 
@@ -169,9 +177,12 @@ def check_labels(
         raise UserError(f'{path} must have the size of its image, {expected}, got {got}')
     wrong = labels[(labels >= num_classes) & (labels != ignored)]
     if len(wrong):
+        label, mend = int(wrong.max()) + reduces, ''
+        if not reduces and label > num_classes:
+            mend = f'; if it means unlabelled, ignore_index must be {label} here and in the heads'
         raise UserError(
             f'{path} must have labels {int(reduces)} to {num_classes - 1 + reduces} (reduce_zero_label={reduces}) or '
-            f'{ignored}, got {int(wrong.max()) + reduces}'
+            f'{ignored}, got {label}{mend}'
         )
 
 

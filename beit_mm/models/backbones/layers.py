@@ -14,7 +14,10 @@ from beit_mm.errors import UserError
 
 from .relative_position import Grid, num_table_rows, Positions, read_bias
 
-IMAGE_SIZE = 'image height and width (img_size of the trunk, scale or crop_size of the pipeline)'
+IMAGE_SIZE = (
+    'image height and width (img_size of the trunk, scale or crop_size of the pipeline, or size_divisor of '
+    'data_preprocessor.test_cfg, which pads)'
+)
 
 
 def patch_grid(image_size: Sequence[int], patch_size: int, name: str = IMAGE_SIZE) -> Grid:
