@@ -1,4 +1,6 @@
-"""BEiT for MMEngine: importing the package registers every component under the scope ``beit_mm``."""
+"""BEiT for MMEngine: importing the package registers every component under the scope ``beit_mm``, and the names of
+our models in MMPretrain's list.
+"""
 
 import io
 import sys
@@ -11,7 +13,7 @@ from mmengine.config.utils import MODULE2PACKAGE
 # as standard output is for results.
 warnings.filterwarnings('ignore', 'Fail to import ``MultiScaleDeformableAttention``', UserWarning)
 with redirect_stdout(io.StringIO()) as printed:
-    from . import checkpoint, datasets, engine, evaluation, models
+    from . import checkpoint, datasets, engine, evaluation, hub, models
 sys.stderr.write(printed.getvalue().replace('Could not import OneDL\n', ''))
 
 from .version import __version__  # noqa: E402
@@ -19,4 +21,4 @@ from .version import __version__  # noqa: E402
 # Lets a config of another project name ours in `_base_`: 'beit_mm::folder/file.py'.
 MODULE2PACKAGE['beit_mm'] = 'beit_mm'
 
-__all__ = ['__version__', 'checkpoint', 'datasets', 'engine', 'evaluation', 'models']
+__all__ = ['__version__', 'checkpoint', 'datasets', 'engine', 'evaluation', 'hub', 'models']

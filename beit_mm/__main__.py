@@ -29,6 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     from beit_mm.engine.runners.launch import run
 
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors='backslashreplace')  # for names that the terminal's encoding lacks
     # The hosts warn of parts and losses that inference does not use.
     warnings.filterwarnings('ignore', category=UserWarning, module='mm(cv|engine|pretrain|seg)')
     run(args.command, args)
@@ -112,11 +114,12 @@ def segment(args: argparse.Namespace) -> None:
 def features(args: argparse.Namespace) -> None:
     from beit_mm.apis import FeatureInferencer
     from beit_mm.apis.writing import check_suffix, write_features
+    from beit_mm.text import show
 
     file = check_suffix(args.out, '.npz')
     blocks = -1 if args.blocks is None else args.blocks
     predictions = _predict(args, FeatureInferencer, kind=args.kind, blocks=blocks)
-    print(f'{file}: features {write_features(predictions, file)}')
+    print(f'{show(file)}: features {write_features(predictions, file)}')
     _report_skipped(predictions)
 
 
@@ -129,7 +132,7 @@ def reconstruct(args: argparse.Namespace) -> None:
     for _, result in write_reconstructions(predictions, Path(args.out), args.json and Path(args.json)):
         masked = f'{result["mask"].sum()} of {result["mask"].size} patches masked'
         accuracy = f'token accuracy {100 * result["token_accuracy"]:.1f} %'
-        print(result['image'], masked, accuracy, f'perplexity {result["perplexity"]:.1f}', sep='\t', flush=True)
+        _print_line(result['image'], masked, accuracy, f'perplexity {result["perplexity"]:.1f}')
     _report_skipped(predictions)
 
 
@@ -153,12 +156,20 @@ def _print_shares(name: str, shares: Iterable[tuple]) -> None:
     from beit_mm.visualization.sheets import describe_share
 
     columns = [f'{describe_share(share)} {label if known is None else known}' for share, known, label in shares]
-    print(name, *columns, sep='\t', flush=True)
+    _print_line(name, *columns)
+
+
+def _print_line(*cells: str) -> None:
+    from beit_mm.text import show_cell
+
+    print(*map(show_cell, cells), sep='\t', flush=True)
 
 
 def _report_skipped(predictions) -> None:
+    from beit_mm.text import show
+
     for name, reason in predictions.skipped.items():
-        print(f'skipped {name}: {reason}', file=sys.stderr)
+        print(f'skipped {show(name)}: {show(reason)}', file=sys.stderr)
     if predictions.skipped:
         print(f'{len(predictions.skipped)} of {len(predictions)} images could not be read', file=sys.stderr)
 

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemaining
 from beit_mm.datasets.bad_images import BadImage
 from beit_mm.datasets.images import read_image
 from beit_mm.errors import describe_shortage, OutOfMemory, UserError
+from beit_mm.text import show
 
 from .images import find_images, Images, NamedImage
 from .models import load_for_inference, Model
@@ -175,5 +176,5 @@ class Predictions:
         return (image._replace(pixels=pixels) if self.inferencer.keeps_pixels else image), sample
 
     def _list_skipped(self) -> str:
-        shown = [f'{name} ({reason})' for name, reason in self.skipped.items()]
+        shown = [show(f'{name} ({reason})') for name, reason in self.skipped.items()]
         return ', '.join([*shown[:NUM_SHOWN], *(['...'] if len(shown) > NUM_SHOWN else [])])

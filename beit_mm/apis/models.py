@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-import yaml
 from mmengine.config import Config
 from mmengine.model import BaseModel
 from mmengine.registry import DATASETS, DefaultScope, MODELS
@@ -20,18 +19,16 @@ from beit_mm.config.parts import drop_pretrained, innermost_dataset, pretrained_
 from beit_mm.config.reading import merge_options, read_config, unread_options
 from beit_mm.engine.hooks.check_weights_hook import require_weights
 from beit_mm.errors import UserError
+from beit_mm.hub import CONFIGS
 from beit_mm.models import DiscreteVAE
 from beit_mm.models.weights import WeightsMismatch
 
-MIM = Path(__file__).parents[1] / '.mim'
 Model = str | Path | Config | BaseModel
 
 
 def list_models() -> dict[str, Path]:
     """The configs that model-index.yml lists, by name."""
-    index = yaml.safe_load((MIM / 'model-index.yml').read_text())
-    metafiles = [yaml.safe_load((MIM / name).read_text()) for name in index['Import']]
-    return {model['Name']: MIM / model['Config'] for metafile in metafiles for model in metafile['Models']}
+    return dict(CONFIGS)
 
 
 def load_model(

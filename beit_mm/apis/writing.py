@@ -15,6 +15,7 @@ from PIL import Image
 
 from beit_mm.errors import UserError
 from beit_mm.files import atomic_write
+from beit_mm.text import show_cell
 from beit_mm.visualization.reconstruction import draw_reconstructions
 from beit_mm.visualization.sheets import Palette, segmentation_overlay
 
@@ -61,7 +62,7 @@ def write_classes(predictions: Predictions, path: Path | None) -> Pairs:
     """Write a table of results of ClassificationInferencer; None for no table.
 
     A .json file has CLASS_KEYS. A .csv file has a line per image, with `label_1`, `class_1` and `score_1` of the best
-    class, and so on.
+    class, and so on; names are as `show_cell` writes them.
     """
     if path is None:
         yield from predictions
@@ -77,13 +78,16 @@ def write_classes(predictions: Predictions, path: Path | None) -> Pairs:
             if not index:
                 ranks = range(1, len(best) + 1)
                 table.writerow(['image', *(f'{key}_{rank}' for rank in ranks for key in ('label', 'class', 'score'))])
-            table.writerow([result['image'], *(value for columns in best for value in columns)])
+            cells = [result['image'], *(value for columns in best for value in columns)]
+            table.writerow([show_cell(cell) if isinstance(cell, str) else cell for cell in cells])
             yield image, result
 
 
 def _write_json(predictions: Predictions, path: Path, keys: Sequence[str]) -> Pairs:
     """Write a list with a dict of these keys for every result."""
-    with atomic_write(path) as temporary, open(temporary, 'w', encoding='utf-8') as file:
+    # A name that is no UTF-8 has surrogates, which are escaped as JSON escapes them.
+    options = dict(encoding='utf-8', errors='backslashreplace')
+    with atomic_write(path) as temporary, open(temporary, 'w', **options) as file:
         for index, (image, result) in enumerate(predictions):
             file.write(',\n' if index else '[\n')
             json.dump({key: result[key] for key in keys}, file, ensure_ascii=False, default=np.ndarray.tolist)

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from beit_mm.text import show
+
 CELL = 224
 GAP = 6
 LINE = 20  # height of a line of text
@@ -59,7 +61,7 @@ def fit_to_cell(image: np.ndarray, cell: int = CELL) -> Image.Image:
 
 def draw_text(text: str, color: str = 'black', width: float = float('inf')) -> Image.Image:
     """A line of text, cut to a width in pixels."""
-    font = ImageFont.load_default(13)
+    text, font = show(text), ImageFont.load_default(13)
     if font.getlength(text) > width:
         while text and font.getlength(f'{text}...') > width:
             text = text[:-1]

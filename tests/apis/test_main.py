@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from support.tiny import draw, Tiny
 
@@ -169,6 +170,49 @@ def test_images_are_not_overwritten(call, classifier, segmentor, pretrained, tmp
         code, _, errors = call(command, [tmp_path / image], tiny, '--out', tmp_path / out)
         assert code == 1 and 'error: results must not overwrite images, got' in errors
         assert {path: path.read_bytes() for path in tmp_path.rglob('*.*')} == before
+
+
+def test_names_of_files_and_classes_break_no_table_and_no_terminal(
+    call, classifier, segmentor, pretrained, tmp_path, monkeypatch
+):
+    names = [*map(os.fsdecode, (b'1\t2\n3.png', b'\x1b[31mred.png', b'=1+1.png', b'\xff.png', '猫.png'.encode()))]
+    monkeypatch.chdir(tmp_path)
+    for name in names:
+        Image.fromarray(draw(40, 50)).save(tmp_path / name)
+    (tmp_path / os.fsdecode(b'\xfe.png')).write_bytes(b'no image')
+    shown = [r'1\t2\n3.png', r'\x1b[31mred.png', "'=1+1.png", r'\udcff.png', '猫.png']
+    state = torch.load(classifier.weights)
+    classes = ['=HYPERLINK("http://example.org")', '\x1b[2J\t', *(f'class {index}' for index in range(2, 1000))]
+    torch.save(dict(state, meta=dict(dataset_meta=dict(classes=classes))), tmp_path / 'weights.pth')
+    hostile = classifier._replace(weights=tmp_path / 'weights.pth')
+    images, broken = [*names, os.fsdecode(b'\xfe.png')], 'skipped \\udcfe.png: no header of'
+    for command, tiny, arguments in [
+        ('classify', hostile, ['--top-k', 1000, '--out', 'out/x.csv']),
+        ('classify', hostile, ['--out', 'out/x.json']),
+        ('segment', segmentor, ['--out', 'out']),
+        ('features', pretrained, ['--out', os.fsdecode(b'out/\xff.npz')]),
+        ('reconstruct', pretrained, ['--out', 'out', '--json', 'out/y.json']),
+        ('reconstruct', pretrained, ['--out', 'out/sheet.pdf']),
+    ]:
+        code, output, errors = call(command, images, tiny, *arguments)
+        assert code == 0 and broken in errors and '1 of 6 images could not be read' in errors, errors
+        assert {char for char in output + errors if not char.isprintable()} <= {'\t', '\n'}
+        if command == 'features':
+            assert output.startswith('out/\\udcff.npz: features')
+            with np.load(arguments[1]) as file:
+                assert file['images'].tolist() == names
+        else:
+            assert [line[0] for line in lines(output)] == shown
+    with open('out/x.csv', newline='', encoding='utf-8') as file:
+        _, *rows = csv.reader(file)
+    cells = [cell for row in rows for cell in row]
+    assert [row[0] for row in rows] == shown and not [cell for cell in cells if cell[:1] in ('=', '+', '-', '@')]
+    assert '\'=HYPERLINK("http://example.org")' in cells and r'\x1b[2J\t' in cells
+    for file in ('x.json', 'y.json'):
+        assert [row['image'] for row in json.loads(Path('out', file).read_text(encoding='utf-8'))] == names
+    for folder, suffix in (('labels', 'png'), ('overlays', 'jpg'), ('.', 'png')):
+        written = {path.name for path in Path('out', folder).iterdir()}
+        assert written >= {str(Path(name).with_suffix(f'.{suffix}')) for name in names}
 
 
 @pytest.mark.long

@@ -179,6 +179,29 @@ def test_long_curves_stay_small():
     assert len(svg) < 200_000 and 'data:image/png;base64,' in svg
 
 
+def test_secrets_are_left_out(tmp_path):
+    address = 'https://user:SECRET@host/x.pth?X-Signature=SECRET/SECRET#part'
+    command = ['train.py', '--token', 'SECRET', '--cfg-options', 'a.api_key=SECRET', 'use_mask_token=True', address]
+    record = Record('train', source=address, command=command, state='failed', message=f'no {address}')
+    record.versions['torch'] = '2'
+    folder = write_log(tmp_path, '1', losses([1, 2]), record)
+    assert 'SECRET' not in (folder / 'run_train.json').read_text()
+    old = json.dumps(dict(purpose='test', command=command, source=address))  # written before secrets were left out
+    write_log(tmp_path, '2').joinpath('run_test.json').write_text(old)
+    (folder / 'config.py').write_text(
+        f"data = dict(root='{address}', secret_key='SECRET', accessKey=\"SECRET\", tokens=['SECRET'])\n"
+        "use_mask_token, headers = True, {'Authorization': 'Basic SECRET'}\n"
+        'pipe = \'pipe:curl -H "X-Api-Key: SECRET" -H "Authorization: Bearer SECRET"\'\n'
+        "lr, custom_keys, num_tokens, note = 0.5, dict(norm=dict(decay_mult=0.0)), 196, 'masked_token_accuracy: 0.5'\n"
+    )
+    (tmp_path / 'bad_images.txt').write_text(f'{address}\tcut off\n')
+    page = Page(tmp_path)
+    assert 'SECRET' not in page.source
+    assert page.text.count('https://***@host/x.pth?***#part') >= 3 and 'a.api_key=*** use_mask_token=True' in page.text
+    assert 'secret_key=\'***\', accessKey="***"' in page.text and 'masked_token_accuracy: 0.5' in page.text
+    assert 'dict(norm=dict(decay_mult=0.0))' in page.text and 'x.pth' in page.text
+
+
 def test_the_page_is_whole_html_with_charts_and_counts_for_light_dark_and_narrow_screens(tmp_path):
     write_log(tmp_path, '1', losses([1, 2], loss_ce=2.0, custom=1.0, skipped_updates=0), Record('train', config='a.py'))
     page = Page(tmp_path)

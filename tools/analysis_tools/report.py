@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from beit_mm.engine.runners.launch import run
+from beit_mm.text import show
 from beit_mm.visualization.report import write_report
 
 
@@ -16,7 +17,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def main(args: argparse.Namespace) -> None:
-    print(write_report(args.run, args.out))
+    print(show(write_report(args.run, args.out)))
 
 
 if __name__ == '__main__':

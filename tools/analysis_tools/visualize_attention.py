@@ -11,6 +11,7 @@ from beit_mm.apis.writing import refuse_inputs
 from beit_mm.datasets.images import read_image
 from beit_mm.engine.runners.launch import run
 from beit_mm.files import atomic_write
+from beit_mm.text import show
 from beit_mm.visualization import attention_figure, grid_points, point_attention_maps
 
 
@@ -97,13 +98,13 @@ def main(args: argparse.Namespace) -> None:
     figure = attention_figure(image, points, maps, heads)
     with atomic_write(args.out) as temporary:
         figure.savefig(temporary, format=args.out.suffix[1:] or 'png')
-    print(f'wrote {args.out}')
+    print(f'wrote {show(args.out)}')
     if args.npz:
         arrays = {f'block_{block}': values.cpu() for block, values in maps.items()}
         # An open file, because NumPy would add .npz to other names.
         with atomic_write(args.npz) as temporary, open(temporary, 'wb') as file:
             np.savez(file, points=points, **arrays)
-        print(f'wrote {args.npz}')
+        print(f'wrote {show(args.npz)}')
 
 
 if __name__ == '__main__':

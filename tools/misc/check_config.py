@@ -7,6 +7,7 @@ from beit_mm.checks import check_config
 from beit_mm.config.flatten import drop_scope_stamps
 from beit_mm.config.reading import Options, read_config
 from beit_mm.engine.runners.launch import run
+from beit_mm.text import show
 
 
 def parse_args() -> argparse.Namespace:
@@ -32,7 +33,7 @@ def main(args: argparse.Namespace) -> None:
     drop_scope_stamps(cfg)
     problems = check_config(cfg, num_processes=args.gpus, options=args.cfg_options)
     for problem in problems:
-        print(f'{"error" if problem.is_error else "warning"}: {problem}')
+        print(f'{"error" if problem.is_error else "warning"}: {show(problem)}')
     num_errors = sum(problem.is_error for problem in problems)
     mistakes = f'{num_errors} mistake{"s" if num_errors > 1 else ""}' if num_errors else 'no mistakes found'
     print(f'{args.config}: {mistakes}')

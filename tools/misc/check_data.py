@@ -15,6 +15,7 @@ from beit_mm.checks.samples import leaf_datasets
 from beit_mm.config.flatten import drop_scope_stamps
 from beit_mm.config.reading import read_config
 from beit_mm.engine.runners.launch import run
+from beit_mm.text import show
 
 IGNORED = 255
 # Where the recipes look for the published data sets, and by folder how many class folders and files they have.
@@ -120,7 +121,7 @@ def main(args: argparse.Namespace) -> None:
         raise FileNotFoundError(f'{args.data} must be a config file or one of {", ".join(LAYOUTS)}')
     count = 0
     for count, fault in enumerate(faults, 1):
-        print(f'wrong: {fault}', flush=True)
+        print(f'wrong: {show(fault)}', flush=True)
     print(f'{args.data}: {count} wrong')
     if count:
         sys.exit(1)

@@ -5,6 +5,7 @@ import argparse
 from beit_mm.checkpoint.converting import convert
 from beit_mm.engine.runners.launch import run
 from beit_mm.models.weight_layouts import LAYOUTS
+from beit_mm.text import show
 
 
 def parse_args() -> argparse.Namespace:
@@ -25,7 +26,7 @@ def parse_args() -> argparse.Namespace:
 
 def main(args: argparse.Namespace) -> None:
     for line in convert(args.source, args.target, args.to, args.out_indices):
-        print(line)
+        print(show(line))
 
 
 if __name__ == '__main__':

@@ -6,6 +6,7 @@ from beit_mm.apis.models import load_for_inference
 from beit_mm.config.reading import Options
 from beit_mm.engine.runners.launch import run
 from beit_mm.export import export, PARTS
+from beit_mm.text import show
 
 
 def parse_args() -> argparse.Namespace:
@@ -35,7 +36,8 @@ def parse_args() -> argparse.Namespace:
 def main(args: argparse.Namespace) -> None:
     is_trunk = args.part == 'trunk'
     model = load_for_inference(args.model, args.weights, device='cpu', options=args.cfg_options, trunk_only=is_trunk)
-    print(*export(model, args.out, args.part, args.size, args.batch, args.opset, args.weights).lines(), sep='\n')
+    report = export(model, args.out, args.part, args.size, args.batch, args.opset, args.weights)
+    print(*map(show, report.lines()), sep='\n')
 
 
 if __name__ == '__main__':

@@ -12,6 +12,7 @@ from PIL import Image
 
 from beit_mm.datasets.bad_images import BadImages
 from beit_mm.files import atomic_write
+from beit_mm.text import hide_secrets
 
 from .logs import current_training, Curve, read_curves, read_sessions, Session
 from .record import FOLDER, Record
@@ -92,7 +93,7 @@ def _collect(work_dir: Path) -> dict[str, object]:
         sessions=sessions,
         shown=shown,
         config=_read_config(shown, work_dir),
-        bad_images=BadImages(1, work_dir / 'bad_images.txt').names(),
+        bad_images=[hide_secrets(name) for name in BadImages(1, work_dir / 'bad_images.txt').names()],
         max_bad_images=MAX_BAD_IMAGES,
     )
 
@@ -197,8 +198,8 @@ def _read_picture(path: Path) -> str:
 
 
 def _read_config(sessions: Sequence[Session], work_dir: Path) -> str:
-    """The last config that a session saved, or else the newest in the work directory."""
+    """The last config that a session saved, or else the newest in the work directory; without secrets."""
     files = [session.folder / FOLDER / 'config.py' for session in reversed(sessions)]
     files += sorted(work_dir.glob('*.py'), key=lambda path: path.stat().st_mtime, reverse=True)
     file = next((path for path in files if path.is_file()), None)
-    return file.read_text(encoding='utf-8', errors='replace') if file else ''
+    return hide_secrets(file.read_text(encoding='utf-8', errors='replace')) if file else ''

@@ -5,11 +5,13 @@ import json
 import platform
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.utils import get_git_hash
 
 from beit_mm.files import atomic_write
+from beit_mm.text import hide_in_command, hide_secrets
 from beit_mm.version import __version__
 
 FOLDER = 'vis_data'
@@ -41,19 +43,27 @@ class Record:
     seconds: dict[str, float] = field(default_factory=dict)  # wall time of every part
 
     def write(self, log_dir: Path) -> None:
-        """Write the record into the folder of the run's logs, atomically."""
+        """Write the record into the folder of the run's logs, atomically and without secrets."""
         with atomic_write(log_dir / FOLDER / f'run_{self.purpose}.json') as temporary:
-            temporary.write_text(json.dumps(asdict(self), indent=1), encoding='utf-8')
+            temporary.write_text(json.dumps(_hide(asdict(self)), indent=1), encoding='utf-8')
 
 
 def read_record(path: Path) -> Record | None:
-    """Read a record; None if the file is damaged. Fields of later versions are ignored."""
+    """Read a record, without secrets; None if the file is damaged. Fields of later versions are ignored."""
     try:
-        content = json.loads(path.read_text(encoding='utf-8'))
+        content = _hide(json.loads(path.read_text(encoding='utf-8')))
         known = {entry.name for entry in fields(Record)}
         return Record(**{key: value for key, value in content.items() if key in known})
     except (OSError, ValueError, TypeError, AttributeError):
         return None
+
+
+def _hide(content: Any) -> Any:
+    if isinstance(content, str):
+        return hide_secrets(content)
+    if isinstance(content, dict):
+        return {key: _hide(value) for key, value in content.items()}
+    return hide_in_command(content) if isinstance(content, list) else content
 
 
 def versions() -> dict[str, str]:

@@ -1,0 +1,49 @@
+"""Text from files and arguments, made safe to show."""
+
+import re
+import unicodedata
+
+HIDDEN = '***'
+# A key is secret if its last word is one of these, also in `AWS_SECRET_ACCESS_KEY`, `apiKey` and `access_key_id`.
+_WORDS = (
+    '(?:token|passw(?:or)?d|passphrase|pwd|secret|credential|cookie|(?:api|access|secret)_?key)s?|key|auth|authorization|'
+    'signature'
+)
+_LAST_WORD = rf'(?:(?<![A-Za-z])|(?<=[a-z])(?=[A-Z])|(?<=api)|(?<=access))(?i:{_WORDS})(?i:_?id)?(?![\w/-])'
+_QUOTED = r"""[bru]{0,2}("|')(?:\\.|(?!\3).)*\3"""
+_VALUE = rf"""(?:{_QUOTED}|\([^()]*\)|\[[^][]*\]|(?i:bearer|basic|token)\s+[^\s'"]+|[^\s,'"()\[\]{{}}]+)"""
+_SECRETS = re.compile(rf"""({_LAST_WORD}\\?["']?\s*[=:]\s*)(?!True\b|False\b|None\b|dict\(|\{{)({_VALUE})""")
+_USERS = re.compile(r"""(\w[\w+.-]*://)[^\s/'"]*@""")
+_QUERIES = re.compile(r"""(\w[\w+.-]*://[^\s'"?#]*)\?[^\s'"#]*""")
+_BEARERS = re.compile(r"""(?i)(\bbearer\s+)[^\s'",]+""")
+_FLAG = re.compile(rf'--?[\w-]*{_LAST_WORD}$')
+
+
+def show(text: object) -> str:
+    """Text for a terminal or a table: in one line, with control characters and what is no Unicode as escapes."""
+    return ''.join(
+        char if char.isprintable() or unicodedata.category(char) == 'Zs' else char.encode('unicode_escape').decode()
+        for char in str(text)
+    )
+
+
+def show_cell(value: object) -> str:
+    """Like `show`, for a cell of a table that a spreadsheet may open: with a `'` before what would be a formula."""
+    text = show(value)
+    return f"'{text}" if text.startswith(('=', '+', '-', '@')) else text
+
+
+def hide_secrets(text: str) -> str:
+    """Text with `***` for the values of keys such as token, password, secret and key, and for users, passwords and
+    queries in addresses.
+    """
+    text = _QUERIES.sub(rf'\1?{HIDDEN}', _USERS.sub(rf'\1{HIDDEN}@', text))
+    text = _SECRETS.sub(lambda match: match[1] + (f'{match[3]}{HIDDEN}{match[3]}' if match[3] else HIDDEN), text)
+    return _BEARERS.sub(rf'\1{HIDDEN}', text)
+
+
+def hide_in_command(words: list[str]) -> list[str]:
+    """`hide_secrets` of every word of a command, and of the word after an option such as `--token`."""
+    return [
+        HIDDEN if index and _FLAG.match(words[index - 1]) else hide_secrets(word) for index, word in enumerate(words)
+    ]
