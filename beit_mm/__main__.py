@@ -172,6 +172,8 @@ def _report_skipped(predictions) -> None:
         print(f'skipped {show(name)}: {show(reason)}', file=sys.stderr)
     if predictions.skipped:
         print(f'{len(predictions.skipped)} of {len(predictions)} images could not be read', file=sys.stderr)
+    if predictions.left_out:
+        print(f'left out: {predictions.left_out}', file=sys.stderr)
 
 
 if __name__ == '__main__':

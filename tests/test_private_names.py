@@ -39,7 +39,7 @@ NAMES = [
     ('mmcv.transforms:RandomFlip', '_flip', 'overridden: only the image and its labels'),
     ('mmcv.transforms:LoadAnnotations', '_load_seg_map', 'overridden: label maps that do not fit are refused'),
     ('mmseg.models.decode_heads:UPerHead', '_transform_inputs', 'UperNetHead selects its inputs'),
-    ('mmpretrain.datasets:CustomDataset', '_find_samples', 'overridden: class folders are read in parallel'),
+    ('mmpretrain.datasets:CustomDataset', '_find_samples', 'overridden: labels follow the class names'),
     ('mmpretrain.apis:get_model', '_config', 'where get_model keeps the config of a model'),
     # PyTorch
     ('torch.utils.data:DataLoader', '_iterator', 'ends persistent workers at the end of a training'),

@@ -1,15 +1,15 @@
 """The images that files, folders, arrays and Pillow images stand for."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from beit_mm.datasets.classification import IMAGE_SUFFIXES
 from beit_mm.datasets.images import Source
+from beit_mm.datasets.listing import IMAGE_SUFFIXES, LeftOut, list_files
 from beit_mm.errors import UserError
 
 Images = Source | Sequence[Source]
@@ -31,12 +31,13 @@ class NamedImage(NamedTuple):
     pixels: np.ndarray | None = None
 
 
-def find_images(images: Images) -> list[NamedImage]:
+def find_images(images: Images, left_out: LeftOut | None = None) -> list[NamedImage]:
     """List images in the order of the argument.
 
     Args:
         images: a file, a folder, an array uint8 (H, W, 3) in BGR or (H, W) in gray, a Pillow image, or a list of these.
             Folders are searched to the bottom for IMAGE_SUFFIXES, sorted, along links, without hidden files.
+        left_out: counts what else the folders hold.
 
     Raises:
         FileNotFoundError: If a file or folder does not exist.
@@ -52,7 +53,7 @@ def find_images(images: Images) -> list[NamedImage]:
     named = []
     for index, item in enumerate(items):
         if isinstance(item, (str, Path)):
-            for path in _find_files(Path(item)):
+            for path in _find_files(Path(item), LeftOut() if left_out is None else left_out):
                 result_path = Path(os.path.relpath(path.absolute(), shared)).as_posix()
                 named.append(NamedImage(str(path), str(path), result_path))
         elif isinstance(item, (np.ndarray, Image.Image)):
@@ -62,28 +63,16 @@ def find_images(images: Images) -> list[NamedImage]:
     return named
 
 
-def _find_files(path: Path) -> list[Path]:
+def _find_files(path: Path, left_out: LeftOut) -> list[Path]:
     if path.is_file():
         return [path]
     if not path.is_dir():
         raise FileNotFoundError(f'an image must be a file or folder that exists, got {path}')
-    files = list(_walk(path))
-    if not files:
-        raise UserError(f'{path} must hold images ({", ".join(IMAGE_SUFFIXES)}), got none')
-    return files
-
-
-def _walk(folder: Path, parents: frozenset = frozenset()) -> Iterator[Path]:
-    """Images below a folder. A link to a parent folder is not followed."""
-    parents |= {identify(folder)}
-    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        if entry.name.startswith('.'):
-            continue
-        if not entry.is_dir():
-            if entry.name.lower().endswith(IMAGE_SUFFIXES):
-                yield folder / entry.name
-        elif identify(entry.path) not in parents:
-            yield from _walk(folder / entry.name, parents)
+    names = list_files(str(path), IMAGE_SUFFIXES, left_out)
+    if not names:
+        others = f'; left out: {left_out}' if left_out else ''
+        raise UserError(f'{path} must hold images ({", ".join(IMAGE_SUFFIXES)}), got none{others}')
+    return [path / name for name in sorted(names, key=lambda name: name.split('/'))]
 
 
 def identify(path: str | Path) -> tuple[int, int]:

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemaining
 
 from beit_mm.datasets.bad_images import BadImage
 from beit_mm.datasets.images import read_image
+from beit_mm.datasets.listing import LeftOut
 from beit_mm.errors import describe_shortage, OutOfMemory, UserError
 from beit_mm.text import show
 
@@ -84,6 +85,7 @@ class Predictions:
     Attributes:
         images: list[NamedImage], all of them.
         skipped: the reason for every image that could not be read so far, by its name.
+        left_out: how many files of the folders are no images, by reason.
 
     Raises:
         BadImage: If the only image cannot be read.
@@ -94,7 +96,8 @@ class Predictions:
     def __init__(self, inferencer: Inferencer, images: Images, batch_size: int, progress: bool):
         if batch_size < 1:
             raise UserError(f'batch_size must be at least 1, got {batch_size}')
-        self.images = find_images(images)
+        self.left_out = LeftOut()
+        self.images = find_images(images, self.left_out)
         self.skipped: dict[str, str] = {}
         self.inferencer, self._batch_size, self._progress = inferencer, batch_size, progress
 
@@ -119,6 +122,8 @@ class Predictions:
         if self.skipped:
             text = f'{len(self.skipped)} of {len(self)} images could not be read: {self._list_skipped()}'
             print_log(text, logger='current', level=logging.WARNING)
+        if self.left_out:
+            print_log(f'left out of {len(self)} images: {self.left_out}', logger='current', level=logging.WARNING)
         return results
 
     def _results(self) -> Iterator[tuple[NamedImage, dict]]:

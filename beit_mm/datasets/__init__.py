@@ -16,6 +16,7 @@ from beit_mm.registry import TRANSFORMS
 from .bad_images import BadImage, BadImages
 from .classification import CIFAR100, ClassFolders
 from .seeding import SeededDataset, SeededSampler
+from .segmentation import SegFolders
 from .stored_images import HuggingFaceImages
 from .transforms.color import DrawColorJitter, PhotoMetricDistortion
 from .transforms.crops import (

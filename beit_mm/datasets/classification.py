@@ -4,12 +4,12 @@ from collections.abc import Sequence
 
 import mmpretrain.datasets as host
 import numpy as np
-from mmpretrain.datasets.custom import find_folders, get_samples
+from mmpretrain.datasets.custom import find_folders
 
 from beit_mm.errors import UserError
 from beit_mm.registry import DATASETS
 
-IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.gif', '.webp', '.tif', '.tiff', '.ppm', '.pgm', '.jp2')
+from .listing import check_lines, IMAGE_SUFFIXES, LeftOut, list_files
 
 
 @DATASETS.register_module()
@@ -23,27 +23,35 @@ class CIFAR100(host.CIFAR100):
 
 @DATASETS.register_module()
 class ClassFolders(host.CustomDataset):
-    """MMPretrain's CustomDataset, with labels that follow the class names.
+    """MMPretrain's CustomDataset for every image that LoadImage reads, with labels that follow the class names.
 
     CustomDataset numbers the folders in alphabetical order: labels are wrong, and nothing says so, if the class names
     have another order or if training and validation have different folders.
 
     Args:
         data_root, data_prefix: where the folders are; a class may lack its folder, and folders may be nested.
-        extensions: suffixes of images.
+        ann_file: a file of lines `path label` to use instead of the folders' names, without labels `path`.
+        extensions: suffixes of images; see list_files for what else is left out, which `left_out` counts.
+        with_label: False for the images alone, in any folders.
         metainfo, classes: class names; by default the sorted names of the folders.
         **kwargs: see MMPretrain's CustomDataset.
 
     Raises:
-        UserError: If a folder is none of the classes, or there is no image.
+        UserError: If a folder is none of the classes, there is no image, or a line of the annotation file has no label
+            or leaves the folder.
     """
 
     def __init__(self, *args, extensions: Sequence[str] = IMAGE_SUFFIXES, **kwargs):
+        self.left_out = LeftOut()
         super().__init__(*args, extensions=tuple(extensions), **kwargs)
 
-    def _find_samples(self) -> list[tuple[str, int]]:
+    def load_data_list(self) -> list[dict]:
+        check_lines(self)
+        return super().load_data_list()
+
+    def _find_samples(self) -> list:
         if not self.with_label:
-            return super()._find_samples()
+            return self._checked(list_files(self.img_prefix, self.extensions, self.left_out))
         folders = [name for name in find_folders(self.img_prefix)[0] if not name.startswith('.')]
         classes = list(self.CLASSES or folders)
         unknown = ', '.join(name for name in folders if name not in classes)
@@ -53,8 +61,20 @@ class ClassFolders(host.CustomDataset):
             )
         self._metainfo['classes'] = tuple(classes)
         self.folder_to_idx = {name: classes.index(name) for name in folders}
-        samples, _ = get_samples(self.img_prefix, self.folder_to_idx, self.is_valid_file)
+        samples = []
+        names = list_files(self.img_prefix, self.extensions, self.left_out)
+        for folder, slash, rest in sorted(name.partition('/') for name in names):
+            if slash:
+                samples.append((f'{folder}/{rest}', self.folder_to_idx[folder]))
+            else:
+                self.left_out.note('in no class folder', folder)
+        return self._checked(samples)
+
+    def _checked(self, samples: list) -> list:
         if not samples:
-            suffixes = ', '.join(self.extensions)
-            raise UserError(f'the class folders in {self.img_prefix} must hold images ({suffixes}), got none')
+            what = 'the class folders in ' if self.with_label else ''
+            left_out = f'; left out: {self.left_out}' if self.left_out else ''
+            raise UserError(
+                f'{what}{self.img_prefix} must hold images ({", ".join(self.extensions)}), got none{left_out}'
+            )
         return samples

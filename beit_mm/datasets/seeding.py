@@ -108,7 +108,9 @@ class SeededDataset(Dataset):
     """
 
     def __init__(self, dataset: dict | Dataset, bad_image_list: str | Path, max_bad_share: float):
-        self.dataset: Any = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
+        self.dataset: Any = dataset
+        if isinstance(dataset, dict):
+            self.dataset = DATASETS.build(dataset)
         self.bad_images = BadImages(len(self.dataset), bad_image_list, max_bad_share)
 
     def __getitem__(self, sample: SeededIndex) -> Any:

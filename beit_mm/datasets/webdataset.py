@@ -20,17 +20,20 @@ from beit_mm.files import atomic_write
 from beit_mm.registry import DATASETS
 
 from .bad_images import BadImage
+from .listing import IMAGE_SUFFIXES
 from .stored_images import StoredImages
 
 HEADER = 512  # bytes of the header before the data of each member
 # One record per image: 16 bytes. Offset and size are in bytes; label -1 means none.
 INDEX = np.dtype([('offset', np.int64), ('size', np.int32), ('label', np.int32)])
-INDEX_FORMAT = 2  # of the cached index; increase it when its content changes
+INDEX_FORMAT = 3  # of the cached index; increase it when its content changes
 MAX_DIGITS = 9  # of a class number
 
 # As webdataset splits names: `folder/00012.seg.png` is the member `seg.png` of the sample `folder/00012`.
 MEMBER = re.compile(r'^((?:.*/|)[^.]+)[.]([^/]*)$')
 META = re.compile(r'__[^/]*__($|/)')  # webdataset's own members, which belong to no sample
+HIDDEN = re.compile(r'(^|/)[.][^/.]')  # files and folders, such as `._1.jpg` and `.ipynb_checkpoints`
+IMAGE_KEYS = tuple(suffix[1:] for suffix in IMAGE_SUFFIXES)
 
 
 @DATASETS.register_module()
@@ -45,7 +48,8 @@ class WebDatasetShards(StoredImages):
     Args:
         shards: file names, with braces as webdataset takes them, `train-{000000..000123}.tar`; one or several.
         data_root: folder of relative names.
-        image_keys: lower-case extensions of images; a sample's image is the first of them that it has.
+        image_keys: lower-case extensions of images; a sample's image is the first of them that it has. Hidden
+            members do not count.
         label_key: extension of the class number, in decimal digits.
         index_dir: folder for the index, relative to the folder of each shard; None keeps it in memory.
         with_label, **kwargs: see StoredImages; class names come from `classes` or `metainfo`.
@@ -59,7 +63,7 @@ class WebDatasetShards(StoredImages):
         self,
         shards: str | Sequence[str],
         data_root: str = '',
-        image_keys: Sequence[str] = ('jpg', 'jpeg', 'png', 'webp'),
+        image_keys: Sequence[str] = IMAGE_KEYS,
         label_key: str = 'cls',
         index_dir: str | None = '.index',
         **kwargs,
@@ -138,7 +142,8 @@ def index_shard(path: str, image_keys: Sequence[str], label_key: str) -> np.ndar
     index = []
     try:
         with open(path, 'rb') as file, tarfile.open(fileobj=file, mode='r:') as tar:
-            names = ((MEMBER.match(entry.name), entry) for entry in tar if entry.isreg() and not META.match(entry.name))
+            seen = (entry for entry in tar if not HIDDEN.search(entry.name) and not META.match(entry.name))
+            names = ((MEMBER.match(entry.name), entry) for entry in seen if entry.isreg())
             parts = ((name[1], name[2].lower(), entry) for name, entry in names if name)
             for sample, entries in groupby(parts, key=lambda entry: entry[0]):
                 members = {extension: member for _, extension, member in entries}

@@ -11,7 +11,6 @@ _base_ = '../beit_segment.py'
 # of the PNG is the index of its class in the list, from 0; 255 is ignored.
 data_root = 'data/own/segment'
 classes = ['background', 'road', 'building']
-img_suffix = '.jpg'
 crop = 512  # side of the training crops and of the windows in a test, a multiple of 16
 
 work_dir = 'work_dirs/own_data/segment'
@@ -30,10 +29,8 @@ model = dict(
 # Colours of drawn predictions, one for each class; the first is black.
 palette = [[37 * place % 256, 97 * place % 256, 173 * place % 256] for place in range(num_classes)]
 dataset = dict(
-    type='BaseSegDataset',
+    type='beit_mm.SegFolders',
     data_root=data_root,
-    img_suffix=img_suffix,
-    seg_map_suffix='.png',
     reduce_zero_label=False,
     metainfo=dict(classes=classes, palette=palette))
 scale = (4 * crop, crop)

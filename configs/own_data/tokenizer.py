@@ -14,7 +14,7 @@ vocab_size = 1024
 view_size = img_size // 2
 model = dict(vocab_size=vocab_size, n_hid=64, n_init=64)
 
-dataset = dict(type='CustomDataset', data_root=data_root, with_label=False)
+dataset = dict(type='beit_mm.ClassFolders', data_root=data_root, with_label=False)
 train_dataloader = dict(
     num_workers=4,
     dataset=dict(

@@ -10,7 +10,7 @@ model = dict(backbone=dict(embed_dim=192, num_heads=3))
 train_dataloader = dict(
     dataset=dict(
         _delete_=True,
-        type='CustomDataset',
+        type='beit_mm.ClassFolders',
         data_root='data/own/images',
         with_label=False,
         pipeline=_base_.train_pipeline))

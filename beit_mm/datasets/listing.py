@@ -1,0 +1,114 @@
+"""Which files of a folder are images: the same ones for data sets, checks and commands."""
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from mmengine import fileio
+
+from beit_mm.errors import UserError
+
+# All names of the formats that LoadImage reads; upper case counts too.
+IMAGE_SUFFIXES = (
+    *('.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.apng', '.bmp', '.gif', '.webp', '.tif', '.tiff'),
+    *('.ppm', '.pgm', '.pbm', '.pnm', '.jp2', '.j2k', '.j2c', '.jpc', '.jpf', '.jpx'),
+)
+LABEL_SUFFIXES = ('.png', '.tif', '.tiff', '.bmp', '.gif')  # of label maps: formats that keep every value
+MAX_REASONS = 5  # of files that are left out, in a sentence
+
+
+class LeftOut(Counter):
+    """Numbers of files that a data set does not use, by reason; as text with an example: `8 .heic (such as x.heic)`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.examples: dict[str, str] = {}
+
+    def note(self, reason: str, path: str) -> None:
+        self[reason] += 1
+        self.examples.setdefault(reason, path)
+
+    def __str__(self) -> str:
+        shown = self.most_common(MAX_REASONS)
+        texts = [f'{count:,} {reason} (such as {self.examples[reason]!r})' for reason, count in shown]
+        rest = self.total() - sum(count for _, count in shown)
+        return ', '.join(texts + [f'{rest:,} others'] * (rest > 0))
+
+
+def list_files(folder: str, suffixes: Sequence[str], left_out: LeftOut | None = None) -> list[str]:
+    """Files below a folder whose names end with a suffix in upper or lower case: paths from the folder on, sorted.
+
+    Links are followed, but not to a folder that contains them. Hidden files and folders (`._1.jpg`,
+    `.ipynb_checkpoints`), other formats, broken links and what is no file are left out, and noted in `left_out`.
+    """
+    left_out = LeftOut() if left_out is None else left_out
+    suffixes, names = tuple(suffix.lower() for suffix in suffixes), []
+    for path, is_file in _walk(folder):
+        name = os.path.basename(path)
+        is_image = name.lower().endswith(suffixes)
+        if name.startswith('.'):
+            if is_image or not is_file:
+                left_out.note('hidden', path)
+        elif not is_image:
+            left_out.note(os.path.splitext(name)[1].lower() or 'without suffix', path)
+        elif not is_file:
+            left_out.note('broken links or no files', path)
+        else:
+            names.append(path)
+    return sorted(names)
+
+
+def _walk(folder: str) -> Iterator[tuple[str, bool]]:
+    """Paths below a folder, from it on, and whether each is a file; of hidden folders only their names."""
+    if '://' in folder:
+        yield from ((path, True) for path in fileio.list_dir_or_file(folder, list_dir=False, recursive=True))
+        return
+    start = len(os.path.join(folder or '.', ''))
+    open_folders: list[tuple[str, frozenset]] = [(folder or '.', frozenset())]
+    while open_folders:
+        parent, above = open_folders.pop()
+        state = os.stat(parent)
+        if (state.st_dev, state.st_ino) in above:
+            continue
+        above |= {(state.st_dev, state.st_ino)}
+        with os.scandir(parent) as entries:
+            for entry in entries:
+                if entry.is_dir() and not entry.name.startswith('.'):
+                    open_folders.append((entry.path, above))
+                else:
+                    yield entry.path[start:].replace(os.sep, '/'), entry.is_file()
+
+
+def check_lines(dataset) -> None:
+    """UserError if a line of a data set's annotation file has no label, though it must, or leaves the data folder.
+
+    Lines are split as the hosts split them, at carriage returns too. With neither data_root nor data_prefix paths may
+    be anywhere.
+
+    Args:
+        dataset: MMPretrain's CustomDataset, MMSegmentation's BaseSegDataset, or a subclass, whose annotation file has a
+            line for each image.
+    """
+    if not dataset.ann_file or os.path.isdir(dataset.ann_file):
+        return
+    try:
+        lines = fileio.list_from_file(dataset.ann_file)
+    except UnicodeDecodeError as error:
+        raise UserError(f'{dataset.ann_file} must be text in UTF-8: {error}') from error
+    prefixes = dataset.data_prefix.values() if isinstance(dataset.data_prefix, dict) else [dataset.data_prefix]
+    prefix = next((prefix for prefix in prefixes if prefix), '')
+    root = os.path.abspath(dataset.data_root or prefix or '/')
+    for number, line in enumerate(lines, 1):
+        path = line.strip()
+        if getattr(dataset, 'with_label', False):
+            path, _, label = path.rpartition(' ')
+            if not path or not label.isdecimal():
+                raise UserError(
+                    f'{dataset.ann_file}, line {number}: must be a path, a space and a class number, got {line!r}'
+                )
+        is_simple = '..' not in path and not os.path.isabs(path)
+        if not is_simple and os.path.commonpath([root, os.path.abspath(os.path.join(prefix, path))]) != root:
+            raise UserError(
+                f'{dataset.ann_file}, line {number}: {path!r} leaves the data folder {root}; give a path below it, or '
+                f"data_root='' and data_prefix='' for paths anywhere"
+            )
