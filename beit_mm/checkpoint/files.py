@@ -2,10 +2,11 @@
 
 import errno
 import math
+import os
 import re
 import string
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from mmengine.fileio import LocalBackend, register_backend
@@ -26,12 +27,12 @@ Stamps = dict[str, list[int]]  # path of a checkpoint to inode, size and time, w
 class VerifiedFiles(LocalBackend):
     """MMEngine's local files, but written safely; `get_file_backend(backend_args=dict(backend='beit_mm.verified'))`.
 
-    `put` leaves either the whole new file under its name or what was there before. `remove` only notes what is to be
-    deleted; `release` deletes it, once its replacement is written.
+    `put` leaves either the whole new file under its name or what was there before. `remove` and `rmtree` only note a
+    name; `release` deletes, once the replacement is written.
     """
 
     def __init__(self) -> None:
-        self._removed: list[Path] = []
+        self._removed: set[str] = set()
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
         """Write a file under a temporary name, wait for the disk, verify it, and rename it.
@@ -50,12 +51,22 @@ class VerifiedFiles(LocalBackend):
         flush(path.parent)
 
     def remove(self, filepath: str | Path) -> None:
-        self._removed.append(Path(filepath))
+        self._removed.add(Path(filepath).name)
 
-    def release(self, keep: Sequence[str | Path | None] = ()) -> None:
-        """Delete the noted files, except those to keep, which may have been written anew since."""
-        for path in set(self._removed) - {Path(path) for path in keep if path}:
-            path.unlink(missing_ok=True)
+    rmtree = remove
+
+    def release(self, folder: Path, pattern: str, keep: Collection[str] = ()) -> None:
+        """Delete noted files that lie directly in a folder; links, folders and other names stay.
+
+        Args:
+            folder: the only one in which anything is deleted.
+            pattern: regular expression of the names that may be deleted.
+            keep: names of files that have been written anew since.
+        """
+        for name in self._removed - set(keep):
+            path = folder / name
+            if re.fullmatch(pattern, name) and os.path.isfile(path) and not os.path.islink(path):
+                path.unlink(missing_ok=True)
         self._removed.clear()
 
 
@@ -85,7 +96,8 @@ def read_pointer(folder: Path) -> Path | None:
 def remove_partial(folder: Path) -> None:
     """Delete what an interrupted write left behind."""
     for path in folder.glob(f'.*{PARTIAL}*'):
-        path.unlink(missing_ok=True)
+        if not path.is_dir():
+            path.unlink(missing_ok=True)
 
 
 def list_checkpoints(folder: Path, filename_tmpl: str) -> dict[int, Path]:
@@ -167,11 +179,24 @@ def _by_pattern(work_dir: Path, filename_tmpl: str | None) -> list[list[Path]]:
     return patterns
 
 
+def name_pattern(filename_tmpl: str) -> str:
+    """Regular expression of the names that a pattern such as `epoch_{}.pth` gives; its group is the number."""
+    parts = string.Formatter().parse(filename_tmpl)
+    return ''.join(re.escape(text) + ('([0-9]+)' if field is not None else '') for text, field, *_ in parts)
+
+
+def is_template(filename_tmpl: str) -> bool:
+    """Whether names of files come of a pattern, of which their number can be read."""
+    try:
+        name = filename_tmpl.format(12345)
+        return _number(Path(name), filename_tmpl) in (12345, 0) and not re.match(r'\.|.*[/\0]', name)
+    except (ValueError, LookupError):
+        return False
+
+
 def _number(path: Path, filename_tmpl: str) -> int | None:
     """The number in a file name; 0 for a pattern without one, None if the name does not fit."""
-    parts = string.Formatter().parse(filename_tmpl)
-    pattern = ''.join(re.escape(text) + (r'(\d+)' if field is not None else '') for text, field, *_ in parts)
-    match = re.fullmatch(pattern, path.name)
+    match = re.fullmatch(name_pattern(filename_tmpl), path.name)
     return match and int(match[1] if match.groups() else 0)
 
 

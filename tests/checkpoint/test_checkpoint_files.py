@@ -67,7 +67,7 @@ def test_removed_files_stay_until_they_are_released(tmp_path):
         files.put(encoded(step), path)
         files.remove(path)
     assert all(path.is_file() for path in paths)
-    files.release(keep=[None, str(paths[2])])
+    files.release(tmp_path, 'epoch_.*', keep=['epoch_3.pth'])
     assert [path.name for path in sorted(tmp_path.iterdir())] == ['epoch_3.pth']
 
 
@@ -165,7 +165,7 @@ def save_for_ever(folder: str, connection) -> None:
         connection.send(step)
         if step > 2:
             files.remove(Path(folder) / f'iter_{step - 2}.pth')
-            files.release()
+            files.release(Path(folder), 'iter_.*')
 
 
 @pytest.mark.parametrize('kill', range(NUM_KILLS))

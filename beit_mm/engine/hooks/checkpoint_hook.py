@@ -1,6 +1,8 @@
 """MMEngine's checkpoint hook with files that a kill, a full disk or a flipped bit cannot lose."""
 
 import inspect
+import os
+import re
 from collections import deque
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -9,16 +11,25 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook
 from torch import Tensor
 
-from beit_mm.checkpoint.files import BACKEND, list_checkpoints, remove_partial, write_pointer
+from beit_mm.checkpoint.files import (
+    BACKEND,
+    is_template,
+    list_checkpoints,
+    name_pattern,
+    remove_partial,
+    STEPS,
+    write_pointer,
+)
 from beit_mm.engine.optimizers.autocast_wrapper import NotFinite
 from beit_mm.engine.runners.loops import average_gradients
+from beit_mm.errors import UserError
 from beit_mm.models.inspection import unwrap
 from beit_mm.registry import HOOKS
 
 from .report_hook import timed
 
 MIN_KEPT = 2  # the newest may turn out to be damaged
-STOP_CHECKPOINTS = 'stop_ckpts'  # in MMEngine's message hub, which is saved in every checkpoint
+STOP_CHECKPOINTS = 'stop_ckpts'  # names of files, in MMEngine's message hub, which is saved in every checkpoint
 
 
 @HOOKS.register_module()
@@ -32,8 +43,12 @@ class VerifiedCheckpointHook(CheckpointHook):
         max_keep_ckpts: how many checkpoints to keep, at least two; -1 for all.
         **kwargs: of MMEngine's CheckpointHook, except backend_args and file_client_args: files are local.
 
+    A checkpoint that is resumed only gives names: what the hook deletes are files of these names in its own folder,
+    never links or folders.
+
     Raises:
         TypeError: If an argument is unknown, which MMEngine's ignores.
+        UserError: If out_dir is no local folder, or filename_tmpl no file name with the number in digits.
     """
 
     def __init__(self, *args, max_keep_ckpts: int = -1, **kwargs):
@@ -43,16 +58,43 @@ class VerifiedCheckpointHook(CheckpointHook):
         if max_keep_ckpts > 0:
             max_keep_ckpts = max(max_keep_ckpts, MIN_KEPT)
         super().__init__(*args, max_keep_ckpts=max_keep_ckpts, backend_args=dict(backend=BACKEND), **kwargs)
+        if '://' in str(self.out_dir):
+            raise UserError(f'out_dir must be a folder of this machine or a mounted one, got {self.out_dir}')
+        if not is_template(self.filename_tmpl):
+            wanted = 'a file name with the number in digits, such as epoch_{}.pth'
+            raise UserError(f'filename_tmpl must be {wanted}, got {self.filename_tmpl!r}')
+        pattern = name_pattern(self.filename_tmpl)
+        self._own_names = f'{name_pattern(STEPS)}|{pattern}|best_.+_{pattern}'
         self._last_saved: dict[str, int] | None = None  # epochs and iterations in the last regular checkpoint or stop
         self._progress: dict[str, int] = {}  # in the one that is being written
         self._saves_best = False
 
     def before_train(self, runner) -> None:
+        info = runner.message_hub.runtime_info  # of the checkpoint, when a run is resumed
+        if 'keep_ckpt_ids' in info:
+            steps = info['keep_ckpt_ids'] if isinstance(info['keep_ckpt_ids'], list) else []
+            info['keep_ckpt_ids'] = sorted({step for step in steps if type(step) is int and 0 <= step < 1 << 63})
         super().before_train(runner)
+        if STOP_CHECKPOINTS in info:
+            stops = map(self._own_name, info[STOP_CHECKPOINTS] if isinstance(info[STOP_CHECKPOINTS], list) else [])
+            info[STOP_CHECKPOINTS] = [name for name in stops if name and re.fullmatch(name_pattern(STEPS), name)]
+        for key in [key for key in info if re.match('best_ckpt(_|$)', str(key))]:
+            name = self._own_name(info[key])
+            info[key] = name and self.file_backend.join_path(self.out_dir, name)
+        if hasattr(self, 'best_ckpt_path'):
+            self.best_ckpt_path = info.get('best_ckpt')
+        for score in getattr(self, 'best_ckpt_path_dict', ()):
+            self.best_ckpt_path_dict[score] = info.get(f'best_ckpt_{score}')
         self._last_saved = None  # of an earlier training in this process
         if is_main_process():
             remove_partial(Path(self.out_dir))
             self._release()
+
+    def _own_name(self, path: object) -> str | None:
+        """The name of a file in this run's folder, from a path that may be another run's; None if there is none."""
+        name = Path(path).name if isinstance(path, str) else ''
+        is_own = re.fullmatch(self._own_names, name) and os.path.isfile(Path(self.out_dir) / name)
+        return name if is_own else None
 
     def _save_checkpoint_with_step(self, runner, step: int, meta: dict) -> None:
         """Write a regular checkpoint. MMEngine calls it when one is due, and again after each new best score."""
@@ -68,13 +110,13 @@ class VerifiedCheckpointHook(CheckpointHook):
         self._write(runner, self.filename_tmpl.format(step), progress, self.by_epoch)
         if is_main_process():
             stops = runner.message_hub.runtime_info.get(STOP_CHECKPOINTS, [])
-            regular = set(list_checkpoints(Path(self.out_dir), self.filename_tmpl).values()) - set(map(Path, stops))
+            numbers = list_checkpoints(Path(self.out_dir), self.filename_tmpl).items()
+            regular = {path.name for number, path in numbers if number <= step} - set(stops)  # later: an older run's
             if len(regular) < MIN_KEPT:
                 stops = []  # they stay
             elif stops:
                 runner.message_hub.update_info(STOP_CHECKPOINTS, [])
-            oldest = [self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(other)) for other in surplus]
-            self._release(oldest + stops)
+            self._release([self.filename_tmpl.format(other) for other in surplus] + stops)
 
     def save_stop(self, runner, epoch: int, iteration: int) -> str:
         """Save `iter_N.pth` where a run stops, in all processes; it is deleted once two regular ones are written.
@@ -83,11 +125,11 @@ class VerifiedCheckpointHook(CheckpointHook):
         """
         progress = dict(epoch=epoch, iter=iteration)
         if progress != self._last_saved:
-            path = self.file_backend.join_path(self.out_dir, f'iter_{iteration}.pth')
+            name = STEPS.format(iteration)
             earlier = runner.message_hub.runtime_info.get(STOP_CHECKPOINTS, [])
-            stops = [stop for stop in earlier if stop != path] + [path]
+            stops = [stop for stop in earlier if stop != name] + [name]
             runner.message_hub.update_info(STOP_CHECKPOINTS, stops[-MIN_KEPT:])
-            self._write(runner, f'iter_{iteration}.pth', progress, by_epoch=False)
+            self._write(runner, name, progress, by_epoch=False)
             if is_main_process():
                 self._release(stops[:-MIN_KEPT])
         return self.last_ckpt
@@ -135,12 +177,13 @@ class VerifiedCheckpointHook(CheckpointHook):
         if is_main_process():
             self._release()  # the best one before, which MMEngine removes before it writes
 
-    def _release(self, paths: Collection[str] = ()) -> None:
+    def _release(self, names: Collection[str] = ()) -> None:
         """Delete these files and those that MMEngine's hook has removed, but never the newest and the best."""
-        for path in paths:
-            self.file_backend.remove(path)
+        for name in names:
+            self.file_backend.remove(name)
         best = [getattr(self, 'best_ckpt_path', None), *getattr(self, 'best_ckpt_path_dict', {}).values()]
-        self.file_backend.release(keep=[self.last_ckpt, *best])
+        keep = [Path(path).name for path in (self.last_ckpt, *best) if path]
+        self.file_backend.release(Path(self.out_dir), self._own_names, keep)
 
 
 def check_finite(checkpoint: dict, constants: Collection[str] = ()) -> None:

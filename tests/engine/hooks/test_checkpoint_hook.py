@@ -1,6 +1,7 @@
 """The hook keeps what the run needs, whatever happens while it saves."""
 
 import errno
+import shutil
 import time
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from support.line_model import names
 
 from beit_mm.checkpoint.files import find_damage, find_newest, POINTER, VerifiedFiles
 from beit_mm.engine.hooks.checkpoint_hook import VerifiedCheckpointHook
+from beit_mm.errors import UserError
 
 
 class Scores(line_model.Half):
@@ -100,6 +102,97 @@ def test_a_best_score_counts_no_step_twice_under_flexible_runner(by_epoch, name,
     runner = run(3, [0.3, 0.2], resume=True)
     assert runner.iter == 6 and (runner.epoch == 3 or not by_epoch)
     assert len(names(tmp_path)) == 4
+
+
+@pytest.mark.parametrize(
+    'template', ['../{}.pth', 'a/{}.pth', '.epoch_{}.pth', '{:x}.pth', '{:,}.pth', '{', '{}{}', '{n}']
+)
+def test_names_of_files_must_be_such_that_their_number_can_be_read(template):
+    with pytest.raises(UserError, match='filename_tmpl must be a file name with the number in digits, such as epoch_'):
+        VerifiedCheckpointHook(filename_tmpl=template)
+    with pytest.raises(UserError, match='out_dir must be a folder of this machine or a mounted one, got s3://bucket'):
+        VerifiedCheckpointHook(out_dir='s3://bucket')
+
+
+def contents(folder) -> dict:
+    return {str(path): path.read_bytes() for path in sorted(folder.rglob('*')) if path.is_file()}
+
+
+@pytest.mark.parametrize('way', ['copied', 'moved', 'by file'])
+def test_a_run_resumed_elsewhere_deletes_nothing_where_it_came_from(way, tmp_path):
+    """Neither its regular checkpoints nor those of stops and best scores; its own ones rotate as before."""
+    options = dict(type='beit_mm.VerifiedCheckpointHook', interval=1, max_keep_ckpts=2, save_best='accuracy')
+    original, other = tmp_path / 'run', tmp_path / 'other' / 'name'
+
+    def run(folder, *hooks, scores, **more):
+        hooks_of_run = dict(checkpoint=options)
+        runner = line_model.build(folder, *hooks, val_evaluator=[Scores(scores)], default_hooks=hooks_of_run, **more)
+        runner._resume |= way == 'by file' and not hooks
+        runner.train()
+
+    with pytest.raises(SystemExit):
+        run(original, line_model.Signal('train', 13), scores=(0.1, 0.3, 0.2))
+    assert names(original) == ['best_accuracy_epoch_2.pth', 'epoch_2.pth', 'epoch_3.pth', 'iter_14.pth']
+    before = contents(original)
+    if way == 'by file':
+        run(other, scores=(0.4, 0.5, 0.6), epochs=6, load_from=str(original / 'iter_14.pth'))
+    else:
+        (shutil.copytree if way == 'copied' else shutil.move)(original, other.parent.mkdir() or other)
+        run(other, scores=(0.4, 0.5, 0.6), epochs=6, resume=True)
+    assert names(other) == ['best_accuracy_epoch_6.pth', 'epoch_5.pth', 'epoch_6.pth']
+    assert contents(original) == ({} if way == 'moved' else before)
+
+
+OUTSIDE = ['iter_3.pth', 'epoch_1.pth', 'best_accuracy_epoch_1.pth', 'last.pth']
+HOSTILE = {
+    'absolute names': lambda folder: [str(folder / name) for name in OUTSIDE],
+    'names of the folder above': lambda folder: [f'../outside/{name}' for name in OUTSIDE],
+    'own files of other kinds': lambda folder: ['last_checkpoint', 'notes.txt', 'best_of_all.pth', '.', '..', ''],
+    'links and folders': lambda folder: ['iter_7.pth', 'iter_8.pth', 'best_accuracy_epoch_7.pth', 'epoch_8.pth'],
+    'no names': lambda folder: [
+        7,
+        -1,
+        1.5,
+        True,
+        None,
+        10**400,
+        [],
+        {},
+        b'epoch_1.pth',
+        torch.ones(3),
+        '\0',
+        'a' * 5000,
+    ],
+    'no lists': None,
+}
+
+
+@pytest.mark.parametrize('form', HOSTILE)
+def test_whatever_a_checkpoint_names_only_own_checkpoints_are_deleted(form, tmp_path):
+    run, outside = tmp_path / 'run', tmp_path / 'outside'
+    options = dict(max_keep_ckpts=2, save_best='accuracy', rule='greater')
+    build(run, epochs=1, scores=[0.1], **options).train()
+    outside.mkdir()
+    (run / 'iter_8.pth').mkdir()
+    (run / 'best_accuracy_epoch_7.pth').symlink_to(outside / 'epoch_1.pth')
+    (run / 'iter_7.pth').symlink_to(outside / 'iter_3.pth')
+    for path in [*(outside / name for name in OUTSIDE), *(run / name for name in ('notes.txt', 'best_of_all.pth'))]:
+        path.write_text('kept')
+    before = set(tmp_path.rglob('*')) - {run / 'best_accuracy_epoch_1.pth', run / 'epoch_1.pth'}
+    saved = torch.load(run / 'epoch_1.pth', weights_only=False)
+    named = HOSTILE[form](outside) if HOSTILE[form] else [dict(a=1), 'iter_3.pth', 5, None, torch.ones(2)]
+    for best in named:
+        lists = named if HOSTILE[form] else best
+        hub = dict(keep_ckpt_ids=lists, stop_ckpts=lists, best_ckpt=best, best_ckpt_accuracy=best)
+        saved['message_hub']['runtime_info'].update(hub)
+        saved['message_hub']['resumed_keys'].update(dict.fromkeys(hub, True))
+        torch.save(saved, run / 'epoch_1.pth')
+        (run / POINTER).write_text('epoch_1.pth')
+        build(run, epochs=4, scores=(0.2, 0.3, 0.4), resume=True, **options).train()
+        assert before <= set(tmp_path.rglob('*')), best
+        assert {(run / name).read_bytes() for name in ('notes.txt', 'iter_7.pth')} == {b'kept'}
+        assert {'best_accuracy_epoch_4.pth', 'epoch_3.pth', 'epoch_4.pth'} <= set(names(run))
+        assert 'epoch_2.pth' not in names(run) and 'best_accuracy_epoch_3.pth' not in names(run)
 
 
 def test_a_save_that_fails_deletes_nothing(tmp_path, monkeypatch):
