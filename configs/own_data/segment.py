@@ -27,7 +27,7 @@ model = dict(
     test_cfg=dict(crop_size=crop_size, stride=(crop * 2 // 3, crop * 2 // 3)))
 
 # Colours of drawn predictions, one for each class; the first is black.
-palette = [[37 * place % 256, 97 * place % 256, 173 * place % 256] for place in range(num_classes)]
+palette = [[37 * index % 256, 97 * index % 256, 173 * index % 256] for index in range(num_classes)]
 dataset = dict(
     type='beit_mm.SegFolders',
     data_root=data_root,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 from support import CONFIGS, ROOT
-from support.clone import run_command
+from support.clone import run_command, write_released_weights
 from support.data import write_own
 from support.recipes import load
 from support.tools import leave_text_as_it_is, scores
@@ -18,6 +18,11 @@ VALUES = dict(
     pretrain=dict(data_root='elsewhere/images', img_size=96),
     finetune=dict(data_root='elsewhere/classify', classes=CLASSES, img_size=64),
     segment=dict(data_root='elsewhere/segment', classes=CLASSES[:5], crop=64),
+    finetune_base=dict(data_root='elsewhere/classify', classes=CLASSES),
+    segment_base=dict(data_root='elsewhere/segment', classes=CLASSES[:5]),
+)
+PUBLISHED = {name: f'beit_{name}.py' for name in VALUES} | dict(
+    finetune_base='classify/beit_base_224_22k_to_1k.py', segment_base='segment/beit_base_512_ft22k_to_ade20k.py'
 )
 
 
@@ -39,20 +44,26 @@ def project(tmp_path, monkeypatch) -> Path:
 
 
 def test_grids_heads_and_colours_follow(project):
-    pretrain, finetune, segment = (
-        Config.fromfile(f'configs/own_data/{name}.py') for name in ('pretrain', 'finetune', 'segment')
+    pretrain, finetune, finetune_base, segment, segment_base = (
+        Config.fromfile(f'configs/own_data/{name}.py')
+        for name in ('pretrain', 'finetune', 'finetune_base', 'segment', 'segment_base')
     )
     mask = next(step for step in pretrain.train_dataloader.dataset.pipeline if 'MaskGenerator' in step.type)
     assert mask.grid == (6, 6) and mask.num_masked == 14 and mask.min_block_size == 3  # as configs/demo
-    assert finetune.model.head.num_classes == finetune.model.data_preprocessor.num_classes == 7
-    assert segment.model.decode_head.num_classes == segment.model.auxiliary_head.num_classes == 5
-    assert len({tuple(colour) for colour in segment.test_dataloader.dataset.metainfo.palette}) == 5
+    for cfg in (finetune, finetune_base):
+        assert cfg.model.head.num_classes == cfg.model.data_preprocessor.num_classes == 7
+        assert cfg.val_evaluator.topk == (1, 5)
+    for cfg in (segment, segment_base):
+        assert cfg.model.decode_head.num_classes == cfg.model.auxiliary_head.num_classes == 5
+        assert cfg.train_dataloader.dataset.pipeline[1].num_classes == 5
+        assert len({tuple(colour) for colour in cfg.test_dataloader.dataset.metainfo.palette}) == 5
     assert segment.model.test_cfg == dict(mode='slide', crop_size=(64, 64), stride=(42, 42))
 
 
 @pytest.mark.long
 def test_all_stages_train_and_are_tested(project):
     write_own(project / 'elsewhere', CLASSES, num_labels=5)
+    write_released_weights(project)
     for name in VALUES:
         run_command(f'python tools/train.py configs/own_data/{name}.py')
     run_command('python tools/test.py configs/own_data/finetune.py work_dirs/own_data/finetune/epoch_100.pth')
@@ -69,12 +80,12 @@ def test_a_short_tokenizer_training_draws_after_every_update(tmp_path):
 
 @pytest.mark.parametrize('name', VALUES)
 def test_formulas_give_the_papers_numbers_at_the_papers_size(name):
-    ours, paper = load(f'own_data/{name}.py'), load(f'beit_{name}.py')
+    ours, paper = load(f'own_data/{name}.py'), load(PUBLISHED[name])
     for loader in {'train_dataloader', 'val_dataloader'} & set(paper):
         pipelines = [cfg[loader].dataset.pipeline for cfg in (ours, paper)]
         for step in (step for pipeline in pipelines for step in pipeline):
             step.pop('num_classes', None)
         assert pipelines[0][1:] == pipelines[1][1:]
-    if name == 'segment':
+    if 'segment' in name:
         assert ours.tta_pipeline == paper.tta_pipeline
         assert ours.model.test_cfg == paper.model.test_cfg

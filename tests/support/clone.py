@@ -15,8 +15,9 @@ import torch
 from mmengine.config import Config, DictAction
 
 from support import ROOT
-from support.data import write_own
+from support.data import CLASSES_22K, write_own
 from support.digits import write_classification, write_segmentation
+from support.fidelity import classifier, convert_to, draw, save
 from support.pages import blocks, PAGES
 from support.recipes import shrink, SMALL_SCENES, SMALL_VIEWS
 from support.tools import run, run_here
@@ -27,7 +28,7 @@ REFERENCE = ROOT / 'tests' / 'reference' / 'data'
 
 
 def write_clone(folder: Path, small_data: Path) -> None:
-    """Configs, tools, docs and the files of the pages, small data, and a small tokenizer in OpenAI's form in PATH."""
+    """Configs, tools, docs and the files of the pages, small data, small weights of the release and of OpenAI."""
     (folder / 'data').mkdir()
     for source in small_data.iterdir():
         if source.name != 'own':
@@ -41,6 +42,15 @@ def write_clone(folder: Path, small_data: Path) -> None:
     write_own(folder / 'data' / 'own', ['bird', 'cat', 'dog'])
     (folder / 'PATH').mkdir()
     (folder / 'PATH' / 'encoder.pkl').write_bytes(gzip.decompress((REFERENCE / 'dalle_encoder.pkl.gz').read_bytes()))
+    write_released_weights(folder)
+
+
+def write_released_weights(folder: Path) -> None:
+    """Of a small model, under the name and in the layout of the file that configs/own_data begins with."""
+    path = folder / 'checkpoints' / 'beit_base_patch16_224_pt22k_ft22k.pth'
+    path.parent.mkdir()
+    model = classifier(num_classes=CLASSES_22K, embed_dim=32, depth=4, num_heads=2)
+    convert_to('release', save(path.with_name('ours.pth'), draw(model)), path)
 
 
 def train_demonstration() -> None:
@@ -125,6 +135,11 @@ def small_options(config: str, cfg: Config) -> list[str]:
             options.update({f'{loader}.batch_size': 1, f'{loader}.dataset.indices': 1})
         if cfg.get(loader) and cfg[loader].dataset.type in ('beit_mm.WebDatasetShards', 'beit_mm.HuggingFaceImages'):
             options.pop(f'{loader}.dataset.serialize_data', None)
+    if cfg.train_dataloader.dataset.type == 'ClassBalancedDataset':  # it repeats nothing, for two updates
+        outer, inner = 'train_dataloader.dataset.', 'train_dataloader.dataset.dataset.'
+        options = {key.replace(outer, inner): value for key, value in options.items()} | {
+            f'{outer}oversample_thr': 1e-9
+        }
     if cfg.get('default_scope') == 'mmseg' and not config.startswith('configs/demo/'):
         options.update({**SMALL_SCENES, **SMALL_VIEWS})
     return [f'{key}={value}'.replace(' ', '') for key, value in options.items()]
