@@ -1,6 +1,6 @@
 """Mistakes put into our recipes, and what the early check must say of each.
 
-73 of the 76 errors are reported at the key that was changed, or at the one that it makes wrong. Three are reported at
+74 of the 77 errors are reported at the key that was changed, or at the one that it makes wrong. Three are reported at
 the part that meets them: `default_scope` at the types, `out_type='raw'` at the head, three `out_indices` at the neck
 with its four `rescales`.
 """
@@ -133,6 +133,11 @@ ERRORS = [
     finetune({f'{OPTIMISER}.lr': -1.0}, 'Invalid learning rate', at=OPTIMISER),
     finetune({'optim_wrapper.paramwise_cfg.layer_decay': 0.6}),
     finetune({'optim_wrapper.paramwise_cfg.layer_decay_rate': 65}),
+    finetune(
+        {'optim_wrapper.paramwise_cfg.custom_keys': {'backbone.cls_tokn': dict(lr_mult=0.1)}},
+        'mean backbone.cls_token?',
+        at='optim_wrapper.paramwise_cfg.custom_keys.backbone.cls_tokn',
+    ),
     finetune(
         {'optim_wrapper.constructor': 'DefaultOptimWrapperConstructor'},
         'LayerDecayOptimWrapperConstructor',

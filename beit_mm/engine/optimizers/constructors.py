@@ -21,7 +21,10 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 
     Args:
         optim_wrapper_cfg: as for MMEngine's constructor; its optimizer needs lr and weight_decay.
-        paramwise_cfg: `layer_decay_rate`, over 0 and at most 1 (default 1.0: the same rate everywhere), nothing else.
+        paramwise_cfg: `layer_decay_rate`, over 0 and at most 1 (default 1.0: the same rate everywhere), and
+            `custom_keys`, MMEngine's {part of a name: dict(lr_mult=..., decay_mult=...)}, of which the longest part in
+            a name counts. lr_mult multiplies the layer's rate; decay_mult the optimizer's weight_decay, which then also
+            applies to biases and tokens.
 
     Raises:
         UserError: If an argument does not fit, or the rate is below 1 for a model without layers.
@@ -29,8 +32,13 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None):
         paramwise_cfg = {'layer_decay_rate': 1.0, **(paramwise_cfg or {})}
-        if unknown := sorted(set(paramwise_cfg) - {'layer_decay_rate'}):
-            raise UserError(f'paramwise_cfg takes layer_decay_rate, got {", ".join(unknown)}')
+        if unknown := sorted(set(paramwise_cfg) - {'layer_decay_rate', 'custom_keys'}):
+            raise UserError(f'paramwise_cfg takes layer_decay_rate and custom_keys, got {", ".join(unknown)}')
+        custom_keys = paramwise_cfg.get('custom_keys') or {}
+        for key, factors in custom_keys.items():
+            if not isinstance(factors, dict) or not set(factors) <= {'lr_mult', 'decay_mult'}:
+                raise UserError(f'custom_keys.{key} takes lr_mult and decay_mult, got {factors}')
+        self.custom_keys = sorted(custom_keys, key=lambda key: (-len(key), key))
         if not 0 < paramwise_cfg['layer_decay_rate'] <= 1:
             raise UserError(f'layer_decay_rate must be over 0 and at most 1, got {paramwise_cfg["layer_decay_rate"]}')
         super().__init__(optim_wrapper_cfg, paramwise_cfg)
@@ -46,15 +54,18 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         if layer_of is None and rate != 1.0:
             name = type(module).__name__
             raise UserError(f'layer_decay_rate={rate} needs a model or backbone with get_layer_depth, {name} has none')
-        groups: dict[tuple[int, float], dict] = {}
+        groups: dict[tuple[int, float, float], dict] = {}
         for name, parameter in module.named_parameters():
             if not parameter.requires_grad:
                 continue
             layer, num_layers = layer_of(name) if layer_of and rate != 1.0 else (0, 1)
             is_decayed = parameter.ndim > 1 and name.rpartition('.')[2] not in NO_DECAY_NAMES
-            weight_decay, scale = self.base_wd if is_decayed else 0.0, rate ** (num_layers - 1 - layer)
+            key = next((key for key in self.custom_keys if key in name), None)
+            factors = self.paramwise_cfg['custom_keys'][key] if key else {}
+            weight_decay = self.base_wd * factors.get('decay_mult', float(is_decayed))
+            scale = rate ** (num_layers - 1 - layer) * factors.get('lr_mult', 1.0)
             group = dict(params=[], lr=self.base_lr * scale, weight_decay=weight_decay, lr_scale=scale, layer=layer)
-            groups.setdefault((layer, weight_decay), group)['params'].append(parameter)
+            groups.setdefault((layer, weight_decay, scale), group)['params'].append(parameter)
         params.extend(groups[key] for key in sorted(groups))
 
 

@@ -16,9 +16,9 @@ TRUNK = dict(img_size=32, embed_dim=32, depth=2, num_heads=4, use_abs_pos_emb=Tr
 
 
 @DefaultScope.overwrite_default_scope('mmpretrain')
-def classifier() -> nn.Module:
+def classifier(**trunk) -> nn.Module:
     return ImageClassifier(
-        dict(type='beit_mm.BEiT', **TRUNK), head=dict(type='LinearClsHead', num_classes=5, in_channels=32)
+        dict(type='beit_mm.BEiT', **TRUNK, **trunk), head=dict(type='LinearClsHead', num_classes=5, in_channels=32)
     )
 
 
@@ -68,6 +68,36 @@ def test_a_segmentor_is_asked_through_its_backbone_and_all_above_it_learns_at_fu
         assert part in {'backbone', 'neck', 'decode_head', 'auxiliary_head'}
 
 
+@pytest.mark.parametrize('rate', [0.5, 1.0])
+def test_custom_keys_multiply_the_rate_of_the_layer_and_replace_the_decay(rate):
+    keys = {'head': dict(lr_mult=10), 'blocks.1.mlp': dict(lr_mult=0.1, decay_mult=0.5), 'blocks.1': dict(lr_mult=3)}
+    keys |= {'relative_position_bias_table': dict(decay_mult=0.0), 'cls_token': dict(decay_mult=1.0)}
+    model = classifier()
+    groups, plain = (
+        group_of_every_name(model, options)
+        for options in (dict(layer_decay_rate=rate, custom_keys=keys), dict(layer_decay_rate=rate))
+    )
+    for name, group in groups.items():
+        key = next((key for key in sorted(keys, key=len, reverse=True) if key in name), None)
+        factors = keys.get(key, {})
+        assert group['lr'] == pytest.approx(plain[name]['lr'] * factors.get('lr_mult', 1)), name
+        decay = 0.05 * factors['decay_mult'] if 'decay_mult' in factors else plain[name]['weight_decay']
+        assert group['weight_decay'] == pytest.approx(decay), name
+    assert groups['head.fc.weight']['lr'] == 20.0 and groups['backbone.cls_token']['weight_decay'] == 0.05
+
+
+@pytest.mark.parametrize('frozen_stages', [-1, 0, 1, 2])
+def test_frozen_stages_get_no_group_and_the_rest_keeps_its_rate(frozen_stages):
+    expected, groups = (group_of_every_name(classifier(frozen_stages=stages)) for stages in (-1, frozen_stages))
+    for name, group in groups.items():
+        assert (group['lr'], group['weight_decay']) == (expected[name]['lr'], expected[name]['weight_decay']), name
+    assert ('backbone.patch_embed.proj.weight' in groups) == (frozen_stages < 0)
+    assert [f'backbone.blocks.{block}.attn.q_bias' in groups for block in (0, 1)] == [
+        frozen_stages < 1,
+        frozen_stages < 2,
+    ]
+
+
 def test_frozen_parameters_are_left_out():
     model = classifier()
     model.backbone.blocks[0].requires_grad_(False)
@@ -92,7 +122,9 @@ def test_without_layer_decay_there_are_two_groups_at_one_rate(build):
 @pytest.mark.parametrize(
     'options, message',
     [
-        (dict(custom_keys={}, bypass_duplicate=True), 'layer_decay_rate, got bypass_duplicate, custom_keys'),
+        (dict(custom_keys={}, bypass_duplicate=True), 'layer_decay_rate and custom_keys, got bypass_duplicate'),
+        (dict(custom_keys=dict(bias=dict(lr=1))), 'custom_keys.bias takes lr_mult and decay_mult, got .*lr'),
+        (dict(custom_keys=dict(bias=0.1)), 'custom_keys.bias takes lr_mult and decay_mult, got 0.1'),
         (dict(layer_decay_rate=0), 'layer_decay_rate must be over 0 and at most 1, got 0'),
         (dict(layer_decay_rate=1.5), 'layer_decay_rate must be over 0 and at most 1, got 1.5'),
         (dict(layer_decay_rate=0.5), 'layer_decay_rate=0.5 .*get_layer_depth, Linear has none'),
