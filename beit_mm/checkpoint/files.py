@@ -15,7 +15,7 @@ from beit_mm.errors import UserError
 from beit_mm.files import atomic_write, flush, PARTIAL
 from beit_mm.registry import SCOPE
 
-from .reading import read_meta, verify_parts
+from .torch_files import read_meta, verify_parts
 
 BACKEND = f'{SCOPE}.verified'
 POINTER = 'last_checkpoint'  # MMEngine's, read by its `resume=True`
