@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = _parse(arguments)
     import warnings
 
-    from beit_mm.engine.runners.launch import run
+    from beit_mm.engine.runners.ending import run
 
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors='backslashreplace')  # for names that the terminal's encoding lacks

@@ -12,10 +12,10 @@ class OutOfMemory(RuntimeError):
 
 
 class TrainingStopped(SystemExit):
-    """A signal ended the training; the message names the checkpoint. The process exits with code 0."""
+    """A signal ended the training; the message names the checkpoint. The exit code is 0, or 130 for SIGINT."""
 
-    def __init__(self, message: str):
-        super().__init__(0)
+    def __init__(self, message: str, exit_code: int = 0):
+        super().__init__(exit_code)
         self.message = message
 
 
@@ -24,10 +24,3 @@ def describe_shortage(error: RuntimeError) -> str | None:
     if not re.search("out of memory|can't allocate memory", str(error)):
         return None
     return '. '.join(str(error).splitlines()[0].split('. ')[:2])
-
-
-def printable(text: object, length: int = 200) -> str:
-    """A text from a file for a message: cut to a length, with control characters escaped."""
-    cut = str(text)[: length + 1]
-    shown = [char if char.isprintable() else char.encode('unicode_escape').decode() for char in cut[:length]]
-    return ''.join(shown) + '...' * (len(cut) > length)

@@ -4,7 +4,8 @@ import argparse
 import os
 
 from beit_mm.config.reading import Options
-from beit_mm.engine.runners import launch
+from beit_mm.engine.runners.ending import run
+from beit_mm.engine.runners.launch import train
 
 
 def parse_args() -> argparse.Namespace:
@@ -39,4 +40,4 @@ def parse_args() -> argparse.Namespace:
 
 
 if __name__ == '__main__':
-    launch.run(launch.train, parse_args())
+    run(train, parse_args())

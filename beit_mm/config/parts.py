@@ -72,3 +72,11 @@ def drop_left_out(cfg: Config) -> None:
     hooks = cfg.get('default_hooks') or {}
     for name in [name for name, hook in hooks.items() if hook is None and name not in OF_MMENGINE]:
         del hooks[name]
+
+
+def drop_worker_options(cfg: Config) -> None:
+    """Let `num_workers=0` of any data loader be enough; torch refuses options of workers without any."""
+    for _, node in walk(cfg._cfg_dict, ''):
+        if node.get('num_workers') == 0:
+            for name in ('persistent_workers', 'prefetch_factor', 'multiprocessing_context', 'timeout'):
+                node.pop(name, None)

@@ -8,7 +8,7 @@ from mmengine.config import Config, DictAction
 from mmengine.runner import FlexibleRunner, Runner
 from mmengine.utils import import_modules_from_strings
 
-from beit_mm.config.parts import get
+from beit_mm.config.parts import drop_worker_options, get
 from beit_mm.errors import UserError
 
 # What a run reads: arguments of the runners, and what launchers, wrappers and inferencers read besides them.
@@ -41,6 +41,8 @@ class Options(DictAction):
                 self._parse_iterable(value)
             except AssertionError:
                 parser.error(f'{option_string}: the brackets of {word!r} do not match')
+            except RecursionError:  # such as of a dict(...)
+                parser.error(f'{option_string}: {word!r} must be a value, or a list or tuple of values')
         super().__call__(parser, namespace, values, option_string)
 
 
@@ -57,6 +59,7 @@ def read_config(path: str | Path, options: dict | None = None, argument: str = '
     except Exception as error:  # a config is code
         raise UserError(_explain(path, error)) from error
     merge_options(cfg, options, path, argument)
+    drop_worker_options(cfg)
     return cfg
 
 

@@ -11,6 +11,7 @@ from .hooks.logging_hooks import DeferredRuntimeInfoHook, MainProcessLoggerHook
 from .hooks.monitoring_hooks import KNNHook, PicturesHook
 from .hooks.report_hook import ReportHook
 from .hooks.stop_hook import StopOnSignalHook
+from .hooks.watchdog_hook import WatchdogHook
 from .optimizers.autocast_wrapper import AutocastOptimWrapper
 from .optimizers.constructors import LayerDecayOptimWrapperConstructor, TrainableOptimWrapperConstructor
 from .runners.fully_sharded import FullyShardedStrategy
@@ -32,6 +33,7 @@ __all__ = [
     'StopOnSignalHook',
     'TrainableOptimWrapperConstructor',
     'VerifiedCheckpointHook',
+    'WatchdogHook',
 ]
 
 

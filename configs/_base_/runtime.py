@@ -12,7 +12,8 @@ default_hooks = dict(
     visualization=dict(type='VisualizationHook', enable=False),
     pictures=dict(type='beit_mm.PicturesHook', interval=1000),
     report=dict(type='beit_mm.ReportHook'),
-    stop=dict(type='beit_mm.StopOnSignalHook'))
+    stop=dict(type='beit_mm.StopOnSignalHook'),
+    watchdog=dict(type='beit_mm.WatchdogHook'))
 env_cfg = dict(
     cudnn_benchmark=False,
     mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),

@@ -10,6 +10,7 @@ from support.payloads import ANYWHERE, leave_trace, OTHER_OPCODES, write
 from support.tools import tool
 
 from beit_mm.engine.runners import launch
+from beit_mm.engine.runners.ending import run
 
 TRUNK = dict(type='beit_mm.BEiT', img_size=32, embed_dim=16, depth=1, num_heads=2)
 HEAD = dict(type='LinearClsHead', num_classes=1, in_channels=16)
@@ -79,7 +80,7 @@ def test_bad_weights_end_a_test_in_one_sentence(tmp_path, capsys, checkpoint, me
     args = dict(config=config(tmp_path), checkpoint=path, work_dir=f'{tmp_path}/work', launcher='none')
     args.update(out=None, show_dir=None, tta=False, cfg_options=None)
     with pytest.raises(SystemExit) as raised:
-        launch.run(launch.test, Namespace(**args))
+        run(launch.test, Namespace(**args))
     assert raised.value.code == 1
     assert_one_sentence(capsys.readouterr().err, message)
     assert not (tmp_path / 'ran').exists()

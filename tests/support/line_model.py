@@ -93,7 +93,7 @@ def build(
     by_epoch=True,
     accumulative_counts=1,
     interval=1,
-    signals=('SIGTERM',),
+    signals=('SIGTERM', 'SIGINT'),
     default_hooks=None,
     **kwargs,
 ) -> Runner:

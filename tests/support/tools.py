@@ -140,11 +140,5 @@ def data_options(digits: Path, kind: str = 'imagenet', **more) -> list:
     return [
         f'{loader}.{key}={value}'
         for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader')
-        for key, value in {
-            'dataset.data_root': digits / kind,
-            'num_workers': 0,
-            'persistent_workers': False,
-            'batch_size': 8,
-            **more,
-        }.items()
+        for key, value in {'dataset.data_root': digits / kind, 'num_workers': 0, 'batch_size': 8, **more}.items()
     ]

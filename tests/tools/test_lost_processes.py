@@ -1,4 +1,4 @@
-"""dist_train.sh goes on after a lost process, and stops cleanly after SIGTERM."""
+"""dist_train.sh goes on after a lost or stopped process, ends cleanly after signals, and is alone on this machine."""
 
 import os
 import re
@@ -20,7 +20,7 @@ SECONDS = 120
 class Training:
     """tools/dist_train.sh on two processes, with a loader's worker each; its output goes to a file."""
 
-    def __init__(self, digits: Path, folder: Path):
+    def __init__(self, digits: Path, folder: Path, *more: str):
         self.log = folder / 'log.txt'
         options = [
             *SMALL_TRUNK,
@@ -35,6 +35,7 @@ class Training:
             'param_scheduler.1.end=100000',
             'default_hooks.checkpoint.interval=1',
             'default_hooks.logger.interval=1',
+            *more,
         ]
         command = ['tools/dist_train.sh', 'configs/demo/finetune.py', '2', '--work-dir', folder / 'run']
         with self.log.open('w') as log:
@@ -61,18 +62,40 @@ def children(pid: int) -> list[int]:
     return [int(child) for line in lines for child in line.split()]
 
 
+def listening_addresses(processes: list[int]) -> set[str]:
+    """Hexadecimal addresses on which these processes listen for TCP connections."""
+    links = [link for process in processes for link in Path(f'/proc/{process}/fd').iterdir()]
+    sockets = {os.readlink(link).removeprefix('socket:[').rstrip(']') for link in links if link.exists()}
+    rows = [line.split() for name in ('tcp', 'tcp6') for line in Path(f'/proc/net/{name}').read_text().splitlines()[1:]]
+    return {row[1].split(':')[0] for row in rows if row[3] == '0A' and row[9] in sockets}
+
+
 @pytest.fixture
-def training(digits, tmp_path):
-    training = Training(digits, tmp_path)
-    yield training
-    left = [process for rank in training.ranks() for process in (rank, *children(rank))]
-    training.torchrun.kill()
-    training.torchrun.wait()
-    for process in left:
-        os.kill(process, signal.SIGKILL)
+def start(digits, tmp_path):
+    started = []
+
+    def start(*options: str) -> Training:
+        started.append(Training(digits, tmp_path, *options))
+        return started[-1]
+
+    yield start
+    for training in started:
+        left = [process for rank in training.ranks() for process in (rank, *children(rank))]
+        training.torchrun.kill()
+        training.torchrun.wait()
+        for process in left:
+            os.kill(process, signal.SIGKILL)
 
 
-def test_a_lost_process_and_then_a_signal(training, tmp_path):
+def assert_gone(processes: list[int], seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while alive := [process for process in processes if Path(f'/proc/{process}').exists()]:
+        assert time.monotonic() < end, alive
+        time.sleep(0.1)
+
+
+def test_a_lost_process_and_then_a_signal(start, tmp_path):
+    training = start()
     training.wait_for(r'Epoch\(train\) +\[3\]\[ *5/12\]')
     lost = training.ranks()[1]
     os.kill(lost, signal.SIGKILL)
@@ -84,16 +107,51 @@ def test_a_lost_process_and_then_a_signal(training, tmp_path):
     ranks = training.ranks()
     workers = [worker for rank in ranks for worker in children(rank)]
     assert len(ranks) == 2 and len(workers) >= 2
+    assert listening_addresses([training.torchrun.pid, *ranks, *workers]) == {'0100007F'}, '127.0.0.1'
     for process in (*workers, *ranks, training.torchrun.pid):  # as Slurm tells all of a job
         os.kill(process, signal.SIGTERM)
-    training.torchrun.wait(SECONDS)
+    assert training.torchrun.wait(SECONDS) == 0
     output = training.log.read_text()
     stops = re.findall(r'stopped by SIGTERM after iteration (\d+); --resume goes on from (.*)', output)
-    assert len(stops) == 1
     newest = find_newest(tmp_path / 'run')
-    assert stops[0] == (newest.stem.removeprefix('iter_'), str(newest)) and find_damage(newest) is None
+    stop = newest.stem.removeprefix('iter_'), str(newest)
+    assert stops == [stop] * 2 and output.splitlines()[-1].startswith('stopped by SIGTERM'), 'in the log, and last'
+    assert find_damage(newest) is None
     meta = torch.load(newest, weights_only=False)['meta']
-    assert meta['iter'] == int(stops[0][0]) and meta['epoch'] == (meta['iter'] - 1) // 12 >= epoch
-    for rank in ranks:
-        with pytest.raises(ProcessLookupError):
-            os.kill(rank, 0)
+    assert meta['iter'] == int(stop[0]) and meta['epoch'] == (meta['iter'] - 1) // 12 >= epoch
+    assert_gone(ranks, 0)
+
+
+@pytest.mark.long
+def test_processes_end_with_their_launcher_and_save(start, tmp_path):
+    training = start()
+    training.wait_for(r'Epoch\(train\) +\[2\]\[ *5/12\]')
+    ranks = training.ranks()
+    workers = [worker for rank in ranks for worker in children(rank)]
+    training.torchrun.kill()
+    assert_gone([*ranks, *workers], SECONDS)
+    newest = find_newest(tmp_path / 'run')
+    assert f'stopped by SIGTERM after iteration {newest.stem.removeprefix("iter_")};' in training.log.read_text()
+
+
+@pytest.mark.long
+def test_a_stopped_process_is_named_and_all_go_on_from_the_step_before(start, tmp_path):
+    training = start('default_hooks.watchdog.limit=5', 'default_hooks.checkpoint.interval=1000')
+    training.wait_for(r'Epoch\(train\) +\[2\]\[ *5/12\]')
+    os.kill(training.ranks()[1], signal.SIGSTOP)
+    output = training.wait_for(r'resumed epoch[^$]*Epoch\(train\) +\[\d+\]\[ *5/12\]')
+    iteration, name = re.search(r'after iteration (\d+): process 1 .* --resume goes on from .*/(.*)', output).groups()
+    assert name == f'iter_{iteration}.pth' and int(iteration) >= 16
+    assert f', iter: {iteration}' in output
+    training.torchrun.send_signal(signal.SIGINT)
+    assert training.torchrun.wait(SECONDS) == 130
+    assert training.log.read_text().splitlines()[-1].startswith('stopped by SIGINT')
+
+
+@pytest.mark.long
+def test_a_mistake_is_the_last_line_and_starts_nothing_anew(start):
+    training = start('train_dataloader.batch_size=4000')
+    assert training.torchrun.wait(SECONDS) == 1
+    output = training.log.read_text()
+    assert re.match(r'error: .*holds no batch', output.splitlines()[-1]) and 'Traceback' not in output
+    assert output.count('holds no batch') <= 3, 'by each process and the launcher'

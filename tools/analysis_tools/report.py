@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from beit_mm.engine.runners.launch import run
+from beit_mm.engine.runners.ending import run
 from beit_mm.text import show
 from beit_mm.visualization.report import write_report
 

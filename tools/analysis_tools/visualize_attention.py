@@ -9,7 +9,7 @@ from beit_mm.apis import load_model
 from beit_mm.apis.images import find_images
 from beit_mm.apis.writing import refuse_inputs
 from beit_mm.datasets.images import read_image
-from beit_mm.engine.runners.launch import run
+from beit_mm.engine.runners.ending import run
 from beit_mm.files import atomic_write
 from beit_mm.text import show
 from beit_mm.visualization import attention_figure, grid_points, point_attention_maps

@@ -14,7 +14,7 @@ from scaling import compare_scaling
 from segmentation import compare_segmentation
 from trunks import compare_trunks
 
-from beit_mm.engine.runners.launch import run
+from beit_mm.engine.runners.ending import run
 
 ON_GPU = torch.cuda.is_available()
 SIZES = dict(batch=128 if ON_GPU else 4, width=768 if ON_GPU else 384, depth=12, size=224)

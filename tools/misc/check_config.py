@@ -6,7 +6,7 @@ import sys
 from beit_mm.checks import check_config
 from beit_mm.config.flatten import drop_scope_stamps
 from beit_mm.config.reading import Options, read_config
-from beit_mm.engine.runners.launch import run
+from beit_mm.engine.runners.ending import run
 from beit_mm.text import show
 
 

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from beit_mm.checks.samples import leaf_datasets
 from beit_mm.config.flatten import drop_scope_stamps
 from beit_mm.config.reading import read_config
-from beit_mm.engine.runners.launch import run
+from beit_mm.engine.runners.ending import run
 from beit_mm.text import show
 
 IGNORED = 255

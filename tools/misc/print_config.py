@@ -7,7 +7,7 @@ from contextlib import redirect_stdout
 with redirect_stdout(sys.stderr):  # the hosts print while they are imported
     from beit_mm.config import flatten as print_config
     from beit_mm.config.reading import Options
-    from beit_mm.engine.runners.launch import run
+    from beit_mm.engine.runners.ending import run
 
 
 def parse_args() -> argparse.Namespace:

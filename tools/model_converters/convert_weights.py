@@ -3,7 +3,7 @@
 import argparse
 
 from beit_mm.checkpoint.converting import convert
-from beit_mm.engine.runners.launch import run
+from beit_mm.engine.runners.ending import run
 from beit_mm.models.weight_layouts import LAYOUTS
 from beit_mm.text import show
 

@@ -4,7 +4,7 @@ import argparse
 
 from beit_mm.apis.models import load_for_inference
 from beit_mm.config.reading import Options
-from beit_mm.engine.runners.launch import run
+from beit_mm.engine.runners.ending import run
 from beit_mm.export import export, PARTS
 from beit_mm.text import show
 

@@ -16,8 +16,6 @@ from beit_mm.checkpoint.files import (
     is_template,
     list_checkpoints,
     name_pattern,
-    POINTER,
-    read_pointer,
     remove_partial,
     STEPS,
     write_pointer,
@@ -27,7 +25,6 @@ from beit_mm.engine.runners.loops import average_gradients
 from beit_mm.errors import UserError
 from beit_mm.models.inspection import unwrap
 from beit_mm.registry import HOOKS
-from beit_mm.text import show
 
 from .report_hook import timed
 
@@ -92,27 +89,19 @@ class VerifiedCheckpointHook(CheckpointHook):
         if is_main_process():
             remove_partial(Path(self.out_dir))
             self._release()
-            if not runner.iter:
-                self._name_earlier(runner)
-
-    def _name_earlier(self, runner) -> None:
-        """Say which checkpoints lie in the folder of a new training: it may replace some, and goes on from none."""
-        numbered = [list_checkpoints(Path(self.out_dir), template) for template in (self.filename_tmpl, STEPS)]
-        names = sorted({path.name for paths in numbered for path in paths.values()}, key=lambda name: (len(name), name))
-        pointed = read_pointer(Path(runner.work_dir), Path(self.out_dir))
-        if names or pointed:
-            listed = names if len(names) < 6 else [*names[:2], '...', *names[-2:]]
-            runner.logger.warning(
-                f'{self.out_dir} holds an earlier run: {", ".join(map(show, listed)) or "no checkpoint"}; {POINTER} '
-                f'names {show(pointed and pointed.name)}. This run begins anew and replaces files of the same name; '
-                '--resume goes on with the earlier run, another work_dir keeps it'
-            )
 
     def _own_name(self, path: object) -> str | None:
         """The name of a file in this run's folder, from a path that may be another run's; None if there is none."""
         name = Path(path).name if isinstance(path, str) else ''
         is_own = re.fullmatch(self._own_names, name) and os.path.isfile(Path(self.out_dir) / name)
         return name if is_own else None
+
+    def after_train(self, runner) -> None:
+        """Save the last state of a training that a hook such as EarlyStoppingHook has ended."""
+        progress = dict(epoch=runner.epoch, iter=runner.iter)
+        if self.save_last and getattr(runner.train_loop, 'stop_training', False) and progress != self._last_saved:
+            self._save_checkpoint_with_step(runner, runner.epoch if self.by_epoch else runner.iter, progress)
+        super().after_train(runner)
 
     def _save_checkpoint_with_step(self, runner, step: int, meta: dict) -> None:
         """Write a regular checkpoint. MMEngine calls it when one is due, and again after each new best score."""

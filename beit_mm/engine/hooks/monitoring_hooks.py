@@ -195,7 +195,7 @@ class KNNHook(Hook):
         rank, world_size = get_dist_info()
         share = math.ceil(len(sampler) / world_size)  # of equal size: the last processes repeat the first images
         own = [sampler[index % len(sampler)] for index in range(rank, share * world_size, world_size)]
-        worker_init = partial(ignore_signals_in_worker, [signal.SIGTERM], None)
+        worker_init = partial(ignore_signals_in_worker, [signal.SIGINT], None)
         colors, device = input_format(model), next(model.parameters()).device
         features, labels = [], []
         for batch in DataLoader(sampler=own, collate_fn=default_collate, worker_init_fn=worker_init, **loader):

@@ -135,8 +135,8 @@ class ReportHook(Hook):
 
 @contextmanager
 def timed(runner, part: str) -> Iterator[None]:
-    """Count what runs inside as a part, such as 'pictures', in the report of the run, if it has a ReportHook."""
-    hooks = [hook for hook in runner.hooks if isinstance(hook, ReportHook)]
+    """Count what runs inside as a part of the run, such as 'pictures', for its ReportHook and WatchdogHook."""
+    hooks = [hook for hook in runner.hooks if hasattr(hook, 'switch')]
     previous = [hook.switch(part) for hook in hooks]
     try:
         yield

@@ -1,4 +1,4 @@
-"""A signal, such as a scheduler's SIGTERM, ends a training after its checkpoint is saved."""
+"""A signal, such as a scheduler's SIGTERM or Ctrl-C, ends a training after its checkpoint is saved."""
 
 import functools
 import os
@@ -30,7 +30,8 @@ class StopOnSignalHook(Hook):
 
     Set it as `default_hooks.stop`, together with a VerifiedCheckpointHook, for a loop with exact resume. One process
     stops after its current update; several processes stop after the next one, when all know of the signal. In a
-    validation they stop between two batches, and the validation is left out. A second signal ends the process at once.
+    validation they stop between two batches, and the validation is left out. A second signal ends the process at once,
+    even if it waits for another one.
 
     Args:
         signals: names such as SIGTERM, or SIGUSR1 for Slurm's `--signal`.
@@ -42,12 +43,11 @@ class StopOnSignalHook(Hook):
 
     priority = 'LOWEST'  # after the checkpoint hook
 
-    def __init__(self, signals: Sequence[str] = ('SIGTERM',)):
+    def __init__(self, signals: Sequence[str] = ('SIGTERM', 'SIGINT')):
         if unknown := [name for name in signals if name not in signal.Signals.__members__]:
             raise UserError(f'signals must be names such as SIGTERM, got {", ".join(unknown)}')
         self.signals = [signal.Signals[name] for name in signals]
         self._received: signal.Signals | None = None
-        self._received_at = 0.0
         self._previous = {}
         self._agree: Callable[[bool], bool] | None = None  # None outside a training
         self._num_val_batches = 0  # of the process with the fewest
@@ -65,11 +65,18 @@ class StopOnSignalHook(Hook):
                 f'beit_mm.EpochTrainLoop goes on'
             )
         if threading.current_thread() is threading.main_thread():  # only there Python sets handlers
+            reader, self._writer = os.pipe()
+            os.set_blocking(self._writer, False)
+            signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+            threading.Thread(target=self._end_at_second, args=(reader,), daemon=True).start()
             self._previous = {number: signal.signal(number, self._note) for number in self.signals}
 
     def after_train(self, runner) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+        if self._previous:
+            signal.set_wakeup_fd(-1)
+            os.close(self._writer)
         self._previous, self._agree = {}, None
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
@@ -89,12 +96,21 @@ class StopOnSignalHook(Hook):
             self._stop(runner, runner.iter)
 
     def _note(self, number: int, frame) -> None:
-        now = time.monotonic()
-        if self._received is None:
-            self._received, self._received_at = signal.Signals(number), now
-        elif now - self._received_at > REPEAT_WINDOW:
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
+        self._received = self._received or signal.Signals(number)
+
+    def _end_at_second(self, reader: int) -> None:
+        """Runs in a thread, as the main one hears of no signal while it waits in torch. Reads signals as they come."""
+        first = None
+        while number := os.read(reader, 1):
+            if number[0] not in self.signals:
+                continue
+            now = time.monotonic()
+            is_alone = number[0] == signal.SIGINT and get_world_size() == 1  # no launcher passes it on
+            if first is not None and now - first > (0.2 if is_alone else REPEAT_WINDOW):
+                os.write(2, b'ended at once by a second signal\n')
+                os._exit(128 + number[0])
+            first = first or now
+        os.close(reader)
 
     def _stop(self, runner, iteration: int) -> None:
         saver = next((hook for hook in runner.hooks if isinstance(hook, VerifiedCheckpointHook)), None)
@@ -106,7 +122,7 @@ class StopOnSignalHook(Hook):
         cause = self._received.name if self._received else 'a signal to another process'
         message = f'stopped by {cause} after iteration {iteration}; --resume goes on from {path}'
         runner.logger.warning(message)
-        raise TrainingStopped(message)
+        raise TrainingStopped(message, 128 + signal.SIGINT if self._received == signal.SIGINT else 0)
 
 
 class SharedFlag:

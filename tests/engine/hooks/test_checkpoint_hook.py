@@ -82,6 +82,17 @@ def test_a_best_score_replaces_the_best_checkpoint_and_writes_no_other(tmp_path)
     assert names(tmp_path) == ['best_accuracy_epoch_6.pth', 'epoch_2.pth', 'epoch_4.pth', 'epoch_6.pth']
 
 
+@pytest.mark.parametrize('by_epoch, saved', [(True, ['epoch_3.pth']), (False, ['iter_12.pth'])])
+def test_a_training_that_a_hook_ends_early_saves_its_last_state(by_epoch, saved, tmp_path):
+    """As any end does, and no second time."""
+    early = dict(type='EarlyStoppingHook', monitor='accuracy', rule='greater', patience=2, min_delta=0.1)
+    for interval in (100, 3 if by_epoch else 12):
+        runner = line_model.build(tmp_path / str(interval), early, by_epoch=by_epoch, interval=interval)
+        runner.train()
+        assert (runner.iter, names(tmp_path / str(interval))) == (12, saved)
+        assert find_newest(tmp_path / str(interval)).name == saved[0]
+
+
 @pytest.mark.parametrize('by_epoch, name, meta', [(True, 'epoch_1', (1, 2)), (False, 'iter_2', (0, 2))])
 def test_a_best_score_counts_no_step_twice_under_flexible_runner(by_epoch, name, meta, tmp_path):
     """It writes a checkpoint anew after the validation, when the step is counted already."""
@@ -112,40 +123,6 @@ def test_names_of_files_must_be_such_that_their_number_can_be_read(template):
         VerifiedCheckpointHook(filename_tmpl=template)
     with pytest.raises(UserError, match='out_dir must be a folder of this machine or a mounted one, got s3://bucket'):
         VerifiedCheckpointHook(out_dir='s3://bucket')
-
-
-@pytest.mark.parametrize('by_epoch', [True, False])
-def test_a_new_run_says_which_checkpoints_are_there_and_a_host_s_tool_resumes_from_them(by_epoch, tmp_path, caplog):
-    options = dict(type='beit_mm.VerifiedCheckpointHook', by_epoch=by_epoch, interval=1, filename_tmpl='m_{:04d}.pth')
-
-    def run(epochs, **more):
-        runner = line_model.build(
-            tmp_path,
-            epochs=epochs,
-            by_epoch=by_epoch,
-            default_hooks=dict(checkpoint=options),
-            log_level='WARNING',
-            **more,
-        )
-        runner.logger.addHandler(caplog.handler)
-        runner._resume = 'load_from' in more  # as by MMPretrain's tool, without the name of a file
-        runner.train()
-        output = caplog.text
-        caplog.clear()
-        return runner, output
-
-    last = 'm_0002.pth' if by_epoch else 'm_0008.pth'
-    assert 'earlier run' not in run(2)[1]
-    output = run(1)[1]
-    assert f'{tmp_path} holds an earlier run: m_0001.pth, m_0002.pth' in output
-    assert f'{last}; last_checkpoint names {last}. This run begins anew' in output
-    runner, output = run(2, load_from=None)
-    assert (tmp_path / POINTER).read_text().endswith(last) and 'earlier run' not in output
-    (tmp_path / last).write_bytes(b'damaged')
-    runner = line_model.build(tmp_path, epochs=2, by_epoch=by_epoch, default_hooks=dict(checkpoint=options))
-    runner._resume = True
-    runner.build_train_loop(runner._train_loop)
-    assert Path(runner._load_from).name == ('m_0001.pth' if by_epoch else 'm_0007.pth')
 
 
 def contents(folder) -> dict:

@@ -11,7 +11,7 @@ from mmengine.runner import Runner
 from support import line_model
 
 from beit_mm.engine.hooks import report_hook
-from beit_mm.engine.runners import launch
+from beit_mm.engine.runners import ending
 from beit_mm.errors import TrainingStopped
 
 
@@ -44,7 +44,7 @@ def build(folder: Path, *hooks: Hook, **options) -> Runner:
 
 def run(runner: Runner) -> None:
     """As the tools do."""
-    launch._explain(runner.cfg, runner, runner.train)
+    ending.explain(runner.cfg, runner, runner.train)
 
 
 def records(folder: Path, purpose: str = 'train') -> list:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from mmengine.optim import OptimWrapper, OptimWrapperDict
 from support.line_model import build, EightNumbers, Line, names, Signal
 from support.processes import together
 from support.tools import forkserver
+from torch.distributed import TCPStore
 
 from beit_mm.checkpoint.files import find_damage, find_newest, POINTER
 from beit_mm.engine.hooks import stop_hook
@@ -19,11 +21,11 @@ from beit_mm.engine.hooks.stop_hook import StopOnSignalHook, TrainingStopped
 from beit_mm.registry import DATASETS
 
 
-def stop(*arguments, **options) -> str:
+def stop(*arguments, code: int = 0, **options) -> str:
     """Train until a signal; the message."""
     with pytest.raises(TrainingStopped) as stopped:
         build(*arguments, **options).train()
-    assert stopped.value.code == 0
+    assert stopped.value.code == code
     return stopped.value.message
 
 
@@ -78,11 +80,14 @@ def test_checkpoints_of_stops_stay_until_two_regular_ones_are_there(tmp_path):
         assert names(tmp_path) == expected
 
 
-def test_another_signal_stops_after_a_complete_update_if_it_is_named(tmp_path):
+def test_other_signals_stop_after_a_complete_update(tmp_path):
+    """Those that are named; Ctrl-C without being named, with the exit code of shells."""
     sent = Signal('train', 4, signal.SIGUSR1)
     message = stop(tmp_path, sent, signals=('SIGTERM', 'SIGUSR1'), accumulative_counts=3)
     assert message.startswith('stopped by SIGUSR1 after iteration 6')
     assert names(tmp_path) == ['epoch_1.pth', 'iter_6.pth']
+    message = stop(tmp_path, Signal('train', 6, signal.SIGINT), resume=True, code=130)
+    assert message.startswith('stopped by SIGINT after iteration 7')
     with pytest.raises(ValueError, match='signals must be names such as SIGTERM, got SIGTREM'):
         StopOnSignalHook(['SIGTERM', 'SIGTREM'])
 
@@ -124,26 +129,33 @@ def test_several_optimizers_train_stop_and_save(tmp_path):
     assert names(tmp_path) == ['epoch_1.pth', 'iter_6.pth']
 
 
-def ignore_the_first(folder: str) -> None:
-    """A signal, the same again at once, and another after the time in which it would be the same, in one step."""
-    stop_hook.REPEAT_WINDOW = 0.1
+def hear_no_signal(folder: str, number: int) -> None:
+    """In its first step the main thread waits in torch, as for a lost process. Three signals come: two at once, and the
+    last after the time in which it would be the same.
+    """
+    stop_hook.REPEAT_WINDOW = 0.2
 
-    class Twice(Hook):
+    def send() -> None:
+        os.kill(os.getpid(), number)
+        os.kill(os.getpid(), number)
+        time.sleep(0.5)
+        (Path(folder) / 'both').touch()
+        os.kill(os.getpid(), number)
+
+    class Deaf(Hook):
         def before_train_iter(self, runner, *args, **kwargs):
-            os.kill(os.getpid(), signal.SIGTERM)
-            os.kill(os.getpid(), signal.SIGTERM)
-            (Path(folder) / 'both').touch()
-            time.sleep(0.2)
-            os.kill(os.getpid(), signal.SIGTERM)
+            threading.Thread(target=send).start()
+            TCPStore('127.0.0.1', 0, is_master=True).get('nothing')
 
-    build(folder, Twice()).train()
+    build(folder, Deaf()).train()
 
 
-def test_a_second_signal_ends_at_once_but_not_the_same_from_two_senders(tmp_path):
-    process = forkserver.Process(target=ignore_the_first, args=(str(tmp_path),), daemon=True)
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_ends_at_once_but_not_the_same_from_two_senders(number, tmp_path):
+    process = forkserver.Process(target=hear_no_signal, args=(str(tmp_path), number), daemon=True)
     process.start()
     process.join(timeout=60)
-    assert process.exitcode == -signal.SIGTERM
+    assert process.exitcode == 128 + number
     assert (tmp_path / 'both').exists() and names(tmp_path) == []
 
 

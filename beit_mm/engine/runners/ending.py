@@ -1,0 +1,245 @@
+"""How a run ends: one sentence for what a user can mend, a traceback for the rest, exit codes, torchrun's restarts."""
+
+import logging
+import os
+import re
+import signal
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+
+import torch.distributed as dist
+from mmengine.config import Config
+from mmengine.dist import is_main_process
+from mmengine.runner import Runner
+
+from beit_mm.errors import describe_shortage, OutOfMemory, TrainingStopped, UserError
+from beit_mm.models.weights import WeightsMismatch
+from beit_mm.text import show
+
+INTERRUPTED = 128 + signal.SIGINT  # exit code
+TRACEBACK = 'traceback.txt'
+LOST = 'Connection (closed|reset) by peer|remote process exited|Timed out waiting'
+SHM = 'out of shared memory|Bus error|unable to (write to file|allocate shared memory).*torch_'
+FULL = 'No space left on device|Disk quota exceeded|Read-only file system|File too large|PytorchStreamWriter failed.*'
+# What a user can mend in errors of torch and of the system, and what to say; {0} is the text that matches.
+MENDS = {
+    SHM: 'loader workers need more shared memory ({0}): make /dev/shm larger or num_workers smaller',
+    'received 0 items of ancdata|Too many open files': '{0}: raise `ulimit -n` or make num_workers smaller',
+    FULL: '{0}: free some space there or choose another folder',
+    'stack expects each tensor to be equal size.*': 'images of a batch must have one size, {0}: let the pipeline end '
+    'in one, such as by a Resize without keep_ratio or a crop',
+    'Target .* is out of bounds|device-side assert triggered': 'a label is no class of the head ({0}): '
+    'tools/misc/check_data.py names its file',
+    r'server socket has failed to listen.*port: \d+': 'another run uses this port ({0}): give another (MASTER_)PORT',
+    'invalid device ordinal': 'there must be a GPU for every process ({0})',
+    LOST: 'the connection to another process of this run is lost ({0}); it says why, if it was not killed',
+}
+
+
+def explain(cfg: Config, runner: Runner, job: Callable[[], object]) -> None:
+    """Run a job of a runner. Errors about weights name their file, errors about memory say what to change."""
+    try:
+        job()
+    except WeightsMismatch as error:
+        raise UserError(f'{cfg.load_from}: {error}') from error
+    except BaseException as error:
+        stage = runner.message_hub.runtime_info.get('loop_stage', 'train')
+        advice = _advise_on_memory(cfg, stage, error) if isinstance(error, RuntimeError) else None
+        explained = OutOfMemory(advice) if advice else error
+        runner.call_hook('on_exception', error=explained)
+        if advice:
+            raise explained from error
+        raise
+
+
+def _advise_on_memory(cfg: Config, stage: str, error: RuntimeError) -> str | None:
+    """Which options need less memory, the cheapest first; None for an error that is not about memory."""
+    loader = cfg.get(f'{stage}_dataloader') or {}
+    if worker := re.search(r'DataLoader worker \(pid.*?(?:signal: .*?\.|unexpectedly)', str(error)):
+        if 'Bus error' in worker[0]:
+            return None
+        return (
+            f'{worker[0].rstrip(".")}: the system ends processes when memory runs out; fewer workers need less: '
+            f'{stage}_dataloader.num_workers is {loader.get("num_workers")}'
+        )
+    shortage = describe_shortage(error)
+    if shortage is None or 'batch_size' not in loader:
+        return None
+    batch, options = f'{stage}_dataloader.batch_size', []
+    batch_size = loader['batch_size']
+    factor = next((number for number in range(2, batch_size + 1) if batch_size % number == 0), 1)
+    if factor > 1:
+        options.append(f'{batch}={batch_size // factor}')
+    if stage == 'train':
+        if factor > 1:
+            count = cfg.optim_wrapper.get('accumulative_counts', 1) * factor
+            options[0] += f' optim_wrapper.accumulative_counts={count}'
+            if 'max_iters' in cfg.train_cfg:
+                options[0] += f' (with max_iters, schedules and intervals {factor} times as long)'
+        if 'backbone' in cfg.model and not cfg.model.backbone.get('with_cp'):
+            options.append('model.backbone.with_cp=True')
+    elif cfg.model.get('test_cfg', {}).get('mode') == 'slide':
+        options.append('model.test_cfg.windows_per_batch=1')
+    advice = f'try --cfg-options {" or ".join(options)}'
+    if not options:
+        advice = 'the model needs more than one such device (docs/scale.md)'
+    return f'{shortage}; with {batch}={batch_size}, {advice}'
+
+
+def run(job: Callable[[Namespace], None], args: Namespace) -> None:
+    """Run a job and end the process: with exit code 0, after SIGINT 130, after an error 1.
+
+    An error that a user can mend is one sentence, the last line; any other is a traceback. `traceback.txt` in
+    `args.work_dir`, or in a temporary folder, has the traceback of both.
+    """
+    logging.raiseExceptions = False  # on a full disk each line of a log would be another traceback
+    _end_with_launcher()
+    code = 0
+    try:
+        job(args)
+    except TrainingStopped as stopped:  # the log has said where it goes on
+        if is_main_process():
+            note_end(stopped.code, stopped.message)
+        code = 0 if launch_dir() else stopped.code  # torchrun takes another for a failure
+    except KeyboardInterrupt:
+        print('interrupted', file=sys.stderr)
+        note_end(INTERRUPTED, 'interrupted')
+        _leave(INTERRUPTED)
+    except Exception as error:
+        sentence = describe_mend(error, args.work_dir)
+        note_end(1, _report(error, sentence, args.work_dir))
+        may_pass = isinstance(error, OSError) and not isinstance(error, FileNotFoundError)
+        may_pass = may_pass or re.search(f'{LOST}|DataLoader worker', str(error))
+        if sentence and not may_pass:
+            _end_restarts()
+        _leave(1)
+    if dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
+        _leave(code, is_shared=True)
+    if code:
+        sys.exit(code)
+
+
+def describe_mend(error: Exception, work_dir: str | None) -> str | None:
+    """What a user can mend, in one sentence; None for a bug."""
+    from_worker = str(error).startswith('Caught ')  # as a text
+    is_sentence = isinstance(error, OSError) and error.errno is None and not from_worker
+    if not isinstance(error, (UserError, OutOfMemory)) and not is_sentence:
+        if isinstance(error, RuntimeError) and (shortage := describe_shortage(error)):
+            return f'{shortage}; a smaller batch needs less'
+        for pattern, sentence in MENDS.items():
+            if (match := re.search(pattern, str(error))) and not (pattern == LOST and isinstance(error, OSError)):
+                file = getattr(error, 'filename', None) or (work_dir if pattern == FULL else None)
+                return sentence.format(f'{match[0]}: {file}' if file else match[0])
+    files = re.findall(r'File "(.+?)", line', str(error) if from_worker else traceback.format_exc())
+    is_ours = isinstance(error, ValueError) and Path(files[-1]).is_relative_to(Path(__file__).parents[2])
+    return _last_line(error) if is_ours or isinstance(error, (UserError, OutOfMemory, OSError, ImportError)) else None
+
+
+def _last_line(error: Exception) -> str:
+    """A loader's worker sends its whole traceback as the message; the sentence comes last."""
+    last = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+    return re.sub(r'^[\w.]+: ', '', last) if str(error).startswith('Caught ') else last
+
+
+def _is_lost(error: Exception) -> bool:
+    return re.search(LOST, str(error)) is not None
+
+
+def _report(error: Exception, sentence: str | None, work_dir: str | None) -> str:
+    """Write the traceback to a file, and say what happened on standard error; returns the last line."""
+    text = traceback.format_exc()
+    last = f'error: {show(sentence)}'
+    if sentence is None:
+        print(text, file=sys.stderr)
+        last = (
+            f'This is a bug of beit_mm or of a part of your config: {type(error).__name__}: {show(_last_line(error))}'
+        )
+    if path := write_traceback(text, work_dir, may_replace=is_main_process() and not _is_lost(error)):
+        print(f'(traceback in {path})', file=sys.stderr)
+    print(last, file=sys.stderr, flush=True)
+    return last
+
+
+def write_traceback(text: str, work_dir: str | None, may_replace: bool) -> Path | None:
+    """The file; None if it cannot be written, or if another process has written one that must stay."""
+    for make_folder in (lambda: work_dir, lambda: tempfile.mkdtemp(prefix='beit_mm_')):
+        try:
+            if folder := make_folder():
+                os.makedirs(folder, exist_ok=True)
+                path = Path(folder, TRACEBACK)
+                with open(path, 'w' if may_replace else 'x') as file:
+                    file.write(text)
+                return path
+        except FileExistsError:
+            return None
+        except OSError:  # such as a full disk
+            continue
+    return None
+
+
+def launch_dir() -> Path | None:
+    """Torchrun's folder of this launch on this machine; None without torchrun."""
+    error_file = os.environ.get('TORCHELASTIC_ERROR_FILE')  # LAUNCH/attempt_N/RANK/error.json
+    return Path(error_file).parents[2] if error_file else None
+
+
+def note_end(code: int, last: str) -> None:
+    """Exit code and last line of the first process that ends, for tools/torchrun.py."""
+    if launch_dir():
+        try:
+            with open(Path(os.environ['TORCHELASTIC_ERROR_FILE']).parents[1] / 'end', 'x') as file:
+                file.write(f'{code}\n{last}')
+        except OSError:  # another process came first, or the disk is full
+            pass
+
+
+def _end_restarts() -> None:
+    """Before an exit by an error that would only come again: end torchrun, if it would start this process anew."""
+    folder, wait = launch_dir(), 3.0  # seconds in which torchrun ends; an exit before would start all anew
+    if folder is None or int(os.environ['TORCHELASTIC_MAX_RESTARTS']) == 0:
+        return
+    try:
+        (folder / 'ended').touch(exist_ok=False)
+    except FileExistsError:  # another process of this machine ends torchrun
+        time.sleep(wait)
+        return
+    time.sleep(wait / 3)  # the others, the main process among them, have the same error and report it
+    os.kill(os.getppid(), signal.SIGTERM)
+    time.sleep(wait)
+
+
+def _end_with_launcher() -> None:
+    """When torchrun is gone, end as by SIGTERM, or after two minutes at once."""
+    if not launch_dir():
+        return
+    launcher = int(os.environ.get('BEIT_MM_LAUNCHER', os.getppid()))
+
+    def watch() -> None:
+        while os.getppid() == launcher:
+            time.sleep(1)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(120)
+        os._exit(128 + signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _leave(code: int, is_shared: bool = False) -> None:
+    """End the process; one of several at once, as leaving the group in order would wait for the others.
+
+    The interpreter's shutdown aborted 3 of 51 gloo runs in torch's own threads, which torchrun takes for a failure.
+    """
+    if is_shared or dist.is_initialized() and dist.get_world_size() > 1:
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)

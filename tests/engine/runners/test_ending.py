@@ -1,0 +1,186 @@
+"""Runs that end by an error: one sentence for what a user can mend, a traceback for the rest; no useless restarts."""
+
+import os
+import signal
+import tempfile
+from argparse import Namespace
+from types import SimpleNamespace
+
+import pytest
+import torch
+from mmengine.config import Config
+from support import CONFIGS
+from torch.utils.data import DataLoader
+
+from beit_mm.engine.runners import ending
+from beit_mm.errors import TrainingStopped, UserError
+
+CUDA = torch.OutOfMemoryError(
+    'CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 139.81 GiB of which 1 GiB is free. '
+    'If reserved but unallocated memory is large try setting PYTORCH_ALLOC_CONF\nmore'
+)
+CPU = RuntimeError(
+    "[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't allocate memory: you "
+    'tried to allocate 4000000000000 bytes. Error code 12 (Cannot allocate memory)'
+)
+WORKER = RuntimeError('DataLoader worker (pid 1234) is killed by signal: Killed. ')
+KILLED = (
+    'error: DataLoader worker (pid 1234) is killed by signal: Killed: the system ends processes when memory runs out; '
+    'fewer workers need less: train_dataloader.num_workers is 10'
+)
+WITH_CP, BATCH = 'model.backbone.with_cp', 'train_dataloader.batch_size'
+TEST_BATCH, ACCUMULATE = 'test_dataloader.batch_size', 'optim_wrapper.accumulative_counts'
+LONGER = '(with max_iters, schedules and intervals 2 times as long)'
+LARGER = 'the model needs more than one such device (docs/scale.md)'
+
+
+@pytest.fixture(autouse=True)
+def no_watch_over_the_launcher(monkeypatch):
+    monkeypatch.setattr(ending, '_end_with_launcher', lambda: None)
+
+
+def run(error: BaseException | None, work_dir=None, cfg: Config | None = None, stage: str = 'train') -> int:
+    """Exit code of a training that raises an error, or ends well."""
+    hub = SimpleNamespace(runtime_info=dict(loop_stage=stage))
+    runner = SimpleNamespace(message_hub=hub, call_hook=lambda *args, **kwargs: None)
+
+    def train():
+        if error is not None:
+            raise error
+
+    try:
+        ending.run(lambda args: ending.explain(cfg or Config(), runner, train), Namespace(work_dir=work_dir))
+    except SystemExit as end:
+        return end.code
+    return 0
+
+
+@pytest.mark.parametrize(
+    'name, stage, options, expected',
+    [
+        ('pretrain', 'train', {}, f'{BATCH}=256, try {BATCH}=128 {ACCUMULATE}=2 or {WITH_CP}=True'),
+        ('pretrain', 'train', {BATCH: 15, ACCUMULATE: 4, WITH_CP: True}, f'{BATCH}=15, try {BATCH}=5 {ACCUMULATE}=12'),
+        ('segment', 'train', {}, f'{BATCH}=2, try {BATCH}=1 {ACCUMULATE}=2 {LONGER} or {WITH_CP}=True'),
+        ('segment', 'train', {BATCH: 1, WITH_CP: True}, f'{BATCH}=1, {LARGER}'),
+        ('segment', 'val', {}, 'val_dataloader.batch_size=1, try model.test_cfg.windows_per_batch=1'),
+        ('finetune', 'test', {TEST_BATCH: 64}, f'{TEST_BATCH}=64, try {TEST_BATCH}=32'),
+    ],
+)
+def test_the_advice_fits_the_config(name, stage, options, expected, tmp_path, capsys):
+    cfg = Config.fromfile(CONFIGS / f'beit_{name}.py')
+    cfg.merge_from_dict(options)
+    assert run(CUDA, tmp_path, cfg, stage) == 1
+    printed = capsys.readouterr().err.splitlines()[-1].replace('--cfg-options ', '')
+    assert printed == f'error: CUDA out of memory. Tried to allocate 2.00 GiB; with {expected}'
+    assert 'raise error' in (tmp_path / 'traceback.txt').read_text()
+
+
+class Failing(torch.utils.data.Dataset):
+    """One item that cannot be had."""
+
+    def __init__(self, error: Exception):
+        self.error = error
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        raise self.error
+
+
+def error_of_worker(error: Exception) -> Exception:
+    """The error as the main process gets it from a loader's worker."""
+    with pytest.raises(type(error)) as caught:
+        next(iter(DataLoader(Failing(error), num_workers=1)))
+    return caught.value
+
+
+PORT = 'The server socket has failed to listen on any local network address. port: 29500, useIpv6: false'
+SIZES = 'stack expects each tensor to be equal size, but got [3, 48, 64] at entry 0 and [3, 50, 64] at entry 1'
+SHM = 'DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that'
+
+
+@pytest.mark.parametrize(
+    'error, expected',
+    [
+        (CPU, "DefaultCPUAllocator: can't allocate memory"),
+        (WORKER, KILLED),
+        (UserError('a mistake'), 'error: a mistake'),
+        (error_of_worker(UserError('a mistake in the data')), 'error: a mistake in the data'),
+        (
+            FileNotFoundError(2, 'No such file or directory', 'a.png'),
+            "error: [Errno 2] No such file or directory: 'a.png'",
+        ),
+        (OSError(28, 'No space left on device', 'a.pth'), 'error: No space left on device: a.pth: free some space'),
+        (OSError(28, 'No space left on device'), 'error: No space left on device: {tmp_path}: free some space'),
+        (RuntimeError('[enforce fail] . PytorchStreamWriter failed writing file data/1'), 'choose another folder'),
+        (error_of_worker(OSError(24, 'Too many open files')), 'error: Too many open files: raise `ulimit -n`'),
+        (error_of_worker(RuntimeError(SIZES)), 'one size, stack expects each tensor .*: let the pipeline end in one'),
+        (IndexError('Target 12 is out of bounds.'), 'no class of the head (Target 12 is out of bounds): tools/'),
+        (RuntimeError(SHM), 'workers need more shared memory'),
+        (RuntimeError(PORT), 'give another (MASTER_)PORT'),
+        (RuntimeError('[pair.cc:538] Connection closed by peer [127.0.0.1]:1'), 'connection to another process'),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_what_a_user_can_mend_is_one_sentence_and_the_last(error, expected, tmp_path, capsys):
+    """The traceback is in a file."""
+    assert run(error, tmp_path, Config.fromfile(CONFIGS / 'beit_pretrain.py')) == 1
+    *_, noted, last = capsys.readouterr().err.splitlines()
+    assert all(part in last for part in expected.replace('{tmp_path}', str(tmp_path)).split('.*')) and last.startswith(
+        'error: '
+    )
+    assert noted == f'(traceback in {tmp_path / "traceback.txt"})'
+    assert 'raise error' in (tmp_path / 'traceback.txt').read_text()
+
+
+@pytest.mark.parametrize('in_worker', [False, True])
+@pytest.mark.parametrize('error, work_dir', [(RuntimeError('mat1 and mat2'), 'run'), (TypeError('no score'), None)])
+def test_other_errors_are_bugs_and_show_their_traceback(error, work_dir, in_worker, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path))
+    run(error_of_worker(error) if in_worker else error, work_dir and tmp_path / work_dir)
+    output = capsys.readouterr().err
+    (path,) = tmp_path.glob('*/traceback.txt')
+    assert 'Traceback' in output and str(path) in output and 'raise error' in path.read_text()
+    bug = f'This is a bug of beit_mm or of a part of your config: {type(error).__name__}: {error}'
+    assert output.splitlines()[-1] == bug
+
+
+def test_a_report_that_cannot_be_written_is_left_out(tmp_path, capsys, monkeypatch):
+    """As on a full or read-only disk: neither in the work directory nor in the temporary one."""
+    (tmp_path / 'file').touch()
+    monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path / 'file'))
+    assert run(OSError(30, 'Read-only file system', 'run'), tmp_path / 'file' / 'run') == 1
+    sentence = 'error: Read-only file system: run: free some space there or choose another folder'
+    assert capsys.readouterr().err.splitlines() == [sentence]
+
+
+@pytest.mark.parametrize(
+    'error, launched, code',
+    [(TrainingStopped('saved'), False, 0), (TrainingStopped('saved', 130), False, 130)]
+    + [(TrainingStopped('saved', 130), True, 0), (KeyboardInterrupt(), False, 130), (KeyboardInterrupt(), True, 130)],
+)
+def test_exit_codes_of_signals(error, launched, code, tmp_path, capsys, monkeypatch):
+    """For torchrun another code than 0 is a failure, so its launcher gets the code by a file."""
+    if launched:
+        (tmp_path / 'attempt_0').mkdir()
+        monkeypatch.setenv('TORCHELASTIC_ERROR_FILE', str(tmp_path / 'attempt_0' / '0' / 'error.json'))
+    assert run(error) == code and 'Traceback' not in capsys.readouterr().err
+    if launched:
+        assert (tmp_path / 'attempt_0' / 'end').read_text().startswith('130\n')
+
+
+@pytest.mark.parametrize(
+    'error, max_restarts, ends',
+    [(UserError('a mistake'), 3, True), (UserError('a mistake'), 0, False), (OSError(5, 'input/output'), 3, False)],
+)
+def test_torchrun_does_not_repeat_a_mistake(error, max_restarts, ends, tmp_path, monkeypatch):
+    """The first process of a machine that has the error ends it, once."""
+    signals = []
+    monkeypatch.setattr('time.sleep', lambda seconds: None)
+    monkeypatch.setattr(os, 'kill', lambda *args: signals.append(args))
+    monkeypatch.setenv('TORCHELASTIC_ERROR_FILE', str(tmp_path / 'attempt_0' / '0' / 'error.json'))
+    monkeypatch.setenv('TORCHELASTIC_MAX_RESTARTS', str(max_restarts))
+    run(error)
+    run(error)
+    assert signals == ([(os.getppid(), signal.SIGTERM)] if ends else [])
