@@ -1,21 +1,25 @@
 """Files that a config names: data folders, annotation files, shards, checkpoints and the names of weights in them."""
 
+import inspect
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from mmengine.config import Config
+from mmengine.registry import DATASETS
 from torch import nn
 
 from beit_mm.checkpoint.reading import find_weights, read_names, split_checksum
 from beit_mm.config.parts import walk
+from beit_mm.datasets.listing import iterate_files, LeftOut
 from beit_mm.datasets.webdataset import expand_shards
 from beit_mm.models.weight_layouts import find_layouts
 
+from .blame import find_class
 from .problems import Problem, suggest
 
-# What MMSegmentation's data sets look for below each prefix by default.
-SUFFIXES = dict(img_path=('img_suffix', '.jpg'), seg_map_path=('seg_map_suffix', '.png'))
+# Arguments of MMSegmentation's data sets: what they look for below each prefix.
+SUFFIXES = dict(img_path='img_suffix', seg_map_path='seg_map_suffix')
 
 
 def check_data(cfg: Config, dataloaders: Iterable[str]) -> None:
@@ -70,19 +74,30 @@ def _missing_folders(key: str, dataset: dict) -> Iterator[Problem]:
         return
     for path, prefix in prefixes.items():
         folder = root / (prefix or '')
-        name, default = SUFFIXES[path] if 'seg_map_path' in prefixes and path in SUFFIXES else ('', '')
-        suffix = dataset.get(name, default) if name else ''
+        name = SUFFIXES.get(path, '') if 'seg_map_path' in prefixes else ''
+        suffixes = _suffixes(dataset, name or 'extensions')
+        left_out = LeftOut()
         if not folder.is_dir():
             mend = f'set data_prefix to a folder in data_root={root}'
             yield Problem(key, f'names a data folder that does not exist: {folder}; {mend}')
-        elif not any(path.is_file() and path.name.endswith(suffix) for path in folder.rglob('*')):
-            what = f'any {suffix} file' if suffix else 'any file'
+        elif not dataset.get('ann_file') and not any(iterate_files(str(folder), suffixes, left_out)):
+            what = f'any {" or ".join(suffixes)} file' if any(suffixes) else 'any file'
             mend = f'put data there or set {name}' if name else 'put data there'
-            yield Problem(key, f'names a data folder without {what}: {folder}; {mend}')
+            others = f'; it holds {left_out}' if left_out else ''
+            yield Problem(key, f'names a data folder without {what}: {folder}; {mend}{others}')
     annotations = dataset.get('ann_file')
     if annotations and not (root / annotations).is_file():
         mend = 'give its path from data_root on'
         yield Problem(f'{key}.ann_file', f'names a file that does not exist: {root / annotations}; {mend}')
+
+
+def _suffixes(dataset: dict, argument: str) -> Sequence[str]:
+    """Of the files that a data set reads: its argument, or the default of its class; an empty one for any file."""
+    suffixes, cls = dataset.get(argument), find_class(dataset, DATASETS)
+    for base in inspect.getmro(cls)[:-1] if inspect.isclass(cls) else ():
+        parameter = inspect.signature(vars(base).get('__init__', _missing_folders)).parameters.get(argument)
+        suffixes = suffixes or (parameter.default if parameter else None)
+    return (suffixes,) if isinstance(suffixes, str) else suffixes or ('',)
 
 
 def _missing_shards(key: str, dataset: dict) -> Iterator[Problem]:

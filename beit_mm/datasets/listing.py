@@ -41,11 +41,15 @@ def list_files(folder: str, suffixes: Sequence[str], left_out: LeftOut | None = 
     Links are followed, but not to a folder that contains them. Hidden files and folders (`._1.jpg`,
     `.ipynb_checkpoints`), other formats, broken links and what is no file are left out, and noted in `left_out`.
     """
-    left_out = LeftOut() if left_out is None else left_out
-    suffixes, names = tuple(suffix.lower() for suffix in suffixes), []
+    return sorted(iterate_files(folder, suffixes, LeftOut() if left_out is None else left_out))
+
+
+def iterate_files(folder: str, suffixes: Sequence[str], left_out: LeftOut) -> Iterator[str]:
+    """The files of list_files in any order; notes what it passes over."""
+    ends = tuple(suffix.lower() for suffix in suffixes)
     for path, is_file in _walk(folder):
         name = os.path.basename(path)
-        is_image = name.lower().endswith(suffixes)
+        is_image = name.lower().endswith(ends)
         if name.startswith('.'):
             if is_image or not is_file:
                 left_out.note('hidden', path)
@@ -54,8 +58,7 @@ def list_files(folder: str, suffixes: Sequence[str], left_out: LeftOut | None = 
         elif not is_file:
             left_out.note('broken links or no files', path)
         else:
-            names.append(path)
-    return sorted(names)
+            yield path
 
 
 def _walk(folder: str) -> Iterator[tuple[str, bool]]:

@@ -3,12 +3,15 @@
 import os
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from mmengine.evaluator import BaseMetric
 from mmseg.evaluation import IoUMetric as HostIoUMetric
+from PIL import Image
 from torch import Tensor
 
-from beit_mm.datasets.transforms.loading import check_labels, check_mode
+from beit_mm.datasets.transforms.decoding import are_labels_plain, read_labels
+from beit_mm.datasets.transforms.loading import check_labels, map_labels
 from beit_mm.errors import UserError
 from beit_mm.models.tokenizers.discrete_vae import codebook_use
 from beit_mm.registry import METRICS
@@ -108,22 +111,32 @@ class IoUMetric(HostIoUMetric):
     """MMSegmentation's IoUMetric, which refuses label maps that do not fit.
 
     MMSegmentation's own counts labels beyond the classes in some sums but not in others, and its LoadAnnotations cuts
-    16 bits to 8, both silently. Arguments: those of MMSegmentation's IoUMetric.
+    16 bits to 8 and stretches fewer than 8, all silently. Arguments: those of MMSegmentation's IoUMetric.
 
     Raises:
-        UserError: If a map is not a picture of one 8-bit label per pixel, has another size than the prediction, or has
-            a label that is not a class; names the file.
+        UserError: If a map is not a picture of one label per pixel, was not loaded as it is stored, has another size
+            than the prediction, or has a label that is not a class; names the file.
     """
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
         for sample in data_samples if not self.format_only else ():
             path = sample.get('seg_map_path') or f'the labels of {sample.get("img_path")}'
-            if os.path.isfile(path):
-                check_mode(path)
             labels, predicted = (sample[key]['data'].squeeze() for key in ('gt_sem_seg', 'pred_sem_seg'))
             num_classes, reduces = len(self.dataset_meta['classes']), bool(sample.get('reduce_zero_label', False))
+            if os.path.isfile(path) and not are_labels_plain(path):
+                stored = map_labels(read_labels(path), reduces, self.dataset_meta.get('label_map'), self.ignore_index)
+                if not np.array_equal(stored, labels.cpu().numpy()):
+                    raise UserError(
+                        f'{path} must be a picture with one 8-bit label per pixel, got 16 or 32 bits per pixel or less '
+                        'than 8; beit_mm.LoadAnnotations loads them, and another step of the pipeline did'
+                    )
             check_labels(path, labels, predicted.shape, num_classes, reduces, self.ignore_index)
         super().process(data_batch, data_samples)
+        for sample in data_samples if self.output_dir is not None else ():
+            predicted = sample['pred_sem_seg']['data'].squeeze() + int(sample.get('reduce_zero_label', False))
+            if len(self.dataset_meta['classes']) >= 256:  # MMSegmentation has cut its picture to 8 bits
+                path = os.path.join(self.output_dir, f'{os.path.splitext(os.path.basename(sample["img_path"]))[0]}.png')
+                Image.fromarray(predicted.cpu().numpy().astype(np.uint16)).save(path)
 
 
 def predict_by_neighbours(

@@ -16,6 +16,9 @@ def data(tmp_path, monkeypatch):
         (tmp_path / 'D' / folder).mkdir(parents=True)
         for name in () if 'empty' in folder else ('file', 'picture.jpg', 'labels.png'):
             (tmp_path / 'D' / folder / name).touch()
+    (tmp_path / 'D' / 'heic' / 'a').mkdir(parents=True)
+    for name in ('x.heic', '._0.jpg'):
+        (tmp_path / 'D' / 'heic' / 'a' / name).touch()
     (tmp_path / 'checkpoint.pth').touch()
     monkeypatch.chdir(tmp_path)
 
@@ -51,6 +54,15 @@ NO_FOLDER = ' names a data folder that does not exist: '
         (dict(data_prefix='empty'), ' names a data folder without any file: D/empty; put data there'),
         (dict(data_prefix=SCENES, img_suffix='.tif'), ' names a data folder without any .tif file: D/images/training;'),
         (dict(data_prefix=SCENES, seg_map_suffix='.gif'), ' names a data folder without any .gif file: D/annotations'),
+        (
+            dict(type='mmseg.ADE20KDataset', data_prefix=dict(SCENES, img_path='heic')),
+            ' names a data folder without any .jpg',
+        ),
+        (
+            dict(type='beit_mm.ClassFolders', data_prefix='heic'),
+            ' names a data folder without any .jpg or .jpeg or .jpe or',
+        ),
+        (dict(type='mmpretrain.CustomDataset', data_prefix='heic'), ' names a data folder without any .jpg or'),
         (
             dict(ann_file='meta/a.txt'),
             '.ann_file names a file that does not exist: D/meta/a.txt; give its path from data_root on',

@@ -1,6 +1,6 @@
 """Loading images and label maps."""
 
-import io
+import math
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import lru_cache
@@ -19,11 +19,12 @@ from beit_mm.datasets.bad_images import BadImage, is_bad_file
 from beit_mm.errors import UserError
 from beit_mm.registry import TRANSFORMS
 
+from .decoding import has_many_scans, Header, JPEG_START, MAX_PIXELS, open_header, read_array, read_labels
+
 SIMPLEJPEG = 'simplejpeg'
-JPEG_START, JPEG_END = b'\xff\xd8', b'\xff\xd9'
+JPEG_END = b'\xff\xd9'
+NUMPY_START = b'\x93NUMPY'
 ORIENTATION = 0x0112  # EXIF tag
-FORMATS = ('JPEG', 'PNG', 'GIF', 'BMP', 'WEBP', 'TIFF', 'PPM', 'JPEG2000')  # none that Pillow opens with a program
-MAX_PIXELS = 100_000_000
 IGNORED = 255  # label of pixels that count in no loss and no score
 
 
@@ -34,6 +35,10 @@ class LoadImage(LoadImageFromFile):
     Adds `img` uint8 (H, W, 3), BGR by default, `img_shape` and `ori_shape`. Takes the first frame of an animation and
     the upper eight of 16 bits per channel. An `img` that is already there is kept: inferencers of the hosts read it.
 
+    With `color_type='grayscale'` images are uint8 (H, W). With 'unchanged' they have the bands and the depth of the
+    file: uint8 or uint16, (H, W) for one band, else (H, W, bands), the first three of three or four in BGR. More than
+    four bands come from .npy files of such arrays, in the order of the file.
+
     Args:
         imdecode_backend: one of MMCV's, or 'simplejpeg': libjpeg-turbo for JPEG files, about twice as fast as Pillow
             with the same pixels; Pillow for damaged, rotated and CMYK JPEG files, OpenCV for all other files.
@@ -41,7 +46,8 @@ class LoadImage(LoadImageFromFile):
         to_float32, color_type, ignore_empty, backend_args: see MMCV's LoadImageFromFile.
 
     Raises:
-        BadImage: If the file cannot be read, is truncated, has none of FORMATS, or cannot be decoded.
+        BadImage: If the file cannot be read, is truncated, has none of FORMATS, cannot be decoded, or would take a
+            decoder far more time or memory than an image needs.
             With `ignore_empty` the result is None instead, and the data set takes another sample.
     """
 
@@ -73,22 +79,19 @@ class LoadImage(LoadImageFromFile):
     def _decode(self, content: bytes) -> np.ndarray:
         if not content:
             raise ValueError('the file is empty')
+        if content.startswith(NUMPY_START):
+            return self._fit(read_array(content, self.max_pixels))
         backend, is_jpeg = self.imdecode_backend, content[:2] == JPEG_START
         if backend == SIMPLEJPEG:
             backend = 'pillow' if is_jpeg else 'cv2'
             if is_jpeg and self.color_type == 'color':
                 with suppress(ValueError):  # damaged
                     height, width, colors = simplejpeg.decode_jpeg_header(content)[:3]
-                    if width * height <= self.max_pixels and colors not in ('CMYK', 'YCCK') and _is_upright(content):
+                    is_bounded = width * height <= self.max_pixels and not has_many_scans(content, width, height)
+                    if is_bounded and colors not in ('CMYK', 'YCCK') and _is_upright(content):
                         return simplejpeg.decode_jpeg(content, 'BGR')
-        try:
-            header = Image.open(io.BytesIO(content), formats=FORMATS)
-        except Image.UnidentifiedImageError as error:
-            raise ValueError(f'no header of {", ".join(FORMATS)}') from error
-        width, height = header.size
-        if width * height > self.max_pixels:
-            raise ValueError(f'an image must have at most {self.max_pixels} pixels, got {width} x {height}')
-        end_of_header = header.fp.tell()  # type: ignore[union-attr]  # Pillow's images from files have it
+        header = open_header(content, self.max_pixels)
+        end_of_header = header.fp.tell()  # type: ignore[attr-defined]  # Pillow's images from files have it
         if is_jpeg and content.rfind(JPEG_END) < end_of_header:  # no end mark behind the header: truncated
             backend, content = 'pillow', content.rstrip(b'\0')  # Pillow raises; OpenCV 4 would fill the rest with gray
         elif backend == 'pillow' and header.mode[0] in 'IF' and self.color_type != 'unchanged':
@@ -98,26 +101,42 @@ class LoadImage(LoadImageFromFile):
             raise ValueError(f'damaged {header.format} data')
         return image
 
+    def _fit(self, image: np.ndarray) -> np.ndarray:
+        """The array of an .npy file as a decoder would give it for the color_type."""
+        bands = math.prod(image.shape[2:])
+        if self.color_type == 'unchanged':
+            return image.reshape(image.shape[:2]) if bands == 1 else image
+        wanted = 3 if self.color_type == 'color' else 1
+        if bands not in (1, wanted):
+            raise ValueError(f"it has {bands} bands, and color_type='unchanged' of LoadImage reads them")
+        image = (image >> 8).astype(np.uint8) if image.dtype == np.uint16 else image
+        return image if bands == wanted == 3 else np.squeeze(np.repeat(image.reshape(*image.shape[:2], 1), wanted, 2))
+
 
 def _is_upright(content: bytes) -> bool:
     """Whether a JPEG file is shown as it is stored; its EXIF data may ask for a rotation."""
     if b'Exif\0\0' not in content[:4096]:
         return True
-    return Image.open(io.BytesIO(content)).getexif().get(ORIENTATION, 1) in (0, 1)
+    return Image.open(Header(content)).getexif().get(ORIENTATION, 1) in (0, 1)
 
 
 @TRANSFORMS.register_module()
 class LoadAnnotations(host.LoadAnnotations):
     """MMSegmentation's LoadAnnotations for training: the same label map, refused if it does not fit.
 
+    `gt_seg_map` is uint8 (H, W); with more than 255 classes uint16, also from pictures of 16 bits.
+
     Args:
-        num_classes: labels are 0 to num_classes - 1 after `reduce_zero_label` and the data set's `label_map`.
-        ignore_index: label of ignored pixels, also the heads' ignore_index. `reduce_zero_label` makes 255 of 0.
+        num_classes: labels are 0 to num_classes - 1 after `reduce_zero_label` and the data set's `label_map`, or
+            `ignore_index`.
+        ignore_index: label of ignored pixels, 255. With more than 255 classes it must be larger, such as 65535, also in
+            heads, metrics, `RandomCrop` and as `seg_pad_val` of the data preprocessor.
         imdecode_backend, backend_args: see MMSegmentation's LoadAnnotations.
 
     Raises:
-        UserError: If a map cannot be read, is no picture with one 8-bit label per pixel, has another size than its
-            image, or has a label that is no class; names the file.
+        ValueError: If ignore_index is a class.
+        UserError: If a map cannot be read, is no picture with one label per pixel, has another size than its image, or
+            has a label that is no class; names the file.
     """
 
     def __init__(
@@ -128,29 +147,25 @@ class LoadAnnotations(host.LoadAnnotations):
         ignore_index: int = IGNORED,
     ):
         super().__init__(imdecode_backend=imdecode_backend, backend_args=backend_args)
-        self.num_classes = num_classes
-        self.ignore_index = ignore_index
+        if not num_classes <= ignore_index < 2**16:
+            raise ValueError(
+                f'ignore_index of LoadAnnotations must be num_classes={num_classes} to 65535, got {ignore_index}; set '
+                'it also in the heads, the metrics and RandomCrop, and as seg_pad_val of the data preprocessor'
+            )
+        self.num_classes, self.ignore_index = num_classes, ignore_index
 
     def _load_seg_map(self, results: dict) -> None:
         path = results['seg_map_path']
-        try:
-            content = fileio.get(path, backend_args=self.backend_args)
-            labels = mmcv.imfrombytes(content, flag='unchanged', backend=self.imdecode_backend)
-            if labels is None:
-                raise ValueError('the decoder found no picture')
-        except Exception as error:  # every file backend and decoder has its own classes
-            if not is_bad_file(error):
-                raise
-            raise UserError(f'the label map {path} cannot be read: {error}') from error
-        if labels.ndim != 2 or labels.dtype.itemsize != 1:
+        labels = read_labels(path, self.imdecode_backend, self.backend_args)
+        if labels.dtype.itemsize > 1 and self.ignore_index <= IGNORED:
             raise UserError(
-                f'{path} must be a picture with one 8-bit label per pixel, got {labels.dtype} of shape {labels.shape}'
+                f'{path} must be a picture with one 8-bit label per pixel, got {labels.dtype} of shape {labels.shape}; '
+                'more bits are for more than 255 classes, with ignore_index=65535'
             )
         reduces = bool(results['reduce_zero_label'])
-        table = _label_table(reduces, tuple((results.get('label_map') or {}).items()))
-        labels = cv2.LUT(labels.astype(np.uint8), table)  # Pillow gives bool for single bits
+        labels = map_labels(labels, reduces, results.get('label_map'), self.ignore_index)
         size = results.get('ori_shape') or labels.shape
-        check_labels(path, labels, size, self.num_classes, reduces, self.ignore_index)
+        check_labels(path, labels, size[:2], self.num_classes, reduces, self.ignore_index)
         results['gt_seg_map'] = labels
         results['seg_fields'].append('gt_seg_map')
 
@@ -158,14 +173,24 @@ class LoadAnnotations(host.LoadAnnotations):
         return f'{type(self).__name__}(num_classes={self.num_classes})'
 
 
+def map_labels(labels: np.ndarray, reduces: bool, label_map: dict | None, ignored: int) -> np.ndarray:
+    """Labels from the values of a file as MMSegmentation maps them: uint8 (H, W), or uint16 if `ignored` needs it."""
+    table = _label_table(reduces, tuple((label_map or {}).items()), ignored)
+    if labels.dtype == np.uint8 and ignored <= IGNORED:
+        return cv2.LUT(labels, table[:256].astype(np.uint8))
+    return table[labels]
+
+
 @lru_cache
-def _label_table(reduces: bool, label_map: tuple[tuple[int, int], ...]) -> np.ndarray:
-    """From values in the file to labels, uint8 (256,)."""
-    table = np.arange(256)
+def _label_table(reduces: bool, label_map: tuple[tuple[int, int], ...], ignored: int) -> np.ndarray:
+    """From values in the file to labels, uint16 (65536,)."""
+    table = np.arange(2**16)
     if reduces:
-        table = np.where((table == 0) | (table == IGNORED), IGNORED, table - 1)
-    new = dict(label_map)
-    return np.array([new.get(label, label) for label in table.tolist()], np.uint8)
+        table = np.where((table == 0) | (table == ignored), ignored, table - 1)
+    mapped = table.copy()
+    for old, new in label_map:
+        mapped[table == old] = ignored if new == IGNORED else new
+    return mapped.astype(np.uint16)
 
 
 def check_labels(
@@ -184,12 +209,3 @@ def check_labels(
             f'{path} must have labels {int(reduces)} to {num_classes - 1 + reduces} (reduce_zero_label={reduces}) or '
             f'{ignored}, got {label}{mend}'
         )
-
-
-def check_mode(path: str) -> None:
-    """Refuse a picture whose header has not one label per pixel in at most 8 bits: UserError."""
-    with Image.open(path) as image:
-        mode = image.mode
-    if mode not in ('L', 'P', '1'):
-        got = '16 or 32 bits per pixel' if mode[0] in 'IF' else f'colours or transparency ({mode})'
-        raise UserError(f'{path} must be a picture with one 8-bit label per pixel, got {got}')

@@ -2,10 +2,12 @@
 
 import errno
 import io
+import resource
 import struct
 import tracemalloc
 import zlib
 
+import cv2
 import mmcv
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from mmpretrain.registry import TRANSFORMS
 from PIL import Image
 
 from beit_mm.datasets import BadImage, LoadImage
+from beit_mm.datasets.transforms.decoding import read_labels
 
 BACKENDS = ['simplejpeg', 'cv2', 'pillow']
 HEIGHT, WIDTH = 50, 66
@@ -208,3 +211,92 @@ def test_other_uses(tmp_path):
     assert {dataset[0]['img_path'] for _ in range(4)} == {'whole'}
     with pytest.warns(DeprecationWarning), pytest.raises(ValueError, match='takes backend_args instead of'):
         LoadImage(file_client_args=dict(backend='disk'))
+
+
+def scans(count: int) -> bytes:
+    """A progressive JPEG file of 2000 x 2000 pixels with so many empty scans."""
+    content = encode(Image.new('L', (2000, 2000)), 'JPEG', progressive=True)
+    start = content.rfind(b'\xff\xda')
+    return content[:start] + content[start:-2] * count + content[-2:]
+
+
+def codestream() -> bytes:
+    """A JPEG 2000 file whose box says 66 x 50 pixels, and its stream 60000 x 50000."""
+    content = encode(PICTURE, 'JPEG2000')
+    start = content.find(b'\xff\x4f\xff\x51') + 8
+    return content[:start] + struct.pack('>II', 60000, 50000) + content[start + 8 :]
+
+
+EMPTY_CHUNK = bytes(4) + b'tEXt' + struct.pack('>I', zlib.crc32(b'tEXt'))
+GREEDY = dict(
+    a_chunk_of_4_gb=KINDS['gray_png'][:33] + b'\xff\xff\xff\xf0IDAT',
+    a_chunk_after_a_good_one=KINDS['gray_png'][:-12] + b'\x80\0\0\0tEXt' + KINDS['gray_png'][-12:],
+    empty_scans=scans(300),
+    fill_bytes=KINDS['rgb'][:2] + b'\xff' * 10_000_000 + KINDS['rgb'][2:],
+    empty_segments=KINDS['rgb'][:2] + b'\xff\xfe\0\x02' * 2_000_000 + KINDS['rgb'][2:],
+    comment=b'P6\n#' + b'x' * 10_000_000 + KINDS['ppm'][2:],
+    tiny_chunks=KINDS['gray_png'][:33]
+    + (bytes(4) + b'tEXt' + struct.pack('>I', zlib.crc32(b'tEXt'))) * 800_000
+    + KINDS['gray_png'][33:],
+    stream_of_other_size=codestream(),
+)
+
+
+@pytest.mark.parametrize('name', GREEDY)
+@pytest.mark.parametrize('color_type', ['color', 'unchanged'])
+def test_files_that_ask_for_much_are_refused_in_a_second(name, color_type, tmp_path):
+    """As images and as label maps. Decoders took up to 4.6 GB or 21 s for them."""
+    path, before = tmp_path / 'a.png', resource.getrusage(resource.RUSAGE_SELF)
+    path.write_bytes(GREEDY[name])
+    for backend in BACKENDS[: 3 if color_type == 'color' else 1]:
+        if backend == 'simplejpeg' and name in ('fill_bytes', 'empty_segments'):
+            continue  # libjpeg-turbo reads them at once
+        with pytest.raises(BadImage, match=r'a.png cannot be read as an image: .*(reads|scans|truncated|pixels)'):
+            LoadImage(imdecode_backend=backend, color_type=color_type)(dict(img_path=str(path)))
+    with pytest.raises(ValueError, match='the label map .*a.png cannot be read: .*(reads|scans|truncated|pixels)'):
+        read_labels(str(path))
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    assert after.ru_utime - before.ru_utime < 5 and after.ru_maxrss - before.ru_maxrss < 500_000  # kB
+
+
+def array(shape: tuple, dtype=np.uint16) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, np.iinfo(dtype).max, shape, dtype, endpoint=True)
+
+
+def npy(values: np.ndarray) -> bytes:
+    target = io.BytesIO()
+    np.save(target, values)
+    return target.getvalue()
+
+
+@pytest.mark.parametrize('dtype', [np.uint8, np.uint16])
+def test_any_number_of_bands_is_read_unchanged(dtype):
+    for shape in ((6, 8, 13), (6, 8, 4), (6, 8, 3), (6, 8, 1), (6, 8)):
+        values = array(shape, dtype)
+        found = LoadImage(color_type='unchanged')(dict(img_path='a', img_bytes=npy(values)))['img']
+        assert found.dtype == dtype and np.array_equal(found, values.squeeze())
+        if shape[2:] in ((), (3,), (4,)):
+            for form in ('.tiff', '.png'):
+                info = dict(img_path='a', img_bytes=cv2.imencode(form, values)[1].tobytes())
+                assert np.array_equal(LoadImage(color_type='unchanged')(info)['img'], values)
+    color = LoadImage()(dict(img_path='a', img_bytes=npy(array((6, 8, 3), dtype))))['img']
+    assert color.dtype == np.uint8 and np.array_equal(color, array((6, 8, 3), dtype) >> (8 * (dtype == np.uint16)))
+    with pytest.raises(BadImage, match="it has 13 bands, and color_type='unchanged' of LoadImage reads them"):
+        LoadImage()(dict(img_path='a', img_bytes=npy(array((6, 8, 13), dtype))))
+
+
+@pytest.mark.parametrize(
+    'content, words',
+    [
+        (npy(np.zeros((6, 8))), r'uint8 or uint16 \(H, W, bands\) in C order, got float64'),
+        (npy(np.asfortranarray(array((6, 8)))), 'in C order'),
+        (npy(array((6, 8)))[:-1], 'of 224 bytes, got 223'),
+        (npy(array((1, 8))).replace(b'(1, 8)', b'(9, 9)'), 'must be a file of'),
+        (npy(array((1, 8))).replace(b'(1, 8), }    ', b'(99999, 99999), }'), '(pixels|Header|header)'),
+        (npy(np.array([print])[:0]), 'uint8 or uint16'),
+        (b'\x93NUMPY\x01\0', '.'),
+    ],
+)
+def test_other_arrays_are_refused_by_name(content, words):
+    with pytest.raises(BadImage, match=f'a.npy cannot be read as an image: .*{words}'):
+        LoadImage(color_type='unchanged')(dict(img_path='a.npy', img_bytes=content))
