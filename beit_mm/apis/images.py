@@ -22,7 +22,7 @@ class NamedImage(NamedTuple):
         name: its name in results and messages: its path, or `image_3` for the fourth of a list.
         source: what read_image takes.
         result_path: where its results go in a folder of results: its path below the folder that all images share.
-        pixels: uint8 (H, W, 3) in BGR, where an inferencer keeps them.
+        pixels: as read_image returns them, where an inferencer keeps them.
     """
 
     name: str

@@ -13,13 +13,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from beit_mm.datasets.bad_images import BadImage
-from beit_mm.datasets.images import read_image
+from beit_mm.datasets.images import count_channels, read_image
 from beit_mm.datasets.listing import LeftOut
 from beit_mm.errors import describe_shortage, OutOfMemory, UserError
 from beit_mm.text import show
 
 from .images import find_images, Images, NamedImage
-from .models import load_for_inference, Model
+from .models import find_loader, load_for_inference, Model
 
 MAX_THREADS = 8
 NUM_SHOWN = 3  # names of images that could not be read, in a message
@@ -53,9 +53,11 @@ class Inferencer:
 
     def __init__(self, model: Model, weights: str | None = None, **loading):
         self.model = load_for_inference(model, weights, **loading)
+        self.channels = count_channels(self.model)
+        self.load = find_loader(self.model, self.channels)
 
     def prepare(self, image: np.ndarray, name: str) -> dict:
-        """From an image, uint8 (H, W, 3) in BGR, to a dict with the tensor `inputs`. Threads call it."""
+        """From an image, see read_image, to a dict with the tensor `inputs`. Threads call it."""
         raise NotImplementedError
 
     def compute(self, samples: list[dict]) -> list[dict]:
@@ -176,7 +178,7 @@ class Predictions:
             pool.shutdown(cancel_futures=True)
 
     def _read(self, image: NamedImage) -> tuple[NamedImage, dict]:
-        pixels = read_image(image.source)
+        pixels = read_image(image.source, self.inferencer.load, self.inferencer.channels)
         sample = self.inferencer.prepare(pixels, image.name)
         return (image._replace(pixels=pixels) if self.inferencer.keeps_pixels else image), sample
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from beit_mm.config.parts import innermost_dataset, walk
 from beit_mm.datasets import BlockwiseMaskGenerator, PackInputs, RandomMaskGenerator
-from beit_mm.datasets.images import input_format, normalize, resize_image, size_for
+from beit_mm.datasets.images import input_format, normalize, resize_backend, resize_image, size_for
 from beit_mm.datasets.seeding import derive_seed
 from beit_mm.datasets.transforms.crops import channels_first
 from beit_mm.datasets.transforms.masking import MaskGenerator
@@ -129,8 +129,10 @@ class FeatureInferencer(Inferencer):
             self.prepare = evaluation_pipeline(self.model)
         else:
             size = tuple(side * trunk.patch_embed.patch_size for side in trunk.grid)
-            resize = ResizeEdge(round(max(size) * 256 / 224), edge='short', backend='pillow', interpolation='bicubic')
-            self.prepare = _to_prepare([resize, CenterCrop(size[::-1]), PackInputs()])
+            edge = dict(scale=round(max(size) * 256 / 224), edge='short', interpolation='bicubic')
+            crop = [CenterCrop(size[::-1]), PackInputs()]
+            prepare = {name: _to_prepare([ResizeEdge(**edge, backend=name), *crop]) for name in ('pillow', 'cv2')}
+            self.prepare = lambda image, name: prepare[resize_backend(image)](image, name)
         self.kind = kind
         self.is_stacked = not isinstance(blocks, int)
         self.blocks = resolve_blocks(blocks, len(trunk.blocks))

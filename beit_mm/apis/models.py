@@ -17,6 +17,8 @@ from beit_mm.checkpoint.sources import load_from_anywhere
 from beit_mm.config.flatten import drop_scope_stamps
 from beit_mm.config.parts import drop_pretrained, innermost_dataset, pretrained_of, use_plain_batch_norm
 from beit_mm.config.reading import merge_options, read_config, unread_options
+from beit_mm.datasets.images import loader_for
+from beit_mm.datasets.transforms.loading import LoadImage
 from beit_mm.engine.hooks.check_weights_hook import require_weights
 from beit_mm.errors import UserError
 from beit_mm.hub import CONFIGS
@@ -98,6 +100,13 @@ def load_for_inference(model: Model, weights: str | None = None, **loading) -> B
     if weights is None and not has_weights:
         raise UserError(f'weights must name a checkpoint for {type(loaded).__name__}, got none')
     return loaded
+
+
+def find_loader(model: nn.Module, channels: int) -> LoadImage:
+    """How files are read for a model: with the bands and bits with which its config reads images to test."""
+    dataset = innermost_dataset((getattr(model, 'cfg', None) or {}).get('test_dataloader')) or {}
+    color_types = [step['color_type'] for step in dataset.get('pipeline') or () if 'color_type' in step]
+    return loader_for(channels, *color_types[:1])
 
 
 def _find_device(device: str | torch.device | None) -> torch.device:

@@ -17,7 +17,7 @@ from beit_mm.errors import UserError
 from beit_mm.files import atomic_write
 from beit_mm.text import show_cell
 from beit_mm.visualization.reconstruction import draw_reconstructions
-from beit_mm.visualization.sheets import Palette, segmentation_overlay
+from beit_mm.visualization.sheets import Palette, segmentation_overlay, to_picture
 
 from .images import identify, NamedImage
 from .inferencer import Predictions
@@ -108,7 +108,8 @@ def write_label_maps(predictions: Predictions, folder: Path, palette: Palette | 
     overlays = result_files(predictions.images, folder / 'overlays', '.jpg')
     refuse_inputs(predictions.images, [*labels.values(), *overlays.values()])
     for image, result in predictions:
-        overlay = segmentation_overlay(image.pixels[..., ::-1], result['labels'], result['classes'], palette, opacity)
+        picture = to_picture(image.pixels)
+        overlay = segmentation_overlay(picture, result['labels'], result['classes'], palette, opacity)
         _save(Image.fromarray(result['labels']), labels[image.result_path])
         _save(overlay, overlays[image.result_path], quality=95)
         yield image, result

@@ -6,21 +6,25 @@ import os
 import re
 import string
 import zipfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from mmengine.fileio import LocalBackend, register_backend
 
 from beit_mm.errors import UserError
 from beit_mm.files import atomic_write, flush, PARTIAL
 from beit_mm.registry import SCOPE
+from beit_mm.text import show
 
-from .reading import read_meta, verify_parts
+from .torch_files import read_meta, verify_parts
 
 BACKEND = f'{SCOPE}.verified'
 POINTER = 'last_checkpoint'  # MMEngine's, read by its `resume=True`
+MAX_PATH = 4096  # bytes
 EPOCHS, STEPS = 'epoch_{}.pth', 'iter_{}.pth'  # MMEngine's names
 
+NO_HOOK: Mapping = MappingProxyType({})
 Stamps = dict[str, list[int]]  # path of a checkpoint to inode, size and time, which change when it is written anew
 
 
@@ -76,21 +80,28 @@ register_backend(BACKEND, VerifiedFiles, force=True)
 def write_pointer(folder: Path, checkpoint: str) -> None:
     """Let MMEngine's `last_checkpoint` name another file, at once."""
     with atomic_write(folder / POINTER) as temporary:
-        temporary.write_text(checkpoint)
+        temporary.write_bytes(os.fsencode(checkpoint))
         flush(temporary)
     flush(folder)
 
 
-def read_pointer(folder: Path) -> Path | None:
+def read_pointer(work_dir: Path, folder: Path | None = None) -> Path | None:
     """The file that MMEngine's `last_checkpoint` names; None without it.
 
-    A file of that name in the same folder comes first: a copy of a work directory has its own.
+    A file of that name in the folder of checkpoints comes first: a copy of a work directory has its own. Where
+    `last_checkpoint` names nothing, or is no file that can be read, it is returned itself, to be named as damaged.
     """
-    pointer = folder / POINTER
-    if not pointer.is_file():
+    pointer, folder = work_dir / POINTER, folder or work_dir
+    if not os.path.lexists(pointer):
         return None
-    named = Path(pointer.read_text(errors='replace').strip())
-    return folder / named.name if (folder / named.name).is_file() else named
+    try:
+        with pointer.open('rb') if pointer.is_file() else open(os.devnull, 'rb') as file:  # not from a pipe
+            named = Path(os.fsdecode(file.read(MAX_PATH).strip()))
+    except OSError:
+        return pointer
+    if not named.name:
+        return pointer
+    return folder / named.name if os.path.lexists(folder / named.name) else named
 
 
 def remove_partial(folder: Path) -> None:
@@ -106,20 +117,23 @@ def list_checkpoints(folder: Path, filename_tmpl: str) -> dict[int, Path]:
     return dict(sorted((number, path) for number, path in numbered if number is not None))
 
 
-def stamp_checkpoints(work_dir: Path, filename_tmpl: str | None = None) -> Stamps:
+def stamp_checkpoints(work_dir: Path, hook: Mapping = NO_HOOK) -> Stamps:
     """The stamps of all checkpoints, for `find_newest` to know those that were written later."""
-    paths = [*sum(_by_pattern(work_dir, filename_tmpl), []), read_pointer(work_dir)]
-    return {str(path): _stamp(path) for path in paths if path and path.is_file()}
+    pointed = read_pointer(work_dir, _folder(work_dir, hook))
+    paths = [pointed, *(path for paths in _list_all(work_dir, hook, pointed).values() for path in paths.values())]
+    return {str(path): _stamp(path) for path in paths if path and os.path.isfile(path)}
 
 
-def find_newest(work_dir: Path, filename_tmpl: str | None = None, old: Stamps | None = None) -> Path | None:
+def find_newest(work_dir: Path, hook: Mapping = NO_HOOK, old: Stamps | None = None) -> Path | None:
     """The checkpoint to resume from: what `last_checkpoint` names, or without it the one of the most iterations.
 
-    If it is damaged or gone, the newest one before it is taken; each one passed over is named.
+    If it is damaged or gone, the newest one before it is taken; each one passed over is named. Later ones are an older
+    run's. The times of files play no part.
 
     Args:
         work_dir: the run's folder; if it holds no checkpoints, they are looked for where `last_checkpoint` points.
-        filename_tmpl: of the run's CheckpointHook; `epoch_N.pth` and `iter_N.pth` are found without it.
+        hook: config of the run's CheckpointHook, whose `filename_tmpl` and `out_dir` count. `epoch_N.pth` and
+            `iter_N.pth` are found without it.
         old: those to be left out, unless they were written anew since.
 
     Returns:
@@ -129,8 +143,8 @@ def find_newest(work_dir: Path, filename_tmpl: str | None = None, old: Stamps | 
         UserError: If there are some, but all are damaged or gone; names them.
     """
     problems: list[str] = []
-    for path in _newest_first(work_dir, filename_tmpl):
-        if old and path.is_file() and old.get(str(path)) == _stamp(path):
+    for path in _newest_first(work_dir, hook):
+        if old and os.path.isfile(path) and old.get(str(path)) == _stamp(path):
             continue
         problem = find_damage(path)
         if problem is None:
@@ -139,44 +153,66 @@ def find_newest(work_dir: Path, filename_tmpl: str | None = None, old: Stamps | 
             return path
         problems.append(problem)
     if problems:
-        raise UserError(
-            f'no checkpoint of {work_dir} is whole: {"; ".join(problems)}; for a new training give another work_dir'
-        )
+        listed, mend = '; '.join(problems), 'for a new training give another work_dir'
+        raise UserError(f'no checkpoint of {show(work_dir)} is whole: {listed}; {mend}')
     return None
 
 
 def find_damage(path: Path) -> str | None:
-    """What is wrong with a checkpoint file; None if every part has its CRC-32."""
-    if not path.is_file():
-        return f'{path} is no file'
+    """What is wrong with a checkpoint of a run; None if every part has its CRC-32."""
+    name = show(path)
+    if not os.path.isfile(path):
+        return f'{name} is no file'
     try:
-        return None if verify_parts(path) else f'{path} is no file of torch.save'
+        if not verify_parts(path):
+            return f'{name} is no file of torch.save'
+        return None if _progress(path) else f'{name} is no checkpoint of a run'
     except Exception as error:  # a damaged zip file fails in many ways
-        return f'{path}: {error}'
+        return f'{name}: {error}'
 
 
-def _newest_first(work_dir: Path, filename_tmpl: str | None) -> Iterator[Path]:
-    pointed = read_pointer(work_dir)
+def _newest_first(work_dir: Path, hook: Mapping) -> Iterator[Path]:
+    """What `last_checkpoint` names, then all others that are not later."""
+    pointed = read_pointer(work_dir, _folder(work_dir, hook))
+    patterns, ends = [], {}
+    for template, paths in _list_all(work_dir, hook, pointed).items():
+        end = pointed and _number(pointed, template)
+        if end is not None and template in (EPOCHS, STEPS):
+            ends = {'epoch' if template == EPOCHS else 'iter': end}
+        patterns.append([path for number, path in paths.items() if end is None or number < end])
     if pointed:
         yield pointed
-    patterns = _by_pattern(work_dir, filename_tmpl)
+        if progress := _progress(pointed):
+            ends = dict(iter=progress['iter'] + 1)
     while patterns := [paths for paths in patterns if paths]:
-        yield max(patterns, key=lambda paths: _iteration(paths[-1]) if len(patterns) > 1 else 0).pop()
+        newest = max(patterns, key=lambda paths: _progress(paths[-1]).get('iter', math.inf)).pop()
+        is_later = any(_progress(newest).get(unit, 0) >= end for unit, end in ends.items())
+        if not is_later and newest != pointed:
+            yield newest
 
 
-def _by_pattern(work_dir: Path, filename_tmpl: str | None) -> list[list[Path]]:
-    """Checkpoints for each pattern of names, in the order of their numbers, up to the one that `last_checkpoint` names:
-    later ones are an older run's.
-    """
-    pointed = read_pointer(work_dir)
-    patterns = []
-    for template in dict.fromkeys((filename_tmpl or EPOCHS, EPOCHS, STEPS)):
-        end = None if pointed is None else _number(pointed, template)
-        paths = list_checkpoints(work_dir, template)
-        if not paths and pointed:
-            paths = list_checkpoints(pointed.parent, template)
-        patterns.append([path for number, path in paths.items() if end is None or number < end])
-    return patterns
+def _folder(work_dir: Path, hook: Mapping) -> Path:
+    """Where MMEngine's CheckpointHook writes."""
+    return Path(hook['out_dir']) / work_dir.absolute().name if hook.get('out_dir') else work_dir
+
+
+def _list_all(work_dir: Path, hook: Mapping, pointed: Path | None) -> dict[str, dict[int, Path]]:
+    """For each pattern of names the files of the run's folder, or without any those where `last_checkpoint` points."""
+    templates = filter(is_template, dict.fromkeys((hook.get('filename_tmpl') or EPOCHS, EPOCHS, STEPS)))
+    folders = [_folder(work_dir, hook), *([pointed.parent] if pointed else [])]
+    return {
+        template: next(filter(None, (list_checkpoints(folder, template) for folder in folders)), {})
+        for template in templates
+    }
+
+
+def _progress(path: Path) -> dict[str, int]:
+    """How many epochs and iterations a run had done; nothing of a file that cannot be read."""
+    try:
+        meta = read_meta(path) if os.path.isfile(path) else {}
+        return {unit: int(meta[unit]) for unit in ('epoch', 'iter')}
+    except Exception:  # a damaged file raises almost anything
+        return {}
 
 
 def name_pattern(filename_tmpl: str) -> str:
@@ -198,14 +234,6 @@ def _number(path: Path, filename_tmpl: str) -> int | None:
     """The number in a file name; 0 for a pattern without one, None if the name does not fit."""
     match = re.fullmatch(name_pattern(filename_tmpl), path.name)
     return match and int(match[1] if match.groups() else 0)
-
-
-def _iteration(path: Path) -> float:
-    """How many iterations a run had done; a file that cannot be read comes first, to be named as damaged."""
-    try:
-        return read_meta(path)['iter']
-    except Exception:  # a damaged file raises almost anything
-        return math.inf
 
 
 def _stamp(path: Path) -> list[int]:

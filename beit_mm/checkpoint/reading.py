@@ -2,10 +2,8 @@
 
 import hashlib
 import json
-import mmap
 import os
 import re
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,10 +13,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from beit_mm.errors import UserError
+from beit_mm.errors import printable, UserError
 
-from . import unpickling
-from .unpickling import DALLE_MODULES, finish, Named, NotAllowed
+from .pickled_values import DALLE_MODULES, finish, Limits, Named
+from .torch_files import map_file, unpickle_legacy, unpickle_zip, verify_parts
+from .unpickling import NotAllowed, Unpickler
 
 MapLocation = str | torch.device | dict | Callable | None
 # Of a Hugging Face model folder, in the order in which their library looks for them.
@@ -94,39 +93,10 @@ def sha256_of(path: Path) -> str:
     return sha256.hexdigest()
 
 
-def verify_parts(path: Path) -> bool:
-    """Compare every part of a file that torch.save wrote with its CRC-32, which torch.load does not.
-
-    Files without checksums pass: torch.save's old format, and `torch.serialization.set_crc32_options(False)`.
-
-    Returns:
-        Whether the file is in torch.save's zip format.
-
-    Raises:
-        zipfile.BadZipFile: If a part is damaged, or is compressed, which torch.save never does.
-    """
-    with path.open('rb') as file:
-        if file.read(4) != b'PK\3\4':
-            return False
-        with zipfile.ZipFile(file) as archive:
-            parts = archive.infolist()
-            for part in parts:
-                if part.compress_type != zipfile.ZIP_STORED:
-                    raise zipfile.BadZipFile(f'{part.filename} is compressed')
-            if any(part.CRC for part in parts) and (damaged := archive.testzip()):  # without checksums, all are 0
-                raise zipfile.BadZipFile(f'Bad CRC-32 for file {damaged!r}')
-    return True
-
-
 def find_weights(path: Path) -> Path | None:
     """The file itself, or the one of a Hugging Face model folder that leads to its weights; None if there is none."""
     candidates = [path / name for name in _FOLDER_FILES] if path.is_dir() else [path]
     return next((candidate for candidate in candidates if candidate.is_file()), None)
-
-
-def read_meta(path: Path) -> dict:
-    """The entry `meta` of a run's checkpoint, without its tensors; other files raise an exception of any type."""
-    return finish(_unpickle_zip(path, 'meta')['meta'])
 
 
 def read_names(path: Path) -> set[str]:
@@ -136,7 +106,8 @@ def read_names(path: Path) -> set[str]:
     if path.suffix == '.safetensors':
         with safe_open(path, 'pt') as file:
             return set(file.keys())
-    content = finish(_unpickle_zip(path, 'meta'))
+    limits = Limits(path.stat().st_size)
+    content = finish(unpickle_zip(path, 'meta', limits), limits)
     groups = [group for group in (content, *content.values()) if isinstance(group, dict)]  # such as `state_dict`
     return {str(name) for group in groups for name, value in group.items() if isinstance(value, Tensor)}
 
@@ -154,7 +125,7 @@ def _read_file(path: Path, map_location: MapLocation, sha256: str | None = None)
         if not isinstance(content, dict):
             raise ValueError(f'a {type(content).__name__} instead of a dict')
     except Exception as error:  # a damaged file raises almost anything: KeyError, struct.error, even OSError
-        reason = re.split(r'\n|\. ', str(error).strip())[0]
+        reason = printable(re.split(r'\n|\. ', str(error).strip())[0])
         if not isinstance(error, NotAllowed):
             name = type(error).__name__
             reason = f'{path.stat().st_size} bytes ({f"{name}: {reason}" if reason else name})'
@@ -175,35 +146,22 @@ def _is_safetensors(path: Path) -> bool:
 
 
 def _read_torch(path: Path, map_location: MapLocation) -> Any:
-    """What torch.save wrote, in its zip format or the one before.
-
-    Not torch.load, which takes no unpickler if TORCH_FORCE_WEIGHTS_ONLY_LOAD is set, and runs TorchScript archives.
-    """
-    if verify_parts(path):
-        content = _unpickle_zip(path, map_location)
-    else:
-        with _map(path) as memory:  # a file that is a tar archive would be unpacked
-            content = torch.serialization._legacy_load(memory, map_location, unpickling, encoding='utf-8')
+    limits = Limits(path.stat().st_size)
+    unpickle = unpickle_zip if verify_parts(path) else unpickle_legacy
+    content = unpickle(path, map_location, limits)
     if isinstance(content, Named) and content.name in DALLE_MODULES:
-        sizes = {name: value for name, value in content.state.items() if type(value) is int}
-        return dict(state_dict=_module_weights(content, DALLE_MODULES[content.name], set()), meta=sizes)
-    return finish(content)
+        sizes = {name: value for name, value in content.state.items() if type(name) is str and type(value) is int}
+        return dict(state_dict=_module_weights(content, DALLE_MODULES[content.name], limits), meta=sizes)
+    return finish(content, limits)
 
 
-def _unpickle_zip(path: Path, map_location: MapLocation) -> Any:
-    archive = torch._C.PyTorchFileReader(str(path))
-    return torch.serialization._load(archive, map_location, unpickling, encoding='utf-8')
-
-
-def _module_weights(module: Named, prefix: str, seen: set[int]) -> dict[str, Tensor]:
+def _module_weights(module: Named, prefix: str, limits: Limits) -> dict[str, Tensor]:
     """Name to tensor of a pickled module, its children included."""
-    if id(module) in seen:
-        raise ValueError('a module that stands in two places')
-    seen.add(id(module))
     tensors = {**module.state['_parameters'], **module.state['_buffers']}
+    limits.add(1000 + (100 + len(prefix)) * len(tensors))  # a module may stand in any number of places
     weights = {prefix + name: tensor.detach() for name, tensor in tensors.items() if tensor is not None}
     for name, child in module.state['_modules'].items():
-        weights.update(_module_weights(child, f'{prefix}{name}.', seen))
+        weights.update(_module_weights(child, f'{prefix}{name}.', limits))
     return weights
 
 
@@ -212,16 +170,11 @@ def _read_paddle(path: Path, device: str | torch.device) -> Any:
 
     Linear weights stay (in, out), as Paddle has them.
     """
-    with _map(path) as content:
+    limits = Limits(path.stat().st_size)
+    with map_file(path) as content:
         if content[:2] not in (b'\x80\2', b'\x80\3', b'\x80\4'):
             raise ValueError('no pickle of protocol 2, 3 or 4')
-        return finish(unpickling.load(content), device)
-
-
-def _map(path: Path) -> mmap.mmap:
-    """A file as memory, of which a read never takes more than the file is long, whatever length the file names."""
-    with path.open('rb') as file:
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return finish(Unpickler(content, limits).load(), limits, device)
 
 
 def _read_shards(index: Path, map_location: MapLocation) -> dict:

@@ -1,5 +1,6 @@
 """Single images, outside of data sets: read, resized and normalized."""
 
+import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,29 +17,65 @@ MAX_RATIO = 4  # of the longer side to the shorter; attention is quadratic in th
 Source = str | Path | np.ndarray | Image.Image
 
 
+def loader_for(channels: int, color_type: str | None = None) -> LoadImage:
+    """What reads files for a model of so many channels; color_type is MMCV's, if it is known."""
+    by_channels = {1: 'grayscale', 3: 'color'}.get(channels, 'unchanged')
+    return LoadImage(imdecode_backend=SIMPLEJPEG, color_type=color_type or by_channels)
+
+
+LOAD_COLOR = loader_for(3)
+
+
 class InputFormat(NamedTuple):
-    """How a model takes images: channels in the order 'RGB' or 'BGR', pixels 0 to 255, minus mean, divided by std."""
+    """How a model takes images: channels in the order 'RGB' or 'BGR', '' for other than three bands; pixels as they are
+    read, such as 0 to 255, minus mean, divided by std.
+    """
 
     channel_order: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
 
-def read_image(source: Source) -> np.ndarray:
-    """Read an image as the hosts' pipelines do: uint8 (H, W, 3) in BGR.
+def read_image(source: Source, load: LoadImage = LOAD_COLOR, channels: int = 3) -> np.ndarray:
+    """Read an image as the hosts' pipelines do.
 
     Args:
-        source: a file, an array uint8 (H, W, 3) in BGR or (H, W) in gray, or a Pillow image.
+        source: a file, an array (H, W, channels) in BGR, or with (H, W) in gray, or a Pillow image.
+        load: reads files. If its color_type is 'color', images are uint8 (H, W, 3) in BGR.
+        channels: bands that the image must have; of one band it is (H, W).
 
     Raises:
         BadImage: If it cannot be read. The message names the file, or the array's shape and dtype.
     """
+    if load.color_type == 'color':
+        return _read_color(source)
+    if isinstance(source, Image.Image):
+        image = np.asarray(ImageOps.exif_transpose(source))
+        image = image[..., [2, 1, 0, *range(3, image.shape[2])]] if image.shape[2:] > (2,) else image
+    else:
+        image = source if isinstance(source, np.ndarray) else load(dict(img_path=str(source)))['img']
+    image = image[..., 0] if image.shape[2:] == (1,) else image
+    if image.ndim not in (2, 3) or image.dtype not in (np.uint8, np.uint16, np.float32) or not image.size:
+        raise BadImage(_name(source), f'it must be (H, W, {channels}), got {image.dtype} {image.shape}')
+    bands = math.prod(image.shape[2:])
+    if bands != channels:
+        raise BadImage(_name(source), f'it must have the {channels} bands that the model takes, got {bands}')
+    return image
+
+
+def _name(source: Source) -> str:
+    if isinstance(source, (str, Path)):
+        return str(source)
+    return 'an array' if isinstance(source, np.ndarray) else str(getattr(source, 'filename', '') or 'a Pillow image')
+
+
+def _read_color(source: Source) -> np.ndarray:
     if isinstance(source, np.ndarray):
         if source.dtype != np.uint8 or source.shape[2:] not in ((), (3,)) or source.ndim < 2 or not source.size:
             raise BadImage('an array', f'it must be uint8 (H, W, 3), got {source.dtype} {source.shape}')
         return source if source.ndim == 3 else np.repeat(source[..., None], 3, axis=2)
     if not isinstance(source, Image.Image):
-        return LoadImage(imdecode_backend=SIMPLEJPEG)(dict(img_path=str(source)))['img']
+        return LOAD_COLOR(dict(img_path=str(source)))['img']
     try:  # like LoadImage: upright by EXIF data, the upper eight of 16 bits
         upright = ImageOps.exif_transpose(source)
         if upright.mode[0] in 'IF':  # convert() would clip 16 bits
@@ -50,8 +87,7 @@ def read_image(source: Source) -> np.ndarray:
     except Exception as error:  # Pillow decodes only now, and every decoder raises its own types
         if not is_bad_file(error):
             raise
-        name = str(getattr(source, 'filename', '') or 'a Pillow image')
-        raise BadImage(name, str(error) or type(error).__name__) from error
+        raise BadImage(_name(source), str(error) or type(error).__name__) from error
 
 
 def size_for(size: tuple[int, int], short_side: int, multiple: int) -> tuple[int, int]:
@@ -62,25 +98,38 @@ def size_for(size: tuple[int, int], short_side: int, multiple: int) -> tuple[int
 
 
 def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize an image (h, w, 3) to (H, W), bicubic as in the recipes' evaluation."""
-    return mmcv.imresize(image, size[::-1], interpolation='bicubic', backend='pillow')
+    """Resize an image (h, w, channels) or (h, w) to (H, W), bicubic as in the recipes' evaluation."""
+    return mmcv.imresize(image, size[::-1], interpolation='bicubic', backend=resize_backend(image))
+
+
+def resize_backend(image: np.ndarray) -> str:
+    """'pillow', as in the recipes, but for pictures alone: it takes a fourth band for transparency."""
+    return 'pillow' if image.dtype == np.uint8 and image.shape[2:] in ((), (3,)) else 'cv2'
+
+
+def count_channels(model: nn.Module) -> int:
+    """Channels of the images that a model takes: those of its first convolution."""
+    convolutions = (module for module in getattr(model, 'backbone', model).modules() if isinstance(module, nn.Conv2d))
+    first = next(convolutions, None)
+    return 3 if first is None else first.in_channels
 
 
 def input_format(model: nn.Module) -> InputFormat:
-    """What a model's data preprocessor does to the BGR images of a pipeline."""
+    """What a model's data preprocessor does to the images of a pipeline, in BGR if they have three bands."""
     preprocessor = model.data_preprocessor
     # The first name is that of classifiers and of our two views, the second that of all other models of the hosts.
     converts = any(getattr(preprocessor, name, False) for name in ('to_rgb', '_channel_conversion'))
     mean, std = (getattr(preprocessor, name, None) for name in ('mean', 'std'))
+    channels = count_channels(model)
     return InputFormat(
-        'RGB' if converts else 'BGR',
-        (0.0,) * 3 if mean is None else tuple(mean.flatten().tolist()),
-        (1.0,) * 3 if std is None else tuple(std.flatten().tolist()),
+        ('RGB' if converts else 'BGR') if channels == 3 else '',
+        (0.0,) * channels if mean is None else tuple(mean.flatten().tolist()),
+        (1.0,) * channels if std is None else tuple(std.flatten().tolist()),
     )
 
 
 def normalize(images: Tensor, wanted: InputFormat) -> Tensor:
-    """Images (B, 3, H, W) in BGR, pixels 0 to 255, as a model takes them: float32 of the same shape."""
+    """Images (B, channels, H, W) as they are read, three channels in BGR, as a model takes them: float32."""
     images = (images.flip(1) if wanted.channel_order == 'RGB' else images).float()
     mean, std = (images.new_tensor(values).view(-1, 1, 1) for values in (wanted.mean, wanted.std))
     return (images - mean) / std

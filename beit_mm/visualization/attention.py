@@ -8,7 +8,16 @@ import numpy as np
 import torch
 from torch import nn, Tensor
 
-from beit_mm.datasets.images import input_format, normalize, read_image, resize_image, size_for, Source
+from beit_mm.datasets.images import (
+    count_channels,
+    input_format,
+    loader_for,
+    normalize,
+    read_image,
+    resize_image,
+    size_for,
+    Source,
+)
 from beit_mm.datasets.transforms.crops import channels_first
 from beit_mm.errors import UserError
 from beit_mm.models import BEiT
@@ -16,7 +25,7 @@ from beit_mm.models.backbones.beit import resolve_blocks
 from beit_mm.models.backbones.layers import patch_grid
 from beit_mm.models.inspection import evaluating
 
-from .sheets import fit_to_cell
+from .sheets import fit_to_cell, to_picture
 
 COLORMAP = 'inferno'
 OPACITY = 0.65  # of a map over the image in gray
@@ -95,12 +104,14 @@ def point_attention_maps(
     if not isinstance(trunk, BEiT):
         actual = f'{type(model).__name__} with {type(trunk).__name__}'
         raise UserError(f'attention maps need a model with a BEiT as backbone, got {actual}')
-    image = read_image(image)
+    channels = count_channels(model)
+    image = read_image(image, loader_for(channels), channels)
     patch_size = trunk.patch_embed.patch_size
     size = size or size_for(image.shape[:2], patch_size * min(trunk.grid), patch_size)
     grid = patch_grid(size, patch_size)
     queries = torch.tensor([_token_at(point, image.shape[:2], grid) for point in points], dtype=torch.long)
-    pixels = channels_first(np.ascontiguousarray(resize_image(image, size)))[None]
+    resized = resize_image(image, size).reshape(*size, channels)
+    pixels = channels_first(np.ascontiguousarray(resized))[None]
     inputs = normalize(pixels, input_format(model)).to(trunk.cls_token)
     maps = attention_maps(trunk, inputs, blocks, queries=queries.to(inputs.device))
     return {block: rows[0, :, :, 1:].transpose(0, 1).unflatten(2, grid) for block, rows in maps.items()}
@@ -148,7 +159,7 @@ def attention_figure(image: Source, points: Sequence[Point], maps: dict[int, Ten
             if not 0 <= head < values.shape[1]:
                 raise UserError(f'a head must be 0 to {values.shape[1] - 1}, got {head}')
             columns[f'block {block}\nhead {head}'] = values[:, head]
-    image = read_image(image)[..., ::-1]
+    image = to_picture(image if isinstance(image, np.ndarray) else read_image(image))
     height, width = image.shape[:2]
     if max(height, width) > MAX_PIXELS:
         image = np.asarray(fit_to_cell(image, MAX_PIXELS))

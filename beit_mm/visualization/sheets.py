@@ -59,6 +59,19 @@ def fit_to_cell(image: np.ndarray, cell: int = CELL) -> Image.Image:
     return picture
 
 
+def to_picture(image: np.ndarray) -> np.ndarray:
+    """An image as it is read, (H, W, bands) or (H, W), to uint8 RGB (H, W, 3): the first three bands are blue, green
+    and red. Other dtypes than uint8 are spread from black to white.
+    """
+    if image.ndim == 2 or image.shape[2] < 3:
+        image = np.repeat(image.reshape(*image.shape[:2], -1)[..., :1], 3, axis=2)
+    image = image[..., 2::-1]
+    if image.dtype == np.uint8:
+        return image
+    image = image.astype(np.float32)
+    return (255 * (image - image.min()) / max(float(np.ptp(image)), 1e-6)).astype(np.uint8)
+
+
 def draw_text(text: str, color: str = 'black', width: float = float('inf')) -> Image.Image:
     """A line of text, cut to a width in pixels."""
     text, font = show(text), ImageFont.load_default(13)

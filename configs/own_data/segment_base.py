@@ -12,7 +12,6 @@ _base_ = '../segment/beit_base_512_ft22k_to_ade20k.py'
 # of the PNG is the index of its class in the list, from 0; 255 is ignored.
 data_root = 'data/own/segment'
 classes = ['background', 'road', 'building']
-img_suffix = '.jpg'
 weights = 'checkpoints/beit_base_patch16_224_pt22k_ft22k.pth'
 
 work_dir = 'work_dirs/own_data/segment_base'
@@ -25,10 +24,8 @@ model = dict(
 # Colours of drawn predictions, one for each class; the first is black.
 palette = [[37 * index % 256, 97 * index % 256, 173 * index % 256] for index in range(num_classes)]
 dataset = dict(
-    type='BaseSegDataset',
+    type='beit_mm.SegFolders',
     data_root=data_root,
-    img_suffix=img_suffix,
-    seg_map_suffix='.png',
     reduce_zero_label=False,
     metainfo=dict(classes=classes, palette=palette))
 train_pipeline = [

@@ -22,7 +22,7 @@ NUM_KILLS = 12
 
 def encoded(step: int, size: int = 1000) -> bytes:
     buffer = io.BytesIO()
-    torch.save(dict(step=step, weights=torch.full((size,), float(step))), buffer)
+    torch.save(dict(step=step, weights=torch.full((size,), float(step)), meta=dict(epoch=0, iter=step)), buffer)
     return buffer.getvalue()
 
 
@@ -105,54 +105,92 @@ def test_one_flipped_bit_is_seen_when_it_is_written_and_when_it_is_read(path, ca
     assert find_newest(path.parent) == newest
 
 
+BROKEN = {
+    'garbage': lambda path: path.write_bytes(b'garbage' * 100),
+    'empty': lambda path: path.write_bytes(b''),
+    'cut': lambda path: path.write_bytes(b'PK\3\4'),
+    'other bytes': lambda path: path.write_bytes(bytes(range(256)) * 40),
+    'two lines': lambda path: path.write_text('none\n\033[31mred'),
+    'weights': lambda path: torch.save(dict(state_dict=dict(weight=torch.ones(3))), path),
+    'gone': lambda path: None,
+    'pipe': os.mkfifo,
+    'link to nothing': lambda path: path.symlink_to('nothing'),
+    'link to itself': lambda path: path.symlink_to(path),
+    'folder': Path.mkdir,
+    'device': lambda path: path.symlink_to('/dev/zero'),
+}
+
+
 def save_run(folder: Path, **iterations: int) -> None:
-    """Checkpoints of a run, the first one written last, as by a clock that was set back."""
-    folder.mkdir(exist_ok=True)
+    """Checkpoints of a run of four steps an epoch, the first one written last, as by a clock that was set back."""
+    folder.mkdir(exist_ok=True, parents=True)
     for age, (name, iteration) in enumerate(iterations.items()):
-        torch.save(dict(meta=dict(iter=iteration, epoch=0)), folder / f'{name}.pth')
+        torch.save(dict(meta=dict(iter=iteration, epoch=iteration // 4)), folder / f'{name}.pth')
         os.utime(folder / f'{name}.pth', (time.time() - age,) * 2)
 
 
-def test_without_a_pointer_the_most_iterations_are_newest(tmp_path):
-    assert find_newest(tmp_path) is None and find_newest(tmp_path / 'none') is None
-    save_run(tmp_path, best_accuracy_epoch_11=44, epoch_9=36, epoch_10=40, iter_38=38, iter_7=7)
-    names = dict(epoch_10=b'', iter_38=b'PK\3\4', epoch_9=b'garbage' * 100, iter_7=b'damaged')
-    for name, content in names.items():
-        assert find_newest(tmp_path).stem == name
-        (tmp_path / f'{name}.pth').write_bytes(content)
-    with pytest.raises(UserError, match='no checkpoint of .* is whole: .*epoch_10.*; for a new training give another'):
-        find_newest(tmp_path)
+@pytest.mark.parametrize(
+    'pointer, hook, names',
+    [
+        (None, {}, 'epoch_10 iter_38 epoch_9 iter_7'),
+        (None, dict(filename_tmpl='{'), 'epoch_10 iter_38 epoch_9 iter_7'),
+        (None, dict(filename_tmpl='m_{:06d}.pth'), 'm_000011 epoch_10 iter_38 epoch_9 iter_7'),
+        # An older run of more iterations lies there, too.
+        ('epoch_9', {}, 'epoch_9 iter_7'),
+        ('iter_38', {}, 'iter_38 epoch_9 iter_7'),
+        ('iter_7', {}, 'iter_7'),
+        ('m_000011', {}, 'm_000011 epoch_10 iter_38 epoch_9 iter_7'),
+    ],
+)
+def test_the_pointer_decides_and_without_it_the_iterations(pointer, hook, names, tmp_path):
+    """Each time the newest is damaged, the one before it is taken."""
+    run = dict(best_accuracy_epoch_9=36, m_000011=44, epoch_9=36, epoch_10=40, iter_38=38, iter_7=7)
+    save_run(tmp_path, **run)
+    if pointer:
+        write_pointer(tmp_path, f'/elsewhere/{pointer}.pth')
+    for name in names.split():
+        assert find_newest(tmp_path, hook).stem == name
+        (tmp_path / f'{name}.pth').write_bytes(b'damaged')
+    with pytest.raises(
+        UserError, match=f'no .* is whole: .*{names.split()[-1]}.pth is no file of .*; for a new training'
+    ):
+        find_newest(tmp_path, hook)  # not begun anew
 
 
-def test_the_pointer_decides_in_a_folder_that_holds_an_older_run(tmp_path):
-    save_run(tmp_path, epoch_1=4, epoch_2=8, epoch_6=24, iter_20=20)
-    write_pointer(tmp_path, str(tmp_path / 'epoch_2.pth'))
-    assert find_newest(tmp_path).stem == 'epoch_2'
-    (tmp_path / 'iter_20.pth').unlink()
-    (tmp_path / 'epoch_2.pth').write_bytes(b'damaged')
-    assert find_newest(tmp_path).stem == 'epoch_1'
+@pytest.mark.parametrize('form', BROKEN)
+def test_what_is_no_checkpoint_is_passed_over_by_name(form, tmp_path, capsys):
+    """As the newest one of two patterns, and as `last_checkpoint`, without which no run begins anew either."""
+    save_run(tmp_path, epoch_1=4, iter_3=3)
+    for name in ('epoch_2.pth', 'iter_9.pth'):
+        BROKEN[form](tmp_path / name)
+    write_pointer(tmp_path, 'iter_9.pth')
+    assert find_newest(tmp_path).name == 'epoch_1.pth'
+    assert f'passed over: {tmp_path}/iter_9.pth' in capsys.readouterr().out or form == 'gone'
+    (tmp_path / POINTER).unlink()
+    BROKEN[form](tmp_path / POINTER)
+    assert find_newest(tmp_path).name == 'epoch_1.pth'
+    output = capsys.readouterr().out
+    assert output.startswith('passed over: ') or form == 'gone' and output == ''
+    assert '\033' not in output
+    if form != 'gone':
+        for name in ('epoch_1.pth', 'iter_3.pth'):
+            (tmp_path / name).unlink()
+        with pytest.raises(UserError, match='no checkpoint of .* is whole'):
+            find_newest(tmp_path)
 
 
-def test_names_of_any_pattern_are_found_by_it_or_by_the_pointer(tmp_path):
-    save_run(tmp_path, model_000009=9, model_000010=10)
-    assert find_newest(tmp_path) is None and find_newest(tmp_path, 'model_{:06d}.pth').stem == 'model_000010'
-    write_pointer(tmp_path, str(tmp_path / 'model_000010.pth'))
-    assert find_newest(tmp_path).stem == 'model_000010'
-    (tmp_path / 'model_000010.pth').unlink()
-    assert find_newest(tmp_path, 'model_{:06d}.pth').stem == 'model_000009'
-    with pytest.raises(UserError, match='no checkpoint of .* is whole: .*model_000010.pth is no file; for a new'):
-        find_newest(tmp_path)  # not begun anew
-
-
-def test_checkpoints_elsewhere_are_found_by_the_pointer(tmp_path):
-    elsewhere, work_dir = tmp_path / 'elsewhere', tmp_path / 'work_dir'
-    save_run(elsewhere, epoch_1=4)
+def test_checkpoints_of_another_folder_are_found(tmp_path):
+    elsewhere, work_dir = tmp_path / 'elsewhere' / 'run', tmp_path / 'run'
     work_dir.mkdir()
+    assert find_newest(work_dir) is None and find_newest(tmp_path / 'none') is None
+    save_run(elsewhere, epoch_1=4)
+    hook = dict(out_dir=str(elsewhere.parent))
+    assert find_newest(work_dir) is None and find_newest(work_dir, hook) == elsewhere / 'epoch_1.pth'
     write_pointer(work_dir, str(elsewhere / 'epoch_1.pth'))
-    assert (work_dir / POINTER).read_text() == str(elsewhere / 'epoch_1.pth')
     assert find_newest(work_dir) == elsewhere / 'epoch_1.pth'
-    save_run(work_dir, epoch_1=4)  # a copy of the run goes on from its own file
+    save_run(work_dir, epoch_1=4)  # a copy of the run goes on from its own file, unless the hook writes elsewhere
     assert find_newest(work_dir) == work_dir / 'epoch_1.pth'
+    assert find_newest(work_dir, hook) == elsewhere / 'epoch_1.pth'
 
 
 def save_for_ever(folder: str, connection) -> None:

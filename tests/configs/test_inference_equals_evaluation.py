@@ -1,6 +1,9 @@
-"""Inference on an image file gives what the evaluation of a recipe gives for the same image in its data set."""
+"""Inference on an image file gives what the evaluation of a recipe gives for the same image in its data set.
 
-import hashlib
+Of the recipes with the same data set, test pipeline, preprocessor and windows one is tried.
+"""
+
+import json
 from pathlib import Path
 
 import numpy as np
@@ -8,56 +11,69 @@ import pytest
 import torch
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import DATASETS, DefaultScope
-from mmpretrain.datasets import CIFAR100
 from PIL import Image
-from support.tiny import CLASSIFIER, make, SEGMENTOR, TRUNK
+from support.data import enter, write_own
+from support.recipes import load, RECIPES, shrink_model
+from support.tiny import make
 
 from beit_mm.apis import classify, segment
 
-CIFAR_OPTIONS = {
-    **TRUNK,
-    'model.head.in_channels': 32,
-    'test_dataloader.dataset.pipeline.0.scale': 36,
-    'test_dataloader.dataset.pipeline.1.crop_size': 32,
-}
+
+def what_an_image_meets(name: str) -> str:
+    cfg = load(name)
+    parts = [cfg.test_dataloader.dataset, cfg.model.data_preprocessor, cfg.model.get('test_cfg')]
+    return json.dumps([part and part.to_dict() for part in parts])
 
 
-def evaluate(model, index: int):
-    """The data set's sample, and the model's prediction for it."""
+DIFFERENT = {
+    what_an_image_meets(name): name for name in RECIPES if {'head', 'decode_head'} & set(load(name).model)
+}.values()
+
+
+@pytest.fixture(scope='module')
+def folder(data, digits, tmp_path_factory) -> Path:
+    """`data` with small data for every recipe."""
+    folder = tmp_path_factory.mktemp('recipes')
+    (folder / 'data').mkdir()
+    for source in (data / 'data').iterdir():
+        if source.name != 'own':
+            (folder / 'data' / source.name).symlink_to(source)
+    (folder / 'data' / 'digits').symlink_to(digits)
+    write_own(folder / 'data' / 'own', ['bird', 'cat', 'dog'])
+    return folder
+
+
+def test_every_data_set_with_classes_is_tried():
+    types = {load(name).test_dataloader.dataset.type.removeprefix('beit_mm.') for name in DIFFERENT}
+    assert types >= {'ImageNet', 'ImageNet21k', 'CIFAR100', 'ClassFolders', 'ADE20KDataset', 'SegFolders'}
+    assert {name.split('/')[0] for name in DIFFERENT} >= {'classify', 'segment', 'own_data', 'demo'}
+
+
+@pytest.mark.parametrize('name', DIFFERENT)
+def test_inference_equals_evaluation(name, folder, tmp_path, monkeypatch):
+    enter(folder, monkeypatch)
+    options = shrink_model(load(name))
+    if 'linear_probe_base' in name:  # it reads every block
+        options['model.backbone.depth'] = 12
+    model = make(tmp_path, name, options, 'model.backbone.init_cfg').load()
     with DefaultScope.overwrite_default_scope(model.cfg.default_scope):
         dataset = DATASETS.build(model.cfg.test_dataloader.dataset)
-        batch = pseudo_collate([dataset[index]])
+        info, batch = dataset.get_data_info(1), pseudo_collate([dataset[1]])
         with torch.inference_mode():
-            return dataset.get_data_info(index), model.eval().test_step(batch)[0]
+            expected = model.eval().test_step(batch)[0]
+    image = info.get('img_path') or save_as_file(info['img'], tmp_path / 'image.png')
+    if 'decode_head' in model.cfg.model:
+        (result,) = segment(model, [image])
+        assert np.array_equal(result['labels'], expected.pred_sem_seg.data[0].numpy())
+        return
+    pixels = np.asarray(Image.open(image).convert('RGB'))
+    turned = save_as_file(pixels, tmp_path / 'red for blue.png')
+    result, other = (each['pred_scores'] for each in classify(model, [image, turned]))
+    assert np.allclose(result, expected.pred_score.numpy(), rtol=1e-5, atol=1e-8)
+    assert not np.allclose(result, other, rtol=1e-3), 'else the order of channels could not be seen'
 
 
-@pytest.mark.parametrize('name', ['beit_finetune.py', 'classify/beit_base_224_22k_to_1k.py'])
-def test_imagenet(name, in_data, tmp_path):
-    model = make(tmp_path, name, CLASSIFIER, 'model.backbone.init_cfg').load()
-    info, expected = evaluate(model, 1)
-    (result,) = classify(model, [info['img_path']])
-    assert np.allclose(result['pred_scores'], expected.pred_score.numpy(), rtol=1e-5, atol=1e-8)
-
-
-def test_cifar100_in_a_png(in_data, tmp_path, monkeypatch):
-    folder = Path('data/cifar100/cifar-100-python')
-    sums = {name: hashlib.md5((folder / name).read_bytes()).hexdigest() for name in ('train', 'test', 'meta')}
-    for split in ('train', 'test'):
-        monkeypatch.setattr(CIFAR100, f'{split}_list', [[split, sums[split]]])
-    monkeypatch.setattr(CIFAR100, 'meta', dict(CIFAR100.meta, md5=sums['meta']))
-    name = 'classify/beit_base_224_pt1k_to_cifar100.py'
-    model = make(tmp_path, name, CIFAR_OPTIONS, 'model.backbone.init_cfg').load()
-    _, expected = evaluate(model, 1)
-    image = CIFAR100(data_root='data', data_prefix='cifar100', split='test', download=False)[1]['img']  # in RGB
-    Image.fromarray(image).save(tmp_path / 'image.png')
-    Image.fromarray(image[..., ::-1]).save(tmp_path / 'red for blue.png')
-    result, other = classify(model, [tmp_path / 'image.png', tmp_path / 'red for blue.png'])
-    assert np.allclose(result['pred_scores'], expected.pred_score.numpy(), rtol=1e-5, atol=1e-8)
-    assert not np.allclose(result['pred_scores'], other['pred_scores'], rtol=1e-2)
-
-
-def test_ade20k(in_data, tmp_path):
-    model = make(tmp_path, 'beit_segment.py', SEGMENTOR, 'model.backbone.init_cfg').load()
-    info, expected = evaluate(model, 1)
-    (result,) = segment(model, [info['img_path']])
-    assert np.array_equal(result['labels'], expected.pred_sem_seg.data[0].numpy())
+def save_as_file(pixels: np.ndarray, path: Path) -> str:
+    """A BGR image of a data set, which has no file, or an RGB image with red for blue."""
+    Image.fromarray(pixels[..., ::-1]).save(path)
+    return str(path)

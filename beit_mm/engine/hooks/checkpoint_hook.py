@@ -16,6 +16,8 @@ from beit_mm.checkpoint.files import (
     is_template,
     list_checkpoints,
     name_pattern,
+    POINTER,
+    read_pointer,
     remove_partial,
     STEPS,
     write_pointer,
@@ -25,6 +27,7 @@ from beit_mm.engine.runners.loops import average_gradients
 from beit_mm.errors import UserError
 from beit_mm.models.inspection import unwrap
 from beit_mm.registry import HOOKS
+from beit_mm.text import show
 
 from .report_hook import timed
 
@@ -89,6 +92,21 @@ class VerifiedCheckpointHook(CheckpointHook):
         if is_main_process():
             remove_partial(Path(self.out_dir))
             self._release()
+            if not runner.iter:
+                self._name_earlier(runner)
+
+    def _name_earlier(self, runner) -> None:
+        """Say which checkpoints lie in the folder of a new training: it may replace some, and goes on from none."""
+        numbered = [list_checkpoints(Path(self.out_dir), template) for template in (self.filename_tmpl, STEPS)]
+        names = sorted({path.name for paths in numbered for path in paths.values()}, key=lambda name: (len(name), name))
+        pointed = read_pointer(Path(runner.work_dir), Path(self.out_dir))
+        if names or pointed:
+            listed = names if len(names) < 6 else [*names[:2], '...', *names[-2:]]
+            runner.logger.warning(
+                f'{self.out_dir} holds an earlier run: {", ".join(map(show, listed)) or "no checkpoint"}; {POINTER} '
+                f'names {show(pointed and pointed.name)}. This run begins anew and replaces files of the same name; '
+                '--resume goes on with the earlier run, another work_dir keeps it'
+            )
 
     def _own_name(self, path: object) -> str | None:
         """The name of a file in this run's folder, from a path that may be another run's; None if there is none."""

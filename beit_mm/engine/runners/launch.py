@@ -22,6 +22,7 @@ from beit_mm.config.reading import read_config, unread_options
 from beit_mm.engine.hooks.check_weights_hook import CheckWeightsHook
 from beit_mm.errors import UserError
 from beit_mm.files import atomic_write, hold
+from beit_mm.text import show
 
 from .ending import explain, launch_dir, TRACEBACK
 
@@ -132,20 +133,21 @@ def _set_resume(cfg: Config, resume: str | None) -> None:
     if resume is None and cfg.get('resume') and not cfg.get('load_from'):
         resume = 'auto'  # MMEngine's own way would not verify the checkpoint
     work_dir = Path(cfg.work_dir)
-    filename_tmpl = (cfg.get('default_hooks', {}).get('checkpoint') or {}).get('filename_tmpl')
+    hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
     folder = launch_dir()
     note = folder and folder / 'checkpoints.json'  # which checkpoints were there at the start
     if int(os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)) == 0:
         if note:
             with atomic_write(note) as temporary:
-                temporary.write_text(json.dumps(stamp_checkpoints(work_dir, filename_tmpl)))
+                temporary.write_text(json.dumps(stamp_checkpoints(work_dir, hook)))
     elif resume != 'auto' and note and note.is_file():
-        newest = find_newest(work_dir, filename_tmpl, json.loads(note.read_text()))
+        newest = find_newest(work_dir, hook, json.loads(note.read_text()))
         resume = str(newest) if newest else resume
     if resume == 'auto':
-        newest = find_newest(work_dir, filename_tmpl)
+        newest = find_newest(work_dir, hook)
         if newest is None:
-            print(f'nothing to resume in {cfg.work_dir}: a new training')
+            others = ', '.join(show(path.name) for path in sorted(work_dir.glob('*.pth'))[:5])
+            print(f'nothing to resume in {cfg.work_dir}{others and f", only {others}"}: a new training')
         resume = newest and str(newest)
     if resume is None:
         return

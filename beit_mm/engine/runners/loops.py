@@ -6,12 +6,13 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from mmengine.dist import get_rank, get_world_size
-from mmengine.hooks import Hook
+from mmengine.hooks import CheckpointHook, Hook
 from mmengine.optim import OptimWrapperDict
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 from torch import Tensor
 from torch.distributed.tensor import distribute_tensor, DTensor
 
+from beit_mm.checkpoint.files import find_newest
 from beit_mm.datasets.seeding import derive_seed, seed_generators
 from beit_mm.errors import UserError
 from beit_mm.models.inspection import unwrap
@@ -47,6 +48,10 @@ class ResumableLoop:
         from beit_mm.checks import check_runner  # here: the checks import parts of this folder
 
         check_runner(runner)
+        if runner._resume and runner._load_from is None:  # by a tool of the hosts
+            saver = next((vars(hook) for hook in runner.hooks if isinstance(hook, CheckpointHook)), {})
+            newest = find_newest(Path(runner.work_dir), saver)
+            runner._load_from, runner._resume = newest and str(newest), newest is not None
         dataset = dict(
             type='beit_mm.SeededDataset',
             dataset=dataloader['dataset'],

@@ -39,6 +39,8 @@ class PatchEmbed(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, Grid]:
         """Images (B, in_channels, H, W) to patches (B, h * w, embed_dim) and their grid (h, w)."""
         grid = patch_grid(images.shape[-2:], self.patch_size)
+        if images.is_floating_point():
+            images = images.to(self.proj.weight.dtype)  # of models in half precision, too
         return self.proj(images).flatten(2).transpose(1, 2), grid
 
 

@@ -91,10 +91,11 @@ class Encoder(nn.Module):
     def most_likely(self, features: Tensor) -> Tensor:
         """Arg-max of the logits, int64 (B, H / 8, W / 8), without the logits of the whole vocabulary at once."""
         last = self.blocks.output.conv
-        highest, tokens = F.conv2d(features, last.w[:VOCAB_SLICE], last.b[:VOCAB_SLICE]).max(dim=1)
-        for start in range(VOCAB_SLICE, len(last.w), VOCAB_SLICE):
+        w, b = last.w.to(features.dtype), last.b.to(features.dtype)
+        highest, tokens = F.conv2d(features, w[:VOCAB_SLICE], b[:VOCAB_SLICE]).max(dim=1)
+        for start in range(VOCAB_SLICE, len(w), VOCAB_SLICE):
             stop = start + VOCAB_SLICE
-            logit, index = F.conv2d(features, last.w[start:stop], last.b[start:stop]).max(dim=1)
+            logit, index = F.conv2d(features, w[start:stop], b[start:stop]).max(dim=1)
             better = logit > highest  # the first of equal logits, as argmax
             highest, tokens = torch.where(better, logit, highest), torch.where(better, start + index, tokens)
         return tokens

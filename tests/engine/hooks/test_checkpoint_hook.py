@@ -125,6 +125,40 @@ def test_names_of_files_must_be_such_that_their_number_can_be_read(template):
         VerifiedCheckpointHook(out_dir='s3://bucket')
 
 
+@pytest.mark.parametrize('by_epoch', [True, False])
+def test_a_new_run_says_which_checkpoints_are_there_and_a_host_s_tool_resumes_from_them(by_epoch, tmp_path, caplog):
+    options = dict(type='beit_mm.VerifiedCheckpointHook', by_epoch=by_epoch, interval=1, filename_tmpl='m_{:04d}.pth')
+
+    def run(epochs, **more):
+        runner = line_model.build(
+            tmp_path,
+            epochs=epochs,
+            by_epoch=by_epoch,
+            default_hooks=dict(checkpoint=options),
+            log_level='WARNING',
+            **more,
+        )
+        runner.logger.addHandler(caplog.handler)
+        runner._resume = 'load_from' in more  # as by MMPretrain's tool, without the name of a file
+        runner.train()
+        output = caplog.text
+        caplog.clear()
+        return runner, output
+
+    last = 'm_0002.pth' if by_epoch else 'm_0008.pth'
+    assert 'earlier run' not in run(2)[1]
+    output = run(1)[1]
+    assert f'{tmp_path} holds an earlier run: m_0001.pth, m_0002.pth' in output
+    assert f'{last}; last_checkpoint names {last}. This run begins anew' in output
+    runner, output = run(2, load_from=None)
+    assert (tmp_path / POINTER).read_text().endswith(last) and 'earlier run' not in output
+    (tmp_path / last).write_bytes(b'damaged')
+    runner = line_model.build(tmp_path, epochs=2, by_epoch=by_epoch, default_hooks=dict(checkpoint=options))
+    runner._resume = True
+    runner.build_train_loop(runner._train_loop)
+    assert Path(runner._load_from).name == ('m_0001.pth' if by_epoch else 'm_0007.pth')
+
+
 def contents(folder) -> dict:
     return {str(path): path.read_bytes() for path in sorted(folder.rglob('*')) if path.is_file()}
 

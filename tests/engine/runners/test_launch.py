@@ -24,7 +24,7 @@ def cfg(tmp_path):
 def save(cfg, name: str) -> str:
     path = f'{cfg.work_dir}/{name}.pth'
     os.makedirs(cfg.work_dir, exist_ok=True)
-    torch.save(dict(state_dict={}), path)
+    torch.save(dict(state_dict={}, meta=dict(epoch=1, iter=4)), path)
     return path
 
 
