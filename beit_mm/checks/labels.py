@@ -1,5 +1,6 @@
 """Class counts of heads, losses, data sets and metrics, and sizes of images, which one step may not meet."""
 
+from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
@@ -17,7 +18,9 @@ from .problems import Problem, warn
 from .samples import Drawn
 
 IGNORED = 255  # by default, in MMSegmentation
-MAX_LABELS = 200  # of a data set, from its whole length
+MAX_LABELS = 100  # label maps of a data set, from its whole length
+MAX_LISTED = 100_000  # images whose classes are counted
+MAX_NAMED = 10  # classes in a sentence
 
 
 def check_losses(cfg: dict, model: nn.Module | None) -> Iterator[Problem]:
@@ -134,21 +137,63 @@ def _check_sizes(cfg: dict, drawn: Drawn | None) -> Iterator[Problem]:
 
 
 def _check_values(dataset, key: str, head: str, num_classes: int, ignored: int | None) -> Iterator[Problem]:
-    """The labels of some samples of a data set against the head."""
+    """The labels of some samples of a data set against the head, and classes without any."""
     indices = sorted({*range(0, len(dataset), max(1, len(dataset) // MAX_LABELS)), len(dataset) - 1})
+    counts: Counter = Counter()
     if isinstance(dataset, BaseSegDataset):
         for index in indices:
             info = dataset.get_data_info(index)
+            if 'seg_map_path' not in info:
+                return
             labels = LoadAnnotations(imdecode_backend='pillow')(dict(info, seg_fields=[]))['gt_seg_map']
-            wrong = labels[(labels >= num_classes) & (labels != ignored)]
+            wrong = labels[(labels >= num_classes) & (labels != ignored)]  # losses leave these out
             if len(wrong):
                 yield _outside(key, head, num_classes, int(wrong.max()), info['seg_map_path'], dataset)
                 return
+            counts.update(np.unique(labels).tolist())
     elif hasattr(dataset, 'get_cat_ids') and num_classes > 1:
+        indices = list(range(len(dataset))) if len(dataset) <= MAX_LISTED else indices
         pairs = [(int(label), index) for index in indices for label in np.atleast_1d(dataset.get_cat_ids(index))]
         label, index = max(pairs, default=(0, 0))
         if label >= num_classes:
             yield _outside(key, head, num_classes, label, dataset.get_data_info(index).get('img_path', ''), dataset)
+        counts.update(label for label, _ in pairs)
+    if len(indices) == len(dataset) or isinstance(dataset, BaseSegDataset) and 8 * num_classes <= len(indices):
+        sentence, is_error = describe_missing(dataset, counts, num_classes, ignored, len(indices))
+        if sentence:
+            yield Problem(key, sentence, is_error)
+
+
+def describe_missing(
+    dataset, counts: Counter, num_classes: int, ignored: int | None, num_samples: int
+) -> tuple[str, bool]:
+    """Classes without any label, the likely cause and the mend ('' for none); whether it is surely a mistake.
+
+    Args:
+        dataset: with the names of the classes.
+        counts: samples by label.
+        num_classes: of the head.
+        ignored: the label of pixels that count nowhere.
+        num_samples: of which labels were counted.
+    """
+    missing = [label for label in range(num_classes) if not counts[label]]
+    if not missing or not num_samples:
+        return '', False
+    known = dict(enumerate(dataset.metainfo.get('classes') or ()))
+    names = ', '.join(f'{known.get(label, "class")} ({label})' for label in missing[:MAX_NAMED])
+    names += f' and {len(missing) - MAX_NAMED} more' if len(missing) > MAX_NAMED else ''
+    is_maps, is_alone = isinstance(dataset, BaseSegDataset), num_classes - len(missing) == 1
+    what = f'no label of {names} in {num_samples} {"label maps" if is_maps else "images"}'
+    if is_maps and counts[ignored] and getattr(dataset, 'reduce_zero_label', False):
+        mend = 'reduce_zero_label=True leaves out label 0 and lowers the others by one; set it to False if 0 is a class'
+    elif is_maps and counts[ignored]:
+        value = missing[0] if is_alone else 'the number of the class'
+        mend = (
+            f'{ignored}, which is ignored, occurs: if it is the class, store {value} instead of {ignored} in the maps'
+        )
+    else:
+        return f'{what}; add some, or remove the class', False
+    return f'{what}; {mend}', is_alone
 
 
 def _outside(key: str, head: str, num_classes: int, label: int, path: str, dataset) -> Problem:

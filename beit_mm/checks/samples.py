@@ -56,7 +56,8 @@ def draw(cfg: dict, loader: str, folder: Path, may_list: bool) -> Drawn:
     cls = find_class(node, DATASETS)
     is_lazy = cls is not None and 'lazy_init' in accepted_arguments(cls)
     dataset = _try(cfg, key, DATASETS.build, dict(node, pipeline=[], lazy_init=True) if is_lazy else node)
-    infos = _try(cfg, key, _real_infos, dataset) if may_list or not is_lazy else []
+    may_list = may_list or not is_lazy or isinstance(dataset, BaseSegDataset)  # the files of label maps are few
+    infos = _try(cfg, key, _real_infos, dataset) if may_list else []
     is_real = bool(infos)
     if not is_real:
         infos = [_random_info(dataset, folder)]

@@ -171,6 +171,11 @@ class OwnTrunk(BaseModule):
     assert 'set in_channels=24' in problems[0].sentence
 
 
+def errors(cfg: Config) -> list:
+    problems = without_files(check_config(cfg, ('train_dataloader', 'val_dataloader')))
+    return [problem for problem in problems if problem.is_error]
+
+
 def with_class_folders(root: Path, **splits) -> Config:
     """demo/finetune.py on folders of classes, with an image in each."""
     cfg = load('demo/finetune.py')
@@ -194,7 +199,7 @@ def test_labels_beyond_the_head(tmp_path):
 
 def test_class_folders_that_differ_shift_labels(tmp_path):
     cfg = with_class_folders(tmp_path, train='abc', val='ac')
-    problems = without_files(check_config(cfg, ('train_dataloader', 'val_dataloader')))
+    problems = errors(cfg)
     assert [problem.key for problem in problems] == ['val_dataloader.dataset']
     assert 'train_dataloader.dataset (b)' in problems[0].sentence and 'beit_mm.ClassFolders' in problems[0].sentence
 
@@ -202,7 +207,7 @@ def test_class_folders_that_differ_shift_labels(tmp_path):
 def test_a_data_set_that_cannot_be_listed_is_an_error_at_its_key(tmp_path):
     cfg = with_class_folders(tmp_path, train='abc', val='abc')
     cfg.train_dataloader.dataset.metainfo = dict(classes=['a', 'b'])
-    problems = without_files(check_config(cfg, ('train_dataloader', 'val_dataloader')))
+    problems = errors(cfg)
     assert [problem.key for problem in problems] == ['train_dataloader.dataset.metainfo.classes']
     assert 'subfolders (3)' in problems[0].sentence
 
@@ -232,7 +237,7 @@ def test_label_maps(tmp_path, label, reduces, options, key, words):
     for loader, value in zip(('train', 'val'), reduces):
         dataset = f'{loader}_dataloader.dataset'
         options = {**options, f'{dataset}.data_root': str(tmp_path), f'{dataset}.reduce_zero_label': value}
-    problems = without_files(check_config(load('demo/segment.py', options), ('train_dataloader', 'val_dataloader')))
+    problems = errors(load('demo/segment.py', options))
     assert bool(problems) == bool(key), problems
     if key:
         assert any(problem.key.startswith(key) and words in problem.sentence for problem in problems), problems

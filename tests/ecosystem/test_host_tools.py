@@ -1,11 +1,14 @@
 """The hosts' own tools and programming interfaces run our configs, in a project that has our wheel."""
 
 import pickle
+from pathlib import Path
 
+import mmpretrain
 import pytest
+from support import CONFIGS
 from support.project import last_score
 from support.recipes import load, RECIPES
-from support.tools import SMALL_TRUNK
+from support.tools import run_here, SMALL_TRUNK
 
 NO_WORKERS = ('num_workers=0', 'persistent_workers=False')
 TOKENIZER = ('vocab_size=16', 'n_hid=8', 'n_init=8', 'init_cfg=None')
@@ -45,6 +48,18 @@ def test_mmseg_tests_what_it_trained(project, segmentor_score):
     output = project.host_tool('mmseg', 'test', 'configs/segment.py', checkpoint, '--out', 'labels')
     assert last_score(output, 'mIoU') == segmentor_score
     assert len(list((project.folder / 'labels').glob('*.png'))) == 2
+
+
+@pytest.mark.parametrize(
+    'name, options', [('pretrain', ()), ('finetune', ('optim_wrapper.paramwise_cfg.layer_decay_rate=1.0',))]
+)
+def test_mmpretrain_draws_our_schedules(name, options, tmp_path, monkeypatch):
+    """Its tool gives the training loop a loader that is built."""
+    tool = Path(mmpretrain.__file__).parent / '.mim' / 'tools' / 'visualization' / 'vis_scheduler.py'
+    monkeypatch.setenv('MPLBACKEND', 'agg')
+    words = [CONFIGS / 'demo' / f'{name}.py', '-d', '300', '--not-show', '-s', tmp_path / 'curve.png']
+    run_here([tool, *words, '--cfg-options', f'work_dir={tmp_path}', *options])
+    assert (tmp_path / 'curve.png').stat().st_size > 1000
 
 
 @pytest.mark.long

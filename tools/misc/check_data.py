@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,13 +12,15 @@ from mmengine.registry import DATASETS, DefaultScope, TRANSFORMS
 from rich.progress import track
 from torch.utils.data import DataLoader, Dataset
 
+from beit_mm.checks.labels import describe_missing
 from beit_mm.checks.samples import leaf_datasets
 from beit_mm.config.flatten import drop_scope_stamps
 from beit_mm.config.reading import read_config
+from beit_mm.datasets.transforms.loading import IGNORED
 from beit_mm.engine.runners.ending import run
 from beit_mm.text import show
 
-IGNORED = 255
+WARNING = 'warning: '
 # Where the recipes look for the published data sets, and by folder how many class folders and files they have.
 LAYOUTS = dict(
     imagenet=('data/imagenet', {'train': (1000, 1_281_167), 'val': (1000, 50_000)}),
@@ -50,39 +53,41 @@ def check_layout(root: Path, folders: dict[str, tuple[int, int]]) -> Iterator[st
 
 
 class Loading(Dataset):
-    """What is wrong with each image of a data set: it is loaded by the first steps of its pipeline, not changed.
+    """What is wrong with each image of a data set, and its labels. It is loaded by the steps of its pipeline that load.
 
     Args:
         dataset: of MMEngine, listed.
         steps: the steps of its pipeline that load.
-        num_classes: of the head; None if there is none.
+        num_classes, ignored: of the head, and the label of pixels that it leaves out; None if there is no head.
     """
 
-    def __init__(self, dataset, steps: list, num_classes: int | None):
+    def __init__(self, dataset, steps: list, num_classes: int | None, ignored: int):
         self.dataset = dataset
+        self.ignored = ignored
         self.steps = steps
         self.num_classes = num_classes
 
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index: int) -> str:
+    def __getitem__(self, index: int) -> tuple[str, list[int]]:
         info = self.dataset.get_data_info(index)
         path = info.get('img_path', f'image {index}')
         try:
             for step in self.steps:
                 info = step(info)
         except Exception as error:  # decoders have many kinds
-            return f'{error}' if str(path) in str(error) else f'{path}: {error}'
-        labels = np.ravel(info.get('gt_seg_map', info.get('gt_label', ())))
-        labels = labels[labels != IGNORED] if 'gt_seg_map' in info else labels
-        if self.num_classes and labels.size and labels.max() >= self.num_classes:
-            return f'{info.get("seg_map_path", path)}: label {labels.max()}, the head has {self.num_classes} classes'
-        return ''
+            return (f'{error}' if str(path) in str(error) else f'{path}: {error}'), []
+        labels = np.unique(info.get('gt_seg_map', info.get('gt_label', ()))).tolist()
+        largest = max((label for label in labels if label != self.ignored or 'gt_seg_map' not in info), default=0)
+        if self.num_classes and largest >= self.num_classes:
+            fault = f'{info.get("seg_map_path", path)}: label {largest}, the head has {self.num_classes} classes'
+            return fault, labels
+        return '', labels
 
 
 def check_config_data(path: str, num_workers: int) -> Iterator[str]:
-    """What is wrong with the images and labels of a config's data sets."""
+    """What is wrong with the images and labels of a config's data sets; warnings begin with `warning: `."""
     cfg = read_config(path)
     drop_scope_stamps(cfg)
     plain, done = cfg.to_dict(), []
@@ -95,10 +100,16 @@ def check_config_data(path: str, num_workers: int) -> Iterator[str]:
             with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmengine'):
                 steps = [step for step in node.get('pipeline', ()) if 'Load' in str(step['type'])]
                 dataset = DATASETS.build(dict(node, pipeline=[]))
-                checked = Loading(dataset, [TRANSFORMS.build(step) for step in steps], head.get('num_classes'))
+                num_classes, ignored = head.get('num_classes'), head.get('ignore_index') or IGNORED
+                checked = Loading(dataset, [TRANSFORMS.build(step) for step in steps], num_classes, ignored)
             batches = DataLoader(checked, batch_size=32, num_workers=num_workers, collate_fn=list)
-            for faults in track(batches, f'{key}: {len(dataset)} images', transient=True):
-                yield from (f'{key}: {fault}' for fault in faults if fault)
+            counts: Counter = Counter()
+            for batch in track(batches, f'{key}: {len(dataset)} images', transient=True):
+                yield from (f'{key}: {fault}' for fault, _ in batch if fault)
+                counts.update(label for _, labels in batch for label in labels)
+            if num_classes and counts:
+                sentence, is_wrong = describe_missing(dataset, counts, num_classes, ignored, len(dataset))
+                yield from [f'{"" if is_wrong else WARNING}{key}: {sentence}'] if sentence else []
 
 
 def parse_args() -> argparse.Namespace:
@@ -120,8 +131,10 @@ def main(args: argparse.Namespace) -> None:
     else:
         raise FileNotFoundError(f'{args.data} must be a config file or one of {", ".join(LAYOUTS)}')
     count = 0
-    for count, fault in enumerate(faults, 1):
-        print(f'wrong: {show(fault)}', flush=True)
+    for fault in faults:
+        is_warning = fault.startswith(WARNING)
+        print(f'{"" if is_warning else "wrong: "}{show(fault)}', flush=True)
+        count += not is_warning
     print(f'{args.data}: {count} wrong')
     if count:
         sys.exit(1)

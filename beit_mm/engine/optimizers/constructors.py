@@ -52,8 +52,8 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         if layer_of is None and hasattr(getattr(module, 'backbone', None), 'get_layer_depth'):
             layer_of = functools.partial(module.backbone.get_layer_depth, prefix='backbone.')
         if layer_of is None and rate != 1.0:
-            name = type(module).__name__
-            raise UserError(f'layer_decay_rate={rate} needs a model or backbone with get_layer_depth, {name} has none')
+            what = f'layer_decay_rate={rate} needs a model or backbone with get_layer_depth, {type(module).__name__}'
+            raise UserError(f'{what} has none; set optim_wrapper.paramwise_cfg.layer_decay_rate=1.0')
         groups: dict[tuple[int, float, float], dict] = {}
         for name, parameter in module.named_parameters():
             if not parameter.requires_grad:

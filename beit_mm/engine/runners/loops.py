@@ -31,20 +31,26 @@ class ResumableLoop:
     Args:
         runner: the runner.
         dataloader: config of the loader, with a sampler whose order follows from an epoch number, or InfiniteSampler.
+            With a loader that is built, as tools of the hosts have, the loop is MMEngine's, without exact resume.
         allow_world_size_change: whether the run may resume with another number of processes or images per step.
         max_bad_share: share of the images, 0 to 1, that may be unreadable. They are listed in `bad_images.txt` of the
             work directory and replaced. More are an error.
         **kwargs: arguments of MMEngine's loop.
 
     Raises:
-        UserError: If the loader is built already, or holds no batch.
+        UserError: If the loader holds no batch.
     """
+
+    def __new__(cls, runner, dataloader, allow_world_size_change: bool = False, max_bad_share: float = 0.001, **kwargs):
+        if isinstance(dataloader, dict):
+            return super().__new__(cls)
+        host = next(base for base in cls.__mro__ if base.__module__.startswith('mmengine.'))
+        runner.logger.warning(f'{cls.__name__} got a loader that is built: {host.__name__} runs, without exact resume')
+        return host(runner, dataloader, **kwargs)
 
     def __init__(
         self, runner, dataloader: dict, allow_world_size_change: bool = False, max_bad_share: float = 0.001, **kwargs
     ):
-        if not isinstance(dataloader, dict):
-            raise UserError(f'{type(self).__name__} needs the config of its loader, got a {type(dataloader).__name__}')
         from beit_mm.checks import check_runner  # here: the checks import parts of this folder
 
         check_runner(runner)

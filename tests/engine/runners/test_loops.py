@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 from mmengine.hooks import Hook
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 from support.line_model import build, EightNumbers, Signal
 from torch.utils.data import DataLoader
 
@@ -63,15 +64,16 @@ def test_an_iteration_outside_the_epoch_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize('by_epoch', [True, False], ids=['epochs', 'iterations'])
-def test_a_loader_without_a_batch_or_without_a_config_is_refused(by_epoch, tmp_path):
+def test_a_loader_without_a_batch_is_refused_and_a_built_one_runs_in_mmengines_loop(by_epoch, tmp_path):
     runner = build(tmp_path / 'large', by_epoch=by_epoch)
     runner._train_dataloader.update(batch_size=16, drop_last=True)
     with pytest.raises(ValueError, match='train_dataloader holds no batch: 8 images for batches of 16'):
         runner.train()
     runner = build(tmp_path / 'built', by_epoch=by_epoch)
     runner._train_dataloader = DataLoader(EightNumbers(), batch_size=2)
-    with pytest.raises(ValueError, match='TrainLoop needs the config of its loader, got a DataLoader'):
-        runner.train()
+    runner.train()
+    assert type(runner.train_loop) is (EpochBasedTrainLoop if by_epoch else IterBasedTrainLoop)
+    assert runner.iter == runner.max_iters
 
 
 @pytest.mark.parametrize('differs, seed', [(True, 5), (False, 8)])

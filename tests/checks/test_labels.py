@@ -1,0 +1,102 @@
+"""Labels, classes and heads that do not fit together, before a training and by tools/misc/check_data.py."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mmengine.config import Config
+from PIL import Image
+from support import CONFIGS, ROOT
+from support.tools import run_here
+
+from beit_mm.checks import check_config
+
+TOOL = ROOT / 'tools' / 'misc' / 'check_data.py'
+
+
+def scenes(folder: Path, values: list[list[int]], classes: list[str], reduces: bool = False, **options) -> Config:
+    """A config of segmentation with a label map of each list of values, for training and for validation."""
+    for split in ('training', 'validation'):
+        for kind in ('images', 'annotations'):
+            (folder / kind / split).mkdir(parents=True)
+        for index, row in enumerate(values):
+            Image.new('RGB', (96, 96)).save(folder / 'images' / split / f'{index}.jpg')
+            labels = np.resize(np.repeat(np.uint8(row), 24), (96, 96))
+            Image.fromarray(labels).save(folder / 'annotations' / split / f'{index}.png')
+    loaders = [f'{name}_dataloader.dataset' for name in ('train', 'val', 'test')]
+    text = [f"_base_ = '{CONFIGS}/demo/segment.py'", f'num_classes = {len(classes)}']
+    text += ['model = dict(decode_head=dict(num_classes=num_classes), auxiliary_head=dict(num_classes=num_classes))']
+    (folder / 'config.py').write_text('\n'.join(text))
+    cfg = Config.fromfile(folder / 'config.py')
+    cfg.merge_from_dict({f'{loader}.data_root': str(folder) for loader in loaders})
+    cfg.merge_from_dict({f'{loader}.reduce_zero_label': reduces for loader in loaders})
+    cfg.merge_from_dict(
+        {f'{loader}.metainfo': dict(classes=classes, palette=[[0, 0, 0]] * len(classes)) for loader in loaders}
+    )
+    cfg.merge_from_dict({'train_dataloader.dataset.pipeline.1.num_classes': len(classes), **options})
+    cfg.dump(folder / 'config.py')
+    return cfg
+
+
+TWO, THREE = ['ground', 'road'], ['ground', 'road', 'house']
+MAPS = {
+    'foreground as 255': (
+        [[0, 255]] * 3,
+        TWO,
+        False,
+        'road (1) in 3 label maps; 255, which',
+        'store 1 instead of 255',
+        True,
+    ),
+    'one of three classes as 255': (
+        [[0, 1, 255]],
+        THREE,
+        False,
+        'house (2) in 1 label maps; 255',
+        'instead of 255',
+        False,
+    ),
+    'label 0 left out': ([[0, 1]], TWO, True, 'road (1)', 'reduce_zero_label=True leaves out label 0', True),
+    'a class that never occurs': ([[0, 1]] * 2, THREE, False, 'house (2) in 2 label maps', 'remove the class', False),
+    'all classes': ([[0, 1], [2, 2]], THREE, False, '', '', False),
+    'all classes and ignored pixels': ([[0, 255], [1, 0]], TWO, False, '', '', False),
+}
+
+
+@pytest.mark.parametrize('name', MAPS)
+def test_a_class_in_no_label_map_is_named_with_the_cause(name, tmp_path, capsys):
+    values, classes, reduces, words, mend, is_error = MAPS[name]
+    cfg = scenes(tmp_path, values, classes, reduces)
+    problems = check_config(cfg, ('train_dataloader', 'val_dataloader'), lists=('val_dataloader',))
+    named = [problem for problem in problems if 'no label of' in problem.sentence]
+    assert [problem.key for problem in named] == ['train_dataloader.dataset', 'val_dataloader.dataset'][
+        : 2 * bool(words)
+    ]
+    assert all(words in each.sentence and mend in each.sentence and each.is_error == is_error for each in named)
+
+    if is_error:
+        with pytest.raises(SystemExit, match='1'):
+            run_here([TOOL, tmp_path / 'config.py', '--workers', 0])
+    else:
+        run_here([TOOL, tmp_path / 'config.py', '--workers', 0])
+    lines = [line for line in capsys.readouterr().out.splitlines() if 'no label of' in line]
+    assert len(lines) == len(named)  # validation and test have the same data
+    assert all(line.startswith('wrong: ' if is_error else 'warning: ') and words in line for line in lines)
+
+
+def test_a_class_folder_without_an_image_is_named(tmp_path):
+    for split in ('train', 'val'):
+        for name in ('cat', 'dog', 'owl')[: 3 if split == 'train' else 2]:
+            (tmp_path / split / name).mkdir(parents=True)
+            if name != 'owl':
+                Image.new('RGB', (96, 96)).save(tmp_path / split / name / 'a.jpg')
+    cfg = Config.fromfile(CONFIGS / 'demo' / 'finetune.py')
+    for split in ('train', 'val'):
+        pipeline = cfg[f'{split}_dataloader'].dataset.pipeline
+        dataset = dict(type='beit_mm.ClassFolders', data_root=str(tmp_path), data_prefix=split, pipeline=pipeline)
+        cfg[f'{split}_dataloader'].dataset = dict(dataset, metainfo=dict(classes=['cat', 'dog', 'owl']))
+    cfg.model.head.num_classes = cfg.model.data_preprocessor.num_classes = 3
+    problems = check_config(cfg, ('train_dataloader', 'val_dataloader'))
+    named = {problem.key: problem.sentence for problem in problems if not problem.is_error}
+    assert 'no label of owl (2) in 2 images' in named['train_dataloader.dataset']
+    assert 'no label of owl (2) in 2 images' in named['val_dataloader.dataset']
