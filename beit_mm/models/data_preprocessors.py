@@ -8,6 +8,7 @@ from mmpretrain.models import ClsDataPreprocessor as HostClsDataPreprocessor
 from mmseg.models import SegDataPreProcessor as HostSegDataPreProcessor
 from torch import Tensor
 
+from beit_mm.errors import UserError
 from beit_mm.registry import MODELS
 
 # Of ITU-R BT.601, as in Pillow's conversion to grey values.
@@ -15,26 +16,71 @@ RED, GREEN, BLUE = 0.299, 0.587, 0.114
 BRIGHTNESS, CONTRAST, SATURATION = range(3)
 
 
+class _Normalising(BaseDataPreprocessor):
+    """Normalises any number of channels, and copies pinned batches to the device without waiting for it.
+
+    The hosts' classes take 1 or 3 channels, and one number may stand for all channels.
+    """
+
+    def __init__(
+        self,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        non_blocking: bool = True,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self._non_blocking = non_blocking
+        if mean is None and std is None:
+            return
+        if mean is None or std is None or len(mean) != len(std) or not all(number > 0 for number in std):
+            raise UserError(f'mean and std must be as many numbers, those of std over 0, got {mean} and {std}')
+        self._enable_normalize = True  # of the hosts
+        for name, values in (('mean', mean), ('std', std)):
+            self.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)
+
+    def _apply(self, fn, *args, **kwargs):
+        """Keep the dtype of mean and std when the model is cast to half precision."""
+        exact = dict(self._buffers)
+        super()._apply(fn, *args, **kwargs)
+        for name, buffer in exact.items():
+            if buffer.dtype != self._buffers[name].dtype:
+                self._buffers[name] = buffer.to(self._buffers[name].device)
+        return self
+
+    def check_channels(self, images: Tensor | Sequence[Tensor]) -> None:
+        """UserError if images (B, C, H, W), or each (C, H, W), have another number of channels than mean and std."""
+        channels, numbers = images[0].shape[0], len(getattr(self, 'mean', (1,)))
+        if numbers not in (1, channels):
+            raise UserError(
+                f'mean and std of data_preprocessor must have {channels} numbers, one for each channel of the images, '
+                f'got {numbers}'
+            )
+
+    def forward(self, data: dict, training: bool = False) -> dict:
+        self.check_channels(data['inputs'])
+        return super().forward(data, training)
+
+
 @MODELS.register_module()
-class TwoViewPreprocessor(BaseDataPreprocessor):
+class TwoViewPreprocessor(_Normalising):
     """Applies the colour jitter that the loader drew, normalises the trunk's view and scales the tokenizer's to [0, 1].
 
     Args:
         mean, std: of the trunk's view, per channel in RGB, for values 0 to 255.
-        to_rgb: whether the loader returns BGR, as MMCV's does.
+        to_rgb: whether the loader returns BGR, as MMCV's does; images of another number of channels stay as they are.
         non_blocking: copy pinned batches to the device without waiting.
     """
 
     def __init__(self, mean: Sequence[float], std: Sequence[float], to_rgb: bool = True, non_blocking: bool = True):
-        super().__init__(non_blocking)
+        super().__init__(mean, std, non_blocking)
         self.to_rgb = to_rgb
-        self.register_buffer('mean', torch.tensor(mean).view(-1, 1, 1), persistent=False)
-        self.register_buffer('std', torch.tensor(std).view(-1, 1, 1), persistent=False)
 
-    def forward(self, data: dict, training: bool = False) -> dict[str, torch.Tensor]:
-        """A batch of PackTwoViews to `inputs` (B, 3, H, W), `views` (B, 3, 8h, 8w) and `mask` bool (B, h, w)."""
+    def forward(self, data: dict, training: bool = False) -> dict[str, Tensor]:
+        """A batch of PackTwoViews to `inputs` (B, C, H, W), `views` (B, C, 8h, 8w) and `mask` bool (B, h, w)."""
+        self.check_channels(data['inputs'])
         data = self.cast_data(data)
-        if self.to_rgb:
+        if self.to_rgb and data['inputs'].shape[1] == 3:
             data.update({key: data[key].flip(1) for key in ('inputs', 'views', 'mean_color') if key in data})
         inputs, views = data['inputs'].float(), data['views'].float()
         if 'jitter' in data:
@@ -42,22 +88,17 @@ class TwoViewPreprocessor(BaseDataPreprocessor):
         return dict(inputs=(inputs - self.mean) / self.std, views=views / 255, mask=data['mask'])
 
 
-class _NonBlocking:
-    """Takes `non_blocking`, as the hosts' classes do not: whether copies of pinned batches return at once."""
+@MODELS.register_module()
+class ClsDataPreprocessor(_Normalising, HostClsDataPreprocessor):
+    """MMPretrain's ClsDataPreprocessor for any number of channels, which copies without waiting.
 
-    def __init__(self, non_blocking: bool = True, **kwargs):
-        super().__init__(**kwargs)
-        self._non_blocking = non_blocking
+    `to_rgb` turns BGR, as the loaders give it, to RGB; images of another number of channels stay as they are.
+    """
 
 
 @MODELS.register_module()
-class ClsDataPreprocessor(_NonBlocking, HostClsDataPreprocessor):
-    """MMPretrain's ClsDataPreprocessor that copies pinned batches to the device without waiting for it."""
-
-
-@MODELS.register_module()
-class SegDataPreProcessor(_NonBlocking, HostSegDataPreProcessor):
-    """MMSegmentation's SegDataPreProcessor that copies pinned batches to the device without waiting for it."""
+class SegDataPreProcessor(_Normalising, HostSegDataPreProcessor):
+    """MMSegmentation's SegDataPreProcessor for any number of channels; see ClsDataPreprocessor for its `bgr_to_rgb`."""
 
 
 def jitter_colors(images: Tensor, jitter: Tensor, mean_color: Tensor) -> Tensor:
@@ -67,9 +108,9 @@ def jitter_colors(images: Tensor, jitter: Tensor, mean_color: Tensor) -> Tensor:
     torchvision's ColorJitter does, but without rounding. The mean follows the change of brightness, not the clipping.
 
     Args:
-        images: float RGB (B, 3, H, W) in [0, 255].
+        images: float (B, C, H, W) in [0, 255]. The grey value of another number of channels than RGB is their mean.
         jitter: (B, 6): the factors of brightness, contrast and saturation, then the order in which they come.
-        mean_color: RGB (B, 3) in [0, 255], of the whole image before the crop and any change.
+        mean_color: (B, C) in [0, 255], of the whole image before the crop and any change.
     """
     factors, order = jitter[:, :3], jitter[:, 3:].long()
     mean = _gray(mean_color.to(images.dtype)[:, :, None, None])  # (B, 1, 1, 1)
@@ -85,7 +126,9 @@ def jitter_colors(images: Tensor, jitter: Tensor, mean_color: Tensor) -> Tensor:
 
 
 def _gray(images: Tensor) -> Tensor:
-    """RGB (B, 3, H, W) to grey values (B, 1, H, W)."""
+    """RGB (B, 3, H, W), or another number of channels, to grey values (B, 1, H, W)."""
+    if images.shape[1] != 3:
+        return images.mean(dim=1, keepdim=True)
     # Plain numbers, because a tensor of them would be copied to the device at every step, and this copy waits.
     red, green, blue = images.split(1, dim=1)
     return RED * red + GREEN * green + BLUE * blue

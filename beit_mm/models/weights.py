@@ -17,6 +17,7 @@ from .layout import INDEX
 from .weight_layouts import find_layouts, OPENMMLAB
 
 SHARED_TABLE = 'rel_pos_bias.relative_position_bias_table'
+PATCH_EMBED, RGB = 'patch_embed.proj.weight', 3
 BLOCK_TABLE = 'attn.relative_position_bias_table'
 # Weights that the same trunk may have for another task. A file may hold them or not.
 TASK_WEIGHTS = ('mask_token', 'norm.', 'fc_norm.', 'lm_head.', 'head.', 'cls_pt_layers.')
@@ -69,12 +70,27 @@ def resize_position_embedding(pos_embed: Tensor, target: Grid, source: Grid | No
     return torch.cat([pos_embed[:, :1], patches.flatten(2).transpose(1, 2).to(pos_embed.dtype)], dim=1)
 
 
+def _adapt_channels(kernel: Tensor, channels: int) -> Tensor:
+    """Patch kernels (C, 3, p, p) for another number of channels, with about the same output (as in timm)."""
+    wide = kernel.to(torch.promote_types(kernel.dtype, torch.float32))
+    if channels == 1:
+        return wide.sum(dim=1, keepdim=True).to(kernel.dtype)
+    repeated = wide.repeat(1, -(-channels // RGB), 1, 1)[:, :channels]
+    return (repeated * (RGB / channels)).to(kernel.dtype)
+
+
 def _adapt(trunk: Any, weights: dict[str, Tensor], own: dict[str, Tensor]) -> list[str]:
-    """Fit bias tables and position embeddings to the trunk, in place, and describe what was changed.
+    """Fit channels, bias tables and position embeddings to the trunk, in place, and describe what was changed.
 
     If the checkpoint does not name its grid, the grid is inferred from the number of rows.
     """
     done = []
+    if PATCH_EMBED in weights and PATCH_EMBED in own:
+        channels, of_file = (tensors[PATCH_EMBED].shape[1] for tensors in (own, weights))
+        if of_file == RGB != channels:
+            weights[PATCH_EMBED] = _adapt_channels(weights[PATCH_EMBED], channels)
+            how = 'summed' if channels == 1 else f'repeated, times {RGB}/{channels}'
+            done.append(f'patch embedding of {RGB} channels to {channels} ({how})')
     grid, grid_of_file = trunk.grid, weights.pop('grid_size', None)  # none in released files
     source = None if grid_of_file is None else tuple(grid_of_file.tolist())
     if trunk.rel_pos_bias is None and SHARED_TABLE in weights:
@@ -101,7 +117,8 @@ def fit_trunk_weights(trunk: Any, state_dict: dict[str, Tensor], prefix: str, *_
     """Pre-load hook of the trunk: adapt the weights under the prefix, in place, and log what was done.
 
     A shared bias table is copied to every block of a trunk with one table per block. Bias tables and position
-    embeddings are resized to the trunk's grid. Weights of another task are ignored.
+    embeddings are resized to the trunk's grid. A patch embedding for RGB is adapted to another number of channels.
+    Weights of another task are ignored.
 
     Raises:
         WeightsMismatch: If less than 90 % of the trunk's tensors are in the checkpoint, more than 10 % of the

@@ -33,11 +33,15 @@ class PatchEmbed(nn.Module):
 
     def __init__(self, patch_size: int, in_channels: int, embed_dim: int):
         super().__init__()
-        self.patch_size = patch_size
+        self.patch_size, self.in_channels = patch_size, in_channels
         self.proj = nn.Conv2d(in_channels, embed_dim, patch_size, patch_size)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Grid]:
         """Images (B, in_channels, H, W) to patches (B, h * w, embed_dim) and their grid (h, w)."""
+        if images.shape[1] != self.in_channels:
+            raise UserError(
+                f'images must have {self.in_channels} channels (in_channels of the trunk), got {images.shape[1]}'
+            )
         grid = patch_grid(images.shape[-2:], self.patch_size)
         if images.is_floating_point():
             images = images.to(self.proj.weight.dtype)  # of models in half precision, too

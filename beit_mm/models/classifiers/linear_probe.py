@@ -86,8 +86,9 @@ class LinearProbeHead(BaseModule):
         """Tokens of every block to logits, float32 (num_blocks, B, num_classes)."""
         # Outside of autocast, as in the release.
         with torch.autocast(feats[0].device.type, enabled=False):
-            features = self.pre_logits(feats)
-            return torch.stack([classifier(x) for classifier, x in zip(self.classifiers.values(), features)])
+            dtype = next(self.classifiers.parameters()).dtype
+            features = [x.to(dtype) for x in self.pre_logits(feats)]
+            return torch.stack([classifier(x) for classifier, x in zip(self.classifiers.values(), features)]).float()
 
     def loss(self, feats: Sequence[Tensor], data_samples: list[DataSample]) -> dict:
         """Sum over blocks of the mean cross-entropy over images."""

@@ -40,7 +40,7 @@ class VisualTokens(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor, views: Tensor) -> Tensor:
-        """Tokens of every patch, int64 (B, h, w), from the tokenizer's views of the crops, (B, 3, 8h, 8w) in [0, 1]."""
+        """Tokens of every patch, int64 (B, h, w), from the tokenizer's views of the crops, (B, C, 8h, 8w) in [0, 1]."""
         # Without autocast, as in the release: bfloat16 changes one token in twenty.
         with torch.autocast(views.device.type, enabled=False):
             tokens = self.tokenizer.encode(views)
@@ -71,7 +71,7 @@ class NormalisedPixels(nn.Module):
 
     def __init__(self, patch_size: int = 16, in_channels: int = 3):
         super().__init__()
-        self.patch_size = patch_size
+        self.patch_size, self.in_channels = patch_size, in_channels
         self.num_outputs = patch_size**2 * in_channels
 
     def forward(self, images: Tensor, views: Tensor) -> Tensor:
@@ -156,9 +156,10 @@ class MaskedImageModel(BaseModel):
         if getattr(self.backbone, 'mask_token', True) is None:
             raise UserError('pre-training needs a backbone with use_mask_token=True, got use_mask_token=False')
         if isinstance(self.target, NormalisedPixels) and isinstance(self.backbone, BEiT):
-            patch_size = self.backbone.patch_embed.patch_size
-            if self.target.patch_size != patch_size:
-                raise UserError(f"target.patch_size must be the backbone's {patch_size}, got {self.target.patch_size}")
+            for name in ('patch_size', 'in_channels'):
+                expected, value = (getattr(part, name) for part in (self.backbone.patch_embed, self.target))
+                if value != expected:
+                    raise UserError(f"target.{name} must be the backbone's {expected}, got {value}")
         self.recovered = build_part(recovered or dict(type='beit_mm.MaskedPatches'))
         self.lm_head = nn.Linear(self.backbone.embed_dim, self.target.num_outputs)
         # Truncated at one standard deviation, as everything in the release's pre-training.
@@ -171,7 +172,7 @@ class MaskedImageModel(BaseModel):
         'outputs': outputs of lm_head at masked patches, (M, num_outputs), such as logits, image after image.
 
         Args:
-            inputs: normalised images (B, 3, H, W).
+            inputs: normalised images (B, C, H, W).
             views: images that the target is made from, see the target.
             mask: bool (B, h, w), True where masked.
         """

@@ -78,14 +78,14 @@ def _groups(
 class Encoder(nn.Module):
     """Images to features, which the last convolution turns into logits."""
 
-    def __init__(self, n_hid: int, blocks_per_group: int, vocab_size: int):
+    def __init__(self, n_hid: int, blocks_per_group: int, vocab_size: int, in_channels: int = 3):
         super().__init__()
         widths = [n_hid, n_hid, 2 * n_hid, 4 * n_hid, 8 * n_hid]
-        first, last = Conv2d(3, n_hid, 7), Conv2d(8 * n_hid, vocab_size, 1)
+        first, last = Conv2d(in_channels, n_hid, 7), Conv2d(8 * n_hid, vocab_size, 1)
         self.blocks: Any = _groups(first, last, widths, [3, 3, 3, 1], blocks_per_group, pool=nn.MaxPool2d(2))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images (B, 3, H, W), mapped to [0.1, 0.9], to features (B, 8 n_hid, H / 8, W / 8), in the images' dtype."""
+        """Images (B, C, H, W), mapped to [0.1, 0.9], to features (B, 8 n_hid, H / 8, W / 8), in the images' dtype."""
         return self.blocks.output.relu(self.blocks[:-1](x))
 
     def most_likely(self, features: Tensor) -> Tensor:
@@ -102,12 +102,12 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Code weights (B, vocab_size, h, w) to six channels (B, 6, 8h, 8w): logit-Laplace means and log scales."""
+    """Code weights (B, vocab_size, h, w) to (B, 2 * out_channels, 8h, 8w): logit-Laplace means and log scales."""
 
-    def __init__(self, n_hid: int, n_init: int, blocks_per_group: int, vocab_size: int):
+    def __init__(self, n_hid: int, n_init: int, blocks_per_group: int, vocab_size: int, out_channels: int = 3):
         super().__init__()
         widths = [n_init, 8 * n_hid, 4 * n_hid, 2 * n_hid, n_hid]
-        first, last = Conv2d(vocab_size, n_init, 1), Conv2d(n_hid, 6, 1)
+        first, last = Conv2d(vocab_size, n_init, 1), Conv2d(n_hid, 2 * out_channels, 1)
         upsample = nn.Upsample(scale_factor=2, mode='nearest')
         self.blocks: Any = _groups(first, last, widths, [1, 3, 3, 3], blocks_per_group, upsample=upsample)
 
@@ -129,7 +129,7 @@ def map_pixels(images: Tensor) -> Tensor:
 def logit_laplace_nll(statistics: Tensor, pixels: Tensor) -> Tensor:
     """Negative log-likelihood per sub-pixel of the logit-Laplace distribution (DALL-E, appendix A.3, equation 2).
 
-    Statistics (B, 6, H, W) are three means and three log scales; pixels (B, 3, H, W) are in (0, 1).
+    Statistics (B, 2 C, H, W) are means and log scales of C channels; pixels (B, C, H, W) are in (0, 1).
     """
     mean, log_scale = statistics.float().chunk(2, dim=1)
     pixels = pixels.float()
@@ -138,8 +138,8 @@ def logit_laplace_nll(statistics: Tensor, pixels: Tensor) -> Tensor:
 
 
 def most_likely_images(statistics: Tensor) -> Tensor:
-    """Images (B, 3, H, W) in [0, 1] from the means of a logit-Laplace distribution (B, 6, H, W): inverts map_pixels."""
-    pixels = torch.sigmoid(statistics[:, :3].float())
+    """Images (B, C, H, W) in [0, 1] of the means of a logit-Laplace distribution (B, 2 C, H, W): inverts map_pixels."""
+    pixels = torch.sigmoid(statistics.chunk(2, dim=1)[0].float())
     return ((pixels - LOGIT_LAPLACE_EPS) / (1 - 2 * LOGIT_LAPLACE_EPS)).clamp(0, 1)
 
 
@@ -151,6 +151,7 @@ class DiscreteVAE(BaseModel):
         vocab_size: number of visual tokens.
         n_hid, n_init: widths of the groups next to the image, and of the decoder's token embedding.
         blocks_per_group: residual blocks in each of the four groups.
+        in_channels: image channels; 3 in the release.
         temperature, kl_weight: of the training objective; AnnealHook changes them during training. kl_weight
             multiplies the KL of a position, for a loss averaged over sub-pixels (6.6 / 192 in DALL-E).
         encode_dtype: dtype of the convolutions in `encode`, not in training: 'float32', 'float16' or 'bfloat16'. The
@@ -169,6 +170,7 @@ class DiscreteVAE(BaseModel):
         n_hid: int = 256,
         n_init: int = 128,
         blocks_per_group: int = 2,
+        in_channels: int = 3,
         temperature: float = 1.0,
         kl_weight: float = 0.0,
         encode_dtype: str = 'float32',
@@ -181,8 +183,9 @@ class DiscreteVAE(BaseModel):
             raise UserError(f'encode_dtype must be one of {", ".join(ENCODE_DTYPES)}, got {encode_dtype!r}')
         self.encode_dtype, self.vocab_size = encode_dtype, vocab_size
         self.temperature, self.kl_weight = temperature, kl_weight
-        self.encoder = Encoder(n_hid, blocks_per_group, vocab_size)
-        self.decoder = Decoder(n_hid, n_init, blocks_per_group, vocab_size)
+        self.in_channels = in_channels
+        self.encoder = Encoder(n_hid, blocks_per_group, vocab_size, in_channels)
+        self.decoder = Decoder(n_hid, n_init, blocks_per_group, vocab_size, in_channels)
         self.has_encoder = self.has_decoder = True
         # Channels-last convolutions are faster, on GPUs as on CPUs.
         self.to(memory_format=torch.channels_last)
@@ -196,23 +199,26 @@ class DiscreteVAE(BaseModel):
             super().init_weights()
 
     def encode_logits(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) in [0, 1] to logits (B, vocab_size, H / 8, W / 8)."""
+        """Images (B, in_channels, H, W) in [0, 1] to logits (B, vocab_size, H / 8, W / 8)."""
         return self.encoder.blocks.output.conv(self.encoder(self._to_encoder(images)))
 
     def encode(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) in [0, 1] to visual tokens, int64 (B, H / 8, W / 8)."""
+        """Images (B, in_channels, H, W) in [0, 1] to visual tokens, int64 (B, H / 8, W / 8)."""
         features = self.encoder(self._to_encoder(images).to(getattr(torch, self.encode_dtype)))
         return self.encoder.most_likely(features.float())
 
-    @staticmethod
-    def _to_encoder(images: Tensor) -> Tensor:
-        height, width = images.shape[-2:]
+    def _to_encoder(self, images: Tensor) -> Tensor:
+        channels, height, width = images.shape[1:]
+        if channels != self.in_channels:
+            raise UserError(
+                f'images must have {self.in_channels} channels (in_channels of the tokenizer), got {channels}'
+            )
         if height % STRIDE or width % STRIDE:
             raise UserError(f'the tokenizer needs image sides that are multiples of {STRIDE}, got {height} x {width}')
         return map_pixels(images).contiguous(memory_format=torch.channels_last)
 
     def decode(self, tokens: Tensor) -> Tensor:
-        """Visual tokens (B, h, w) to images (B, 3, 8h, 8w) in [0, 1]; UserError if the weights have no decoder."""
+        """Visual tokens (B, h, w) to images (B, C, 8h, 8w) in [0, 1]; UserError if the weights have no decoder."""
         if not self.has_decoder:
             raise UserError(
                 'decoding needs a tokenizer with its decoder, got weights without one: give both files, '
