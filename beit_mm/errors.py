@@ -24,10 +24,3 @@ def describe_shortage(error: RuntimeError) -> str | None:
     if not re.search("out of memory|can't allocate memory", str(error)):
         return None
     return '. '.join(str(error).splitlines()[0].split('. ')[:2])
-
-
-def printable(text: object, length: int = 200) -> str:
-    """A text from a file for a message: cut to a length, with control characters escaped."""
-    cut = str(text)[: length + 1]
-    shown = [char if char.isprintable() else char.encode('unicode_escape').decode() for char in cut[:length]]
-    return ''.join(shown) + '...' * (len(cut) > length)

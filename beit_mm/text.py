@@ -27,6 +27,12 @@ def show(text: object) -> str:
     )
 
 
+def show_start(text: object, length: int = 200) -> str:
+    """Like `show`, cut to a number of characters."""
+    start = str(text)[: length + 1]
+    return show(start[:length]) + '...' * (len(start) > length)
+
+
 def show_cell(value: object) -> str:
     """Like `show`, for a cell of a table that a spreadsheet may open: with a `'` before what would be a formula."""
     text = show(value)

@@ -13,7 +13,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from beit_mm.errors import printable, UserError
+from beit_mm.errors import UserError
+from beit_mm.text import show_start
 
 from .pickled_values import DALLE_MODULES, finish, Limits, Named
 from .torch_files import map_file, unpickle_legacy, unpickle_zip, verify_parts
@@ -125,7 +126,7 @@ def _read_file(path: Path, map_location: MapLocation, sha256: str | None = None)
         if not isinstance(content, dict):
             raise ValueError(f'a {type(content).__name__} instead of a dict')
     except Exception as error:  # a damaged file raises almost anything: KeyError, struct.error, even OSError
-        reason = printable(re.split(r'\n|\. ', str(error).strip())[0])
+        reason = show_start(re.split(r'\n|\. ', str(error).strip())[0])
         if not isinstance(error, NotAllowed):
             name = type(error).__name__
             reason = f'{path.stat().st_size} bytes ({f"{name}: {reason}" if reason else name})'

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from beit_mm.errors import printable
+from beit_mm.text import show_start
 
 from .pickled_values import ALLOWED, CALLED, CONSTANTS, Limits, Named, pairs_of, Storage
 
@@ -71,7 +71,7 @@ class Unpickler(_PythonUnpickler):  # not the one in C, which allocates whatever
         if full_name not in ALLOWED:
             is_tensor = full_name.startswith(('torch._utils._rebuild_', 'torch._tensor._rebuild_'))
             advice = ', which makes no plain tensor with values; save dense ones' if is_tensor else ''
-            raise NotAllowed(f'global {printable(full_name.removeprefix("builtins."))}{advice}')
+            raise NotAllowed(f'global {show_start(full_name.removeprefix("builtins."))}{advice}')
         return Named(full_name)
 
     def _call(self) -> None:

@@ -56,7 +56,8 @@ def pretrained_of(node: dict | None) -> dict | None:
     """The entry of a part's `init_cfg` that names a file of weights; None if there is none."""
     init_cfg = (node or {}).get('init_cfg')
     entries = init_cfg if isinstance(init_cfg, (list, tuple)) else [init_cfg]
-    return next((entry for entry in entries if isinstance(entry, dict) and entry.get('type') == 'Pretrained'), None)
+    entries = [entry for entry in entries if isinstance(entry, dict) and entry.get('type') == 'Pretrained']
+    return next((entry for entry in entries if entry.get('checkpoint')), None)
 
 
 def drop_pretrained(model: dict, below: str = 'model') -> None:

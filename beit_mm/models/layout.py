@@ -20,6 +20,18 @@ TASKS = dict(
 )
 
 
+MAX_NAMES = 5000  # of a state dict that may be a BEiT's: 300 blocks
+# What wraps modules, anywhere in a name: torch.compile, data parallel, DeepSpeed, FSDP, Lightning, checkpointing.
+_WRAPPERS = re.compile(
+    r'(?:(?<=\.)|^)(?:_orig_mod|module|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module|'
+    r'_original_module)\.'
+)
+
+
+def drop_wrappers(name: str) -> str:
+    return _WRAPPERS.sub('', name)
+
+
 def task_of(names: Iterable[str]) -> str | None:
     """'pretrain', 'segment', 'classify' or 'trunk' (no head), by our names of the weights; None without a trunk."""
     names = set(names)

@@ -12,8 +12,9 @@ from torch.nn import functional as F
 
 from beit_mm.errors import UserError
 from beit_mm.models.backbones.relative_position import expand_bias, Grid, grid_of_index, infer_grid, nearest_grid
+from beit_mm.text import show_start
 
-from .layout import INDEX
+from .layout import drop_wrappers, INDEX, MAX_NAMES
 from .weight_layouts import find_layouts, OPENMMLAB
 
 SHARED_TABLE = 'rel_pos_bias.relative_position_bias_table'
@@ -22,6 +23,7 @@ BLOCK_TABLE = 'attn.relative_position_bias_table'
 # Weights that the same trunk may have for another task. A file may hold them or not.
 TASK_WEIGHTS = ('mask_token', 'norm.', 'fc_norm.', 'lm_head.', 'head.', 'cls_pt_layers.')
 MIN_MATCHED_SHARE = 0.9
+MAX_SIDE, MAX_PATCHES = 1024, 1 << 16  # of the grid in a file, for which matrices are made
 
 
 class WeightsMismatch(UserError):
@@ -29,13 +31,20 @@ class WeightsMismatch(UserError):
 
 
 @contextmanager
-def naming_checkpoint(init_cfg: dict | list[dict] | None) -> Iterator[None]:
-    """Name the file of init_cfg's Pretrained entry in errors about its weights, a missing prefix included."""
+def naming_checkpoint(module: Any) -> Iterator[None]:
+    """Name the file of a module's init_cfg in errors about its weights, a missing prefix included.
+
+    An empty name, as in MMPretrain's configs, is no start, and the log says so.
+    """
+    init_cfg = module.init_cfg
+    entries = init_cfg if isinstance(init_cfg, list) else [init_cfg or {}]
+    files = [entry.get('checkpoint') for entry in entries if entry.get('type') == 'Pretrained']
+    if files and not files[0]:
+        print_log(f'{type(module).__name__}: init_cfg names no checkpoint, so training starts anew', logger='current')
+        module.init_cfg = [entry for entry in entries if entry.get('type') != 'Pretrained'] or None
     try:
         yield
     except (AssertionError, WeightsMismatch) as error:
-        entries = init_cfg if isinstance(init_cfg, list) else [init_cfg or {}]
-        files = [entry['checkpoint'] for entry in entries if entry.get('type') == 'Pretrained']
         is_prefix = str(error).endswith('is not in the pretrained model')
         if not files or not (is_prefix or isinstance(error, WeightsMismatch)):
             raise
@@ -54,6 +63,8 @@ def resize_position_embedding(pos_embed: Tensor, target: Grid, source: Grid | No
         ValueError: If pos_embed does not fit the source grid.
     """
     num_patches = pos_embed.shape[1] - 1
+    if not 0 < num_patches <= MAX_PATCHES:
+        raise ValueError(f'position embeddings must be of 1 to {MAX_PATCHES:,} patches, got {num_patches:,}')
     if source is None:
         grids = [(rows, num_patches // rows) for rows in range(1, num_patches + 1) if num_patches % rows == 0]
         source = nearest_grid(grids, target)
@@ -79,20 +90,37 @@ def _adapt_channels(kernel: Tensor, channels: int) -> Tensor:
     return (repeated * (RGB / channels)).to(kernel.dtype)
 
 
+def read_grid(grid_size: Tensor) -> Grid:
+    """The grid that a file names; ValueError if it is none."""
+    grid = tuple(grid_size.tolist()) if grid_size.shape == (2,) else ()
+    if not grid or not all(type(side) is int and 0 < side <= MAX_SIDE for side in grid):
+        shown = grid or f'a tensor of shape {tuple(grid_size.shape)}'
+        raise ValueError(f'grid_size must be two numbers of patches up to {MAX_SIDE}, got {shown}')
+    return grid
+
+
+def _grid_of_table(table: Tensor, target: Grid) -> Grid:
+    if len(table) <= 4 * MAX_PATCHES:
+        grid = infer_grid(len(table), target)
+        if max(grid) <= MAX_SIDE:
+            return grid
+    raise ValueError(f'bias tables must be of at most {MAX_SIDE} x {MAX_SIDE} patches, got {len(table):,} rows')
+
+
 def _adapt(trunk: Any, weights: dict[str, Tensor], own: dict[str, Tensor]) -> list[str]:
     """Fit channels, bias tables and position embeddings to the trunk, in place, and describe what was changed.
 
     If the checkpoint does not name its grid, the grid is inferred from the number of rows.
     """
     done = []
-    if PATCH_EMBED in weights and PATCH_EMBED in own:
+    if PATCH_EMBED in own and PATCH_EMBED in weights and weights[PATCH_EMBED].ndim == 4:
         channels, of_file = (tensors[PATCH_EMBED].shape[1] for tensors in (own, weights))
         if of_file == RGB != channels:
             weights[PATCH_EMBED] = _adapt_channels(weights[PATCH_EMBED], channels)
             how = 'summed' if channels == 1 else f'repeated, times {RGB}/{channels}'
             done.append(f'patch embedding of {RGB} channels to {channels} ({how})')
     grid, grid_of_file = trunk.grid, weights.pop('grid_size', None)  # none in released files
-    source = None if grid_of_file is None else tuple(grid_of_file.tolist())
+    source = None if grid_of_file is None else read_grid(grid_of_file)
     if trunk.rel_pos_bias is None and SHARED_TABLE in weights:
         table = weights.pop(SHARED_TABLE)
         names = [f'blocks.{index}.{BLOCK_TABLE}' for index in range(len(trunk.blocks) if trunk.has_block_bias else 0)]
@@ -101,8 +129,10 @@ def _adapt(trunk: Any, weights: dict[str, Tensor], own: dict[str, Tensor]) -> li
     resized = set()
     for name in [name for name in weights if name in own]:
         tensor = weights[name]
+        if tensor.ndim != own[name].ndim or tensor.shape[-1] != own[name].shape[-1]:
+            continue
         if name.endswith('relative_position_bias_table'):
-            start = source or infer_grid(len(tensor), grid)
+            start = source or _grid_of_table(tensor, grid)
             if start != grid:
                 weights[name] = expand_bias(tensor, start, grid)
                 resized.add(f'bias tables {start[0]} x {start[1]} to {grid[0]} x {grid[1]}')
@@ -124,16 +154,24 @@ def fit_trunk_weights(trunk: Any, state_dict: dict[str, Tensor], prefix: str, *_
         WeightsMismatch: If less than 90 % of the trunk's tensors are in the checkpoint, more than 10 % of the
             checkpoint's are not in the trunk, a tensor has another shape, or the blocks differ.
     """
-    own = trunk.state_dict()
+    names = {drop_wrappers(name): name for name in trunk.state_dict()}
+    own = {name: trunk.state_dict()[names[name]] for name in names}
     grid_size = own.pop('grid_size')
     weights = _take_trunk(state_dict, prefix)
     num_in_file = len(weights.keys() - {'grid_size'})
-    adapted = _adapt(trunk, weights, own)
+    differences = [
+        f'; {show_start(name)} must be a dense tensor of real numbers, got {_describe(weights.pop(name))}'
+        for name in [name for name, value in weights.items() if not _is_plain(value, own.get(name))]
+    ]
+    try:
+        adapted = _adapt(trunk, weights, own)
+    except ValueError as error:
+        raise WeightsMismatch(f'the checkpoint does not fit this BEiT trunk: {error}') from error
     matched = [name for name in own if name in weights and weights[name].shape == own[name].shape]
     missing = [name for name in own if name not in matched]
     unused = [name for name in weights if name not in own]
     unknown = [name for name in unused if not name.startswith(TASK_WEIGHTS)]
-    differences = [
+    differences += [
         f'; {name} must be {tuple(own[name].shape)}, got {tuple(weights[name].shape)}'
         for name in missing
         if name in weights
@@ -145,15 +183,16 @@ def fit_trunk_weights(trunk: Any, state_dict: dict[str, Tensor], prefix: str, *_
         or differences
         or blocks[0] != blocks[1]
     ):
-        differences += [f'; {name} is missing' for name in missing] + [f'; {name} is unknown' for name in unknown]
+        differences += [f'; {name} is missing' for name in missing]
+        differences += [f'; {show_start(name)} is unknown' for name in unknown]
         where = f'under "{prefix}" ' if prefix else ''
         raise WeightsMismatch(
             f'the checkpoint does not fit this BEiT trunk: {len(matched)} of its {len(own)} tensors match '
             f"{where}(at least {MIN_MATCHED_SHARE:.0%} expected), {len(unknown)} of the checkpoint's are unknown"
             + (differences[0] if differences else '')
         )
-    state_dict.update({prefix + name: weights[name] for name in matched})
-    state_dict[f'{prefix}grid_size'] = grid_size
+    state_dict.update({prefix + names[name]: weights[name] for name in matched})
+    state_dict[prefix + names['grid_size']] = grid_size
     print_log(
         f'BEiT trunk: {len(matched)} of {len(own)} tensors loaded; adapted: {"; ".join(adapted) or "none"}; '
         f'missing: {_summary(missing)}; left out: {_summary(unused)}',
@@ -169,16 +208,31 @@ def _take_trunk(state_dict: dict[str, Tensor], prefix: str) -> dict[str, Tensor]
     """
     candidates = (prefix, 'backbone.', '')
     prefix = next((candidate for candidate in candidates if f'{candidate}cls_token' in state_dict), prefix)
-    taken = {key[len(prefix) :]: state_dict.pop(key) for key in list(state_dict) if key.startswith(prefix)}
-    of_host = any(layout is OPENMMLAB for layout, *_ in find_layouts(taken))
+    taken = {
+        drop_wrappers(key[len(prefix) :]): state_dict.pop(key) for key in list(state_dict) if key.startswith(prefix)
+    }
+    of_host = len(taken) <= MAX_NAMES and any(layout is OPENMMLAB for layout, *_ in find_layouts(taken))
     weights = {}
     for name, tensor in taken.items():
-        if not name.endswith(INDEX):
+        if not name.endswith(INDEX) or not isinstance(tensor, Tensor):
             ours = OPENMMLAB.our_name(name, '') if of_host else None
             weights[ours.removeprefix('backbone.') if ours else name] = tensor
         elif 'grid_size' not in weights and (grid := grid_of_index(tensor)) is not None:
             weights['grid_size'] = grid
     return weights
+
+
+def _is_plain(value: Any, own: Tensor | None) -> bool:
+    """Whether a value is a tensor whose numbers can be copied into the model's own without a change of meaning."""
+    if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_quantized or value.is_nested:
+        return False
+    return own is None or value.is_floating_point() == own.is_floating_point() and (own.is_meta or not value.is_meta)
+
+
+def _describe(value: Any) -> str:
+    if not isinstance(value, Tensor):
+        return f'a {type(value).__name__}'
+    return f'{str(value.dtype).removeprefix("torch.")}, {str(value.layout).removeprefix("torch.")}, on {value.device}'
 
 
 def _summary(names: list[str]) -> str:

@@ -12,10 +12,9 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import load_checkpoint
 from mmpretrain.models import ImageClassifier
 from mmseg.models import build_segmentor
-from support.fidelity import TokensAsViews
 from torch import nn
 
-from beit_mm.models import BEiT, MaskedImageModel, VisualTokens
+from beit_mm.models import BEiT, MaskedImageModel, NormalisedPixels
 from beit_mm.models.backbones.relative_position import expand_bias
 from beit_mm.models.weights import resize_position_embedding
 
@@ -27,7 +26,7 @@ BLOCK_TABLE = 'backbone.blocks.{}.attn.relative_position_bias_table'
 
 def pre_training_model() -> MaskedImageModel:
     backbone = BEiT(img_size=64, **WIDTH, **SHARED, use_mask_token=True, out_type='raw')
-    return draw(MaskedImageModel(backbone, VisualTokens(TokensAsViews(16))), seed=1)
+    return draw(MaskedImageModel(backbone, NormalisedPixels()), seed=1)
 
 
 @DefaultScope.overwrite_default_scope('mmpretrain')

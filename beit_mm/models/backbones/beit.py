@@ -168,7 +168,7 @@ class BEiT(BaseModule):
 
     def init_weights(self) -> None:
         """Load the checkpoint of init_cfg; a UserError names the file if it does not fit."""
-        with naming_checkpoint(self.init_cfg):
+        with naming_checkpoint(self):
             super().init_weights()
 
     def forward(self, images: Tensor, mask: Tensor | None = None) -> tuple[Tensor, ...]:

@@ -44,6 +44,8 @@ def grid_of_index(index: Tensor) -> Tensor | None:
     """The grid of a relative position index, int64 (2,); None if the tensor is no such index."""
     if index.ndim != 2 or index.shape[0] != index.shape[1] or index.shape[0] < 2:
         return None
+    if index.layout != torch.strided or index.is_meta or index.untyped_storage().nbytes() < index.nbytes:
+        return None  # such as one number expanded to any size
     offsets = index[1, 1:].long()  # of the first patch to all: falls by one within a row
     breaks = (offsets.diff() != -1).nonzero().flatten()
     columns = int(breaks[0]) + 1 if len(breaks) else len(offsets)

@@ -195,7 +195,7 @@ class DiscreteVAE(BaseModel):
 
     def init_weights(self) -> None:
         """Load the checkpoint of init_cfg; a UserError names the file if it does not fit."""
-        with naming_checkpoint(self.init_cfg):
+        with naming_checkpoint(self):
             super().init_weights()
 
     def encode_logits(self, images: Tensor) -> Tensor:
