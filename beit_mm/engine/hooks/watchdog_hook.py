@@ -39,7 +39,7 @@ class WatchdogHook(Hook):
     main process saves the state after it. `traceback.txt` says where a process waits.
 
     Args:
-        limit: seconds for a step and its batch.
+        limit: seconds for a step and its batch, and for any part in which another process gives no sign of life.
         long_limit: seconds for anything else: the start, a batch of an evaluation, a checkpoint, pictures.
 
     Raises:
@@ -123,7 +123,11 @@ class WatchdogHook(Hook):
             now = time.monotonic()
             self._waited += min(now - last, 5 * pause)  # a process that was stopped itself counts no time
             last = now
-            if self._waited > (self.limit if self._part in SHORT else self.long_limit):
+            if self._waited > self.limit and (
+                self._part in SHORT
+                or self._waited > self.long_limit
+                or any('count' not in sign for sign in self._signs())
+            ):
                 self._end(runner)
 
     def _is_training(self) -> bool:
@@ -138,7 +142,7 @@ class WatchdogHook(Hook):
     def _end(self, runner) -> None:
         """End this process. All that may wait for ever has a limit."""
         waited = self._waited
-        signs = _within(3 * self.interval + 10, self._signs) or {}
+        signs = self._signs()
         blamed = self._blame(signs)
         saved = None
         if is_main_process():
@@ -161,14 +165,14 @@ class WatchdogHook(Hook):
         os._exit(1)
 
     def _signs(self) -> dict[str, dict]:
-        """The last sign of each process by rank, without a `count` of those that give no more."""
-        if self._store is None:
-            return {}
+        """The last sign of each process by rank, without `count` for those that give no more; empty without a store."""
+        return _within(3 * self.interval + 10, self._read_signs) or {} if self._store else {}
+
+    def _read_signs(self) -> dict[str, dict]:
         ranks = [str(rank) for rank in range(get_world_size()) if self._store.check([str(rank)])]
-        before, after = [], []
-        for signs in (before, after):
-            signs += [json.loads(self._store.get(rank)) for rank in ranks]
-            time.sleep(3 * self.interval if signs is before else 0)
+        before = [json.loads(self._store.get(rank)) for rank in ranks]
+        time.sleep(3 * self.interval)
+        after = [json.loads(self._store.get(rank)) for rank in ranks]
         for earlier, later in zip(before, after):
             if earlier['count'] == later['count']:
                 del later['count']

@@ -44,12 +44,12 @@ def train_alone(rank: int, folder: Path, act) -> None:
     build_watched(folder, Acting(act)).train()
 
 
-def train_of_two(rank: int, folder: Path, act, resume: bool = False) -> None:
+def train_of_two(rank: int, folder: Path, act, resume: bool = False, stage: str = 'train') -> None:
     """One of two processes; the second acts."""
     if not dist.is_initialized():
         os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE='2')
         dist.init_process_group('gloo', f'file://{folder}/group', rank=rank, world_size=2)
-    hooks = [Acting(act)] if act and rank == 1 else []
+    hooks = [Acting(act, stage)] if act and rank == 1 else []
     parallel = dict(model_wrapper_cfg=dict(type='MMDistributedDataParallel', device_ids=None))
     build_watched(folder, *hooks, launcher='pytorch', resume=resume, cfg=parallel).train()
 
@@ -96,6 +96,12 @@ def test_a_stopped_process_is_named_by_the_other_and_no_step_is_lost(tmp_path):
 def test_a_process_that_lives_but_is_behind_is_named(tmp_path):
     assert exit_codes(train_of_two, 2, tmp_path, sleep_for_ever)[0] == 1
     assert ') is still in loading after iteration 5; --resume goes on from' in logged(tmp_path)
+
+
+def test_a_process_that_stops_in_a_validation_is_named_too(tmp_path):
+    assert exit_codes(train_of_two, 2, tmp_path, stop_myself, False, 'val') == [1, None]
+    assert 'has given no sign since' in (log := logged(tmp_path))
+    assert 'after iteration 2: process 1' in log and 'not saved, the last checkpoint is none' in log
 
 
 def test_a_single_process_that_waits_saves_and_says_where(tmp_path):
