@@ -1,4 +1,4 @@
-"""Writing files so that a reader finds the old content or the new one, never half of it; one writer of a folder."""
+"""Writing files so that a reader finds the old content or the new one, never half of it; and a lock on a folder."""
 
 import errno
 import os
@@ -56,7 +56,7 @@ def flush(path: Path) -> None:
 
 @contextmanager
 def hold(folder: Path) -> Iterator[None]:
-    """Keep other processes that hold the same folder out of it, until the block or this process ends, even by a kill.
+    """Hold a folder: no other process can hold it until the block or this process ends, even by a kill.
 
     The system locks the file `.holder` in it and releases it; loader workers do not inherit the lock. A file system
     without locks keeps nobody out.

@@ -22,7 +22,7 @@ class NamedImage(NamedTuple):
         name: its name in results and messages: its path, or `image_3` for the fourth of a list.
         source: what read_image takes.
         result_path: where its results go in a folder of results: its path below the folder that all images share.
-        pixels: as read_image returns them, where an inferencer keeps them.
+        pixels: as read_image returns them; None unless the inferencer keeps them.
     """
 
     name: str
@@ -36,7 +36,7 @@ def find_images(images: Images, left_out: LeftOut | None = None) -> list[NamedIm
 
     Args:
         images: a file, a folder, an array uint8 (H, W, 3) in BGR or (H, W) in gray, a Pillow image, or a list of these.
-            Folders are searched to the bottom for IMAGE_SUFFIXES, sorted, along links, without hidden files.
+            Folders are searched with all their subfolders, see list_files.
         left_out: counts what else the folders hold.
 
     Raises:

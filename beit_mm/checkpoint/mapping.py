@@ -18,7 +18,7 @@ from beit_mm.models.layout import drop_wrappers, INDEX, Layout, MAX_NAMES, Moves
 from beit_mm.models.weight_layouts import find_layouts, LAYOUTS, OPENMMLAB
 from beit_mm.text import show_start
 
-# Of weights that were averaged over the training and those of the last step, the release evaluates the last ones.
+# A file may also have weights averaged over the training; those of the last step come first, as in the release.
 _KEYS = ('state_dict', 'model', 'module', 'model_state_dict')
 _AVERAGED = ('state_dict_ema', 'ema_state_dict', 'model_ema', 'ema')
 _OTHERS_TRUNK = ('attn.qkv.bias', 'attention.key.bias', 'k_proj.bias')  # endings of names that BEiT does not have

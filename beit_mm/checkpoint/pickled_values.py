@@ -84,7 +84,7 @@ def _tuple(items) -> tuple:
 
 
 def pairs_of(items: Iterable) -> list[tuple[Any, Any]]:
-    """Items for a dict, less those that no reader needs."""
+    """Items for a dict, without those that no reader needs."""
     pairs = [(_key(key), value) for key, value in items]
     return [(key, value) for key, value in pairs if key != _PADDLE_NAME_TABLE and not _is_own_function(value)]
 
@@ -211,7 +211,7 @@ def _namespace(recorded: Named, build: Callable, limits: Limits) -> argparse.Nam
     return argparse.Namespace(**arguments)
 
 
-# What takes a state after it was made.
+# Values whose content a pickle gives as a state, after it has made them.
 FINISHED: dict[str, Callable[[Named, Callable, Limits], Any]] = {
     'numpy._core.multiarray._reconstruct': _array,
     'mmengine.logging.history_buffer.HistoryBuffer': _history,

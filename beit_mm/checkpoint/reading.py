@@ -39,12 +39,12 @@ def read_checkpoint(path: str | os.PathLike, map_location: MapLocation = 'cpu', 
     Face model folder.
 
     Args:
-        path: file or folder; a file's may end in `#sha256=HEX`.
+        path: file or folder; the path of a file may end in `#sha256=HEX`.
         map_location: torch.load's; None means the CPU, and so do dicts and functions with safetensors and Paddle.
         sha256: checksum that the file must have, 64 hexadecimal digits in lower case.
 
     Returns:
-        What the file holds, less the config texts that MMEngine would execute. OpenAI's (github.com/openai/DALL-E)
+        What the file holds, without the config texts that MMEngine would execute. OpenAI's (github.com/openai/DALL-E)
         become ``{'state_dict': {'encoder.blocks.input.w': ...}, 'meta': {'n_hid': 256, ...}}``; folders with a
         config.json ``{'state_dict': ..., 'meta': {'hf_config': ...}}``.
 
@@ -101,8 +101,8 @@ def find_weights(path: Path) -> Path | None:
 
 
 def read_names(path: Path) -> set[str]:
-    """Names of the tensors in a file, without reading them; for other formats than safetensors and torch.save's zip
-    format, and for damaged files, an exception of any type.
+    """Names of the tensors in a file of safetensors or of torch.save's zip format, without reading the tensors. Other
+    formats and damaged files raise an exception of any type.
     """
     if path.suffix == '.safetensors':
         with safe_open(path, 'pt') as file:
@@ -159,7 +159,7 @@ def _read_torch(path: Path, map_location: MapLocation) -> Any:
 def _module_weights(module: Named, prefix: str, limits: Limits) -> dict[str, Tensor]:
     """Name to tensor of a pickled module, its children included."""
     tensors = {**module.state['_parameters'], **module.state['_buffers']}
-    limits.add(1000 + (100 + len(prefix)) * len(tensors))  # a module may stand in any number of places
+    limits.add(1000 + (100 + len(prefix)) * len(tensors))  # a file may name one module any number of times
     weights = {prefix + name: tensor.detach() for name, tensor in tensors.items() if tensor is not None}
     for name, child in module.state['_modules'].items():
         weights.update(_module_weights(child, f'{prefix}{name}.', limits))

@@ -39,7 +39,7 @@ def load_from_anywhere(filename: str, map_location: MapLocation = None) -> dict:
 
 
 def read_from_anywhere(filename: str, map_location: MapLocation = None) -> dict:
-    """``load_from_anywhere`` with the names that stand in the file."""
+    """Like ``load_from_anywhere``, with the names that the file has."""
     address, sha256 = split_checksum(filename)
     scheme, _, name = address.partition('://')
     mark = f'#sha256={sha256}' if sha256 else ''

@@ -51,7 +51,7 @@ def read_meta(path: Path) -> dict:
 
 
 def unpickle_zip(path: Path, map_location: Any, limits: Limits) -> Any:
-    """The content of a file in the zip format, not finished."""
+    """The content of a file in the zip format, before `finish`."""
     restore = torch.serialization._get_restore_location(map_location)
     storages: dict[str, torch.UntypedStorage] = {}
     with zipfile.ZipFile(path) as archive:
@@ -79,7 +79,7 @@ def unpickle_zip(path: Path, map_location: Any, limits: Limits) -> Any:
 
 
 def unpickle_legacy(path: Path, map_location: Any, limits: Limits) -> Any:
-    """The content of a file in the format before, not finished: the numbers follow the pickle, so it is read twice."""
+    """The content of a file in the old format, before `finish`. Its numbers follow the pickle, which is read twice."""
     restore = torch.serialization._get_restore_location(map_location)
     with map_file(path) as memory:
         magic, version, _ = (Unpickler(memory, limits).load() for _ in range(3))
@@ -111,7 +111,7 @@ def unpickle_legacy(path: Path, map_location: Any, limits: Limits) -> Any:
 
 
 def map_file(path: Path) -> mmap.mmap:
-    """A file as memory, of which a read never takes more than the file is long, whatever length the file names."""
+    """A file as memory: a read never takes more memory than the file is long, even if the pickle claims more."""
     with path.open('rb') as file:
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 

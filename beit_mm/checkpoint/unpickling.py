@@ -23,7 +23,7 @@ _OPCODES = (  # of protocols 2 to 4; not among them: sets, and EXT, INST, OBJ an
     'BINUNICODE8 SHORT_BINSTRING BINBYTES SHORT_BINBYTES BINBYTES8 EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST '
     'EMPTY_DICT GLOBAL STACK_GLOBAL BINPUT LONG_BINPUT MEMOIZE BINGET LONG_BINGET'
 ).split()
-# Gives the numbers of a tensor: their type, their key, the device they were on, and how many bytes they are at least.
+# From the type of a tensor's numbers, their key, their device and their least number of bytes to the numbers.
 FindStorage = Callable[[torch.dtype, str, str, int], torch.UntypedStorage]
 
 
@@ -32,7 +32,7 @@ class NotAllowed(pickle.UnpicklingError):
 
 
 class _Dispatch(dict[int, Callable]):
-    """What each opcode does; so many may be looked up."""
+    """The function of each opcode; more than MAX_OPCODES look-ups are an error."""
 
     left = MAX_OPCODES
 

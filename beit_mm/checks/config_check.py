@@ -104,7 +104,7 @@ def check_runner(runner) -> None:
 
 @contextmanager
 def _isolated(scope: str) -> Iterator[None]:
-    """No output, and afterwards the random states and MMEngine's global instances of before."""
+    """Run a block without output, then put back the random states and MMEngine's global instances."""
     managers = {manager: dict(manager._instance_dict) for manager in _subclasses(ManagerMixin)}
     states = random.getstate(), np.random.get_state()
     disabled = logging.root.manager.disable

@@ -1,4 +1,4 @@
-"""What a run of one step cannot see of a training's course: schedules, hooks, precision and images per update."""
+"""Checks of what a dry run of one step cannot see: schedules, hooks, number format and images per update."""
 
 import re
 from collections.abc import Iterator
@@ -47,8 +47,8 @@ def on_cpu(wrapper: dict) -> dict:
 
 
 def is_a(node: dict, registry, cls: type) -> bool:
-    kind = find_class(node, registry)
-    return isinstance(kind, type) and issubclass(kind, cls)
+    named = find_class(node, registry)
+    return isinstance(named, type) and issubclass(named, cls)
 
 
 def _check_schedules(cfg: dict, length: int, is_by_epoch: bool, run: str) -> Iterator[Problem]:
@@ -94,7 +94,7 @@ def _check_schedules(cfg: dict, length: int, is_by_epoch: bool, run: str) -> Ite
 
 
 def _check_hooks(cfg: dict, model: nn.Module | None, length: int, is_by_epoch: bool, run: str) -> Iterator[Problem]:
-    """Hooks that never act in this run, or want of the model what it does not have."""
+    """Hooks that never act in this run, or that need an attribute that the model lacks."""
     from beit_mm.engine.hooks.anneal_hook import AnnealHook
 
     for key, node in [*walk(cfg.get('default_hooks'), 'default_hooks'), *walk(cfg.get('custom_hooks'), 'custom_hooks')]:
@@ -153,8 +153,8 @@ def _times(factor: float) -> str:
 def recipe_accumulation(text: str) -> int:
     """The accumulated steps that a recipe's batch is meant with.
 
-    Config.text has every file after its own path, bases first. What a later file than that with `auto_scale_lr`
-    accumulates is a user's way to reach the recipe's batch.
+    Config.text has the path and then the content of every file, bases first. Files after the one with `auto_scale_lr`
+    are the user's, who may accumulate steps to reach the recipe's batch.
     """
     files = re.split(r'^/.*\.py$', text or '', flags=re.M)
     last = max((index for index, file in enumerate(files) if re.search(r'^auto_scale_lr\b', file, re.M)), default=0)

@@ -1,4 +1,4 @@
-"""A config is built and run small on the CPU. It works for any model: the classes themselves say what they refuse."""
+"""A dry run of a config with a small copy of its model, on the CPU, for any model: its classes raise the errors."""
 
 import copy
 from collections.abc import Callable, Iterable, Iterator
@@ -67,7 +67,7 @@ class DryRun:
         loaders: keys of the data loaders in use.
         lists: those whose data sets may list their files.
         folder: for temporary files.
-        may_mend: whether to try other numbers where a step's do not fit.
+        may_mend: whether to try other numbers if a step fails.
 
     Attributes:
         model: the whole model on the meta device; None if it cannot be built there.
@@ -116,7 +116,7 @@ class DryRun:
 
     @staticmethod
     def _at_any_size(run: Callable[[int], list[Problem]], sizes: Iterable[int]) -> list[Problem]:
-        """The problems of a run with images cut to the last size, none if it works at one."""
+        """Run with images cut to each size: no problems if one works, else those of the last."""
         problems: list[Problem] = []
         for side in sizes:
             if not (problems := run(side)):
@@ -157,7 +157,7 @@ class DryRun:
         return problems
 
     def _mend(self, problem: Problem) -> Problem:
-        """The same problem at the number to blame, if another number there lets a step run."""
+        """The problem at the key whose number is to blame, if another number there lets a step run."""
         part = problem.key if isinstance(get(self.cfg, problem.key), dict) else problem.key.rpartition('.')[0]
         if not part.startswith(('model', 'train_dataloader')):
             return problem
@@ -200,7 +200,7 @@ class DryRun:
         return self._built[1]
 
     def _num_images(self) -> int:
-        """Two, or one where a training has one and its batch norm would see it alone."""
+        """Two images; one where a training has one and its batch norm, not synchronised, would fail for that."""
         is_synchronised = any(node.get('type') == 'SyncBN' for _, node in walk(self.cfg['model'], ''))
         return 1 if self.cfg['train_dataloader'].get('batch_size') == 1 and not is_synchronised else 2
 

@@ -18,7 +18,7 @@ from beit_mm.models.weight_layouts import find_layouts
 from .blame import find_class
 from .problems import Problem, suggest
 
-# Arguments of MMSegmentation's data sets: what they look for below each prefix.
+# The argument of MMSegmentation's data sets that has the suffix of the files below each prefix.
 SUFFIXES = dict(img_path='img_suffix', seg_map_path='seg_map_suffix')
 
 
@@ -92,7 +92,7 @@ def _missing_folders(key: str, dataset: dict) -> Iterator[Problem]:
 
 
 def _suffixes(dataset: dict, argument: str) -> Sequence[str]:
-    """Of the files that a data set reads: its argument, or the default of its class; an empty one for any file."""
+    """Suffixes of the files that a data set reads, from its argument or the default of its class; '' for any file."""
     suffixes, cls = dataset.get(argument), find_class(dataset, DATASETS)
     for base in inspect.getmro(cls)[:-1] if inspect.isclass(cls) else ():
         parameter = inspect.signature(vars(base).get('__init__', _missing_folders)).parameters.get(argument)

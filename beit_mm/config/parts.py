@@ -19,7 +19,7 @@ def walk(node: Any, key: str) -> Iterator[tuple[str, dict]]:
 
 
 def get(cfg: Any, key: str) -> Any:
-    """What stands at a dotted key; None if nothing does."""
+    """The value at a dotted key; None if there is none."""
     for name in key.split('.') if key else ():
         try:
             cfg = cfg[int(name)] if isinstance(cfg, (list, tuple)) else cfg[name]
@@ -29,7 +29,7 @@ def get(cfg: Any, key: str) -> Any:
 
 
 def entries(cfg: dict, section: str) -> list[tuple[str, Any]]:
-    """Dotted keys and values of a section's parts: of one part, of a list of them, or of an evaluator's metrics."""
+    """Dotted keys and values of a section's parts: it is one part, a list of parts, or an evaluator's metrics."""
     parts = cfg.get(section) or []
     if isinstance(parts, dict) and 'metrics' in parts:
         section, parts = f'{section}.metrics', parts['metrics']

@@ -11,7 +11,7 @@ from mmengine.utils import import_modules_from_strings
 from beit_mm.config.parts import drop_worker_options, get
 from beit_mm.errors import UserError
 
-# What a run reads: arguments of the runners, and what launchers, wrappers and inferencers read besides them.
+# What a run reads: arguments of the runners, and what launchers, wrappers and inferencers read too.
 READ = {*inspect.signature(Runner).parameters, *inspect.signature(FlexibleRunner).parameters} | set(
     """runner_type custom_imports model_wrapper_cfg find_unused_parameters sync_bn compile activation_checkpointing
     efficient_conv_bn_eval tta_model tta_pipeline""".split()
@@ -84,9 +84,9 @@ def _explain(path: str | Path, error: Exception) -> str:
         mend = 'a config may not be its own base'
     elif isinstance(error, TypeError) and 'not callable' in text:
         mend = 'is a comma missing?'
-    place = f'{file}, line {line}' if line else file
+    where = f'{file}, line {line}' if line else file
     base = '' if Path(file).resolve() == Path(path).resolve() else f', which {path} needs,'
-    return f'{place}{base} cannot be read: {type(error).__name__}: {text}' + (f'; {mend}' if mend else '')
+    return f'{where}{base} cannot be read: {type(error).__name__}: {text}' + (f'; {mend}' if mend else '')
 
 
 def merge_options(cfg: Config, options: dict | None, path: object, argument: str = 'options') -> None:

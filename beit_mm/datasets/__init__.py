@@ -3,7 +3,7 @@
 - A mask generator is a transform that adds `mask`, bool (h, w), True where masked.
 - A pipeline for pre-training ends in PackTwoViews; TwoViewPreprocessor takes its samples.
 - A step with the name of a host's step (RandomCrop, PackInputs, ...) replaces it: the same draws, less time for
-  uint8 colour images. RandomResizedCrop calls the library that resizes `resize_backend`.
+  uint8 colour images. In RandomResizedCrop `resize_backend` names the library that resizes.
 - A data set too large for folders gives `img_bytes` instead of a file at `img_path`; LoadImage takes either.
 """
 

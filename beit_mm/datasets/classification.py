@@ -37,8 +37,8 @@ class ClassFolders(host.CustomDataset):
         **kwargs: see MMPretrain's CustomDataset.
 
     Raises:
-        UserError: If a folder is none of the classes, there is no image, or a line of the annotation file has no label
-            or leaves the folder.
+        UserError: If a folder has the name of no class, there is no image, or a line of the annotation file has no
+            label or leaves the folder.
     """
 
     def __init__(self, *args, extensions: Sequence[str] = IMAGE_SUFFIXES, **kwargs):

@@ -18,7 +18,7 @@ Source = str | Path | np.ndarray | Image.Image
 
 
 def loader_for(channels: int, color_type: str | None = None) -> LoadImage:
-    """What reads files for a model of so many channels; color_type is MMCV's, if it is known."""
+    """The step that reads files for a model with so many input channels; MMCV's color_type overrides them."""
     by_channels = {1: 'grayscale', 3: 'color'}.get(channels, 'unchanged')
     return LoadImage(imdecode_backend=SIMPLEJPEG, color_type=color_type or by_channels)
 
@@ -27,8 +27,8 @@ LOAD_COLOR = loader_for(3)
 
 
 class InputFormat(NamedTuple):
-    """How a model takes images: channels in the order 'RGB' or 'BGR', '' for other than three bands; pixels as they are
-    read, such as 0 to 255, minus mean, divided by std.
+    """How a model takes images: (pixels - mean) / std of pixels as they are read, such as 0 to 255. channel_order is
+    'RGB' or 'BGR', and '' unless there are three bands.
     """
 
     channel_order: str
@@ -91,7 +91,9 @@ def _read_color(source: Source) -> np.ndarray:
 
 
 def size_for(size: tuple[int, int], short_side: int, multiple: int) -> tuple[int, int]:
-    """The (H, W) to resize an image to: `short_side` and the ratio, at most MAX_RATIO to 1; multiples of a number."""
+    """The (H, W) to resize an image to: the shorter side becomes `short_side`, and the longer one keeps the ratio up to
+    MAX_RATIO to 1. Both are rounded to multiples of `multiple`.
+    """
     scale = short_side / min(size)
     height, width = (max(round(min(side * scale, MAX_RATIO * short_side) / multiple), 1) * multiple for side in size)
     return height, width
@@ -103,7 +105,9 @@ def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def resize_backend(image: np.ndarray) -> str:
-    """'pillow', as in the recipes, but for pictures alone: it takes a fourth band for transparency."""
+    """'pillow' for 8-bit images of one or three bands, as in the recipes; else 'cv2', as Pillow takes a fourth band for
+    transparency.
+    """
     return 'pillow' if image.dtype == np.uint8 and image.shape[2:] in ((), (3,)) else 'cv2'
 
 
@@ -117,7 +121,7 @@ def count_channels(model: nn.Module) -> int:
 def input_format(model: nn.Module) -> InputFormat:
     """What a model's data preprocessor does to the images of a pipeline, in BGR if they have three bands."""
     preprocessor = model.data_preprocessor
-    # The first name is that of classifiers and of our two views, the second that of all other models of the hosts.
+    # Preprocessors of classifiers and of two views have `to_rgb`, all others of the hosts `_channel_conversion`.
     converts = any(getattr(preprocessor, name, False) for name in ('to_rgb', '_channel_conversion'))
     mean, std = (getattr(preprocessor, name, None) for name in ('mean', 'std'))
     channels = count_channels(model)

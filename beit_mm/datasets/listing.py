@@ -36,7 +36,7 @@ class LeftOut(Counter):
 
 
 def list_files(folder: str, suffixes: Sequence[str], left_out: LeftOut | None = None) -> list[str]:
-    """Files below a folder whose names end with a suffix in upper or lower case: paths from the folder on, sorted.
+    """Files below a folder whose names end with a suffix in upper or lower case: paths relative to it, sorted.
 
     Links are followed, but not to a folder that contains them. Hidden files and folders (`._1.jpg`,
     `.ipynb_checkpoints`), other formats, broken links and what is no file are left out, and noted in `left_out`.
@@ -62,7 +62,7 @@ def iterate_files(folder: str, suffixes: Sequence[str], left_out: LeftOut) -> It
 
 
 def _walk(folder: str) -> Iterator[tuple[str, bool]]:
-    """Paths below a folder, from it on, and whether each is a file; of hidden folders only their names."""
+    """Paths below a folder, relative to it, and whether each is a file. It does not look into hidden folders."""
     if '://' in folder:
         yield from ((path, True) for path in fileio.list_dir_or_file(folder, list_dir=False, recursive=True))
         return

@@ -49,7 +49,7 @@ class SeededSampler(Sampler):
     It can start anywhere in an epoch. EpochTrainLoop and IterTrainLoop wrap the config's sampler in it.
 
     Args:
-        sampler: the sampler or its config; MMEngine's, or another one with their `seed` and `set_epoch`.
+        sampler: the sampler or its config: one of MMEngine, or another with the same `seed` and `set_epoch`.
         dataset: the data set; a SeededDataset hands the data set inside to the sampler.
         seed: of the run, the same in all processes.
     """

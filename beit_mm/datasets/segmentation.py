@@ -18,13 +18,13 @@ class SegFolders(BaseSegDataset):
 
     Args:
         data_prefix: `img_path` and `seg_map_path`, the two folders; without the second there are no label maps.
-        img_suffix, seg_map_suffix: ends of the file names, one or several, in upper or lower case; the rest of the name
-            is that of the image and its label map. `left_out` counts other files, see list_files.
-        ann_file: names without their ends, a line each; by default all images.
+        img_suffix, seg_map_suffix: suffixes of the files, one or several, in upper or lower case. Without its suffix, a
+            label map has the name of its image. `left_out` counts other files, see list_files.
+        ann_file: a file with a name without its suffix in each line; by default all images.
         **kwargs: see MMSegmentation's BaseSegDataset.
 
     Raises:
-        UserError: If there is no image, one has no label map, or two have the same.
+        UserError: If there is no image, an image has no label map, or two files have the same name but for the suffix.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class SegFolders(BaseSegDataset):
             end = next(end for end in _all(suffix) if name.lower().endswith(end.lower()))
             stem = name[: -len(end)]
             if name in others and self.data_prefix['img_path'] == self.data_prefix.get('seg_map_path'):
-                continue  # a label map beside its image
+                continue  # a label map in the folder of its image
             if stem in names:
                 raise UserError(f'{folder} must hold one of {names[stem]!r} and {name!r}; set img_suffix or remove one')
             names[stem] = name

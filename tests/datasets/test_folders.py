@@ -12,7 +12,7 @@ from support.data import jpeg
 from beit_mm.apis.images import find_images
 from beit_mm.datasets import ClassFolders, LoadImage, SegFolders
 from beit_mm.datasets.listing import IMAGE_SUFFIXES, LeftOut
-from beit_mm.datasets.transforms.loading import FORMATS
+from beit_mm.datasets.transforms.decoding import FORMATS
 
 
 def write(root, *names: str) -> str:

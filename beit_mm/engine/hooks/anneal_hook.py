@@ -33,7 +33,9 @@ class AnnealHook(Hook):
         model = unwrap(runner.model)
         if not hasattr(model, self.attribute):
             name = type(model).__name__
-            raise UserError(f'AnnealHook.attribute must be one of the model, {name} has no {self.attribute!r}')
+            raise UserError(
+                f'AnnealHook.attribute must name an attribute of the model, {name} has no {self.attribute!r}'
+            )
 
     def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
         progress = min(runner.iter / self.num_iters, 1.0)

@@ -40,14 +40,12 @@ class VerifiedCheckpointHook(CheckpointHook):
     """CheckpointHook that verifies a new checkpoint before it deletes the oldest one.
 
     It writes a temporary file, verifies and renames it, and moves the pointer. Weights that are not finite are not
-    saved. A new best score writes the best checkpoint alone; MMEngine's hook writes a regular one, too.
+    saved. A new best score writes the best checkpoint alone; MMEngine's hook writes a regular one, too. From a resumed
+    checkpoint it takes only names of files: it deletes files of these names in its own folder, never links or folders.
 
     Args:
         max_keep_ckpts: how many checkpoints to keep, at least two; -1 for all.
         **kwargs: of MMEngine's CheckpointHook, except backend_args and file_client_args: files are local.
-
-    A checkpoint that is resumed only gives names: what the hook deletes are files of these names in its own folder,
-    never links or folders.
 
     Raises:
         TypeError: If an argument is unknown, which MMEngine's ignores.

@@ -1,4 +1,4 @@
-"""Looks at a model while it trains: pictures of what it makes of a batch, and k-nearest neighbours on its features."""
+"""Hooks that watch a model in training: pictures of what it predicts, and k-nearest neighbours on its features."""
 
 import math
 import signal
@@ -113,7 +113,7 @@ class KNNHook(Hook):
         train_dataloader, val_dataloader: `dataset`, whose pipeline ends in PackInputs with images of one size, and
             PyTorch's `batch_size`, `num_workers` and the like. The hook chooses the images, so there is no sampler.
         num_train, num_val: number of images of each, taken at even distances, as data sets are ordered by class.
-        interval: epochs, or iterations if not by_epoch, between two looks; there is always a look at the end.
+        interval: epochs, or iterations if not by_epoch, between two evaluations; there is always one at the end.
         by_epoch: whether interval counts epochs.
         features: 'mean' of the patch tokens or 'cls_token'.
         output: index among the outputs of the trunk.

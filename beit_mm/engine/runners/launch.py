@@ -36,7 +36,7 @@ def train(args: Namespace) -> None:
     cfg = _load_config(args)
     if cfg.get('train_dataloader') is None:
         raise UserError(f'{args.config} has no train_dataloader, so there is nothing to train on')
-    args.work_dir = None  # for a traceback, until no other run holds it
+    args.work_dir = None  # no traceback goes there while another run may hold it
     with hold(Path(cfg.work_dir)) if _is_first(cfg) else nullcontext():
         args.work_dir = cfg.work_dir
         _train(args, cfg)

@@ -1,4 +1,4 @@
-"""BEiT: the one trunk, for pre-training, classification and segmentation (arXiv 2106.08254)."""
+"""BEiT: the trunk of pre-training, classification and segmentation (arXiv 2106.08254)."""
 
 import math
 from collections.abc import Sequence
@@ -20,10 +20,10 @@ POOLINGS = ('mean', 'cls_token', 'patches')
 
 
 def resolve_blocks(blocks: int | Sequence[int], depth: int) -> tuple[int, ...]:
-    """Blocks counted from 0, from one or several that may count back from -1.
+    """Indices of blocks from 0 on; they may be given as one or several, also counted back from -1, the last.
 
     Raises:
-        UserError: If there is none, or the trunk does not have one.
+        UserError: If `blocks` is empty or names a block that the trunk does not have.
     """
     indices = [blocks] if isinstance(blocks, int) else list(blocks)
     if not indices or any(not isinstance(index, int) or not -depth <= index < depth for index in indices):

@@ -14,9 +14,10 @@ from torch import nn, Tensor
 from torch.nn import functional as F
 
 Grid = tuple[int, int]
-# What reads any bias table for a grid of h x w patches, N = 1 + h * w tokens: the table row of every pair of tokens,
-# int64 (N, N'), where N' is the next multiple of 8, since the memory-efficient attention kernel needs aligned rows; and
-# the matrices that resize the rows and the columns of a table to this grid, None for a table of this grid.
+# Where to read a bias table for a grid of h x w patches, which have N = 1 + h * w tokens:
+# - the table row of every pair of tokens, int64 (N, N'). N' is N rounded up to a multiple of 8, because the
+#   memory-efficient attention kernel needs aligned rows;
+# - the two matrices that resize the rows and columns of the table to this grid; None if the table has this grid.
 Positions = tuple[Tensor, list[Tensor] | None]
 NUM_CLASS_ROWS = 3
 

@@ -66,7 +66,7 @@ class VisualTokens(nn.Module):
 class NormalisedPixels(nn.Module):
     """Prediction target of the paper's ablation: the pixels of every patch, normalised as the trunk sees them.
 
-    The trunk's patch size and channels. The paper does not name its loss; mean squared error is our choice.
+    patch_size and in_channels are the trunk's. The paper does not name its loss; mean squared error is our choice.
     """
 
     def __init__(self, patch_size: int = 16, in_channels: int = 3):
@@ -93,7 +93,7 @@ class NormalisedPixels(nn.Module):
 class MaskedPatches(nn.Module):
     """Predict the masked patches.
 
-    `num_masked` of every image, so that nothing waits for the device to count them; None if the number varies.
+    `num_masked` is the number in every image; None if it varies, and then every step waits for the device to count.
     """
 
     def __init__(self, num_masked: int | None = None):
