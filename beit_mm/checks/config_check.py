@@ -5,7 +5,7 @@ import random
 import sys
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,6 +19,7 @@ from mmengine.registry import DefaultScope
 from mmengine.utils import ManagerMixin
 
 from beit_mm.config.reading import unread_options
+from beit_mm.datasets.counts import describe
 from beit_mm.errors import UserError
 
 from . import course, files, keys, labels
@@ -39,6 +40,7 @@ def check_config(
     lists: Iterable[str] = LOADERS,
     is_training: bool = False,
     options: dict | None = None,
+    counts: dict[str, str] | None = None,
 ) -> list[Problem]:
     """Find the mistakes of a config, without a GPU and, besides listing data, in about three seconds.
 
@@ -49,6 +51,7 @@ def check_config(
         lists: keys of the data loaders whose data sets may list their files, for real samples instead of random ones.
         is_training: whether a training starts on this machine, so that what it lacks is an error.
         options: the keys that have been overridden, to name those that change nothing.
+        counts: takes what each listed data set holds, a line by the key of its loader.
 
     Returns:
         Errors, then warnings.
@@ -65,6 +68,9 @@ def check_config(
         problems += _guarded(course.check_batch, plain, num_processes, cfg.text)
         problems += _guarded(labels.check_labels, plain, run.model, run.drawn)
         problems += _guarded(files.check_weights, plain, run.model)
+        if counts is not None:
+            with suppress(Exception):  # a data set that describe does not know
+                counts.update({key: describe(drawn.dataset) for key, drawn in run.drawn.items() if drawn.is_real})
     return sorted(dict.fromkeys(problems), key=lambda problem: not problem.is_error)
 
 

@@ -7,11 +7,12 @@ import numpy as np
 from mmengine.registry import TRANSFORMS
 from mmpretrain.datasets import CustomDataset
 from mmseg.datasets import BaseSegDataset
-from mmseg.datasets.transforms import LoadAnnotations
 from torch import nn, Tensor
 
 from beit_mm.config.parts import get, walk
-from beit_mm.datasets import LoadAnnotations as LoadTrainingAnnotations
+from beit_mm.datasets import LoadAnnotations
+from beit_mm.datasets.transforms.decoding import read_labels
+from beit_mm.datasets.transforms.loading import map_labels
 
 from .blame import find_class, nearest
 from .problems import Problem, warn
@@ -108,7 +109,7 @@ def _check_ignored(cfg: dict, others: list[str], head: str, ignored: int) -> Ite
         names['model.data_preprocessor'] = 'seg_pad_val'
     for section in ('train_dataloader', 'val_evaluator', 'test_evaluator'):
         for key, node in walk(cfg.get(section), section):
-            is_loading = find_class(node, TRANSFORMS) is LoadTrainingAnnotations
+            is_loading = find_class(node, TRANSFORMS) is LoadAnnotations
             if is_loading or str(node.get('type')).endswith('IoUMetric'):
                 names[key] = 'ignore_index'
     for key, name in names.items():
@@ -145,7 +146,8 @@ def _check_values(dataset, key: str, head: str, num_classes: int, ignored: int |
             info = dataset.get_data_info(index)
             if 'seg_map_path' not in info:
                 return
-            labels = LoadAnnotations(imdecode_backend='pillow')(dict(info, seg_fields=[]))['gt_seg_map']
+            options = bool(info['reduce_zero_label']), info['label_map'], IGNORED if ignored is None else ignored
+            labels = map_labels(read_labels(info['seg_map_path']), *options)
             wrong = labels[(labels >= num_classes) & (labels != ignored)]  # losses leave these out
             if len(wrong):
                 yield _outside(key, head, num_classes, int(wrong.max()), info['seg_map_path'], dataset)

@@ -10,13 +10,14 @@ from mmengine.registry import DATASETS, TRANSFORMS
 from mmengine.runner import Runner
 from mmengine.structures import PixelData
 from mmpretrain.datasets import BaseDataset as ClassificationDataset
-from mmpretrain.datasets import CIFAR10, MultiLabelDataset
+from mmpretrain.datasets import CIFAR10, CustomDataset, MultiLabelDataset
 from mmseg.datasets import BaseSegDataset
 from PIL import Image
 from torch.utils.data import Dataset
 
 from beit_mm.config.parts import walk
 from beit_mm.datasets.bad_images import BadImage
+from beit_mm.datasets.listing import check_lines
 
 from .blame import accepted_arguments, blame, find_class
 from .problems import Problem
@@ -56,6 +57,8 @@ def draw(cfg: dict, loader: str, folder: Path, may_list: bool) -> Drawn:
     cls = find_class(node, DATASETS)
     is_lazy = cls is not None and 'lazy_init' in accepted_arguments(cls)
     dataset = _try(cfg, key, DATASETS.build, dict(node, pipeline=[], lazy_init=True) if is_lazy else node)
+    if isinstance(dataset, (BaseSegDataset, CustomDataset)) and Path(dataset.ann_file).is_file():
+        _try(cfg, key, check_lines, dataset)
     may_list = may_list or not is_lazy or isinstance(dataset, BaseSegDataset)  # the files of label maps are few
     infos = _try(cfg, key, _real_infos, dataset) if may_list else []
     is_real = bool(infos)

@@ -1,8 +1,11 @@
 """Images that cannot be read: what counts as one, and the list that a training keeps."""
 
 import errno
+import logging
 from contextlib import suppress
 from pathlib import Path
+
+from mmengine.logging import print_log
 
 from beit_mm.errors import UserError
 
@@ -42,12 +45,14 @@ class BadImages:
         num_images: number of images in the data set.
         list_path: the file, written with the first bad image.
         max_share: largest share of the images that may be on the list.
+        max_images: so many may be, even if their share is larger, but no more than a quarter.
     """
 
-    def __init__(self, num_images: int, list_path: str | Path, max_share: float = 0.001):
+    def __init__(self, num_images: int, list_path: str | Path, max_share: float = 0.001, max_images: int = 0):
         if not 0 <= max_share <= 1:
             raise ValueError(f'max_share must lie in 0 to 1, got {max_share}')
         self.num_images, self.list_path, self.max_share = num_images, Path(list_path), max_share
+        self.allowance = min(max_images, num_images // 4)
 
     def names(self) -> list[str]:
         """The names on the list, oldest first, each once."""
@@ -70,12 +75,14 @@ class BadImages:
                 is_cut = content and content[-1] != '\n'  # a process was killed while it wrote
                 file.write('\n' * bool(is_cut) + f'{name}\t{reason}\n')
                 names.append(name)
-        if len(names) > self.max_share * self.num_images:
+                print_log(f'{bad}; listed in {self.list_path}', 'current', logging.WARNING)
+        if len(names) > max(self.max_share * self.num_images, self.allowance):
+            limit = f'{self.max_share:.2%}' if self.max_share * self.num_images >= self.allowance else self.allowance
             shown = ', '.join(names[:NUM_SHOWN]) + (' ...' if len(names) > NUM_SHOWN else '')
             raise UserError(
                 f'{len(names)} of {self.num_images} images cannot be read, {len(names) / self.num_images:.2%}, and at '
-                f'most {self.max_share:.2%} may be: {shown}; all are in {self.list_path}. Mend or remove them and '
-                f'delete the list, or allow a larger share. The last: {bad}'
+                f'most {limit} may be: {shown}; all are in {self.list_path}. Mend or remove them and delete the list, '
+                f'or set train_cfg.max_bad_share={self.max_share} or train_cfg.max_bad_images higher. The last: {bad}'
             )
 
 

@@ -26,10 +26,10 @@ class LeftOut(Counter):
 
     def note(self, reason: str, path: str) -> None:
         self[reason] += 1
-        self.examples.setdefault(reason, path)
+        self.examples[reason] = min(path, self.examples.get(reason, path))
 
     def __str__(self) -> str:
-        shown = self.most_common(MAX_REASONS)
+        shown = sorted(self.items(), key=lambda item: (-item[1], item[0]))[:MAX_REASONS]
         texts = [f'{count:,} {reason} (such as {self.examples[reason]!r})' for reason, count in shown]
         rest = self.total() - sum(count for _, count in shown)
         return ', '.join(texts + [f'{rest:,} others'] * (rest > 0))

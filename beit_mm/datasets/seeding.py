@@ -104,14 +104,17 @@ class SeededDataset(Dataset):
 
     Args:
         dataset: config of the data set, or the data set.
-        bad_image_list, max_bad_share: `list_path` and `max_share` of BadImages, which ends a training by its UserError.
+        bad_image_list, max_bad_share, max_bad_images: `list_path`, `max_share` and `max_images` of BadImages, which
+            ends a training by its UserError.
     """
 
-    def __init__(self, dataset: dict | Dataset, bad_image_list: str | Path, max_bad_share: float):
+    def __init__(
+        self, dataset: dict | Dataset, bad_image_list: str | Path, max_bad_share: float, max_bad_images: int = 0
+    ):
         self.dataset: Any = dataset
         if isinstance(dataset, dict):
             self.dataset = DATASETS.build(dataset)
-        self.bad_images = BadImages(len(self.dataset), bad_image_list, max_bad_share)
+        self.bad_images = BadImages(len(self.dataset), bad_image_list, max_bad_share, max_bad_images)
 
     def __getitem__(self, sample: SeededIndex) -> Any:
         index, seed = sample

@@ -91,6 +91,17 @@ def test_too_many_bad_images_end_the_training(tmp_path, num_workers):
     assert str(path) in message and all(f'folder/{index}.jpg' in message for index in BROKEN)
 
 
+@pytest.mark.parametrize('num_images, allowed', [(334, 5), (10_000, 10), (8, 2), (3, 0)])
+def test_a_few_bad_images_are_allowed_in_small_data_sets(tmp_path, num_images, allowed):
+    """Five, but no more than a quarter, or the share if that is more; the message names both options."""
+    bad = BadImages(num_images, tmp_path / 'list', 0.001, max_images=5)
+    for index in range(allowed):
+        bad.add(BadImage(f'{index}.jpg', 'broken'))
+    words = r'may be: .*set train_cfg.max_bad_share=0.001 or train_cfg.max_bad_images higher. The last: x.jpg cannot'
+    with pytest.raises(ValueError, match=f'{allowed + 1} of {num_images} images .*{words}'):
+        bad.add(BadImage('x.jpg', 'broken'))
+
+
 def test_a_resumed_run_goes_on_with_the_list(tmp_path):
     path = tmp_path / 'bad_images.txt'
     dataset = seeded(path)

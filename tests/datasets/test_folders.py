@@ -5,12 +5,16 @@ import os
 
 import numpy as np
 import pytest
+from mmengine.dataset import ConcatDataset
+from mmpretrain.datasets import CustomDataset
 from mmpretrain.registry import DATASETS
+from mmseg.datasets import BaseSegDataset
 from PIL import Image
 from support.data import jpeg
 
 from beit_mm.apis.images import find_images
-from beit_mm.datasets import ClassFolders, LoadImage, SegFolders
+from beit_mm.datasets import ClassFolders, LoadImage, SeededDataset, SegFolders
+from beit_mm.datasets.counts import describe
 from beit_mm.datasets.listing import IMAGE_SUFFIXES, LeftOut
 from beit_mm.datasets.transforms.decoding import FORMATS
 
@@ -153,3 +157,44 @@ def test_paths_of_annotation_files_may_be_anywhere_without_a_data_folder(tmp_pat
     assert len(ClassFolders(ann_file=f'{root}/list.txt', with_label=False)) == 1
     (tmp_path / 'list.txt').write_text('a..b/../cat/a.jpg\n')
     assert len(ClassFolders(root, ann_file='list.txt', with_label=False)) == 1
+
+
+# Counts
+
+
+def test_a_line_counts_images_classes_and_what_is_left_out(tmp_path):
+    """Of our data sets and the hosts', also in wrappers; the hosts leave out images without a word."""
+    write(tmp_path, 'data/cat/0.jpg', 'data/cat/1.JPG', 'data/dog/2.webp', 'data/dog/._2.jpg', 'data/dog/x.heic')
+    root = str(tmp_path / 'data')
+    ours = ClassFolders(root, metainfo=dict(classes=['cat', 'dog', 'owl']))
+    others = "1 .heic (such as 'dog/x.heic')", "1 hidden (such as 'dog/._2.jpg')"
+    line = f'3 images in {root} (labels: cat 2, dog 1, owl 0), none of owl; left out: {", ".join(others)}'
+    assert describe(ours) == line and describe(SeededDataset(ours, 'none', 0.0)) == line
+    assert describe(ConcatDataset([ours, ours])) == f'{line}; {line}'
+    host = CustomDataset(data_root=root)
+    assert describe(host) == (
+        f'2 images in {root} (labels: cat 2, dog 0), none of dog; '
+        f"left out: {others[0]}, 1 .webp (such as 'dog/2.webp'), {others[1]}"
+    )
+    assert describe(ClassFolders(root, with_label=False)) == f'3 images in {root}; left out: {", ".join(others)}'
+    many = ClassFolders(root, metainfo=dict(classes=['cat', 'dog', *map(str, range(40))]))
+    assert '(labels: 42 classes, 0 to 2 each), none of 0, 1, ' in describe(many) and '19 and 20 more;' in describe(many)
+    (tmp_path / 'list').write_text('/etc/passwd 1\n')
+    listed = CustomDataset(data_root=root, ann_file='../list', metainfo=dict(classes=['cat', 'dog']))
+    with pytest.raises(ValueError, match="line 1: '/etc/passwd' leaves the data folder"):
+        describe(listed)
+
+
+def test_classes_are_counted_in_label_maps(tmp_path):
+    for index in range(150):
+        write(tmp_path, f'images/{index:03}.jpg')
+        labels = np.full((4, 4), 255 if index else 1, np.uint8)
+        labels[0] = 0
+        (tmp_path / 'maps').mkdir(exist_ok=True)
+        Image.fromarray(labels).save(tmp_path / 'maps' / f'{index:03}.png')
+    options = dict(data_root=str(tmp_path), data_prefix=dict(img_path='images', seg_map_path='maps'))
+    options['metainfo'] = dict(classes=['ground', 'road'])
+    line = f'150 images in {tmp_path}/images (in 75 label maps ground 75, road 1)'
+    assert describe(SegFolders(**options)) == describe(BaseSegDataset(**options)) == line
+    few = f'10 images in {tmp_path}/images (label maps: ground 10, road 1)'
+    assert describe(SegFolders(indices=10, **options)) == few

@@ -51,6 +51,7 @@ def test_two_steps_of_pretraining(source, num_workers, tmp_path):
     loader = {'train_dataloader.num_workers': num_workers, 'train_dataloader.persistent_workers': False}
     train(config, tmp_path / 'run', cfg_options={**SHRUNK, **options, **loader})
     log = next((tmp_path / 'run').glob('*/*.log')).read_text()
+    assert 'train data: 5 images\n' in log
     assert 'Epoch(train) [1][1/2]' in log and 'Epoch(train) [1][2/2]' in log and 'loss: 2.7' in log
     assert (tmp_path / 'run' / 'epoch_1.pth').is_file()
 

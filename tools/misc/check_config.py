@@ -31,7 +31,10 @@ def main(args: argparse.Namespace) -> None:
     """Print every problem; exit with 1 if one is an error."""
     cfg = read_config(args.config, args.cfg_options)
     drop_scope_stamps(cfg)
-    problems = check_config(cfg, num_processes=args.gpus, options=args.cfg_options)
+    counts: dict[str, str] = {}
+    problems = check_config(cfg, num_processes=args.gpus, options=args.cfg_options, counts=counts)
+    for loader, text in counts.items():
+        print(f'{loader}: {text}')
     for problem in problems:
         print(f'{"error" if problem.is_error else "warning"}: {show(problem)}')
     num_errors = sum(problem.is_error for problem in problems)

@@ -4,10 +4,12 @@ import math
 from pathlib import Path
 
 from mmengine.dist import is_main_process
-from mmengine.hooks import LoggerHook, RuntimeInfoHook
+from mmengine.hooks import Hook, LoggerHook, RuntimeInfoHook
 
 from beit_mm.checkpoint.files import read_pointer
+from beit_mm.datasets.counts import describe
 from beit_mm.engine.optimizers.autocast_wrapper import AutocastOptimWrapper, DeferredScalars, MAX_SKIPPED, NotFinite
+from beit_mm.errors import UserError
 from beit_mm.registry import HOOKS
 
 
@@ -18,6 +20,29 @@ class MainProcessLoggerHook(LoggerHook):
     def after_test_epoch(self, runner, metrics: dict[str, float] | None = None) -> None:
         if is_main_process():
             super().after_test_epoch(runner, metrics)
+
+
+@HOOKS.register_module()
+class DataCountsHook(Hook):
+    """Logs a line for each data set at the start of a run: images, how many of each class, and what is left out.
+
+    `runner.data_counts` keeps the lines for the report. The tools and our training loops register it.
+    """
+
+    def before_run(self, runner) -> None:
+        if not is_main_process():
+            return
+        loops = {name: getattr(runner, f'_{name}_loop') for name in ('train', 'val', 'test')}
+        built = {name: loop.dataloader.dataset for name, loop in loops.items() if hasattr(loop, 'dataloader')}
+        runner.data_counts = {}
+        for name, dataset in built.items():
+            try:
+                runner.data_counts[name] = describe(dataset)
+                runner.logger.info(f'{name} data: {runner.data_counts[name]}')
+            except UserError:
+                raise
+            except Exception as error:  # a data set that describe does not know must not end a run
+                runner.logger.warning(f'{name} data could not be counted: {type(error).__name__}: {error}')
 
 
 @HOOKS.register_module()

@@ -168,5 +168,7 @@ def describe_model(runner) -> dict[str, str]:
         dataset = (cfg.get(f'{purpose}_dataloader') or {}).get('dataset')
         if isinstance(dataset, dict):
             name = getattr(dataset['type'], '__name__', dataset['type'])
-            description[f'{purpose} data'] = f'{name} in {dataset["data_root"]}' if dataset.get('data_root') else name
+            counts = getattr(runner, 'data_counts', {}).get(purpose)
+            folder = f'{name} in {dataset["data_root"]}' if dataset.get('data_root') else name
+            description[f'{purpose} data'] = f'{name}: {counts}' if counts else folder
     return description

@@ -20,6 +20,7 @@ from beit_mm.config.flatten import drop_scope_stamps
 from beit_mm.config.parts import drop_left_out, drop_pretrained, use_plain_batch_norm
 from beit_mm.config.reading import read_config, unread_options
 from beit_mm.engine.hooks.check_weights_hook import CheckWeightsHook
+from beit_mm.engine.hooks.logging_hooks import DataCountsHook
 from beit_mm.errors import UserError
 from beit_mm.files import atomic_write, hold
 from beit_mm.text import show
@@ -161,4 +162,5 @@ def _build_runner(cfg: Config, purpose: str) -> Runner:
         Path(cfg.work_dir, TRACEBACK).unlink(missing_ok=True)  # an earlier run's
     runner = Runner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg)
     runner.register_hook(CheckWeightsHook(purpose))
+    runner.register_hook(DataCountsHook())
     return runner

@@ -14,6 +14,7 @@ from torch.distributed.tensor import distribute_tensor, DTensor
 
 from beit_mm.checkpoint.files import find_newest
 from beit_mm.datasets.seeding import derive_seed, seed_generators
+from beit_mm.engine.hooks.logging_hooks import DataCountsHook
 from beit_mm.errors import UserError
 from beit_mm.models.inspection import unwrap
 from beit_mm.registry import LOOPS, SCOPE
@@ -35,21 +36,30 @@ class ResumableLoop:
         allow_world_size_change: whether the run may resume with another number of processes or images per step.
         max_bad_share: share of the images, 0 to 1, that may be unreadable. They are listed in `bad_images.txt` of the
             work directory and replaced. More are an error.
+        max_bad_images: so many may be unreadable even if their share is larger, but no more than a quarter.
         **kwargs: arguments of MMEngine's loop.
 
     Raises:
         UserError: If the loader holds no batch.
     """
 
-    def __new__(cls, runner, dataloader, allow_world_size_change: bool = False, max_bad_share: float = 0.001, **kwargs):
+    def __new__(cls, runner, dataloader, **kwargs):
         if isinstance(dataloader, dict):
             return super().__new__(cls)
+        for name in ('allow_world_size_change', 'max_bad_share', 'max_bad_images'):  # ours alone
+            kwargs.pop(name, None)
         host = next(base for base in cls.__mro__ if base.__module__.startswith('mmengine.'))
         runner.logger.warning(f'{cls.__name__} got a loader that is built: {host.__name__} runs, without exact resume')
         return host(runner, dataloader, **kwargs)
 
     def __init__(
-        self, runner, dataloader: dict, allow_world_size_change: bool = False, max_bad_share: float = 0.001, **kwargs
+        self,
+        runner,
+        dataloader: dict,
+        allow_world_size_change: bool = False,
+        max_bad_share: float = 0.001,
+        max_bad_images: int = 5,
+        **kwargs,
     ):
         from beit_mm.checks import check_runner  # here: the checks import parts of this folder
 
@@ -62,6 +72,7 @@ class ResumableLoop:
             type='beit_mm.SeededDataset',
             dataset=dataloader['dataset'],
             max_bad_share=max_bad_share,
+            max_bad_images=max_bad_images,
             bad_image_list=str(Path(runner.work_dir) / 'bad_images.txt'),
         )
         sampler = dict(type='beit_mm.SeededSampler', sampler=dataloader['sampler'], seed=seed_of_run(runner))
@@ -72,6 +83,8 @@ class ResumableLoop:
             num_images = len(self.dataloader.dataset)
             raise UserError(f'train_dataloader holds no batch: {num_images} images for batches of {self.batch_size}')
         runner.register_hook(ResumePositionHook(self, allow_world_size_change))
+        if not any(isinstance(hook, DataCountsHook) for hook in runner.hooks):  # by a tool of the hosts
+            runner.register_hook(DataCountsHook())
 
     def run(self):
         self.sampler.set_seed(seed_of_run(self.runner))  # a checkpoint may have changed it
