@@ -46,10 +46,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
     add = _add(commands, segment, 'write label maps of images and pictures of them', 1)
     add('--out', metavar='FOLDER', required=True, help='for labels/ and overlays/')
+    add('--probabilities', action='store_true', help='also write probabilities/, an .npy file of all classes per image')
     add('--opacity', type=float, default=0.5, help='of the colors in overlays, 0 to 1; default: 0.5')
 
     add = _add(commands, features, 'write features of images from the trunk of any model', 32)
-    add('--out', metavar='FILE', required=True, help='an .npz file with `images` and `features`')
+    add('--out', metavar='OUT', required=True, help='an .npz file, or a folder for an .npy file per image')
+    add('--own-size', action='store_true', help='of whole images at their own sizes, to the nearest patch')
     add('--kind', choices=('mean', 'cls_token', 'patches'), default='mean', help='of features; default: mean')
     add('--blocks', type=int, nargs='+', metavar='N', help='counted from 0, or back from -1; default: the last, alone')
 
@@ -75,6 +77,7 @@ def _add(commands, command, text: str, batch_size: int):
     add('--model', required=True, metavar='NAME_OR_CONFIG', help='a config file, or a name that `models` lists')
     add('--weights', required=True, metavar='FILE', help='a checkpoint in any layout')
     add('--batch-size', type=int, default=batch_size, metavar='N', help=f'default: {batch_size}')
+    add('--ema', action='store_true', help='use the averaged weights of the file, such as `model_ema`')
     add('--device', help='such as cuda:1 or cpu; default: the GPU if there is one')
     add('--cfg-options', nargs='+', action=Options, metavar='KEY=VALUE', help='override keys of the config')
     parser.set_defaults(command=command, work_dir=None)  # there is no run, so there is no folder for a traceback
@@ -101,7 +104,7 @@ def segment(args: argparse.Namespace) -> None:
 
     if not 0 <= args.opacity <= 1:
         raise UserError(f'--opacity must be 0 to 1, got {args.opacity}')
-    predictions = _predict(args, SegmentationInferencer)
+    predictions = _predict(args, SegmentationInferencer, probabilities=args.probabilities)
     palette = predictions.inferencer.model.dataset_meta.get('palette')
     for _, result in write_label_maps(predictions, Path(args.out), palette, args.opacity):
         labels, counts = np.unique(result['labels'], return_counts=True)
@@ -116,9 +119,9 @@ def features(args: argparse.Namespace) -> None:
     from beit_mm.apis.writing import check_suffix, write_features
     from beit_mm.text import show
 
-    file = check_suffix(args.out, '.npz')
+    file = check_suffix(args.out, '.npz') if Path(args.out).suffix else Path(args.out)
     blocks = -1 if args.blocks is None else args.blocks
-    predictions = _predict(args, FeatureInferencer, kind=args.kind, blocks=blocks)
+    predictions = _predict(args, FeatureInferencer, kind=args.kind, blocks=blocks, own_size=args.own_size)
     print(f'{show(file)}: features {write_features(predictions, file)}')
     _report_skipped(predictions)
 
@@ -146,7 +149,8 @@ def models(args: argparse.Namespace) -> None:
 def _predict(args: argparse.Namespace, inferencer: type, **options):
     """Results of an inferencer with the model and the images of the arguments."""
     with redirect_stdout(sys.stderr):  # the log of loading is no result
-        loaded = inferencer(args.model, args.weights, device=args.device, options=args.cfg_options, **options)
+        loading = dict(device=args.device, options=args.cfg_options, ema=args.ema)
+        loaded = inferencer(args.model, args.weights, **loading, **options)
     # A bar would only disturb the lines on a terminal.
     return loaded.each(args.images, args.batch_size, progress=not sys.stdout.isatty())
 
@@ -170,10 +174,10 @@ def _report_skipped(predictions) -> None:
 
     for name, reason in predictions.skipped.items():
         print(f'skipped {show(name)}: {show(reason)}', file=sys.stderr)
+    if predictions.left_out:
+        print(f'left out: {show(predictions.left_out)}', file=sys.stderr)
     if predictions.skipped:
         print(f'{len(predictions.skipped)} of {len(predictions)} images could not be read', file=sys.stderr)
-    if predictions.left_out:
-        print(f'left out: {predictions.left_out}', file=sys.stderr)
 
 
 if __name__ == '__main__':

@@ -8,8 +8,9 @@ from functools import partial
 
 from .images import Images
 from .inferencer import Inferencer, Predictions, Results
-from .inferencers import ClassificationInferencer, FeatureInferencer, ReconstructionInferencer, SegmentationInferencer
+from .inferencers import ClassificationInferencer, FeatureInferencer, SegmentationInferencer
 from .models import list_models, load_model, Model
+from .reconstruction import ReconstructionInferencer
 
 __all__ = [
     'ClassificationInferencer',

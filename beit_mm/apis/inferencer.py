@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemaining
 from beit_mm.datasets.bad_images import BadImage
 from beit_mm.datasets.images import count_channels, read_image
 from beit_mm.datasets.listing import LeftOut
+from beit_mm.datasets.transforms.loading import MAX_PIXELS
 from beit_mm.errors import describe_shortage, OutOfMemory, UserError
 from beit_mm.text import show
 
@@ -41,7 +42,7 @@ class Inferencer:
     Args:
         model: a name of `list_models()`, the path of a config, a Config, or a loaded model.
         weights: a checkpoint in any layout; None with a loaded model.
-        **loading: `device`, `options`, `tokenizer` and `trunk_only` of load_model.
+        **loading: `device`, `options`, `tokenizer`, `trunk_only` and `ema` of load_model.
 
     Raises:
         FileNotFoundError: If there is no such config or checkpoint.
@@ -49,12 +50,13 @@ class Inferencer:
     """
 
     batch_size = 32  # by default
+    max_pixels = MAX_PIXELS  # of an image file
     keeps_pixels = False  # whether images keep their pixels after the model has seen them
 
     def __init__(self, model: Model, weights: str | None = None, **loading):
         self.model = load_for_inference(model, weights, **loading)
         self.channels = count_channels(self.model)
-        self.load = find_loader(self.model, self.channels)
+        self.load = find_loader(self.model, self.channels, self.max_pixels)
 
     def prepare(self, image: np.ndarray, name: str) -> dict:
         """From an image, see read_image, to a dict with the tensor `inputs`. Threads call it."""
@@ -125,7 +127,7 @@ class Predictions:
             text = f'{len(self.skipped)} of {len(self)} images could not be read: {self._list_skipped()}'
             print_log(text, logger='current', level=logging.WARNING)
         if self.left_out:
-            print_log(f'left out of {len(self)} images: {self.left_out}', logger='current', level=logging.WARNING)
+            print_log(f'left out of {len(self)} images: {show(self.left_out)}', logger='current', level=logging.WARNING)
         return results
 
     def _results(self) -> Iterator[tuple[NamedImage, dict]]:

@@ -1,41 +1,32 @@
-"""Classes, label maps and features of images, and reconstructions of images whose patches are partly masked."""
+"""Classes, label maps and features of images."""
 
 import math
-import random
-import zlib
 from collections.abc import Callable, Sequence
 
-import mmcv
 import numpy as np
 import torch
 from mmcv.transforms import LoadAnnotations, LoadImageFromFile
-from mmengine.config import Config
 from mmengine.dataset import Compose, default_collate, pseudo_collate
 from mmengine.model import BaseModel
 from mmengine.registry import DefaultScope, TRANSFORMS
 from mmpretrain.datasets import CenterCrop, ResizeEdge
 from mmpretrain.models import BaseClassifier
 from mmseg.models import BaseSegmentor
+from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
 
-from beit_mm.config.parts import innermost_dataset, walk
-from beit_mm.datasets import BlockwiseMaskGenerator, PackInputs, RandomMaskGenerator
-from beit_mm.datasets.images import input_format, normalize, resize_backend, resize_image, size_for
-from beit_mm.datasets.seeding import derive_seed
-from beit_mm.datasets.transforms.crops import channels_first
-from beit_mm.datasets.transforms.masking import MaskGenerator
+from beit_mm.config.parts import innermost_dataset
+from beit_mm.datasets import PackInputs
+from beit_mm.datasets.images import input_format, normalize, resize_backend, resize_image
 from beit_mm.errors import UserError
 from beit_mm.models import BEiT
 from beit_mm.models.backbones.beit import POOLINGS, resolve_blocks
-from beit_mm.models.backbones.layers import patch_grid
-from beit_mm.models.inspection import keeping_random_states
-from beit_mm.models.tokenizers.discrete_vae import STRIDE
-from beit_mm.visualization.reconstruction import decoding_tokenizer, reconstruct_batch
 
 from .inferencer import Inferencer
 from .models import Model
 
-GENERATORS = dict(blockwise=BlockwiseMaskGenerator, random=RandomMaskGenerator)
+MAX_LOGITS = 2**28  # of an image at its own size, in memory at once: 1 GiB
 Blocks = int | Sequence[int]
 Prepare = Callable[[np.ndarray, str], dict]
 
@@ -76,27 +67,74 @@ class ClassificationInferencer(Inferencer):
 class SegmentationInferencer(Inferencer):
     """Predicts a class for every pixel of images exactly as the model's config evaluates them.
 
-    A result has `image`, the image's name; `labels`, (H, W) of the image's own size, uint8, or uint16 for more than 256
+    A result has `image`, the image's name; `labels`, (H, W) of the image's own size, uint8, or uint16 for more than 255
     classes; and `classes`, the names of the labels from 0, or None. A batch holds neighbors of one size after resizing.
+
+    Images may have up to 1,000 million pixels; Pillow's limit for the whole process is raised to that. Logits of large
+    images are enlarged in parts, with the labels of the whole up to rounding.
 
     Args:
         model, weights, **loading: see Inferencer; the model must be a segmentor.
+        probabilities: results also have `probabilities`, float32 (num_classes, H, W); of a model with one output,
+            (1, H, W) of class 1.
     """
 
     batch_size = 1  # the windows of one image fill a GPU
+    max_pixels = 1_000_000_000  # OpenCV has a limit of 2**30
     keeps_pixels = True
 
-    def __init__(self, model: Model, weights: str | None = None, **loading):
+    def __init__(self, model: Model, weights: str | None = None, probabilities: bool = False, **loading):
         super().__init__(model, weights, **loading)
+        if Image.MAX_IMAGE_PIXELS is not None:
+            Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, self.max_pixels)
+        self.probabilities = probabilities
         _require(BaseSegmentor, self.model, 'segment needs a model that segments')
         self.prepare = evaluation_pipeline(self.model)
         self.classes = _class_names(self.model)
-        self.dtype = np.uint8 if getattr(self.model, 'num_classes', 257) <= 256 else np.uint16
+        self.num_classes = getattr(self.model, 'num_classes', 256)
+        self.dtype = np.uint8 if self.num_classes <= 255 else np.uint16
 
     def compute(self, samples: list[dict]) -> list[dict]:
-        predicted = self.model.test_step(pseudo_collate(samples))
-        maps = [sample.pred_sem_seg.data[0].cpu().numpy().astype(self.dtype) for sample in predicted]
-        return [dict(labels=labels, classes=self.classes) for labels in maps]
+        sizes = [sample['data_samples'].ori_shape for sample in samples]
+        is_large = [math.prod(size) * self.num_classes > MAX_LOGITS for size in sizes]
+        for sample in samples:
+            if any(is_large):  # then the model does not enlarge its logits
+                sample['data_samples'].set_metainfo(dict(ori_shape=tuple(sample['inputs'].shape[1:])))
+        results = []
+        for sample, size in zip(self.model.test_step(pseudo_collate(samples)), sizes):
+            if any(is_large):
+                result = self._enlarge(sample.seg_logits.data, size)
+            else:
+                result = dict(labels=sample.pred_sem_seg.data[0].cpu().numpy().astype(self.dtype))
+                if self.probabilities:
+                    result['probabilities'] = _to_probabilities(sample.seg_logits.data).cpu().numpy()
+            results.append(dict(result, classes=self.classes))
+        return results
+
+    def _enlarge(self, logits: Tensor, size: tuple[int, int]) -> dict:
+        """The result for an image (H, W) from logits (C, h, w), interpolated as by the model, some rows at a time."""
+        (channels, height, _), align_corners = logits.shape, self.model.align_corners
+        if align_corners:
+            source = torch.linspace(0, height - 1, size[0], device=logits.device)
+        else:
+            rows = torch.arange(size[0], device=logits.device)
+            source = ((rows + 0.5) * (height / size[0]) - 0.5).clamp(0, height - 1)
+        result = dict(labels=np.empty(size, self.dtype))
+        if self.probabilities:
+            result['probabilities'] = np.empty((channels, *size), np.float32)
+        num_rows = max(1, MAX_LOGITS // (channels * size[1]))
+        for start in range(0, size[0], num_rows):
+            part = source[start : start + num_rows]
+            above = part.long()
+            weight = (part - above).to(logits)[:, None]
+            wide = torch.lerp(logits[:, above], logits[:, (above + 1).clamp(max=height - 1)], weight)
+            shape = (len(part), size[1])
+            wide = F.interpolate(wide[None], shape, mode='bilinear', align_corners=align_corners)[0]
+            labels = wide.argmax(dim=0) if channels > 1 else wide[0] > self.model.decode_head.threshold
+            result['labels'][start : start + num_rows] = labels.cpu().numpy()
+            if self.probabilities:
+                result['probabilities'][:, start : start + num_rows] = _to_probabilities(wide).cpu().numpy()
+        return result
 
 
 class FeatureInferencer(Inferencer):
@@ -116,16 +154,27 @@ class FeatureInferencer(Inferencer):
         model, weights, **loading: see Inferencer; the weights may hold the trunk alone.
         kind: 'mean' of the patch tokens, 'cls_token', or 'patches', all patch tokens.
         blocks: a block, counted from 0 or back from -1, or a list of blocks.
+        own_size: the trunk sees the whole image at its own size, resized to the nearest whole number of patches.
     """
 
-    def __init__(self, model: Model, weights: str | None = None, kind: str = 'mean', blocks: Blocks = -1, **loading):
+    def __init__(
+        self,
+        model: Model,
+        weights: str | None = None,
+        kind: str = 'mean',
+        blocks: Blocks = -1,
+        own_size: bool = False,
+        **loading,
+    ):
         if kind not in POOLINGS:
             raise UserError(f'kind must be one of {", ".join(POOLINGS)}, got {kind!r}')
         super().__init__(model, weights, trunk_only=True, **loading)
         self.trunk = trunk = getattr(self.model, 'backbone', None)
         if not isinstance(trunk, BEiT):
             raise UserError(f'extract_features needs a model whose trunk is BEiT, got {type(self.model).__name__}')
-        if isinstance(self.model, BaseClassifier):
+        if own_size:
+            self.prepare = self._prepare_whole
+        elif isinstance(self.model, BaseClassifier):
             self.prepare = evaluation_pipeline(self.model)
         else:
             size = tuple(side * trunk.patch_embed.patch_size for side in trunk.grid)
@@ -143,6 +192,11 @@ class FeatureInferencer(Inferencer):
         features = torch.stack([self._pool(*block, grid) for block in zip(self.blocks, tokens)], dim=1)
         return [dict(features=array if self.is_stacked else array[0]) for array in features.float().cpu().numpy()]
 
+    def _prepare_whole(self, image: np.ndarray, name: str) -> dict:
+        patch_size = self.trunk.patch_embed.patch_size
+        size = tuple(max(1, round(side / patch_size)) * patch_size for side in image.shape[:2])
+        return PackInputs()(dict(img=resize_image(image, size), img_path=name))
+
     def _pool(self, block: int, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         """Features of a block from its tokens, with the trunk's last norm if it is the last block."""
         trunk, is_last = self.trunk, block == len(self.trunk.blocks) - 1
@@ -152,94 +206,14 @@ class FeatureInferencer(Inferencer):
         return features.unflatten(1, grid) if self.kind == 'patches' else features
 
 
-class ReconstructionInferencer(Inferencer):
-    """Predicts the visual tokens of masked patches of images from the other patches, and decodes them.
-
-    A result has `image`, the image's name; `mask`, bool (h, w); and the values of `reconstruct_batch`, with pictures of
-    8h x 8w pixels for h x w patches. A batch holds neighbors of one size after resizing.
-
-    Args:
-        model, weights, **loading: see Inferencer; the model must predict visual tokens. If the weights hold no
-            tokenizer, like released ones, `tokenizer` is its file, or OpenAI's `encoder.pkl` and `decoder.pkl`.
-        num_masked: patches to mask in every image; None for the share of the model's config, 75 of 196 in the paper.
-        mask: 'blockwise', with the blocks of the config, or 'random', patch by patch.
-        seed: of the masks. An image has the same mask wherever it comes in the list.
-        size: (H, W) that the trunk sees, multiples of its patch size; None for the image's own ratio, at most 4 to 1,
-            with the shorter side as in training. The tokenizer sees 8 pixels per patch.
-
-    Raises:
-        UserError: Also if the tokenizer is missing or has no decoder, or an option does not fit.
-    """
-
-    batch_size = 8
-
-    def __init__(
-        self,
-        model: Model,
-        weights: str | None = None,
-        num_masked: int | None = None,
-        mask: str = 'blockwise',
-        seed: int = 0,
-        size: tuple[int, int] | None = None,
-        **loading,
-    ):
-        if mask not in GENERATORS:
-            raise UserError(f'mask must be one of {", ".join(GENERATORS)}, got {mask!r}')
-        super().__init__(model, weights, **loading)
-        decoding_tokenizer(self.model)  # an error says what is missing
-        self.trunk = self.model.backbone
-        self.patch_size = self.trunk.patch_embed.patch_size
-        if size is not None:
-            patch_grid(size, self.patch_size)
-        self.num_masked, self.mask, self.seed, self.size = num_masked, mask, seed, size
-        self.trained_generator = _find_generator(getattr(self.model, 'cfg', None))
-
-    def prepare(self, image: np.ndarray, name: str) -> dict:
-        short_side = self.patch_size * min(self.trunk.grid)
-        size = tuple(self.size or size_for(image.shape[:2], short_side, self.patch_size))
-        grid = patch_grid(size, self.patch_size)
-        view = mmcv.imresize(image, (STRIDE * grid[1], STRIDE * grid[0]), interpolation='lanczos', backend='pillow')
-        resized = resize_image(image, size)
-        inputs, views = (channels_first(np.ascontiguousarray(pixels)) for pixels in (resized, view))
-        return dict(inputs=inputs, views=views)
-
-    def compute(self, samples: list[dict]) -> list[dict]:
-        with keeping_random_states():
-            samples = [dict(sample, mask=self._draw_mask(sample['views'])) for sample in samples]
-        results = reconstruct_batch(self.model, **self.model.data_preprocessor(default_collate(samples)))
-        return [dict(result, mask=sample['mask'].numpy()) for result, sample in zip(results, samples)]
-
-    def _draw_mask(self, view: Tensor) -> Tensor:
-        """The mask of an image, bool (h, w), which depends on its pixels and the seed only.
-
-        The shares are those of the training's generator, whose grid may be another.
-        """
-        height, width = (side // STRIDE for side in view.shape[1:])
-        trained = self.trained_generator
-        share = height * width / trained.num_patches
-        num_masked = max(1, round(share * trained.num_masked)) if self.num_masked is None else self.num_masked
-        random.seed(derive_seed(self.seed, zlib.crc32(view.numpy().tobytes())))
-        if self.mask == 'random':
-            generator = RandomMaskGenerator((height, width), num_masked)
-        else:
-            blocks = trained if isinstance(trained, BlockwiseMaskGenerator) else BlockwiseMaskGenerator()
-            min_block_size = max(1, round(blocks.min_block_size * height * width / blocks.num_patches))
-            min_aspect = math.exp(-blocks.log_aspect)
-            generator = BlockwiseMaskGenerator((height, width), num_masked, min_block_size, min_aspect)
-        return torch.from_numpy(generator.generate())
-
-
-def _find_generator(cfg: Config | None) -> MaskGenerator:
-    """The mask generator that a config trains with; the paper's if it has none of ours."""
-    for _, node in walk((cfg or {}).get('train_dataloader') or {}, ''):
-        if str(node.get('type')).split('.')[-1] in [generator.__name__ for generator in GENERATORS.values()]:
-            return TRANSFORMS.build(node)
-    return BlockwiseMaskGenerator()
-
-
 def _require(cls: type, model: BaseModel, sentence: str) -> None:
     if not isinstance(model, cls):
         raise UserError(f'{sentence}, got {type(model).__name__}')
+
+
+def _to_probabilities(logits: Tensor) -> Tensor:
+    """From logits (C, H, W) of a segmentor; it has already applied a sigmoid if there is one class."""
+    return logits.float().softmax(dim=0) if len(logits) > 1 else logits.float()
 
 
 def _class_names(model: BaseModel) -> Sequence[str] | None:

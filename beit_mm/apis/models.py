@@ -13,7 +13,8 @@ from mmengine.runner.checkpoint import load_state_dict
 from mmengine.utils import import_modules_from_strings
 from torch import nn
 
-from beit_mm.checkpoint.sources import load_from_anywhere
+from beit_mm.checkpoint.mapping import AVERAGED, rename_beit_weights
+from beit_mm.checkpoint.sources import load_from_anywhere, read_from_anywhere
 from beit_mm.config.flatten import drop_scope_stamps
 from beit_mm.config.parts import drop_pretrained, innermost_dataset, pretrained_of, use_plain_batch_norm
 from beit_mm.config.reading import merge_options, read_config, unread_options
@@ -24,7 +25,9 @@ from beit_mm.errors import UserError
 from beit_mm.hub import CONFIGS
 from beit_mm.models import DiscreteVAE
 from beit_mm.models.weights import WeightsMismatch
+from beit_mm.text import show
 
+NUM_KEYS = 5  # of a file, in a message
 Model = str | Path | Config | BaseModel
 
 
@@ -40,6 +43,7 @@ def load_model(
     tokenizer: str | Sequence[str] | None = None,
     options: dict | None = None,
     trunk_only: bool = False,
+    ema: bool = False,
 ) -> BaseModel:
     """Build a model in evaluation mode and load its weights.
 
@@ -51,6 +55,7 @@ def load_model(
             `decoder.pkl`.
         options: keys of the config to override, such as {'model.backbone.img_size': 384}.
         trunk_only: only the trunk will be used, so the weights may lack the heads.
+        ema: load the weights that were averaged over the training, such as `model_ema` of released files.
 
     Returns:
         The model, with its config as `cfg`. `dataset_meta` has the names of the classes, if they are known and as many
@@ -65,6 +70,8 @@ def load_model(
         return model
     device = _find_device(device)
     cfg = _read_config(model, options)
+    if ema and weights is None:
+        raise UserError('ema needs weights, the file that holds the averaged ones, got none')
     weights = weights or _weights_of_whole_model(cfg)
     model_cfg = copy.deepcopy(cfg.model)
     if weights is not None:
@@ -75,7 +82,7 @@ def load_model(
         built = MODELS.build(model_cfg)
         if weights is None:
             built.init_weights()
-        meta = {} if weights is None else _load(built, weights, trunk_only)
+        meta = {} if weights is None else _load(built, weights, trunk_only, ema)
         built.dataset_meta = _fit_to_outputs(meta.get('dataset_meta') or _meta_of_config(cfg), built)
     if tokenizer is not None:
         _load_tokenizer(built, [tokenizer] if isinstance(tokenizer, (str, Path)) else list(tokenizer))
@@ -91,7 +98,7 @@ def load_for_inference(model: Model, weights: str | None = None, **loading) -> B
     trunk_only = loading.get('trunk_only')
     if isinstance(model, nn.Module):
         arguments = dict(loading, weights=weights, trunk_only=None)
-        superfluous = sorted(name for name, value in arguments.items() if value is not None)
+        superfluous = sorted(name for name, value in arguments.items() if value not in (None, False))
         if superfluous:
             raise UserError(f'{" and ".join(superfluous)} must be None for a loaded {type(model).__name__}')
         return model.eval()
@@ -102,11 +109,13 @@ def load_for_inference(model: Model, weights: str | None = None, **loading) -> B
     return loaded
 
 
-def find_loader(model: nn.Module, channels: int) -> LoadImage:
+def find_loader(model: nn.Module, channels: int, max_pixels: int) -> LoadImage:
     """How files are read for a model: with the bands and bits with which its config reads images to test."""
     dataset = innermost_dataset((getattr(model, 'cfg', None) or {}).get('test_dataloader')) or {}
     color_types = [step['color_type'] for step in dataset.get('pipeline') or () if 'color_type' in step]
-    return loader_for(channels, *color_types[:1])
+    load = loader_for(channels, *color_types[:1])
+    load.max_pixels = max_pixels
+    return load
 
 
 def _find_device(device: str | torch.device | None) -> torch.device:
@@ -146,9 +155,19 @@ def _weights_of_whole_model(cfg: Config) -> str | None:
     return pretrained['checkpoint'] if pretrained and not pretrained.get('prefix') else None
 
 
-def _load(model: BaseModel, weights: str, trunk_only: bool) -> dict:
+def _read_averaged(weights: str) -> dict:
+    content = read_from_anywhere(weights, 'cpu')
+    # MMEngine's EMAHook saves the averaged weights as `state_dict`, and the others as `ema_state_dict`.
+    key = 'state_dict' if 'ema_state_dict' in content else next((key for key in AVERAGED if key in content), None)
+    if key is None:
+        found = ', '.join(show(key) for key in list(content)[:NUM_KEYS])
+        raise UserError(f'{weights} must hold averaged weights ({", ".join(AVERAGED)}), got {found}')
+    return rename_beit_weights(dict(state_dict=content[key], meta=content.get('meta')), weights)
+
+
+def _load(model: BaseModel, weights: str, trunk_only: bool, ema: bool) -> dict:
     """Load weights, which must fit the whole model or its trunk, and return the meta data of their file."""
-    checkpoint = load_from_anywhere(str(weights), 'cpu')
+    checkpoint = _read_averaged(str(weights)) if ema else load_from_anywhere(str(weights), 'cpu')
     state, tokenizer = checkpoint.get('state_dict', checkpoint), _tokenizer_of(model)
     lacks_tokenizer = isinstance(tokenizer, DiscreteVAE) and not any('target.tokenizer.' in name for name in state)
     if lacks_tokenizer:

@@ -17,13 +17,14 @@ from beit_mm.errors import UserError
 from beit_mm.files import atomic_write
 from beit_mm.text import show_cell
 from beit_mm.visualization.reconstruction import draw_reconstructions
-from beit_mm.visualization.sheets import Palette, segmentation_overlay, to_picture
+from beit_mm.visualization.sheets import generate_palette, Palette, segmentation_overlay, to_picture
 
 from .images import identify, NamedImage
 from .inferencer import Predictions
 
 CLASS_KEYS = ('image', 'pred_label', 'pred_class', 'pred_score', 'top_labels', 'top_classes', 'top_scores')
 RECONSTRUCTION_KEYS = ('image', 'token_accuracy', 'perplexity', 'mask', 'tokens', 'predicted')
+MAX_SIDE = 8192  # of an overlay, in pixels
 SHEETS = ('.png', '.jpg', '.pdf')
 MAX_ROWS = 64  # of a sheet: viewers refuse higher pictures, and all rows stay in memory
 Pairs = Iterator[tuple[NamedImage, dict]]
@@ -96,22 +97,33 @@ def _write_json(predictions: Predictions, path: Path, keys: Sequence[str]) -> Pa
 
 
 def write_label_maps(predictions: Predictions, folder: Path, palette: Palette | None, opacity: float) -> Pairs:
-    """Write results of SegmentationInferencer into a folder.
+    """Write results of SegmentationInferencer into a folder, which repeats the folders of the images.
 
-    `labels/` has a gray PNG per image, 8 or 16 bits, whose values are the labels; `overlays/` has a JPEG of the image
-    in the colors of its classes, with a legend. Both repeat the folders of the images.
+    `labels/` has a PNG per image, whose values are the labels: 8 bits with the colors of the classes as its palette,
+    or 16 bits in gray. `overlays/` has a JPEG of the image in the colors of its classes, with a legend; a longer side
+    than MAX_SIDE is reduced. `probabilities/` has an .npy file per image, float16 (num_classes, H, W), if they are
+    computed.
 
     Args:
         palette, opacity: see segmentation_overlay.
     """
     labels = result_files(predictions.images, folder / 'labels', '.png')
     overlays = result_files(predictions.images, folder / 'overlays', '.jpg')
-    refuse_inputs(predictions.images, [*labels.values(), *overlays.values()])
+    arrays = result_files(predictions.images, folder / 'probabilities', '.npy')
+    refuse_inputs(predictions.images, [*labels.values(), *overlays.values(), *arrays.values()])
     for image, result in predictions:
-        picture = to_picture(image.pixels)
-        overlay = segmentation_overlay(picture, result['labels'], result['classes'], palette, opacity)
-        _save(Image.fromarray(result['labels']), labels[image.result_path])
+        step = -(-max(image.pixels.shape[:2]) // MAX_SIDE)
+        picture, reduced = to_picture(image.pixels[::step, ::step]), result['labels'][::step, ::step]
+        overlay = segmentation_overlay(picture, reduced, result['classes'], palette, opacity)
+        label_map = Image.fromarray(result['labels'])
+        if label_map.mode == 'L':
+            colors = [*(palette or ()), *generate_palette(256)[len(palette or ()) :]]
+            label_map.putpalette(np.array(colors, np.uint8).tobytes())
+        _save(label_map, labels[image.result_path])
         _save(overlay, overlays[image.result_path], quality=95)
+        if 'probabilities' in result:
+            with atomic_write(arrays[image.result_path]) as temporary:
+                np.save(temporary, result['probabilities'].astype(np.float16))
         yield image, result
 
 
@@ -146,14 +158,27 @@ def write_features(predictions: Predictions, path: Path) -> tuple[int, ...]:
     """Write `images`, their names (N,), and `features`, float32 (N, ...), of a FeatureInferencer to an .npz file.
 
     Returns the shape of `features`, which must fit in memory; UserError if the features of two images differ in shape.
+    A path without a suffix is a folder for an .npy file per image, in the folders of the images; they may differ.
     """
+    if not path.suffix:
+        return _write_arrays(predictions, result_files(predictions.images, path, '.npy'))
     refuse_inputs(predictions.images, [path])
     results = [result for _, result in predictions]
     shapes = {result['features'].shape: result['image'] for result in reversed(results)}
     if len(shapes) > 1:
         text = ' and '.join(f'{shape} of {name}' for shape, name in shapes.items())
-        raise UserError(f'features in one file must have one shape, got {text}')
+        raise UserError(f'features in one file must have one shape, got {text}: give --out a folder instead')
     features = np.stack([result['features'] for result in results])
     with atomic_write(path) as temporary:
         np.savez(temporary, images=np.array([result['image'] for result in results]), features=features)
     return features.shape
+
+
+def _write_arrays(predictions: Predictions, files: dict[str, Path]) -> tuple[int, ...]:
+    refuse_inputs(predictions.images, files.values())
+    count, shape = 0, ()
+    for image, result in predictions:
+        with atomic_write(files[image.result_path]) as temporary:
+            np.save(temporary, result['features'])
+        count, shape = count + 1, result['features'].shape
+    return count, *shape

@@ -20,7 +20,7 @@ from beit_mm.text import show_start
 
 # A file may also have weights averaged over the training; those of the last step come first, as in the release.
 _KEYS = ('state_dict', 'model', 'module', 'model_state_dict')
-_AVERAGED = ('state_dict_ema', 'ema_state_dict', 'model_ema', 'ema')
+AVERAGED = ('state_dict_ema', 'ema_state_dict', 'model_ema', 'ema')
 _OTHERS_TRUNK = ('attn.qkv.bias', 'attention.key.bias', 'k_proj.bias')  # endings of names that BEiT does not have
 _PASSL_TOKENIZER = 'd_vae.'  # has no counterpart here
 MAX_UNKNOWN_SHARE = 0.1
@@ -72,7 +72,7 @@ def _state_dicts(content: dict, keys: tuple[str, ...] = ()) -> Iterator[tuple[tu
     weights = {k: value for k, value in content.items() if isinstance(k, str) and isinstance(value, Tensor)}
     plain = {drop_wrappers(name): tensor for name, tensor in weights.items()}
     yield keys, plain if len(plain) == len(weights) else weights
-    for key in (*_KEYS, *_AVERAGED):
+    for key in (*_KEYS, *AVERAGED):
         if isinstance(content.get(key), dict) and len(keys) < 3:
             yield from _state_dicts(content[key], (*keys, key))
 
@@ -135,7 +135,7 @@ def rename_beit_weights(content: dict, origin: object) -> dict:
     if is_same and 'meta' in content:
         return content
     if not is_same and not is_host:
-        others = [key for key in (*_KEYS, *_AVERAGED) if key in content and key not in found.keys]
+        others = [key for key in (*_KEYS, *AVERAGED) if key in content and key not in found.keys]
         print_log(
             f'{origin}: {len(weights)} tensors in the layout "{found.layout.name}" renamed'
             + (f'; taken from {".".join(found.keys)}, not from {", ".join(others)}' if others else ''),

@@ -75,7 +75,7 @@ class TokenizerMetric(BaseMetric):
         return dict(
             psnr=-10 * torch.log10(torch.tensor(error)).item(),
             perplexity=use['perplexity'].item(),
-            used_codes=100 * use['used_codes'].item(),
+            used_codes=use['used_codes'].item(),
         )
 
 
@@ -108,10 +108,13 @@ class LinearProbeAccuracy(BaseMetric):
 
 @METRICS.register_module()
 class IoUMetric(HostIoUMetric):
-    """MMSegmentation's IoUMetric, which refuses label maps that do not fit.
+    """MMSegmentation's IoUMetric, which refuses label maps that do not fit, and keeps the scores of every class.
 
     MMSegmentation's own counts labels beyond the classes in some sums but not in others, and its LoadAnnotations cuts
     16 bits to 8 and stretches fewer than 8, all silently. Arguments: those of MMSegmentation's IoUMetric.
+
+    Attributes:
+        class_scores: of the last evaluation, by class and score, such as `IoU`, in percent; NaN without a pixel.
 
     Raises:
         UserError: If a map is not a picture of one label per pixel, was not loaded as it is stored, has another size
@@ -137,6 +140,13 @@ class IoUMetric(HostIoUMetric):
             if len(self.dataset_meta['classes']) >= 256:  # MMSegmentation has cut its picture to 8 bits
                 path = os.path.join(self.output_dir, f'{os.path.splitext(os.path.basename(sample["img_path"]))[0]}.png')
                 Image.fromarray(predicted.cpu().numpy().astype(np.uint16)).save(path)
+
+    def total_area_to_metrics(self, *args, **kwargs) -> dict:
+        totals = HostIoUMetric.total_area_to_metrics(*args, **kwargs)
+        scores = {name: (100 * values).tolist() for name, values in totals.items() if name != 'aAcc'}
+        rows = zip(*scores.values(), strict=True)
+        self.class_scores = {str(name): dict(zip(scores, row)) for name, row in zip(self.dataset_meta['classes'], rows)}
+        return totals
 
 
 def predict_by_neighbours(

@@ -118,7 +118,7 @@ def describe_codebook(tokens: Tensor, vocab_size: int) -> tuple[np.ndarray, dict
 
     Returns:
         A chart of the share of every token, the most frequent first, uint8 RGB (H, W, 3); and `codebook/perplexity`,
-        1 to vocab_size, and `codebook/used_codes`, 0 to 1, which both grow with the number of images.
+        1 to vocab_size, and `codebook/used_codes`, in percent, which both grow with the number of images.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -4,9 +4,11 @@ import colorsys
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageOps
 
 from beit_mm.text import show
+
+from .fonts import fit_font
 
 CELL = 224
 GAP = 6
@@ -74,7 +76,7 @@ def to_picture(image: np.ndarray) -> np.ndarray:
 
 def draw_text(text: str, color: str = 'black', width: float = float('inf')) -> Image.Image:
     """A line of text, cut to a width in pixels."""
-    text, font = show(text), ImageFont.load_default(13)
+    text, font = fit_font(show(text))
     if font.getlength(text) > width:
         while text and font.getlength(f'{text}...') > width:
             text = text[:-1]

@@ -1,5 +1,6 @@
 """Classes, label maps, features and reconstructions: what the hosts' interfaces and the model's own layers give."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +17,12 @@ from beit_mm.apis import (
     classify_each,
     extract_features,
     FeatureInferencer,
+    inferencers,
     load_model,
     reconstruct,
     ReconstructionInferencer,
     segment,
+    SegmentationInferencer,
 )
 from beit_mm.apis.inferencers import evaluation_pipeline
 from beit_mm.datasets.bad_images import BadImage
@@ -137,6 +140,30 @@ def test_labels_have_the_size_of_the_image_and_16_bits_for_more_than_256_classes
     assert segment(segmenting, draw(40, 50))[0]['labels'].dtype == np.uint16
 
 
+@pytest.mark.parametrize('align_corners', [False, True])
+def test_large_images_are_enlarged_in_parts_and_probabilities_come_with_the_labels(
+    align_corners, segmentor, monkeypatch
+):
+    model, image = segmentor.load(), draw(310, 207)
+    model.align_corners = align_corners
+    inferencer = SegmentationInferencer(model, probabilities=True)
+    (whole,) = inferencer(image)
+    assert whole['probabilities'].shape == (7, 310, 207) and whole['probabilities'].dtype == np.float32
+    np.testing.assert_allclose(whole['probabilities'].sum(axis=0), 1, atol=1e-5)
+    assert np.array_equal(whole['probabilities'].argmax(axis=0), whole['labels'])
+    monkeypatch.setattr(inferencers, 'MAX_LOGITS', 7 * 207 * 9 + 5)
+    (parts,) = inferencer(image)
+    np.testing.assert_allclose(parts['probabilities'], whole['probabilities'], atol=1e-4)
+    assert (parts['labels'] == whole['labels']).mean() > 0.999 and parts['labels'].dtype == np.uint8
+
+
+@pytest.mark.long
+def test_an_image_over_100_million_pixels_is_segmented(segmentor, tmp_path):
+    Image.fromarray(draw(200, 201)).resize((20_100, 10_000), Image.NEAREST).save(tmp_path / 'large.png')
+    (result,) = SegmentationInferencer(segmentor.load())(tmp_path / 'large.png')
+    assert result['labels'].shape == (10_000, 20_100)
+
+
 def test_images_of_one_size_are_segmented_together(segmenting, files):
     images = [files[0], files[2], files[1]]
     for together, alone in zip(segment(segmenting, images, batch_size=3), segment(segmenting, images), strict=True):
@@ -195,6 +222,22 @@ def test_weights_of_the_trunk_alone_are_enough(classifier, tmp_path, capfd):
     inferencer = FeatureInferencer(classifier.model, tmp_path / 'trunk.pth', device='cpu', options=classifier.options)
     assert np.array_equal(inferencer(IMAGE)[0]['features'], features(classifier.load())[0])
     assert 'head' not in capfd.readouterr().out
+
+
+def test_averaged_weights_of_a_file_are_used_by_option(classifier, classifying, tmp_path):
+    averaged = torch.load(classifier.weights)['state_dict']
+    last = {name: 0.5 * tensor if tensor.is_floating_point() else tensor for name, tensor in averaged.items()}
+    expected = features(classifying)
+    options = dict(device='cpu', options=classifier.options)
+    for content in (dict(model=last, model_ema=averaged), dict(state_dict=averaged, ema_state_dict=last)):
+        torch.save(content, tmp_path / 'weights.pth')
+        load = partial(load_model, classifier.model, tmp_path / 'weights.pth', **options)
+        assert np.array_equal(features(load(ema=True)), expected)
+        assert np.array_equal(features(load()), expected) == ('state_dict' in content)  # MMEngine's EMAHook swaps them
+    with pytest.raises(ValueError, match='weights.pth must hold averaged weights .*model_ema.*, got state_dict'):
+        load_model(classifier.model, classifier.weights, ema=True, **options)
+    with pytest.raises(ValueError, match='ema needs weights'):
+        load_model(classifier.model, ema=True, **options)
 
 
 # Reconstructions

@@ -52,7 +52,7 @@ def test_classify_prints_and_writes_a_line_per_image_and_names_what_it_skips(
     code, output, errors = call('classify', [photos], classifier, '--top-k', 2, '--out', file)
     expected = classify(classifier.load(), photos, top_k=2)
     assert code == 0 and f'skipped {photos / "b" / "broken.jpg"}: ' in errors
-    assert errors.endswith('1 of 4 images could not be read\n')
+    assert errors.endswith("left out: 1 .txt (such as 'b/notes.txt')\n1 of 4 images could not be read\n")
     with open(file, newline='') as opened:
         rows = json.load(opened) if suffix == 'json' else list(csv.DictReader(opened))
     for line, row, result in zip(lines(output), rows, expected, strict=True):
@@ -71,16 +71,20 @@ def test_segment_reads_every_image_once_and_writes_label_maps_and_overlays(
     call, segmentor, photos, tmp_path, monkeypatch
 ):
     read, read_image = [], inferencer.read_image
-    monkeypatch.setattr(inferencer, 'read_image', lambda source: read.append(source) or read_image(source))
-    code, output, errors = call('segment', [photos], segmentor, '--out', tmp_path / 'out')
+    monkeypatch.setattr(inferencer, 'read_image', lambda source, *how: read.append(source) or read_image(source, *how))
+    arguments = ['--out', tmp_path / 'out', '--probabilities']
+    code, output, errors = call('segment', [photos], segmentor, *arguments)
     assert len(read) == 4 and not hasattr(writing, 'read_image')
     expected = segment(segmentor.load(), photos)
     assert code == 0 and [line[0] for line in lines(output)] == [result['image'] for result in expected]
     for name, result in zip(('a/1', 'a/2', 'b/1'), expected, strict=True):
         with Image.open(tmp_path / 'out' / 'labels' / f'{name}.png') as labels:
-            assert labels.mode == 'L' and np.array_equal(np.asarray(labels), result['labels'])
+            assert labels.mode == 'P' and np.array_equal(np.asarray(labels), result['labels'])
+            assert len(set(map(tuple, np.reshape(labels.getpalette(), (-1, 3)).tolist()))) > 100
         with Image.open(tmp_path / 'out' / 'overlays' / f'{name}.jpg') as overlay:
             assert overlay.height > len(result['labels'])
+        probabilities = np.load(tmp_path / 'out' / 'probabilities' / f'{name}.npy')
+        assert probabilities.dtype == np.float16 and np.array_equal(probabilities.argmax(axis=0), result['labels'])
     counts = np.bincount(expected[0]['labels'].ravel())
     share = f'{100 * counts.max() / counts.sum():.1f} % {expected[0]["classes"][counts.argmax()]}'
     assert lines(output)[0][1] == share
@@ -95,6 +99,12 @@ def test_features_go_to_one_file(call, pretrained, photos, tmp_path):
         assert file['images'].tolist() == [result['image'] for result in expected]
         assert np.array_equal(file['features'], [result['features'] for result in expected])
     assert code == 0 and output == f'{tmp_path / "f.npz"}: features (3, 2, 32)\n'
+    whole = ('--kind', 'patches', '--own-size')
+    assert call('features', [photos], pretrained, '--out', tmp_path / 'f', *whole)[0] == 0
+    shapes = [np.load(tmp_path / 'f' / name).shape for name in files_below(tmp_path / 'f')]
+    assert shapes == [(4, 5, 32), (3, 3, 32), (4, 5, 32)]  # 60 x 80, 45 x 41
+    code, _, errors = call('features', [photos], pretrained, '--out', tmp_path / 'g.npz', *whole)
+    assert code == 1 and 'must have one shape' in errors and 'give --out a folder' in errors
 
 
 def test_reconstruct_writes_a_picture_per_image_or_a_sheet_and_numbers(call, pretrained, photos, tmp_path, monkeypatch):
@@ -132,7 +142,7 @@ def test_mistakes_end_in_one_sentence(call, classifier, segmentor, photos, tmp_p
     ]:
         code, output, errors = call(command, [images], tiny, *arguments)
         assert code == 1 and not output
-        sentence, traceback_file = errors.splitlines()[-2:]
+        traceback_file, sentence = errors.splitlines()[-2:]
         assert sentence.startswith(f'error: {expected}') and traceback_file.startswith('(traceback in '), errors
 
 
@@ -203,6 +213,8 @@ def test_names_of_files_and_classes_break_no_table_and_no_terminal(
                 assert file['images'].tolist() == names
         else:
             assert [line[0] for line in lines(output)] == shown
+    code, _, errors = call('classify', [os.fsdecode(b'none\n\x1b\xff.png')], hostile)
+    assert code == 1 and errors.endswith('file or folder that exists, got none\\n\\x1b\\udcff.png\n')
     with open('out/x.csv', newline='', encoding='utf-8') as file:
         _, *rows = csv.reader(file)
     cells = [cell for row in rows for cell in row]

@@ -114,6 +114,18 @@ def test_tests_are_listed_with_their_checkpoint_and_their_time(tmp_path):
     assert [float(value) for value in page.attributes('meter', 'value')] == [60 / 80, 17 / 80, 3 / 80]
 
 
+def test_scores_of_classes_and_test_time_augmentation_are_shown(tmp_path):
+    scores = {'road': dict(IoU=41.25, Acc=60.0), 'sky': dict(IoU=math.nan, Acc=0.0)}
+    write_log(
+        tmp_path, '1', losses([1, 2]) + [{'mIoU': 41.25, 'time': 1, 'step': 2}], Record('train', class_scores=scores)
+    )
+    write_log(tmp_path, '2', record=Record('test', command=['test.py', '--tta'], class_scores=scores))
+    (tmp_path / '2' / '2.json').write_text(json.dumps({'mIoU': 41.25}))
+    text = Page(tmp_path).text
+    assert text.count('scores of 2 classes, in percent class IoU Acc road 41.25 60 sky nan 0') == 2
+    assert 'Tests 2, with test-time augmentation (--tta) mIoU 41.25' in text
+
+
 def test_logs_without_a_record_or_of_a_later_version_make_a_page_too(tmp_path):
     folder = write_log(tmp_path, '1', losses([50, 100]))
     with open(folder / 'scalars.json', 'a') as file:

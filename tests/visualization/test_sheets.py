@@ -1,8 +1,10 @@
 """Sheets keep the pictures' ratio, their pixels and their captions; label maps have the colors of their classes."""
 
 import numpy as np
+from matplotlib.font_manager import findfont
 from PIL import ImageChops
 
+from beit_mm.visualization import fonts
 from beit_mm.visualization.sheets import (
     blend_labels,
     describe_share,
@@ -71,6 +73,22 @@ def test_text_is_cut_to_a_width_and_a_legend_breaks_lines_at_it():
     wide, narrow = (draw_legend(names, [RED] * 9, width) for width in (2000, 250))
     assert wide.height == LINE < narrow.height and narrow.width == 250
     assert count(wide, RED) == count(narrow, RED) == 9 * 12 * 12
+
+
+def test_names_in_other_scripts_are_readable_or_named(monkeypatch):
+    """No letter is the box that a font draws for what it does not have, and no two are alike."""
+    letters = [draw_text(letter) for letter in 'äßłжΩ\ufffe']
+    shapes = [np.asarray(letter.crop((0, 0, 30, LINE))).tobytes() for letter in letters[:-1]]
+    assert len(set(shapes)) == 5 and all(letter.width > 2 for letter in letters)
+    warnings = []
+    monkeypatch.setattr(fonts, 'print_log', lambda text, **options: warnings.append(text))
+    monkeypatch.setattr(fonts, '_font_files', lambda: [findfont('DejaVu Sans')])
+    line = draw_text('cat 猫\u4e8c')
+    assert 'no font here has the characters 二猫: install one' in warnings[0]
+    assert ImageChops.difference(line, draw_text(r'cat \u732b\u4e8c')).getbbox() is not None  # in another font
+    assert line.width > draw_text('cat u732bu4e8c').width
+    draw_text('cat 猫\u4e8c')
+    assert len(warnings) == 1
 
 
 def test_labels_lie_over_the_image_and_unlabeled_pixels_show_it():

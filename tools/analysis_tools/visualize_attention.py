@@ -22,6 +22,7 @@ def parse_args() -> argparse.Namespace:
         '--model', required=True, metavar='NAME_OR_CONFIG', help='a config file, or a name in model-index.yml'
     )
     parser.add_argument('--weights', required=True, metavar='FILE', help='a checkpoint in any layout')
+    parser.add_argument('--ema', action='store_true', help='use the averaged weights of the file, such as `model_ema`')
     where = parser.add_mutually_exclusive_group()
     where.add_argument('--points', type=_point, nargs='+', metavar='X,Y', help='points in pixels of the image')
     where.add_argument(
@@ -92,7 +93,7 @@ def main(args: argparse.Namespace) -> None:
     refuse_inputs(find_images(args.image), [args.out] + ([args.npz] if args.npz else []))
     image = read_image(args.image)
     points = args.points or grid_points(image.shape[:2], *args.grid)
-    model = load_model(args.model, args.weights, args.device, trunk_only=True)
+    model = load_model(args.model, args.weights, args.device, trunk_only=True, ema=args.ema)
     maps = point_attention_maps(model, image, points, args.block, args.size)
     heads = range(next(iter(maps.values())).shape[1]) if 'all' in args.heads else args.heads
     figure = attention_figure(image, points, maps, heads)

@@ -18,6 +18,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--weights', metavar='FILE', help="a checkpoint in any layout; default: what the config's init_cfg names"
     )
+    parser.add_argument('--ema', action='store_true', help='use the averaged weights of the file, such as `model_ema`')
     parser.add_argument('--part', choices=list(PARTS), help='default: what the model is')
     parser.add_argument('--size', type=int, nargs=2, metavar=('H', 'W'), help="of the images; default: the trunk's")
     parser.add_argument('--batch', type=int, metavar='N', help='number of images; default: any')
@@ -35,7 +36,8 @@ def parse_args() -> argparse.Namespace:
 
 def main(args: argparse.Namespace) -> None:
     is_trunk = args.part == 'trunk'
-    model = load_for_inference(args.model, args.weights, device='cpu', options=args.cfg_options, trunk_only=is_trunk)
+    loading = dict(options=args.cfg_options, trunk_only=is_trunk, ema=args.ema)
+    model = load_for_inference(args.model, args.weights, device='cpu', **loading)
     report = export(model, args.out, args.part, args.size, args.batch, args.opset, args.weights)
     print(*map(show, report.lines()), sep='\n')
 

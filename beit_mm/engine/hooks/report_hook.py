@@ -78,7 +78,7 @@ class ReportHook(Hook):
 
     def after_val(self, runner) -> None:
         self.switch(self._part_before_val)
-        self._save(runner)
+        self._save(runner, **_class_scores(runner.val_evaluator))
 
     def before_test(self, runner) -> None:
         self._begin(runner, 'test')
@@ -87,7 +87,9 @@ class ReportHook(Hook):
     def after_train(self, runner) -> None:
         self.switch('the rest')
 
-    after_test = after_train
+    def after_test(self, runner) -> None:
+        self.switch('the rest')
+        self._save(runner, **_class_scores(runner.test_evaluator))
 
     def after_run(self, runner) -> None:
         self._end(runner, 'finished', '')
@@ -131,6 +133,12 @@ class ReportHook(Hook):
         self._save(runner, state=state, message=message, ended=time.strftime(TIME_FORMAT))
         self._record = None  # the runner may run again
         self._start_watch()
+
+
+def _class_scores(evaluator) -> dict[str, dict]:
+    """Scores of every class, of the first metric that keeps them."""
+    found = [metric.class_scores for metric in evaluator.metrics if getattr(metric, 'class_scores', None)]
+    return dict(class_scores=found[0]) if found else {}
 
 
 @contextmanager

@@ -145,6 +145,8 @@ def describe_mend(error: Exception, work_dir: str | None) -> str | None:
 
 def _last_line(error: Exception) -> str:
     """A loader's worker sends its whole traceback as the message; the sentence comes last."""
+    if isinstance(error, (UserError, OSError)) and not str(error).startswith('Caught '):
+        return str(error).strip()  # a name in it may hold a line break
     last = (str(error).strip().splitlines() or [type(error).__name__])[-1]
     return re.sub(r'^[\w.]+: ', '', last) if str(error).startswith('Caught ') else last
 
@@ -158,7 +160,7 @@ def _report(error: Exception, sentence: str | None, work_dir: str | None) -> str
     text = traceback.format_exc()
     last = f'error: {show(sentence)}'
     if sentence is None:
-        print(text, file=sys.stderr)
+        print('\n'.join(map(show, text.split('\n'))), file=sys.stderr)
         last = (
             f'This is a bug of beit_mm or of a part of your config: {type(error).__name__}: {show(_last_line(error))}'
         )
@@ -175,7 +177,8 @@ def write_traceback(text: str, work_dir: str | None, may_replace: bool) -> Path 
             if folder := make_folder():
                 os.makedirs(folder, exist_ok=True)
                 path = Path(folder, TRACEBACK)
-                with open(path, 'w' if may_replace else 'x') as file:
+                options = dict(encoding='utf-8', errors='backslashreplace')  # for names that are no UTF-8
+                with open(path, 'w' if may_replace else 'x', **options) as file:
                     file.write(text)
                 return path
         except FileExistsError:

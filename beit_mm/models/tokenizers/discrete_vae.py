@@ -241,7 +241,7 @@ class DiscreteVAE(BaseModel):
 
         Returns:
             `loss_reconstruction` (nats per sub-pixel), `loss_kl` (weighted), and for the log `kl` (nats per
-            position), `psnr` (dB), `perplexity` and `used_codes` (share of the vocabulary) of the batch's tokens.
+            position), `psnr` (dB), `perplexity` and `used_codes` (percent of the vocabulary) of the batch's tokens.
         """
         self.has_decoder = True  # trained from now on
         logits = self.encode_logits(images).float()  # (B, V, h, w)
@@ -261,10 +261,10 @@ class DiscreteVAE(BaseModel):
 
 
 def codebook_use(counts: Tensor) -> dict[str, Tensor]:
-    """Perplexity (1 to V) and share of used codes (0 to 1) from the counts (V,) of every token."""
+    """Perplexity (1 to V) and percentage of used codes from the counts (V,) of every token."""
     share = counts.float() / counts.sum().clamp(min=1)
     perplexity = torch.exp(-torch.special.xlogy(share, share).sum())
-    return dict(perplexity=perplexity, used_codes=(counts > 0).float().mean())
+    return dict(perplexity=perplexity, used_codes=100 * (counts > 0).float().mean())
 
 
 def _check_tokenizer_weights(module: DiscreteVAE, state_dict: dict[str, Tensor], prefix: str, *_) -> None:

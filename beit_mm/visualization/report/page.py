@@ -33,7 +33,7 @@ TITLES = {
     'grad_norm': 'Gradient norm',
     'psnr': 'PSNR, dB',
     'perplexity': 'Codebook perplexity',
-    'used_codes': 'Codebook in use',
+    'used_codes': 'Codebook in use, %',
     'kl': 'KL divergence',
     'time|data_time': 'Seconds per step',
     'memory': 'Memory, MB',

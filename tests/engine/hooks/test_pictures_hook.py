@@ -67,7 +67,7 @@ def test_pictures_arrive_and_training_does_not_change(kind, in_data, tmp_path):
         values = {tag: [event.value for event in events.Scalars(tag)] for tag in scalars if 'codebook/' in tag}
         assert sorted(values) == ['codebook/perplexity', 'codebook/used_codes']
         assert all(1 <= value <= 16 for value in values['codebook/perplexity'])
-        assert all(1 / 16 <= value <= 1 for value in values['codebook/used_codes'])
+        assert all(100 / 16 <= value <= 100 for value in values['codebook/used_codes'])
 
 
 def test_pixels_are_shown_by_their_masks_alone(in_data, tmp_path):

@@ -157,7 +157,7 @@ def test_temperature_sharpens_the_codes():
     [((5, 5, 5, 5), 4, 1), ((0, 7, 0, 0), 1, 0.25), ((2, 2, 0, 0), 2, 0.5), ((1, 3), 4 / 3**0.75, 1)],
 )
 def test_perplexity_and_share_of_used_codes_of_known_counts(counts, perplexity, used):
-    assert codebook_use(torch.tensor(counts)) == pytest.approx(dict(perplexity=perplexity, used_codes=used))
+    assert codebook_use(torch.tensor(counts)) == pytest.approx(dict(perplexity=perplexity, used_codes=100 * used))
 
 
 def test_a_whole_checkpoint_loads_and_of_the_encoder_alone_the_lack_is_logged(monkeypatch):
