@@ -176,7 +176,7 @@ def _newest_first(work_dir: Path, hook: Mapping) -> Iterator[Path]:
     pointed = read_pointer(work_dir, _folder(work_dir, hook))
     patterns, ends = [], {}
     for template, paths in _list_all(work_dir, hook, pointed).items():
-        end = pointed and _number(pointed, template)
+        end = _number(pointed, template) if pointed else None
         if end is not None and template in (EPOCHS, STEPS):
             ends = {'epoch' if template == EPOCHS else 'iter': end}
         patterns.append([path for number, path in paths.items() if end is None or number < end])
