@@ -1,5 +1,6 @@
 """Samples for a dry run: of the loader's data set, or of a random image."""
 
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from mmseg.datasets import BaseSegDataset
 from PIL import Image
 from torch.utils.data import Dataset
 
-from beit_mm.config.parts import walk
+from beit_mm.config.parts import get, walk
 from beit_mm.datasets.bad_images import BadImage
 from beit_mm.datasets.listing import check_lines
 
@@ -23,6 +24,7 @@ from .blame import accepted_arguments, blame, find_class
 from .problems import Problem
 
 MAX_BAD = 3  # unreadable images at the beginning of a data set, which a training would replace
+FOR_PICTURES = ('AutoAugment', 'RandAugment', 'RandomErasing', 'ColorJitter', 'Lighting', 'PhotoMetricDistortion')
 MAX_SIDE = 256  # larger images are cut, to keep a step short
 SIDES = (32, 96)  # to about so many pixels
 
@@ -63,7 +65,8 @@ def draw(cfg: dict, loader: str, folder: Path, may_list: bool) -> Drawn:
     infos = _try(cfg, key, _real_infos, dataset) if may_list else []
     is_real = bool(infos)
     if not is_real:
-        infos = [_random_info(dataset, folder)]
+        channels = get(cfg, 'model.backbone.in_channels') or get(cfg, 'model.in_channels') or 3
+        infos = [_random_info(dataset, folder, channels)]
     for info in infos:
         try:
             return Drawn(_run(cfg, key, transforms, info), dataset, is_real)
@@ -101,6 +104,9 @@ def _real_infos(dataset: Dataset) -> list:
 
 def _run(cfg: dict, key: str, transforms: list, info: Any) -> Any:
     for index, transform in enumerate(transforms):
+        image = info.get('img') if isinstance(info, dict) else None
+        if isinstance(image, np.ndarray) and image.shape[2:] != (3,):
+            _check_bands(f'{key}.pipeline.{index}', transform, math.prod(image.shape[2:]))
         try:
             info = transform(info)
         except BadImage:
@@ -112,13 +118,30 @@ def _run(cfg: dict, key: str, transforms: list, info: Any) -> Any:
     return info
 
 
-def _random_info(dataset: Dataset, folder: Path) -> dict:
+def _check_bands(key: str, transform: Any, bands: int) -> None:
+    """Refuse steps of the hosts that fail at other images than pictures, or drop or mix bands without a word."""
+    name = type(transform).__name__
+    if type(transform).__module__.startswith('beit_mm.'):
+        return
+    if name in FOR_PICTURES:
+        mend = 'use beit_mm.PhotoMetricDistortion' if name == 'PhotoMetricDistortion' else 'leave it out'
+        raise NotChecked(Problem(key, f'{name} takes images of three bands, got {bands}; {mend}'))
+    if bands > 1 and getattr(transform, 'backend', None) == 'pillow':
+        why = f'for images of {bands} bands: Pillow takes a fourth for transparency, and no more'
+        raise NotChecked(Problem(f'{key}.backend', f"must be 'cv2' {why}; set backend='cv2'"))
+
+
+def _random_info(dataset: Dataset, folder: Path, channels: int) -> dict:
     """What a data set of a known kind would give, of a random image."""
     generator = np.random.default_rng(0)
-    image, labels = folder / 'image.jpg', folder / 'labels.png'
+    suffix = {1: '.jpg', 3: '.jpg', 4: '.png'}.get(channels, '.npy')  # no picture has more bands
+    image, labels = folder / f'image{suffix}', folder / 'labels.png'
     if not image.exists():
-        pixels = generator.integers(0, 256, (12, 16, 3), np.uint8)
-        Image.fromarray(pixels).resize((640, 480), Image.Resampling.BILINEAR).save(image)
+        if suffix == '.npy':
+            np.save(image, generator.integers(0, 256, (480, 640, channels), np.uint8))
+        else:
+            pixels = generator.integers(0, 256, (12, 16, channels), np.uint8).squeeze()
+            Image.fromarray(pixels).resize((640, 480), Image.Resampling.BILINEAR).save(image)
         Image.fromarray(generator.integers(1, 3, (480, 640), np.uint8)).save(labels)
     info = dict(img_path=str(image), gt_label=0, sample_idx=0)
     if isinstance(dataset, CIFAR10):

@@ -67,7 +67,7 @@ class TwoViewPreprocessor(_Normalising):
     """Applies the colour jitter that the loader drew, normalises the trunk's view and scales the tokenizer's to [0, 1].
 
     Args:
-        mean, std: of the trunk's view, per channel in RGB, for values 0 to 255.
+        mean, std: of the trunk's view, per channel in RGB, for values 0 to 255, or 0 to 65535 of images of 16 bits.
         to_rgb: whether the loader returns BGR, as MMCV's does; images of another number of channels stay as they are.
         non_blocking: copy pinned batches to the device without waiting.
     """
@@ -82,10 +82,11 @@ class TwoViewPreprocessor(_Normalising):
         data = self.cast_data(data)
         if self.to_rgb and data['inputs'].shape[1] == 3:
             data.update({key: data[key].flip(1) for key in ('inputs', 'views', 'mean_color') if key in data})
+        highest = 65535 if data['inputs'].dtype == torch.uint16 else 255
         inputs, views = data['inputs'].float(), data['views'].float()
         if 'jitter' in data:
-            inputs, views = (jitter_colors(x, data['jitter'], data['mean_color']) for x in (inputs, views))
-        return dict(inputs=(inputs - self.mean) / self.std, views=views / 255, mask=data['mask'])
+            inputs, views = (jitter_colors(x, data['jitter'], data['mean_color'], highest) for x in (inputs, views))
+        return dict(inputs=(inputs - self.mean) / self.std, views=views / highest, mask=data['mask'])
 
 
 @MODELS.register_module()
@@ -101,16 +102,16 @@ class SegDataPreProcessor(_Normalising, HostSegDataPreProcessor):
     """MMSegmentation's SegDataPreProcessor for any number of channels; see ClsDataPreprocessor for its `bgr_to_rgb`."""
 
 
-def jitter_colors(images: Tensor, jitter: Tensor, mean_color: Tensor) -> Tensor:
+def jitter_colors(images: Tensor, jitter: Tensor, mean_color: Tensor, highest: int = 255) -> Tensor:
     """Change brightness, contrast and saturation of every image, each image in its own order.
 
-    Each step blends an image with black, with the mean grey value, or with its grey values, and clips to [0, 255], as
+    Each step blends an image with black, with the mean grey value, or with its grey values, and clips to its range, as
     torchvision's ColorJitter does, but without rounding. The mean follows the change of brightness, not the clipping.
 
     Args:
-        images: float (B, C, H, W) in [0, 255]. The grey value of another number of channels than RGB is their mean.
+        images: float (B, C, H, W) in [0, highest]. The grey value of another number of channels than RGB is their mean.
         jitter: (B, 6): the factors of brightness, contrast and saturation, then the order in which they come.
-        mean_color: (B, C) in [0, 255], of the whole image before the crop and any change.
+        mean_color: (B, C) in [0, highest], of the whole image before the crop and any change.
     """
     factors, order = jitter[:, :3], jitter[:, 3:].long()
     mean = _gray(mean_color.to(images.dtype)[:, :, None, None])  # (B, 1, 1, 1)
@@ -120,7 +121,7 @@ def jitter_colors(images: Tensor, jitter: Tensor, mean_color: Tensor) -> Tensor:
         change = change[:, None, None, None]
         gray = _gray(images)  # (B, 1, H, W)
         other = torch.where(change == CONTRAST, mean, gray).masked_fill(change == BRIGHTNESS, 0.0)
-        images = (factor * images + (1 - factor) * other).clamp(0, 255)
+        images = (factor * images + (1 - factor) * other).clamp(0, highest)
         mean = torch.where(change == BRIGHTNESS, factor * mean, mean)
     return images
 

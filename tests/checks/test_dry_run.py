@@ -43,6 +43,17 @@ def test_our_configs_have_no_mistakes(name):
     assert without_files(check_config(load(name))) == []
 
 
+@pytest.mark.parametrize('channels', [1, 4, 13])
+@pytest.mark.parametrize('name', [SEGMENT, PRETRAIN])
+def test_images_of_other_numbers_of_bands_are_no_mistake(name, channels):
+    parts = ['model.backbone', *(['model.target.tokenizer'] if name == PRETRAIN else [])]
+    options = {f'{part}.in_channels': channels for part in parts}
+    options |= {f'model.data_preprocessor.{key}': [100.0] * channels for key in ('mean', 'std')}
+    load_image = dict(type='beit_mm.LoadImage', color_type='unchanged')
+    cfg = load(name, {**options, 'train_dataloader.dataset.pipeline.0': load_image})
+    assert without_files(check_config(cfg, ('train_dataloader',))) == []
+
+
 def assert_reported(problems: list, key: str, words: tuple, is_error: bool) -> None:
     """At the key, or at a part of what stands there."""
     sentences = [

@@ -1,6 +1,6 @@
 """Mistakes put into our recipes, and what the early check must say of each.
 
-74 of the 77 errors are reported at the key that was changed, or at the one that it makes wrong. Three are reported at
+78 of the 81 errors are reported at the key that was changed, or at the one that it makes wrong. Three are reported at
 the part that meets them: `default_scope` at the types, `out_type='raw'` at the head, three `out_indices` at the neck
 with its four `rescales`.
 """
@@ -153,6 +153,20 @@ ERRORS = [
     ),
     finetune({f'{TRAIN}.data_root': 'nowhere'}, 'does not exist: nowhere', 'set data_root', at=TRAIN),
     finetune({'load_from': 'nowhere.pth'}, 'does not exist: nowhere.pth', 'give another path'),
+]
+
+# Images of four bands, loaded as they are, in all of our structures.
+BANDS = {'model.backbone.in_channels': 4}
+MEANS = {'model.data_preprocessor.mean': [127.5] * 4, 'model.data_preprocessor.std': [127.5] * 4}
+UNCHANGED = {
+    f'{loader}_dataloader.dataset.pipeline.0': dict(type='beit_mm.LoadImage', color_type='unchanged')
+    for loader in ('train', 'val', 'test')
+}
+ERRORS += [
+    segment({**BANDS, **MEANS}, 'must have 3 numbers', 'got 4', at='model.data_preprocessor.mean'),
+    segment({**BANDS}, 'images must have 4 channels', 'got 3'),
+    finetune({**BANDS, **MEANS, **UNCHANGED}, 'takes images of three bands, got 4', at=f'{TRAIN}.pipeline.3'),
+    finetune({**BANDS, **MEANS, **UNCHANGED}, "set backend='cv2'", at='val_dataloader.dataset.pipeline.1.backend'),
 ]
 
 # What may be meant.

@@ -1,5 +1,6 @@
 """Colour changes: jitter that a worker draws and the device computes, and MMSegmentation's distortion by tables."""
 
+import math
 from collections.abc import Sequence
 
 import cv2
@@ -7,6 +8,7 @@ import mmseg.datasets.transforms as mmseg_transforms
 import numpy as np
 from mmcv.transforms import BaseTransform
 
+from beit_mm.errors import UserError
 from beit_mm.registry import TRANSFORMS
 
 VALUES = np.arange(256, dtype=np.uint8)
@@ -15,7 +17,7 @@ NUM_HUES = 180  # of OpenCV's uint8 images in HSV
 
 @TRANSFORMS.register_module()
 class DrawColorJitter(BaseTransform):
-    """Draw what `jitter_colors` needs: `jitter`, float32 (6,), and `mean_color` of the image, float32 (3,).
+    """Draw what `jitter_colors` needs: `jitter`, float32 (6,), and `mean_color` of the image, float32 (C,).
 
     Put it before the crop: contrast is about the mean of the whole image (BEiT release).
 
@@ -41,7 +43,10 @@ class DrawColorJitter(BaseTransform):
         factors = [low + (high - low) * share for (low, high), share in zip(self.ranges, np.random.random(3).tolist())]
         results['jitter'] = np.array([*factors, *np.random.permutation(3).tolist()], dtype=np.float32)
         # Channels in the image's order. Every fourth row is enough.
-        results['mean_color'] = np.array(cv2.mean(results['img'][::4])[:3], dtype=np.float32)
+        image = results['img'][::4]
+        bands = math.prod(image.shape[2:])
+        mean = cv2.mean(image)[:bands] if bands <= 4 else image.mean(axis=(0, 1))  # OpenCV takes 4 bands
+        results['mean_color'] = np.array(mean, dtype=np.float32)
         return results
 
     def __repr__(self) -> str:
@@ -52,12 +57,23 @@ class DrawColorJitter(BaseTransform):
 class PhotoMetricDistortion(mmseg_transforms.PhotoMetricDistortion):
     """MMSegmentation's PhotoMetricDistortion: the same draws, by tables, with one conversion to HSV and back.
 
-    Equal in every pixel unless saturation and hue both change: then one rounding between them is left out.
+    Equal in every pixel unless saturation and hue both change: then one rounding between them is left out. Images of
+    another number of bands than three, or of 16 bits, keep their hue and saturation.
     """
+
+    def convert(self, img: np.ndarray, alpha: float = 1, beta: float = 0) -> np.ndarray:
+        """See MMSegmentation's, also for uint16, whose range is 257 times as large."""
+        if img.dtype == np.uint8:
+            return super().convert(img, alpha, beta)
+        return (img.astype(np.float32) * alpha + beta * 257).clip(0, 65535).astype(np.uint16)
 
     def transform(self, results: dict) -> dict:
         image = results['img']
-        table = self.brightness(VALUES)
+        if image.dtype not in (np.uint8, np.uint16):
+            raise UserError(f'PhotoMetricDistortion takes images of 8 or 16 bits, got {image.dtype}; leave it out')
+        values = VALUES if image.dtype == np.uint8 else np.arange(65536, dtype=np.uint16)
+        is_picture = image.dtype == np.uint8 and image.shape[2:] == (3,)
+        table = self.brightness(values)
         contrast_comes_first = np.random.randint(2)
         if contrast_comes_first:
             table = self.contrast(table)
@@ -68,15 +84,17 @@ class PhotoMetricDistortion(mmseg_transforms.PhotoMetricDistortion):
         if np.random.randint(2):
             shift = np.random.randint(-self.hue_delta, self.hue_delta)
             hues = ((VALUES.astype(int) + shift) % NUM_HUES).astype(np.uint8)
-        if saturations is not VALUES or hues is not VALUES:
+        if is_picture and (saturations is not VALUES or hues is not VALUES):
             hue, saturation, value = cv2.split(cv2.cvtColor(image, cv2.COLOR_BGR2HSV))
             image = cv2.merge([_look_up(hue, hues), _look_up(saturation, saturations), value])
             image = cv2.cvtColor(image, cv2.COLOR_HSV2BGR)
         if not contrast_comes_first:
-            image = _look_up(image, self.contrast(VALUES))
+            image = _look_up(image, self.contrast(values))
         results['img'] = image
         return results
 
 
 def _look_up(image: np.ndarray, table: np.ndarray) -> np.ndarray:
-    return image if table is VALUES else cv2.LUT(image, table)
+    if table is VALUES:
+        return image
+    return cv2.LUT(image, table).reshape(image.shape) if image.dtype == np.uint8 else table[image]

@@ -13,6 +13,7 @@ from mmcv.transforms import RandomFlip as HostRandomFlip
 from mmcv.transforms.utils import cache_randomness
 from torch.nn import functional as F
 
+from beit_mm.datasets.images import resize_backend
 from beit_mm.registry import TRANSFORMS
 
 FILTERS = ('bicubic', 'bilinear', 'lanczos')
@@ -34,6 +35,8 @@ def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
 @TRANSFORMS.register_module()
 class RandomResizedCrop(mmpretrain_transforms.RandomResizedCrop):
     """MMPretrain's RandomResizedCrop with a choice of the library that resizes, both with antialiasing.
+
+    Images of another number of bands than 1 or 3, or of other values than uint8, are resized by torch in float32.
 
     Args:
         scale: sides of the result in pixels, one number or (height, width).
@@ -66,14 +69,27 @@ class RandomResizedCrop(mmpretrain_transforms.RandomResizedCrop):
         return image[top : top + height, left : left + width]
 
     def _resize(self, image: np.ndarray, size: Sequence[int], interpolation: str) -> np.ndarray:
-        """An image (H, W, 3) of that size; torch's has its channels first in memory."""
+        """An image (H, W, C) or (H, W) of that size; torch's has its channels first in memory."""
         if min(image.strides) < 0:  # mirrored, or BGR as a view of RGB: torch has no negative strides
             image = np.ascontiguousarray(image)
+        if resize_backend(image) != 'pillow' or image.ndim == 2 and self.backend == 'torch':
+            return _resize_bands(image, size, interpolation)
         if self.backend == 'pillow' or (interpolation == 'lanczos' and not TORCH_HAS_LANCZOS):
             return mmcv.imresize(image, tuple(size[::-1]), interpolation=interpolation, backend='pillow')
         pixels = torch.from_numpy(image).permute(2, 0, 1)[None]
         resized = F.interpolate(pixels, size=tuple(size), mode=interpolation, antialias=True)
         return resized[0].permute(1, 2, 0).numpy()
+
+
+def _resize_bands(image: np.ndarray, size: Sequence[int], interpolation: str) -> np.ndarray:
+    """An image (H, W, C) or (H, W) of any dtype, resized band by band; OpenCV has no antialiasing."""
+    mode = 'bicubic' if interpolation == 'lanczos' and not TORCH_HAS_LANCZOS else interpolation
+    bands = torch.from_numpy(image).float().view(*image.shape[:2], -1).permute(2, 0, 1)[None]
+    resized = F.interpolate(bands, size=tuple(size), mode=mode, antialias=True)[0].permute(1, 2, 0).numpy()
+    if np.issubdtype(image.dtype, np.integer):
+        values = np.iinfo(image.dtype)
+        resized = resized.round().clip(values.min, values.max)
+    return np.ascontiguousarray(resized.astype(image.dtype)).reshape(*size, *image.shape[2:])
 
 
 @TRANSFORMS.register_module()
@@ -165,8 +181,8 @@ class RandomCrop(mmseg_transforms.RandomCrop):
 
 
 def channels_first(image: np.ndarray) -> torch.Tensor:
-    """An image uint8 (H, W, C) as a contiguous tensor (C, H, W), without a copy if its memory has that order."""
-    planes = image.transpose(2, 0, 1)
+    """An image (H, W, C) or (H, W) as a contiguous tensor (C, H, W), without a copy if its memory has that order."""
+    planes = image.reshape(*image.shape[:2], -1).transpose(2, 0, 1)
     if not planes.flags.c_contiguous:
         planes = np.empty_like(planes, order='C')
         cv2.split(image, list(planes))
@@ -175,8 +191,8 @@ def channels_first(image: np.ndarray) -> torch.Tensor:
 
 @TRANSFORMS.register_module()
 class PackTwoViews(BaseTransform):
-    """Pack `inputs` uint8 (3, H, W), `views` uint8 (3, 8h, 8w), `mask` bool (h, w) and, from DrawColorJitter,
-    `jitter` float32 (6,) and `mean_color` float32 (3,).
+    """Pack `inputs` (C, H, W) and `views` (C, 8h, 8w) in the dtype of the image, `mask` bool (h, w) and, from
+    DrawColorJitter, `jitter` float32 (6,) and `mean_color` float32 (C,).
     """
 
     def transform(self, results: dict) -> dict:
