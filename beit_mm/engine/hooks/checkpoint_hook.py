@@ -23,7 +23,7 @@ from beit_mm.checkpoint.files import (
     write_pointer,
 )
 from beit_mm.engine.optimizers.autocast_wrapper import NotFinite
-from beit_mm.engine.runners.loops import average_gradients
+from beit_mm.engine.runners.resuming import average_gradients
 from beit_mm.errors import UserError
 from beit_mm.models.inspection import unwrap
 from beit_mm.registry import HOOKS

@@ -13,7 +13,8 @@ from mmengine.dist import get_world_size, is_main_process
 from mmengine.hooks import EMAHook, Hook
 from mmengine.runner import IterBasedTrainLoop
 
-from beit_mm.engine.runners.loops import is_between_updates, ResumableLoop
+from beit_mm.engine.runners.loops import ResumableLoop
+from beit_mm.engine.runners.resuming import is_between_updates
 from beit_mm.errors import TrainingStopped, UserError
 from beit_mm.registry import HOOKS
 

@@ -20,7 +20,7 @@ from torch.distributed.tensor import DTensor
 
 from beit_mm.checkpoint.files import read_pointer
 from beit_mm.engine.runners.ending import note_end, write_traceback
-from beit_mm.engine.runners.loops import is_between_updates
+from beit_mm.engine.runners.resuming import is_between_updates
 from beit_mm.errors import UserError
 from beit_mm.models.inspection import unwrap
 from beit_mm.registry import HOOKS

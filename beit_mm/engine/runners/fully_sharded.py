@@ -18,7 +18,7 @@ from beit_mm.checkpoint.files import BACKEND
 from beit_mm.errors import UserError
 from beit_mm.registry import STRATEGIES
 
-from .loops import GRADIENTS, is_between_updates, shard_like
+from .resuming import GRADIENTS, is_between_updates, shard_like
 
 POLICIES = dict(
     float32=MixedPrecisionPolicy(),

@@ -4,23 +4,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
-from mmengine.dist import get_rank, get_world_size
-from mmengine.hooks import CheckpointHook, Hook
-from mmengine.optim import OptimWrapperDict
+from mmengine.dist import get_rank
+from mmengine.hooks import CheckpointHook
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
-from torch import Tensor
-from torch.distributed.tensor import distribute_tensor, DTensor
 
 from beit_mm.checkpoint.files import find_newest
 from beit_mm.datasets.seeding import derive_seed, seed_generators
 from beit_mm.engine.hooks.logging_hooks import DataCountsHook
 from beit_mm.errors import UserError
-from beit_mm.models.inspection import unwrap
-from beit_mm.registry import LOOPS, SCOPE
+from beit_mm.registry import LOOPS
+
+from .resuming import ResumePositionHook
 
 STEP = -1  # stands for the epoch in the seed of a step, so that no step shares the seed of a sample
-POSITION, GRADIENTS = f'{SCOPE}_position', f'{SCOPE}_gradients'  # keys in a checkpoint
 
 
 class ResumableLoop:
@@ -169,103 +165,3 @@ class EndlessBatches:
             sampler.set_epoch(epoch)
             yield from self.loop.dataloader
             epoch += 1
-
-
-class ResumePositionHook(Hook):
-    """Saves how a run divides its samples into steps, and compares that when a checkpoint is resumed.
-
-    It also saves and restores the gradients of an incomplete update.
-
-    Args:
-        loop: the training loop, which registers this hook.
-        allow_change: whether a run that divides its samples in another way may go on, at the same sample.
-    """
-
-    def __init__(self, loop: ResumableLoop, allow_change: bool):
-        self.loop, self.allow_change = loop, allow_change
-        self.gradients: dict[str, Tensor] = {}
-
-    def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
-        checkpoint['meta'][POSITION] = self._position()
-        if is_between_updates(runner):
-            parameters = unwrap(runner.model).named_parameters()
-            checkpoint[GRADIENTS] = {name: p.grad.cpu() for name, p in parameters if p.grad is not None}
-
-    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
-        """Raises UserError if the run divides its samples in another way than the checkpoint's, and may not."""
-        if not runner._resume:
-            return
-        self.gradients = checkpoint.get(GRADIENTS, {})
-        old, new = checkpoint['meta'].get(POSITION), self._position()
-        if old is None or old == new:
-            return
-        message = f'the checkpoint is of {_describe(old)}, this run has {_describe(new)}'
-        if not self.allow_change:
-            raise UserError(f'{message}; train_cfg.allow_world_size_change=True resumes at the same sample')
-        if old['batches_per_epoch'] is not None and new['batches_per_epoch'] is not None:
-            _convert_progress(runner, checkpoint, old, new)
-        elif _step_size(old) != _step_size(new):
-            raise UserError(f'{message}; a run that counts iterations needs the same {_step_size(old)} images per step')
-        runner.logger.warning(f'{message}: it goes on at iteration {checkpoint["meta"]["iter"]}')
-
-    def before_train(self, runner) -> None:
-        for name, parameter in unwrap(runner.model).named_parameters():
-            if name in self.gradients:
-                parameter.grad = shard_like(self.gradients[name].to(parameter.device), parameter)
-        self.gradients = {}
-
-    def _position(self) -> dict[str, int | None]:
-        batches = None if self.loop.sampler.endless else len(self.loop.dataloader)
-        return dict(world_size=get_world_size(), batch_size=self.loop.batch_size, batches_per_epoch=batches)
-
-
-def is_between_updates(runner) -> bool:
-    """Whether gradients of an update have been accumulated, but not yet those of all its steps."""
-    wrapper = runner.optim_wrapper
-    return not isinstance(wrapper, OptimWrapperDict) and not wrapper.should_update()
-
-
-def average_gradients(runner) -> None:
-    """Average incomplete gradients over all processes, as the update would, so that one process can save them."""
-    if not is_between_updates(runner) or get_world_size() == 1:
-        return
-    for parameter in unwrap(runner.model).parameters():
-        if parameter.grad is not None and not isinstance(parameter.grad, DTensor):  # shards are averaged already
-            dist.all_reduce(parameter.grad)
-            parameter.grad /= get_world_size()
-
-
-def shard_like(value, parameter: Tensor):
-    """The shard of this process of a tensor, if it has the shape of a parameter in shards; others stay whole."""
-    if not isinstance(parameter, DTensor) or getattr(value, 'shape', None) != parameter.shape:
-        return value
-    mesh, placements = parameter.device_mesh, parameter.placements
-    return distribute_tensor(value.to(parameter.device), mesh, placements, src_data_rank=None)
-
-
-def _convert_progress(runner, checkpoint: dict, old: dict, new: dict) -> None:
-    """Convert iteration and schedules of a checkpoint to steps of the new size; part of a step may be repeated."""
-    meta = checkpoint['meta']
-    old_steps = meta['iter'] - meta['epoch'] * old['batches_per_epoch']  # in the current epoch
-    new_steps = min(old_steps * _step_size(old) // _step_size(new), new['batches_per_epoch'])
-    meta['iter'] = meta['epoch'] * new['batches_per_epoch'] + new_steps
-    schedulers = runner.param_schedulers or []
-    for step in range(1, meta['iter'] + 1):  # from the start, as each value follows from the one before
-        epochs, rest = divmod(step, new['batches_per_epoch'])
-        for scheduler in schedulers:
-            if not scheduler.by_epoch or (rest == 0 and epochs <= meta['epoch']):
-                scheduler.step()
-    checkpoint['param_schedulers'] = [scheduler.state_dict() for scheduler in schedulers]
-    for loaded, group in zip(checkpoint['optimizer']['param_groups'], runner.optim_wrapper.param_groups):
-        loaded.update({scheduler.param_name: group[scheduler.param_name] for scheduler in schedulers})
-
-
-def _step_size(position: dict) -> int:
-    """Images per step, over all processes."""
-    return position['world_size'] * position['batch_size']
-
-
-def _describe(position: dict) -> str:
-    words = f'{position["world_size"]} processes with {position["batch_size"]} images each'
-    batches = position['batches_per_epoch']
-    return words if batches is None else f'{words} and {batches} steps an epoch'
