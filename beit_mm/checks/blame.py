@@ -18,9 +18,12 @@ import torch
 from mmengine.registry import Registry
 
 from beit_mm.config.parts import get, walk
+from beit_mm.errors import UserError
 
 from .problems import closest, Problem
 
+# Of mistakes in code; torch's own functions raise most of those that configs cause as RuntimeError.
+CODE_ERRORS = (ArithmeticError, AssertionError, AttributeError, LookupError, NameError, ValueError)
 BUILDERS = ('build_from_cfg', 'build_scheduler_from_cfg')
 # What other implementations of vision transformers call the arguments of our trunk.
 OTHER_WORDS = dict(num_layers='depth', init_values='layer_scale_init_value', in_chans='in_channels')
@@ -68,7 +71,17 @@ def blame(
     if absent and holder != key:  # a dict among the part's arguments, such as `test_cfg`
         return Problem(f'{holder}.{absent[1] or absent[2]}', f'{getattr(cls, "__name__", root)} needs it; add it')
     what = f'{cls.__name__}: ' if inspect.isclass(cls) and cls.__name__ not in text else ''
-    return Problem(full, f'{what}{text}', is_error=can_run)
+    cause = None if isinstance(error, UserError) else error
+    if full == key and _is_own_code(error, frames[0][0], cls):  # nothing in the config is pointed at
+        mend = 'if the training ends with this, too, it is a bug of beit_mm'
+        return Problem(key, f'not checked in full: {what}{type(error).__name__}: {text}; {mend}', False, cause)
+    return Problem(full, f'{what}{text}', can_run, cause)
+
+
+def _is_own_code(error: Exception, frame: FrameType, cls: Any) -> bool:
+    """Whether an error that is no sentence for users comes from the code of a part of ours itself."""
+    is_ours = getattr(cls, '__module__', '').startswith('beit_mm.') and 'site-packages' not in frame.f_code.co_filename
+    return is_ours and isinstance(error, CODE_ERRORS) and not isinstance(error, UserError)
 
 
 def _find_part(

@@ -71,7 +71,8 @@ def check_config(
         if counts is not None:
             with suppress(Exception):  # a data set that describe does not know
                 counts.update({key: describe(drawn.dataset) for key, drawn in run.drawn.items() if drawn.is_real})
-    return sorted(dict.fromkeys(problems), key=lambda problem: not problem.is_error)
+    once = {(problem.key, problem.sentence): problem for problem in problems[::-1]}
+    return sorted(list(once.values())[::-1], key=lambda problem: not problem.is_error)
 
 
 def _guarded(check, *arguments) -> Iterator[Problem]:
@@ -95,7 +96,7 @@ def check_before_training(cfg: Config, num_processes: int, options: dict | None 
     if errors:
         for problem in errors[1:] if is_main_process() else ():
             print(f'also: {problem}', file=sys.stderr)
-        raise ConfigMistakes(str(errors[0]))
+        raise ConfigMistakes(str(errors[0])) from errors[0].cause
     return problems if is_main_process() else []
 
 

@@ -10,9 +10,10 @@ from mmengine.registry import DATASETS
 from torch import nn
 
 from beit_mm.checkpoint.reading import find_weights, read_names, split_checksum
-from beit_mm.config.parts import walk
+from beit_mm.config.parts import entries, walk
 from beit_mm.datasets.listing import iterate_files, LeftOut
 from beit_mm.datasets.webdataset import expand_shards
+from beit_mm.errors import UserError
 from beit_mm.models.weight_layouts import find_layouts
 
 from .blame import find_class
@@ -20,12 +21,17 @@ from .problems import Problem, suggest
 
 # The argument of MMSegmentation's data sets that has the suffix of the files below each prefix.
 SUFFIXES = dict(img_path='img_suffix', seg_map_path='seg_map_suffix')
+WITHOUT_LABELS = 'for images without labels there is python -m beit_mm {}'
 
 
 def check_data(cfg: Config, dataloaders: Iterable[str]) -> None:
-    """FileNotFoundError if a data folder or annotation file that a config names is missing, or a folder is empty."""
+    """FileNotFoundError if a data folder or annotation file that a config names is missing, or a folder is empty;
+    UserError if an evaluation has no labels.
+    """
     for problem in _missing_data(cfg, dataloaders):
         raise FileNotFoundError(str(problem))
+    for problem in _missing_labels(cfg, dataloaders):
+        raise UserError(str(problem))
 
 
 def check_checkpoint(key: str, checkpoint: str) -> None:
@@ -40,6 +46,7 @@ def check_checkpoint(key: str, checkpoint: str) -> None:
 def check_files(cfg: dict, dataloaders: Iterable[str]) -> Iterator[Problem]:
     """Data and checkpoints that a config names and that are not there."""
     yield from _missing_data(cfg, (*dataloaders, 'custom_hooks'))
+    yield from _missing_labels(cfg, dataloaders)
     starts = {'load_from': cfg.get('load_from')}
     for key, node in walk(cfg.get('model'), 'model'):
         if node.get('type') == 'Pretrained':
@@ -63,6 +70,22 @@ def _missing_data(cfg: dict, dataloaders: Iterable[str]) -> Iterator[Problem]:
                 yield from _missing_shards(key, node)
 
 
+def _missing_labels(cfg: dict, dataloaders: Iterable[str]) -> Iterator[Problem]:
+    """Validations and tests of images without labels."""
+    for loader in dataloaders:
+        metrics = entries(cfg, loader.replace('dataloader', 'evaluator')) if loader != 'train_dataloader' else []
+        types = {str(metric.get('type')).rpartition('.')[2] for _, metric in metrics if not metric.get('format_only')}
+        for key, node in walk(cfg.get(loader), loader):
+            prefixes, steps = node.get('data_prefix'), node.get('pipeline')
+            lacks_maps = isinstance(prefixes, dict) and 'img_path' in prefixes and 'seg_map_path' not in prefixes
+            if 'IoUMetric' in types and steps and (lacks_maps or 'Annotations' not in str(steps)):
+                what = 'data_prefix has no seg_map_path' if lacks_maps else 'the pipeline has no LoadAnnotations'
+                yield Problem(key, f'no label maps to compare with, since {what}; {WITHOUT_LABELS.format("segment")}')
+            if types & {'Accuracy', 'SingleLabelMetric'} and node.get('with_label') is False:
+                what = 'no labels to compare with, since with_label=False'
+                yield Problem(key, f'{what}; {WITHOUT_LABELS.format("classify")}')
+
+
 def _missing_folders(key: str, dataset: dict) -> Iterator[Problem]:
     root = Path(dataset.get('data_root') or '')
     prefixes = dataset.get('data_prefix') or dataset.get('split') or ''
@@ -79,6 +102,8 @@ def _missing_folders(key: str, dataset: dict) -> Iterator[Problem]:
         left_out = LeftOut()
         if not folder.is_dir():
             mend = f'set data_prefix to a folder in data_root={root}'
+            if path == 'seg_map_path' and not key.startswith('train'):
+                mend += f'; {WITHOUT_LABELS.format("segment")}'
             yield Problem(key, f'names a data folder that does not exist: {folder}; {mend}')
         elif not dataset.get('ann_file') and not any(iterate_files(str(folder), suffixes, left_out)):
             what = f'any {" or ".join(suffixes)} file' if any(suffixes) else 'any file'

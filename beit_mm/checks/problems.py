@@ -12,11 +12,13 @@ class Problem(NamedTuple):
         key: dotted key of the config, or an argument of the command line.
         sentence: what is wrong and how to mend it.
         is_error: whether a training would fail or compute something else than was meant; else a warning.
+        cause: an exception that is no sentence for users by itself, for its traceback.
     """
 
     key: str
     sentence: str
     is_error: bool = True
+    cause: Exception | None = None
 
     def __str__(self) -> str:
         # `load_from names a checkpoint ...`: the key is the sentence's subject

@@ -10,6 +10,7 @@ from mmengine.utils import get_object_from_string
 
 from beit_mm.config.parts import walk
 from beit_mm.config.reading import read_config, unread_options
+from beit_mm.errors import UserError
 from beit_mm.files import atomic_write
 from beit_mm.registry import SCOPE
 
@@ -68,17 +69,17 @@ def write(cfg: Config, path: str | Path, header: str) -> None:
     """Write a config to a new .py file under a comment, and read it back; ValueError if a value is not text."""
     target = Path(path)
     if target.suffix != '.py':
-        raise ValueError(f'a config is written to a .py file, got {path}')
+        raise UserError(f'a config is written to a .py file, got {path}')
     if target.exists():
         raise FileExistsError(f'{path} exists and is not overwritten')
     try:
         with atomic_write(target) as temporary:
             temporary.write_text(f'# {header}\n{cfg.pretty_text}')
             if Config.fromfile(temporary, import_custom_modules=False).to_dict() != cfg.to_dict():
-                raise ValueError('a config must be the same when it is read back from its text, got a difference')
+                raise UserError('a config must be the same when it is read back from its text, got a difference')
     except (NameError, SyntaxError) as error:  # such as a function, or a number that is not finite
         reason = str(error).strip().splitlines()[-1].strip()
-        raise ValueError(f'a config must hold numbers, texts, lists and dicts, got {reason}') from error
+        raise UserError(f'a config must hold numbers, texts, lists and dicts, got {reason}') from error
 
 
 def _dicts(cfg: Config) -> Iterator[dict]:

@@ -50,7 +50,7 @@ class BadImages:
 
     def __init__(self, num_images: int, list_path: str | Path, max_share: float = 0.001, max_images: int = 0):
         if not 0 <= max_share <= 1:
-            raise ValueError(f'max_share must lie in 0 to 1, got {max_share}')
+            raise UserError(f'max_share must lie in 0 to 1, got {max_share}')
         self.num_images, self.list_path, self.max_share = num_images, Path(list_path), max_share
         self.allowance = min(max_images, num_images // 4)
 

@@ -83,7 +83,7 @@ class SeededSampler(Sampler):
             self.sampler.skip(start)  # restarts the stream with the current seed
         for position, index in enumerate(self.sampler if self.endless else islice(self.sampler, start, None), start):
             if position >= len(self) and not self.endless:
-                raise ValueError(
+                raise UserError(
                     f'a sampler must end after the {len(self)} samples of its length or be an InfiniteSampler, '
                     f'{type(self.sampler).__name__} continues'
                 )

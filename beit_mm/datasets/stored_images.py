@@ -64,7 +64,7 @@ class StoredImages(BaseDataset):
     def get_gt_labels(self, indices: int | slice = slice(None)) -> np.ndarray:
         """int32 (n,), or the label of one sample. Raises ValueError without labels."""
         if not self.with_label:
-            raise ValueError(f'{type(self).__name__} has no labels: it was built with with_label=False')
+            raise UserError(f'{type(self).__name__} has no labels: it was built with with_label=False')
         self.full_init()
         return self.labels.numpy()[np.asarray(self.data_list[indices])]
 

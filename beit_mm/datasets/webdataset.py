@@ -127,7 +127,7 @@ def expand_shards(shards: str | Sequence[str]) -> list[str]:
     """Expand file names with braces, in order. ValueError without a name, ImportError without braceexpand."""
     patterns = [shards] if isinstance(shards, str) else list(shards)
     if not patterns:
-        raise ValueError('shards must name at least one tar file, got none')
+        raise UserError('shards must name at least one tar file, got none')
     if not any('{' in pattern for pattern in patterns):
         return patterns
     try:

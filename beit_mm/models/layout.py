@@ -8,6 +8,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from beit_mm.errors import UserError
+
 Pairs = Sequence[tuple[str, str]]
 Moves = list[tuple[str, str]]
 INDEX = 'relative_position_index'  # a buffer that follows from the grid
@@ -113,7 +115,7 @@ class Layout:
                 unknown.append(name)
                 continue
             if ours in renamed:
-                raise ValueError(f'{name} and another weight of the file are both {ours}, expected one')
+                raise UserError(f'{name} and another weight of the file are both {ours}, expected one')
             renamed[ours] = self._transpose(ours, tensor)
             moves.append((name, _fused_name(ours) if self.splits_qkv else ours))
         return _fuse_qkv(renamed) if self.splits_qkv else renamed, moves, unknown
@@ -157,7 +159,7 @@ def _fuse_qkv(weights: dict[str, Tensor]) -> dict[str, Tensor]:
             parts = [weights[part] for part in names if part in weights]
             if len(parts) < 3 or any(part.shape != tensor.shape for part in parts):
                 shapes = [tuple(part.shape) for part in parts]
-                raise ValueError(f'{name}: q, k and v must be three tensors of the same shape, got {shapes}')
+                raise UserError(f'{name}: q, k and v must be three tensors of the same shape, got {shapes}')
             tensor = torch.cat(parts)
         if not name.endswith(('attn.k.weight', 'attn.v.weight')):
             fused[_fused_name(name)] = tensor

@@ -69,7 +69,7 @@ def resize_position_embedding(pos_embed: Tensor, target: Grid, source: Grid | No
         grids = [(rows, num_patches // rows) for rows in range(1, num_patches + 1) if num_patches % rows == 0]
         source = nearest_grid(grids, target)
     if source[0] * source[1] != num_patches:
-        raise ValueError(
+        raise UserError(
             f'position embeddings for a grid of {source[0]} x {source[1]} patches must have '
             f'{source[0] * source[1] + 1} rows, got {num_patches + 1}'
         )

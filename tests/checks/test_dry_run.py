@@ -1,6 +1,7 @@
 """The early check of a config: mistakes are reported at the key that is wrong, and what is right passes."""
 
 import random
+from argparse import Namespace
 from pathlib import Path
 
 import mmpretrain
@@ -15,7 +16,9 @@ from PIL import Image
 from support import CONFIGS
 from support.seeded_mistakes import ERRORS, FINETUNE, PRETRAIN, SEGMENT, TOKENIZER, WARNINGS
 
-from beit_mm.checks import check_config, course
+from beit_mm.checks import check_before_training, check_config, ConfigMistakes, course
+from beit_mm.engine.runners.ending import run
+from beit_mm.models import BEiT
 
 RECIPES = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob('*.py') if '_base_' not in path.parts)
 OF_FILES = (' not exist', 'without any')
@@ -156,6 +159,37 @@ def test_a_check_that_fails_itself_is_a_warning(monkeypatch):
     problems = without_files(check_config(load('demo/finetune.py', {'model.head.num_clases': 10})))
     assert [problem.key for problem in problems] == ['model.head.num_clases', 'config']
     assert 'not checked in full' in problems[1].sentence and 'unforeseen' in problems[1].sentence
+
+
+def test_an_error_of_our_own_code_is_no_mistake_of_the_config(monkeypatch, capsys, tmp_path):
+    """The check says so and goes on; a training then ends with the traceback."""
+
+    def fail(self, images):
+        raise ValueError('unforeseen')
+
+    monkeypatch.setattr(BEiT, 'forward', fail)
+    problems = without_files(check_config(load('demo/finetune.py')))
+    assert [(problem.key, problem.is_error) for problem in problems] == [('model.backbone', False)]
+    assert 'ValueError: unforeseen' in problems[0].sentence and 'bug of beit_mm' in problems[0].sentence
+    with pytest.raises(SystemExit, match='1'):
+        run(fail, Namespace(work_dir=str(tmp_path)))
+    output = capsys.readouterr().err
+    assert 'Traceback' in output and 'bug' in output and not output.startswith('error: ')
+
+
+def test_the_traceback_of_a_mistake_has_what_the_check_met(digits):
+    cfg = load(
+        'demo/finetune.py',
+        {
+            'train_dataloader.dataset.data_root': f'{digits}/imagenet',
+            'model.head.in_channels': 7,
+            'model.backbone.init_cfg': None,
+        },
+    )
+    cfg.val_dataloader = cfg.val_evaluator = cfg.val_cfg = None
+    with pytest.raises(ConfigMistakes) as error:
+        check_before_training(cfg, 1)
+    assert isinstance(error.value.__cause__, RuntimeError)
 
 
 def test_a_model_of_the_users_own(tmp_path, monkeypatch):

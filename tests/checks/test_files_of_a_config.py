@@ -1,10 +1,13 @@
 """The checks of data folders and checkpoints before a run."""
 
+from contextlib import nullcontext
+
 import pytest
 from mmengine.config import Config
 
 from beit_mm.checks import check_data
 from beit_mm.checks.files import check_files
+from beit_mm.errors import UserError
 
 SCENES = dict(img_path='images/training', seg_map_path='annotations/training')
 
@@ -76,6 +79,28 @@ def test_missing_data_is_named_with_its_key_and_a_mend(data, dataset, sentence):
         with pytest.raises(FileNotFoundError) as error:
             check_data(Config(dict(train_dataloader=dict(dataset=dataset))), ('train_dataloader',))
         assert str(error.value).startswith(f'train_dataloader.dataset{path}{sentence}')
+
+
+IMAGES, IOU = dict(img_path='images/training'), dict(type='beit_mm.IoUMetric')
+
+
+@pytest.mark.parametrize(
+    'dataset, evaluator, words',
+    [
+        (dict(data_prefix=IMAGES), IOU, 'data_prefix has no seg_map_path; .* python -m beit_mm segment'),
+        (dict(data_prefix=SCENES, pipeline=[dict(type='LoadImage')]), [IOU], 'no LoadAnnotations; .* beit_mm segment'),
+        (dict(data_prefix=dict(SCENES, seg_map_path='no')), IOU, 'D/no; .* beit_mm segment'),
+        (dict(data_prefix='train', with_label=False), dict(metrics=[dict(type='Accuracy')]), 'beit_mm classify'),
+        (dict(data_prefix=SCENES), [IOU], None),
+        (dict(data_prefix=IMAGES), dict(IOU, format_only=True), None),
+        (dict(data_prefix='train', with_label=False), dict(type='TokenizerMetric'), None),
+    ],
+)
+def test_an_evaluation_without_labels_is_named_with_the_command_that_needs_none(data, dataset, evaluator, words):
+    node = dict(dict(data_root='D', pipeline=[dict(type='LoadAnnotations')]), **dataset)
+    cfg = Config(dict(test_dataloader=dict(dataset=node), test_evaluator=evaluator))
+    with pytest.raises((UserError, FileNotFoundError), match=words) if words else nullcontext():
+        check_data(cfg, ('test_dataloader',))
 
 
 @pytest.mark.parametrize('missing', ['nowhere.pth', 'D'], ids=['no file', 'a folder'])

@@ -36,7 +36,7 @@ class DrawColorJitter(BaseTransform):
         for name, value in dict(brightness=brightness, contrast=contrast, saturation=saturation).items():
             low, high = (max(0.0, 1 - value), 1 + value) if isinstance(value, (int, float)) else value
             if not 0 <= low <= high:
-                raise ValueError(f'{name} must be a number of 0 or more, or two numbers in order, got {value}')
+                raise UserError(f'{name} must be a number of 0 or more, or two numbers in order, got {value}')
             self.ranges.append((float(low), float(high)))
 
     def transform(self, results: dict) -> dict:

@@ -14,6 +14,7 @@ from mmcv.transforms.utils import cache_randomness
 from torch.nn import functional as F
 
 from beit_mm.datasets.images import resize_backend
+from beit_mm.errors import UserError
 from beit_mm.registry import TRANSFORMS
 
 FILTERS = ('bicubic', 'bilinear', 'lanczos')
@@ -29,7 +30,7 @@ except (ValueError, NotImplementedError):  # older releases
 
 def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
     if value not in choices:
-        raise ValueError(f'{name} must be one of {", ".join(choices)}, got {value!r}')
+        raise UserError(f'{name} must be one of {", ".join(choices)}, got {value!r}')
 
 
 @TRANSFORMS.register_module()

@@ -54,7 +54,7 @@ class LoadImage(LoadImageFromFile):
     def __init__(self, *args, max_pixels: int = MAX_PIXELS, **kwargs):
         super().__init__(*args, **kwargs)
         if self.file_client_args is not None:
-            raise ValueError('LoadImage takes backend_args instead of file_client_args')
+            raise UserError('LoadImage takes backend_args instead of file_client_args')
         self.max_pixels = max_pixels
 
     def transform(self, results: dict) -> dict | None:

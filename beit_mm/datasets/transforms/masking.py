@@ -9,6 +9,7 @@ from functools import lru_cache
 import numpy as np
 from mmcv.transforms import BaseTransform
 
+from beit_mm.errors import UserError
 from beit_mm.registry import TRANSFORMS
 
 # The generator of arXiv 2106.08254 falls short in one mask of three at 75 of 196 patches. 30 short masks in a row
@@ -30,7 +31,7 @@ class MaskGenerator(BaseTransform):
         self.num_patches = rows * columns
         self.num_masked = num_masked
         if not 1 <= num_masked <= self.num_patches:
-            raise ValueError(
+            raise UserError(
                 f'num_masked must be 1 to {self.num_patches}, the patches of a grid of {rows} x {columns}, '
                 f'got {num_masked}'
             )
@@ -75,9 +76,9 @@ class BlockwiseMaskGenerator(MaskGenerator):
     ):
         super().__init__(grid, num_masked)
         if not 0 < min_aspect <= 1:
-            raise ValueError(f'min_aspect must lie in (0, 1], got {min_aspect}')
+            raise UserError(f'min_aspect must lie in (0, 1], got {min_aspect}')
         if min_block_size < 1:
-            raise ValueError(f'min_block_size must be at least 1, got {min_block_size}')
+            raise UserError(f'min_block_size must be at least 1, got {min_block_size}')
         self.min_block_size = min_block_size
         self.log_aspect = -math.log(min_aspect)
 

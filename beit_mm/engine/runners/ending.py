@@ -138,9 +138,7 @@ def describe_mend(error: Exception, work_dir: str | None) -> str | None:
             if (match := re.search(pattern, str(error))) and not (pattern == LOST and isinstance(error, OSError)):
                 file = getattr(error, 'filename', None) or (work_dir if pattern == FULL else None)
                 return sentence.format(f'{match[0]}: {file}' if file else match[0])
-    files = re.findall(r'File "(.+?)", line', str(error) if from_worker else traceback.format_exc())
-    is_ours = isinstance(error, ValueError) and Path(files[-1]).is_relative_to(Path(__file__).parents[2])
-    return _last_line(error) if is_ours or isinstance(error, (UserError, OutOfMemory, OSError, ImportError)) else None
+    return _last_line(error) if isinstance(error, (UserError, OutOfMemory, OSError, ImportError)) else None
 
 
 def _last_line(error: Exception) -> str:

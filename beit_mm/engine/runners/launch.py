@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import tempfile
 from argparse import Namespace
 from contextlib import nullcontext
@@ -17,7 +18,7 @@ from mmengine.runner import Runner
 from beit_mm.checkpoint.files import find_newest, stamp_checkpoints
 from beit_mm.checks import check_before_training, check_checkpoint, check_data
 from beit_mm.config.flatten import drop_scope_stamps
-from beit_mm.config.parts import drop_left_out, drop_pretrained, use_plain_batch_norm
+from beit_mm.config.parts import drop_left_out, drop_pretrained, entries, use_plain_batch_norm, walk
 from beit_mm.config.reading import read_config, unread_options
 from beit_mm.engine.hooks.check_weights_hook import CheckWeightsHook
 from beit_mm.engine.hooks.logging_hooks import DataCountsHook
@@ -27,6 +28,7 @@ from beit_mm.text import show
 
 from .ending import explain, launch_dir, TRACEBACK
 
+WRITES_MAPS = re.compile('IoUMetric|CityscapesMetric')  # metrics that take `output_dir`
 # Environment variables in which launchers say how many processes they started.
 WORLD_SIZES = dict(pytorch='WORLD_SIZE', slurm='SLURM_NTASKS', mpi='OMPI_COMM_WORLD_SIZE')
 RANKS = dict(pytorch='RANK', slurm='SLURM_PROCID', mpi='OMPI_COMM_WORLD_RANK')
@@ -67,20 +69,24 @@ def test(args: Namespace) -> None:
     cfg.load_from, cfg.resume = args.checkpoint, False
     is_mmseg = cfg.default_scope == 'mmseg'
     if args.show_dir is not None:
-        if 'visualization' not in cfg.default_hooks:
-            raise UserError('--show-dir needs default_hooks.visualization in the config, got none')
-        cfg.default_hooks.visualization.update(
-            {'draw': True} if is_mmseg else {'enable': True, 'out_dir': args.show_dir}
-        )
+        hook = (cfg.get('default_hooks') or {}).get('visualization')
+        if not hook or not cfg.get('visualizer'):
+            raise UserError('--show-dir needs default_hooks.visualization and visualizer in the config, got none')
+        hook.update({'draw': True} if is_mmseg else {'enable': True, 'out_dir': args.show_dir})
         cfg.visualizer.save_dir = args.show_dir
     if args.tta:
         if 'tta_model' not in cfg or 'tta_pipeline' not in cfg:
             raise UserError('--tta needs tta_model and tta_pipeline in the config')
         cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
-        cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
+        for _, node in walk(cfg.test_dataloader.dataset, ''):  # also in wrappers
+            if 'pipeline' in node:
+                node['pipeline'] = cfg.tta_pipeline
     # As in the hosts' tools: a folder of label maps in MMSegmentation, a file of all predictions in MMPretrain.
     if args.out is not None and is_mmseg:
-        cfg.test_evaluator.update(output_dir=args.out, keep_results=True)
+        metrics = [part for _, part in entries(cfg, 'test_evaluator') if WRITES_MAPS.search(str(part.get('type')))]
+        if not metrics:
+            raise UserError('--out needs an IoUMetric in test_evaluator, which writes label maps, got none')
+        metrics[0].update(output_dir=args.out, keep_results=True)
     check_data(cfg, ('test_dataloader',))
     check_checkpoint('CHECKPOINT', args.checkpoint)
     runner = _build_runner(cfg, 'test')

@@ -13,6 +13,8 @@ from scipy.interpolate import make_interp_spline
 from torch import nn, Tensor
 from torch.nn import functional as F
 
+from beit_mm.errors import UserError
+
 Grid = tuple[int, int]
 # Where to read a bias table for a grid of h x w patches, which have N = 1 + h * w tokens:
 # - the table row of every pair of tokens, int64 (N, N'). N' is N rounded up to a multiple of 8, because the
@@ -137,7 +139,7 @@ def expand_bias(table: Tensor, source: Grid, target: Grid) -> Tensor:
     The last three rows, of the class token, are kept, and the dtype. ValueError if the table is not of the source grid.
     """
     if len(table) != num_table_rows(source):
-        raise ValueError(
+        raise UserError(
             f'a relative position bias table for a grid of {source[0]} x {source[1]} patches must have '
             f'{num_table_rows(source)} rows, got {len(table)}'
         )
@@ -150,7 +152,7 @@ def infer_grid(num_rows: int, target: Grid) -> Grid:
     offsets = num_rows - NUM_CLASS_ROWS
     sides = [side for side in range(1, offsets + 1, 2) if offsets % side == 0 and offsets // side % 2]
     if not sides:
-        raise ValueError(f'a relative position bias table must have (2h-1)(2w-1)+3 rows, got {num_rows}')
+        raise UserError(f'a relative position bias table must have (2h-1)(2w-1)+3 rows, got {num_rows}')
     return nearest_grid([((side + 1) // 2, (offsets // side + 1) // 2) for side in sides], target)
 
 

@@ -10,6 +10,7 @@ from mmengine.config import Config
 from mmengine.hooks import IterTimerHook
 from mmengine.runner import Runner
 from support import CONFIGS
+from support.tiny import make, SEGMENTOR
 from torch import nn
 
 from beit_mm.engine import PicturesHook, ReportHook
@@ -85,3 +86,32 @@ def test_default_hooks_that_are_none_are_left_out(tmp_path):
     assert {PicturesHook, ReportHook, IterTimerHook} <= hooks_of('all')
     options = {f'default_hooks.{name}': None for name in ('pictures', 'report', 'timer')}
     assert not {PicturesHook, ReportHook, IterTimerHook} & hooks_of('few', **options)
+
+
+@pytest.mark.parametrize(
+    'evaluator', [[dict(type='beit_mm.IoUMetric')], dict(metrics=[dict(type='IoUMetric', iou_metrics=['mIoU'])])]
+)
+def test_label_maps_are_written_with_evaluators_of_every_form_and_data_sets_in_wrappers(evaluator, in_data, tmp_path):
+    config, weights, options = make(tmp_path, 'beit_segment.py', SEGMENTOR, 'model.backbone.init_cfg')
+    cfg = Config.fromfile(config)
+    cfg.merge_from_dict(options)
+    dataset = dict(cfg.test_dataloader.dataset, indices=2)
+    cfg.test_dataloader.update(num_workers=0, persistent_workers=False)
+    cfg.test_dataloader.dataset = dict(type='ConcatDataset', datasets=[dataset])
+    cfg.test_evaluator = evaluator
+    cfg.tta_pipeline = dataset['pipeline'][:1] + [
+        dict(
+            type='TestTimeAug',
+            transforms=[
+                [dict(type='Resize', scale=(192, 48), keep_ratio=True)],
+                dataset['pipeline'][2:3],
+                dataset['pipeline'][3:],
+            ],
+        )
+    ]
+    cfg.dump(tmp_path / 'config.py')
+    arguments = dict(checkpoint=str(weights), work_dir=str(tmp_path / 'run'), cfg_options=None, launcher='none')
+    launch.test(
+        Namespace(config=str(tmp_path / 'config.py'), out=str(tmp_path / 'maps'), show_dir=None, tta=True, **arguments)
+    )
+    assert len(list((tmp_path / 'maps').glob('*.png'))) == 2
