@@ -31,6 +31,7 @@ from .transforms.crops import (
 from .transforms.loading import LoadAnnotations, LoadImage
 from .transforms.masking import BlockwiseMaskGenerator, RandomMaskGenerator
 from .webdataset import WebDatasetShards
+from .weighted_sampler import WeightedRandomSampler
 
 # MMPretrain's own; `beit_mm.RandAugment` and `beit_mm.RandomErasing` work until the next release.
 for step in (RandAugment, RandomErasing):

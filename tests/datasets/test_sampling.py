@@ -12,8 +12,9 @@ from mmengine.registry import DATASETS
 from mmpretrain.engine.hooks import SwitchRecipeHook
 from torch.utils.data import DataLoader
 
-from beit_mm.datasets import SeededDataset, SeededSampler, seeding
+from beit_mm.datasets import SeededDataset, SeededSampler, seeding, WeightedRandomSampler
 from beit_mm.datasets.seeding import derive_seed
+from beit_mm.errors import UserError
 
 SIZE = 10
 
@@ -48,6 +49,50 @@ def test_a_pass_begins_anywhere_and_two_processes_share_the_samples_of_one(kind,
         rest = keys(monkeypatch, kind, rank, size, skip=3)
         assert len(rest) >= 2 and rest[: len(whole) - 3] == whole[3:]
     assert [key for pair in zip(*together) for key in pair][:SIZE] == alone[:SIZE]
+
+
+class TwoClasses(Draws):
+    """Ninety images of class 0 and ten of class 1."""
+
+    def __len__(self):
+        return 100
+
+    def get_gt_labels(self):
+        return np.repeat([0, 1], [90, 10])
+
+
+def weighted(rank=0, world_size=1, epoch=0, **options) -> list[tuple[int, int]]:
+    sampler = SeededSampler(dict(type='beit_mm.WeightedRandomSampler', **options), TwoClasses(), 7)
+    sampler.set_epoch(epoch)
+    sampler.skip(3)
+    return [tuple(key) for key in sampler]
+
+
+def test_weights_draw_rare_classes_as_often_as_others_and_every_draw_has_its_own_seed(monkeypatch):
+    alone = weighted()
+    assert len(alone) == 97 and 35 < sum(index >= 90 for index, _ in alone) < 65
+    assert len({seed for _, seed in alone}) == 97 > len({index for index, _ in alone})
+    assert weighted() == alone != weighted(epoch=1)
+    assert {index for index, _ in weighted(weights=[0] * 98 + [1, 3])} == {98, 99}
+    together = []
+    for rank in (0, 1):
+        for module in (seeding.__name__, 'mmengine.dataset.sampler'):
+            monkeypatch.setattr(f'{module}.get_dist_info', lambda rank=rank: (rank, 2))
+        together.append(weighted())
+    assert [key for pair in zip(*together) for key in pair] == alone[3:]
+
+
+@pytest.mark.parametrize(
+    'dataset, weights, words',
+    [
+        (TwoClasses, [1, 2], 'must be 100 numbers of 0 or more, one for each image, and not all 0, got 2'),
+        (TwoClasses, [-1] * 100, 'must be 100 numbers of 0 or more'),
+        (Draws, None, 'needs weights for Draws, which gives no label for each image'),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused(dataset, weights, words):
+    with pytest.raises(UserError, match=words):
+        iter(WeightedRandomSampler(dataset(), weights, seed=0))
 
 
 def test_seeds_are_a_function_of_run_epoch_and_sample(monkeypatch):

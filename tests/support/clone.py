@@ -135,11 +135,6 @@ def small_options(config: str, cfg: Config) -> list[str]:
             options.update({f'{loader}.batch_size': 1, f'{loader}.dataset.indices': 1})
         if cfg.get(loader) and cfg[loader].dataset.type in ('beit_mm.WebDatasetShards', 'beit_mm.HuggingFaceImages'):
             options.pop(f'{loader}.dataset.serialize_data', None)
-    if cfg.train_dataloader.dataset.type == 'ClassBalancedDataset':  # it repeats nothing, for two updates
-        outer, inner = 'train_dataloader.dataset.', 'train_dataloader.dataset.dataset.'
-        options = {key.replace(outer, inner): value for key, value in options.items()} | {
-            f'{outer}oversample_thr': 1e-9
-        }
     if cfg.get('default_scope') == 'mmseg' and not config.startswith('configs/demo/'):
         options.update({**SMALL_SCENES, **SMALL_VIEWS})
     return [f'{key}={value}'.replace(' ', '') for key, value in options.items()]
