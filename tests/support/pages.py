@@ -26,7 +26,7 @@ class Block(NamedTuple):
 
     Attributes:
         page, line: where it begins, from 1 on.
-        kind: SHELL, LISTING (lines of paths with what they contain) or PYTHON.
+        kind: SHELL, LISTING (lines of paths with what they contain, or of a log) or PYTHON.
         text: without its indentation.
         needs: words of the comment before it.
     """
@@ -82,7 +82,7 @@ def _find(lines: list[str]) -> Iterator[tuple[int, str, list[str], set[str]]]:
 def _block(page: str, line: int, language: str, lines: list[str], needs: set[str]) -> Block:
     text = textwrap.dedent('\n'.join(lines)).strip('\n')
     lines = [line for line in text.splitlines() if line.strip()]
-    if language != 'python' and all(map(COMMAND.match, lines)):
+    if language not in ('python', 'text') and all(map(COMMAND.match, lines)):
         return Block(page, line, SHELL, text, needs)
-    is_listing = all(line.startswith('data/') for line in lines)
+    is_listing = language == 'text' or all(line.startswith('data/') for line in lines)
     return Block(page, line, LISTING if is_listing else PYTHON, text, needs)
