@@ -13,7 +13,7 @@ from beit_mm.engine.runners import launch
 from beit_mm.engine.runners.ending import run
 
 TRUNK = dict(type='beit_mm.BEiT', img_size=32, embed_dim=16, depth=1, num_heads=2)
-HEAD = dict(type='LinearClsHead', num_classes=1, in_channels=16)
+HEAD = dict(type='LinearClsHead', num_classes=2, in_channels=16)
 CLASSIFIER = dict(type='ImageClassifier', backbone=TRUNK, head=HEAD)
 
 
