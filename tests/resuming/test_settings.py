@@ -129,6 +129,27 @@ def test_the_checkpoint_s_rates_apply_unless_it_holds_none(is_best, runner, tmp_
     assert list(after) == list(range(8, 16)) and after == {step: always[step] for step in after}
 
 
+@pytest.mark.parametrize(
+    'changes, message',
+    [
+        (dict(meta=None, message_hub=None), 'weights.pth holds weights, but no run to resume; start from'),
+        (dict(meta=dict(iter=4)), 'holds weights, but no run to resume'),
+        (dict(meta=dict(epoch=1, iter=-4)), 'holds weights, but no run to resume'),
+        (dict(meta=dict(epoch='1', iter=4)), 'holds weights, but no run to resume'),
+        (dict(optimizer=[1, 2]), 'optimizer holds no groups of parameters'),
+    ],
+)
+def test_a_file_that_holds_no_run_is_not_resumed(changes, message, tmp_path):
+    rates(tmp_path, 1, None)
+    saved = torch.load(tmp_path / 'epoch_1.pth', weights_only=False)
+    content = {**saved, **changes}
+    torch.save({key: value for key, value in content.items() if value is not None}, tmp_path / 'weights.pth')
+    runner = line_model.build(tmp_path / 'new', load_from=str(tmp_path / 'weights.pth'))
+    runner._resume = True
+    with pytest.raises(UserError, match=message):
+        runner.train()
+
+
 def log_of(folder) -> str:
     return max(folder.glob('*/*.log')).read_text()
 

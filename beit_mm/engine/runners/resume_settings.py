@@ -61,7 +61,7 @@ def compare_settings(runner, checkpoint: dict, old: object) -> list[tuple[str, s
                 'weights with load_from, or take its optimizer'
             )
         rows.append((key, was, now, applies))
-    return rows
+    return sorted(rows, key=lambda row: row[3])  # what the config asks for in vain comes first
 
 
 def draw_table(rows: list[tuple[str, str, str, str]]) -> str:
@@ -82,7 +82,12 @@ def check_groups(runner, checkpoint: dict) -> None:
     """Raises UserError if the optimizer's groups of parameters are others than the checkpoint's."""
     if isinstance(runner.optim_wrapper, OptimWrapperDict) or 'optimizer' not in checkpoint:
         return
-    old = [len(group['params']) for group in checkpoint['optimizer']['param_groups']]
+    try:
+        old = [len(group['params']) for group in checkpoint['optimizer']['param_groups']]
+    except (KeyError, TypeError, IndexError) as error:
+        raise UserError(
+            "the checkpoint's optimizer holds no groups of parameters; start anew with load_from"
+        ) from error
     new = [len(group['params']) for group in runner.optim_wrapper.optimizer.param_groups]
     if old != new:
         raise UserError(

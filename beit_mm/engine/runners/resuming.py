@@ -49,13 +49,17 @@ class ResumePositionHook(Hook):
             checkpoint[GRADIENTS] = {name: p.grad.cpu() for name, p in parameters if p.grad is not None}
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
-        """Raises UserError if the run divides its samples in another way than the checkpoint's, and may not, or if the
-        state of the optimizer does not fit.
+        """Raises UserError if the file holds no run, if the run divides its samples in another way than the
+        checkpoint's, and may not, or if the state of the optimizer does not fit.
         """
         if not runner._resume:
             return
+        meta = checkpoint.get('meta')
+        counts = [meta.get(unit) for unit in ('epoch', 'iter')] if isinstance(meta, dict) else [None]
+        if 'message_hub' not in checkpoint or not all(type(count) is int and count >= 0 for count in counts):
+            raise UserError(f'{runner._load_from} holds weights, but no run to resume; start from them with load_from')
         self.gradients = checkpoint.get(GRADIENTS, {})
-        meta, new, notes = checkpoint['meta'], self._position(), []
+        new, notes = self._position(), []
         old, iteration = meta.get(POSITION) or new, meta['iter']
         rows = compare_settings(runner, checkpoint, meta[SETTINGS]) if SETTINGS in meta else []
         check_groups(runner, checkpoint)
