@@ -3,13 +3,13 @@
 import argparse
 import os
 
-from beit_mm.config.reading import Options
+from beit_mm.config.reading import Options, Parser
 from beit_mm.engine.runners.ending import run
 from beit_mm.engine.runners.launch import test
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description='Evaluate a checkpoint.')
+    parser = Parser(description='Evaluate a checkpoint.')
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument('--work-dir', help='where the scores go; default: work_dirs/<name of the config>')
@@ -31,4 +31,4 @@ def parse_args() -> argparse.Namespace:
 
 
 if __name__ == '__main__':
-    run(test, parse_args())
+    run(test, parse_args)

@@ -70,14 +70,16 @@ def main(processes: str, script: str, *arguments: str) -> None:
         where = [f'--nnodes={environment("NNODES")}', f'--node-rank={environment("NODE_RANK")}']
         where += [f'--master-addr={environment("MASTER_ADDR")}', f'--master-port={environment("PORT", "29500")}']
     os.environ['BEIT_MM_LAUNCHER'] = str(os.getpid())  # processes end when it is gone
-    with tempfile.TemporaryDirectory(prefix='beit_mm_launch_') as logs:
+    with tempfile.TemporaryDirectory(prefix='beit_mm_', ignore_cleanup_errors=True) as logs:
         options = [*where, f'--nproc-per-node={processes}', f'--max-restarts={environment("MAX_RESTARTS", "0")}']
         code, reason = 0, ''
         try:
             run.run(run.parse_args([*options, f'--log-dir={logs}', script, *arguments]))
         except ChildFailedError as error:
             rank, failure = error.get_first_failure()
-            code, reason = 1, f'error: process {rank} (pid {failure.pid}) ended with exit code {failure.exitcode}'
+            number = failure.exitcode
+            how = f'ended with {number}' if number >= 0 else f'was ended by {signal.Signals(-number).name}'
+            code, reason = 1, f'error: process {rank} (pid {failure.pid}) {how}'
         except SignalException as error:
             code, reason = 128 + error.sigval, f'ended by {signal.Signals(error.sigval).name}'
         # What the first process to end wrote, of the last attempt.

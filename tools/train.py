@@ -3,13 +3,13 @@
 import argparse
 import os
 
-from beit_mm.config.reading import Options
+from beit_mm.config.reading import Options, Parser
 from beit_mm.engine.runners.ending import run
 from beit_mm.engine.runners.launch import train
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description='Train a model.')
+    parser = Parser(description='Train a model.')
     parser.add_argument('config', help='config file')
     parser.add_argument('--work-dir', help='where logs and checkpoints go; default: work_dirs/<name of the config>')
     parser.add_argument(
@@ -40,4 +40,4 @@ def parse_args() -> argparse.Namespace:
 
 
 if __name__ == '__main__':
-    run(train, parse_args())
+    run(train, parse_args)

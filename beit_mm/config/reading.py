@@ -1,8 +1,10 @@
 """Read a config and override its keys. A mistake in either is a UserError of one sentence."""
 
+import argparse
 import inspect
 import traceback
 from pathlib import Path
+from typing import NoReturn
 
 from mmengine.config import Config, DictAction
 from mmengine.runner import FlexibleRunner, Runner
@@ -27,6 +29,13 @@ SECTIONS = {
     'custom_hooks': ((list, tuple), 'a list'),
     **dict.fromkeys('work_dir load_from default_scope launcher experiment_name runner_type'.split(), (str, 'a text')),
 }
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises UserError for wrong arguments, so that they end a tool as other mistakes do."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f'{message} (--help lists the arguments)')
 
 
 class Options(DictAction):

@@ -69,6 +69,7 @@ OPTIONS = [
     ('=3', 'takes KEY=VALUE'),
     ('model..depth=3', 'takes KEY=VALUE'),
     ('a=[1,2', 'the brackets of .* do not match'),
+    ("a=[dict(type='b',c=1)]", 'must be a value, or a list or tuple of values'),
 ]
 
 

@@ -149,9 +149,12 @@ def test_a_stopped_process_is_named_and_all_go_on_from_the_step_before(start, tm
 
 
 @pytest.mark.long
-def test_a_mistake_is_the_last_line_and_starts_nothing_anew(start):
-    training = start('train_dataloader.batch_size=4000')
+@pytest.mark.parametrize(
+    'word, expected', [('train_dataloader.batch_size=4000', 'holds no batch'), ('lr', 'KEY=VALUE')]
+)
+def test_a_mistake_is_the_last_line_and_starts_nothing_anew(word, expected, start):
+    training = start(word)
     assert training.torchrun.wait(SECONDS) == 1
     output = training.log.read_text()
-    assert re.match(r'error: .*holds no batch', output.splitlines()[-1]) and 'Traceback' not in output
-    assert output.count('holds no batch') <= 3, 'by each process and the launcher'
+    assert re.match(f'error: .*{expected}', output.splitlines()[-1]) and 'Traceback' not in output
+    assert output.count(expected) <= 3, 'by each process and the launcher'

@@ -198,8 +198,9 @@ class WatchdogHook(Hook):
         in_shards = any(isinstance(parameter, DTensor) for parameter in unwrap(runner.model).parameters())
         if saver is None or in_shards or self._part not in SHORT or self._is_updating or is_between_updates(runner):
             return None
-        if torch.cuda.is_initialized():
-            torch.cuda.synchronize()  # else weights may be older than the counters; a lost process keeps it busy
+        # Of a device that a lost process keeps busy, the weights may be older than the counters.
+        if torch.cuda.is_initialized() and not _within(30, lambda: torch.cuda.synchronize() or True):
+            return None
         for statistic, kept in getattr(runner.optim_wrapper, '_statistics', None) or ():
             statistic.data.copy_(kept)  # a forward pass has changed it
         return saver.save_stop(runner, runner.epoch, self._done)

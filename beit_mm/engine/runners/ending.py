@@ -50,7 +50,7 @@ def explain(cfg: Config, runner: Runner, job: Callable[[], object]) -> None:
         raise UserError(f'{cfg.load_from}: {error}') from error
     except BaseException as error:
         stage = runner.message_hub.runtime_info.get('loop_stage', 'train')
-        advice = _advise_on_memory(cfg, stage, error) if isinstance(error, RuntimeError) else None
+        advice = _advise_on_memory(cfg, stage, error)
         explained = OutOfMemory(advice) if advice else error
         runner.call_hook('on_exception', error=explained)
         if advice:
@@ -58,16 +58,16 @@ def explain(cfg: Config, runner: Runner, job: Callable[[], object]) -> None:
         raise
 
 
-def _advise_on_memory(cfg: Config, stage: str, error: RuntimeError) -> str | None:
+def _advise_on_memory(cfg: Config, stage: str, error: BaseException) -> str | None:
     """Which options need less memory, the cheapest first; None for an error that is not about memory."""
     loader = cfg.get(f'{stage}_dataloader') or {}
-    if worker := re.search(r'DataLoader worker \(pid.*?(?:signal: .*?\.|unexpectedly)', str(error)):
-        if 'Bus error' in worker[0]:
-            return None
+    if worker := _describe_killed_worker(error):
         return (
-            f'{worker[0].rstrip(".")}: the system ends processes when memory runs out; fewer workers need less: '
+            f'{worker}: the system ends processes when memory runs out; fewer workers need less: '
             f'{stage}_dataloader.num_workers is {loader.get("num_workers")}'
         )
+    if not isinstance(error, RuntimeError):
+        return None
     shortage = describe_shortage(error)
     if shortage is None or 'batch_size' not in loader:
         return None
@@ -92,8 +92,17 @@ def _advise_on_memory(cfg: Config, stage: str, error: RuntimeError) -> str | Non
     return f'{shortage}; with {batch}={batch_size}, {advice}'
 
 
-def run(job: Callable[[Namespace], None], args: Namespace) -> None:
-    """Run a job and end the process: with exit code 0, after SIGINT 130, after an error 1.
+def _describe_killed_worker(error: BaseException) -> str | None:
+    """A loader's worker that was killed, also in the middle of sending a batch; None for other errors."""
+    if isinstance(error, (ConnectionError, EOFError)) and 'torch/utils/data/dataloader.py' in traceback.format_exc():
+        return 'a DataLoader worker was killed'
+    worker = re.search(r'DataLoader worker \(pid.*?(?:signal: .*?\.|unexpectedly)', str(error))
+    return worker[0].rstrip('.') if worker and 'Bus error' not in worker[0] else None
+
+
+def run(job: Callable[[Namespace], None], args: Namespace | Callable[[], Namespace]) -> None:
+    """Run a job with arguments, or with those that a function reads, and end the process: with exit code 0, after
+    SIGINT 130, after an error 1.
 
     An error that a user can mend is one sentence, the last line; any other is a traceback. `traceback.txt` in
     `args.work_dir`, or in a temporary folder, has the traceback of both.
@@ -102,6 +111,7 @@ def run(job: Callable[[Namespace], None], args: Namespace) -> None:
     _end_with_launcher()
     code = 0
     try:
+        args = args if isinstance(args, Namespace) else args()
         job(args)
     except TrainingStopped as stopped:  # the log has said where it goes on
         if is_main_process():
@@ -112,8 +122,9 @@ def run(job: Callable[[Namespace], None], args: Namespace) -> None:
         note_end(INTERRUPTED, 'interrupted')
         _leave(INTERRUPTED)
     except Exception as error:
-        sentence = describe_mend(error, args.work_dir)
-        note_end(1, _report(error, sentence, args.work_dir))
+        work_dir = getattr(args, 'work_dir', None)
+        sentence = describe_mend(error, work_dir)
+        note_end(1, _report(error, sentence, work_dir))
         may_pass = isinstance(error, OSError) and not isinstance(error, FileNotFoundError)
         may_pass = may_pass or re.search(f'{LOST}|DataLoader worker', str(error))
         if sentence and not may_pass:
@@ -159,9 +170,8 @@ def _report(error: Exception, sentence: str | None, work_dir: str | None) -> str
     last = f'error: {show(sentence)}'
     if sentence is None:
         print('\n'.join(map(show, text.split('\n'))), file=sys.stderr)
-        last = (
-            f'This is a bug of beit_mm or of a part of your config: {type(error).__name__}: {show(_last_line(error))}'
-        )
+        name = type(error).__name__
+        last = f'This is a bug of beit_mm or of a part of your config: {name}: {show(_last_line(error))}'
     if path := write_traceback(text, work_dir, may_replace=is_main_process() and not _is_lost(error)):
         print(f'(traceback in {path})', file=sys.stderr)
     print(last, file=sys.stderr, flush=True)
