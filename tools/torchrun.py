@@ -69,12 +69,15 @@ def main(processes: str, script: str, *arguments: str) -> None:
     else:
         where = [f'--nnodes={environment("NNODES")}', f'--node-rank={environment("NODE_RANK")}']
         where += [f'--master-addr={environment("MASTER_ADDR")}', f'--master-port={environment("PORT", "29500")}']
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # under nohup, which torchrun does not respect
+        where.append('--signals-to-handle=SIGTERM,SIGINT,SIGQUIT')
     os.environ['BEIT_MM_LAUNCHER'] = str(os.getpid())  # processes end when it is gone
     with tempfile.TemporaryDirectory(prefix='beit_mm_', ignore_cleanup_errors=True) as logs:
         options = [*where, f'--nproc-per-node={processes}', f'--max-restarts={environment("MAX_RESTARTS", "0")}']
+        options.append(f'--log-dir={logs}')
         code, reason = 0, ''
         try:
-            run.run(run.parse_args([*options, f'--log-dir={logs}', script, *arguments]))
+            run.run(run.parse_args([*options, script, *arguments]))
         except ChildFailedError as error:
             rank, failure = error.get_first_failure()
             number = failure.exitcode

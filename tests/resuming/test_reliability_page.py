@@ -36,7 +36,7 @@ def test_its_options_are_taken():
         'train_cfg.allow_world_size_change': True,
         'train_cfg.max_bad_share': 0.01,
         'randomness.deterministic': True,
-        'default_hooks.stop.signals': ['SIGTERM', 'SIGINT', 'SIGUSR1'],
+        'default_hooks.stop.signals': ['SIGTERM', 'SIGINT', 'SIGHUP', 'SIGUSR1'],
         'default_hooks.runtime_info.max_skipped': 5,
         'default_hooks.watchdog.limit': 60,
     }
@@ -44,4 +44,7 @@ def test_its_options_are_taken():
     cfg = launch._load_config(
         Namespace(config=str(CONFIGS / 'beit_pretrain.py'), cfg_options=options, work_dir=None, launcher='none')
     )
-    assert cfg.default_hooks.stop.signals == ['SIGTERM', 'SIGINT', 'SIGUSR1'] and cfg.train_cfg.max_bad_share == 0.01
+    assert (
+        cfg.default_hooks.stop.signals == ['SIGTERM', 'SIGINT', 'SIGHUP', 'SIGUSR1']
+        and cfg.train_cfg.max_bad_share == 0.01
+    )

@@ -93,7 +93,7 @@ def build(
     by_epoch=True,
     accumulative_counts=1,
     interval=1,
-    signals=('SIGTERM', 'SIGINT'),
+    signals=('SIGTERM', 'SIGINT', 'SIGHUP'),
     default_hooks=None,
     **kwargs,
 ) -> Runner:

@@ -35,7 +35,8 @@ class StopOnSignalHook(Hook):
     even if it waits for another one.
 
     Args:
-        signals: names such as SIGTERM, or SIGUSR1 for Slurm's `--signal`.
+        signals: names such as SIGTERM, or SIGUSR1 for Slurm's `--signal`. What is ignored, as SIGHUP is under nohup,
+            stays ignored.
 
     Raises:
         UserError: If a name is unknown.
@@ -44,7 +45,7 @@ class StopOnSignalHook(Hook):
 
     priority = 'LOWEST'  # after the checkpoint hook
 
-    def __init__(self, signals: Sequence[str] = ('SIGTERM', 'SIGINT')):
+    def __init__(self, signals: Sequence[str] = ('SIGTERM', 'SIGINT', 'SIGHUP')):
         if unknown := [name for name in signals if name not in signal.Signals.__members__]:
             raise UserError(f'signals must be names such as SIGTERM, got {", ".join(unknown)}')
         self.signals = [signal.Signals[name] for name in signals]
@@ -70,7 +71,8 @@ class StopOnSignalHook(Hook):
             os.set_blocking(self._writer, False)
             signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
             threading.Thread(target=self._end_at_second, args=(reader,), daemon=True).start()
-            self._previous = {number: signal.signal(number, self._note) for number in self.signals}
+            heard = [number for number in self.signals if signal.getsignal(number) is not signal.SIG_IGN]
+            self._previous = {number: signal.signal(number, self._note) for number in heard}
 
     def after_train(self, runner) -> None:
         for number, handler in self._previous.items():

@@ -73,7 +73,8 @@ class WatchdogHook(Hook):
         self._ended = threading.Event()
         self._store = None
         if get_world_size() > 1:
-            store = _get_default_store().clone()  # of its own, as the main thread may block the first
+            store = _get_default_store()
+            store = store.clone() if hasattr(store, 'clone') else store  # the main thread may block the first
             self._store = dist.PrefixStore(f'watchdog_{os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)}', store)
             threading.Thread(target=self._tell, args=(self._ended,), daemon=True).start()
         threading.Thread(target=self._watch, args=(runner, self._ended), daemon=True).start()

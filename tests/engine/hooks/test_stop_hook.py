@@ -88,6 +88,12 @@ def test_other_signals_stop_after_a_complete_update(tmp_path):
     assert names(tmp_path) == ['epoch_1.pth', 'iter_6.pth']
     message = stop(tmp_path, Signal('train', 6, signal.SIGINT), resume=True, code=130)
     assert message.startswith('stopped by SIGINT after iteration 7')
+    message = stop(tmp_path, Signal('train', 7, signal.SIGHUP), resume=True)
+    assert message.startswith('stopped by SIGHUP after iteration 8')
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as under nohup
+    runner = build(tmp_path, Signal('train', 8, signal.SIGHUP), resume=True)
+    runner.train()
+    assert runner.iter == 16
     with pytest.raises(ValueError, match='signals must be names such as SIGTERM, got SIGTREM'):
         StopOnSignalHook(['SIGTERM', 'SIGTREM'])
 
