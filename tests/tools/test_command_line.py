@@ -1,9 +1,11 @@
 """The tools as a user runs them: training, resuming, testing, processes, and mistakes that end in one sentence."""
 
+import json
 import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from support import ROOT
 from support.tools import data_options, run, scores, SMALL_TRUNK, tool
@@ -51,6 +53,11 @@ def pretrained(pretrain_options, tmp_path_factory) -> Path:
     return folder / 'epoch_6.pth'
 
 
+def class_scores(folder: Path) -> list[dict]:
+    (record,) = folder.glob('*/vis_data/run_test.json')
+    return list(json.loads(record.read_text())['class_scores'].values())
+
+
 def test_pretraining_resumes_from_the_latest_checkpoint(pretrain_options, pretrained, tmp_path):
     folder = shutil.copytree(pretrained.parent, tmp_path / 'copy')
     options = ['--resume', *pretrain_options, 'train_cfg.max_epochs=7']
@@ -95,6 +102,10 @@ def test_fine_tuning_starts_from_pretraining_and_is_tested(processes, finetune_o
     else:
         run('tools/dist_test.sh', *arguments, '2', *options)
     assert scores(tmp_path)['accuracy/top1'] == pytest.approx(score, abs=1e-3)
+    if processes == 1:
+        rows = class_scores(tmp_path)
+        right, images = sum(row['accuracy'] * row['images'] for row in rows), sum(row['images'] for row in rows)
+        assert right / images == pytest.approx(score, abs=1e-3)
 
 
 @pytest.fixture(scope='module')
@@ -122,7 +133,8 @@ def segmentor(segment_options, tmp_path_factory) -> Path:
 def test_segmentation_draws_and_dumps_predictions(segment_options, segmentor, tmp_path):
     folders = ['--work-dir', tmp_path, '--show-dir', tmp_path / 'shown', '--out', tmp_path / 'labels']
     tool('test', f'{DEMO}/segment.py', segmentor, *folders, *segment_options)
-    assert 0 <= scores(tmp_path)['mIoU'] <= 100
+    ious = [row['IoU'] for row in class_scores(tmp_path)]
+    assert scores(tmp_path)['mIoU'] == pytest.approx(np.nanmean(ious), abs=0.01)
     assert len(list((tmp_path / 'labels').glob('*.png'))) == 4, 'a label map per scene'
     assert list((tmp_path / 'shown').rglob('*.png')), 'a picture per image'
 

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import logging
 import math
 import re
 from dataclasses import replace
@@ -15,6 +16,7 @@ from PIL import Image
 from support import ROOT
 from support.tools import run_here
 
+from beit_mm.text import hide_secrets_in_logs
 from beit_mm.visualization.report import Record, write_report
 from beit_mm.visualization.report.logs import current_training, Curve, read_curves, read_sessions
 from beit_mm.visualization.report.page import draw_chart, format_duration
@@ -122,7 +124,7 @@ def test_scores_of_classes_and_test_time_augmentation_are_shown(tmp_path):
     write_log(tmp_path, '2', record=Record('test', command=['test.py', '--tta'], class_scores=scores))
     (tmp_path / '2' / '2.json').write_text(json.dumps({'mIoU': 41.25}))
     text = Page(tmp_path).text
-    assert text.count('scores of 2 classes, in percent class IoU Acc road 41.25 60 sky nan 0') == 2
+    assert text.count('scores of 2 classes class IoU, % Acc, % road 41.25 60 sky nan 0') == 2
     assert 'Tests 2, with test-time augmentation (--tta) mIoU 41.25' in text
 
 
@@ -191,7 +193,7 @@ def test_long_curves_stay_small():
     assert len(svg) < 200_000 and 'data:image/png;base64,' in svg
 
 
-def test_secrets_are_left_out(tmp_path):
+def test_secrets_are_left_out(tmp_path, monkeypatch, caplog):
     address = 'https://user:SECRET@host/x.pth?X-Signature=SECRET/SECRET#part'
     command = ['train.py', '--token', 'SECRET', '--cfg-options', 'a.api_key=SECRET', 'use_mask_token=True', address]
     record = Record('train', source=address, command=command, state='failed', message=f'no {address}')
@@ -207,6 +209,11 @@ def test_secrets_are_left_out(tmp_path):
         "lr, custom_keys, num_tokens, note = 0.5, dict(norm=dict(decay_mult=0.0)), 196, 'masked_token_accuracy: 0.5'\n"
     )
     (tmp_path / 'bad_images.txt').write_text(f'{address}\tcut off\n')
+    monkeypatch.setattr(logging, '_logRecordFactory', logging.getLogRecordFactory())  # put back afterwards
+    for _ in range(2):
+        hide_secrets_in_logs()
+    logging.getLogger('run').warning('%s of %d: %s', (folder / 'config.py').read_text(), 2, address)
+    assert 'SECRET' not in caplog.text and 'lr, custom_keys, num_tokens, note = 0.5' in caplog.text
     page = Page(tmp_path)
     assert 'SECRET' not in page.source
     assert page.text.count('https://***@host/x.pth?***#part') >= 3 and 'a.api_key=*** use_mask_token=True' in page.text

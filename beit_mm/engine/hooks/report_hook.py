@@ -7,8 +7,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from mmengine.dist import get_world_size, is_main_process
 from mmengine.hooks import Hook, LoggerHook
+from mmpretrain.structures import DataSample
 
 from beit_mm.errors import TrainingStopped
 from beit_mm.models.inspection import unwrap
@@ -38,6 +40,7 @@ class ReportHook(Hook):
     def __init__(self):
         self._record: Record | None = None  # None before the start
         self._part_before_val = ''
+        self._labels: list[torch.Tensor] = []  # (N, 2), true and predicted, of the evaluation that goes on
         self._start_watch()
 
     def _start_watch(self) -> None:
@@ -78,7 +81,28 @@ class ReportHook(Hook):
 
     def after_val(self, runner) -> None:
         self.switch(self._part_before_val)
-        self._save(runner, **_class_scores(runner.val_evaluator))
+        self._save(runner, **self._class_scores(runner.val_evaluator))
+
+    def after_val_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+        samples = [sample for sample in outputs or () if isinstance(sample, DataSample)]
+        labels = [torch.cat([sample.gt_label, sample.pred_label]) for sample in samples if _is_classified(sample)]
+        if labels and get_world_size() == 1:
+            self._labels.append(torch.stack(labels).cpu())
+
+    after_test_iter = after_val_iter
+
+    def _class_scores(self, evaluator) -> dict[str, dict]:
+        """Scores of every class: of the first metric that keeps them, or of a classifier on one process."""
+        found = [metric.class_scores for metric in evaluator.metrics if getattr(metric, 'class_scores', None)]
+        labels, self._labels = self._labels, []
+        classes = (evaluator.dataset_meta or {}).get('classes')
+        if not found and labels and classes:
+            truths, predicted = torch.cat(labels).t()
+            images = torch.bincount(truths, minlength=len(classes))
+            shares = 100 * torch.bincount(truths[truths == predicted], minlength=len(classes)) / images
+            columns = zip(map(str, classes), shares.tolist(), images.tolist())
+            found = [{name: dict(accuracy=share, images=count) for name, share, count in columns}]
+        return dict(class_scores=found[0]) if found else {}
 
     def before_test(self, runner) -> None:
         self._begin(runner, 'test')
@@ -89,7 +113,7 @@ class ReportHook(Hook):
 
     def after_test(self, runner) -> None:
         self.switch('the rest')
-        self._save(runner, **_class_scores(runner.test_evaluator))
+        self._save(runner, **self._class_scores(runner.test_evaluator))
 
     def after_run(self, runner) -> None:
         self._end(runner, 'finished', '')
@@ -135,10 +159,8 @@ class ReportHook(Hook):
         self._start_watch()
 
 
-def _class_scores(evaluator) -> dict[str, dict]:
-    """Scores of every class, of the first metric that keeps them."""
-    found = [metric.class_scores for metric in evaluator.metrics if getattr(metric, 'class_scores', None)]
-    return dict(class_scores=found[0]) if found else {}
+def _is_classified(sample: DataSample) -> bool:
+    return len(sample.get('gt_label', ())) == len(sample.get('pred_label', ())) == 1
 
 
 @contextmanager

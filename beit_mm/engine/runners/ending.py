@@ -20,7 +20,7 @@ from mmengine.runner import Runner
 
 from beit_mm.errors import describe_shortage, OutOfMemory, TrainingStopped, UserError
 from beit_mm.models.weights import WeightsMismatch
-from beit_mm.text import show
+from beit_mm.text import hide_in_addresses, hide_secrets_in_logs, show
 
 INTERRUPTED = 128 + signal.SIGINT  # exit code
 TRACEBACK = 'traceback.txt'
@@ -107,6 +107,7 @@ def run(job: Callable[[Namespace], None], args: Namespace | Callable[[], Namespa
     An error that a user can mend is one sentence, the last line; any other is a traceback. `traceback.txt` in
     `args.work_dir`, or in a temporary folder, has the traceback of both.
     """
+    hide_secrets_in_logs()
     logging.raiseExceptions = False  # on a full disk each line of a log would be another traceback
     _end_with_launcher()
     code = 0
@@ -166,12 +167,12 @@ def _is_lost(error: Exception) -> bool:
 
 def _report(error: Exception, sentence: str | None, work_dir: str | None) -> str:
     """Write the traceback to a file, and say what happened on standard error; returns the last line."""
-    text = traceback.format_exc()
-    last = f'error: {show(sentence)}'
+    text = hide_in_addresses(traceback.format_exc())
+    last = f'error: {show(hide_in_addresses(sentence or ""))}'
     if sentence is None:
         print('\n'.join(map(show, text.split('\n'))), file=sys.stderr)
-        name = type(error).__name__
-        last = f'This is a bug of beit_mm or of a part of your config: {name}: {show(_last_line(error))}'
+        last_line = show(hide_in_addresses(_last_line(error)))
+        last = f'This is a bug of beit_mm or of a part of your config: {type(error).__name__}: {last_line}'
     if path := write_traceback(text, work_dir, may_replace=is_main_process() and not _is_lost(error)):
         print(f'(traceback in {path})', file=sys.stderr)
     print(last, file=sys.stderr, flush=True)

@@ -40,7 +40,7 @@ class Record:
     num_processes: int = 1
     model: dict[str, str] = field(default_factory=dict)  # names and sizes of the parts
     versions: dict[str, str] = field(default_factory=dict)  # of libraries, devices and code
-    class_scores: dict[str, dict[str, float]] = field(default_factory=dict)  # of the last evaluation, in percent
+    class_scores: dict[str, dict[str, float]] = field(default_factory=dict)  # of the last evaluation
     seconds: dict[str, float] = field(default_factory=dict)  # wall time of every part
 
     def write(self, log_dir: Path) -> None:
