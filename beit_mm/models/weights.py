@@ -92,9 +92,9 @@ def _adapt_channels(kernel: Tensor, channels: int) -> Tensor:
 
 def read_grid(grid_size: Tensor) -> Grid:
     """The grid that a file names; ValueError if it is none."""
-    grid = tuple(grid_size.tolist()) if grid_size.shape == (2,) else ()
+    grid = tuple(grid_size.tolist()) if grid_size.shape == (2,) and not grid_size.is_meta else ()
     if not grid or not all(type(side) is int and 0 < side <= MAX_SIDE for side in grid):
-        shown = grid or f'a tensor of shape {tuple(grid_size.shape)}'
+        shown = grid or f'a tensor of shape {tuple(grid_size.shape)} on {grid_size.device}'
         raise ValueError(f'grid_size must be two numbers of patches up to {MAX_SIDE}, got {shown}')
     return grid
 
@@ -154,14 +154,15 @@ def fit_trunk_weights(trunk: Any, state_dict: dict[str, Tensor], prefix: str, *_
         WeightsMismatch: If less than 90 % of the trunk's tensors are in the checkpoint, more than 10 % of the
             checkpoint's are not in the trunk, a tensor has another shape, or the blocks differ.
     """
-    names = {drop_wrappers(name): name for name in trunk.state_dict()}
-    own = {name: trunk.state_dict()[names[name]] for name in names}
+    trunk_state = trunk.state_dict()
+    names = {drop_wrappers(name): name for name in trunk_state}
+    own = {name: trunk_state[names[name]] for name in names}
     grid_size = own.pop('grid_size')
     weights = _take_trunk(state_dict, prefix)
     num_in_file = len(weights.keys() - {'grid_size'})
     differences = [
-        f'; {show_start(name)} must be a dense tensor of real numbers, got {_describe(weights.pop(name))}'
-        for name in [name for name, value in weights.items() if not _is_plain(value, own.get(name))]
+        f'; {show_start(name)} must be a dense tensor of real numbers, got {describe(weights.pop(name), own.get(name))}'
+        for name in [name for name, value in weights.items() if not is_plain(value, own.get(name))]
     ]
     try:
         adapted = _adapt(trunk, weights, own)
@@ -222,14 +223,17 @@ def _take_trunk(state_dict: dict[str, Tensor], prefix: str) -> dict[str, Tensor]
     return weights
 
 
-def _is_plain(value: Any, own: Tensor | None) -> bool:
+def is_plain(value: Any, own: Tensor | None) -> bool:
     """Whether a value is a tensor whose numbers can be copied into the model's own without a change of meaning."""
     if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_quantized or value.is_nested:
         return False
     return own is None or value.is_floating_point() == own.is_floating_point() and (own.is_meta or not value.is_meta)
 
 
-def _describe(value: Any) -> str:
+def describe(value: Any, own: Tensor | None = None) -> str:
+    """What came instead of a tensor like the model's own."""
+    if value is None or is_plain(value, own):
+        return 'nothing' if value is None else str(tuple(value.shape))
     if not isinstance(value, Tensor):
         return f'a {type(value).__name__}'
     return f'{str(value.dtype).removeprefix("torch.")}, {str(value.layout).removeprefix("torch.")}, on {value.device}'

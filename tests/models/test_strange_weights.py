@@ -5,7 +5,8 @@ import warnings
 import pytest
 import torch
 from mmengine.registry import MODELS
-from support.tiny import trunk
+from mmengine.runner.checkpoint import load_state_dict
+from support.tiny import masked_image_model, trunk
 from torch import nn
 
 from beit_mm.checkpoint.mapping import rename_beit_weights
@@ -19,12 +20,13 @@ STRANGE = {
     'meta': ('fc_norm.weight', lambda t: t.to('meta'), 'fc_norm.weight must be a dense tensor of real .*, on meta'),
     'sparse': ('fc_norm.weight', lambda t: t.to_sparse(), 'got float32, sparse_coo'),
     'compressed': ('blocks.0.mlp.fc1.weight', lambda t: t.to_sparse_csr(), 'got float32, sparse_csr'),
+    'grid_size on meta': ('grid_size', lambda t: t.to('meta'), 'two numbers .*, got a tensor of shape .* on meta'),
     'nested': ('fc_norm.weight', lambda t: torch.nested.nested_tensor([t]), 'fc_norm.weight must be a dense tensor'),
     'quantized': ('fc_norm.bias', lambda t: torch.quantize_per_tensor(t.detach(), 0.1, 0, torch.qint8), 'got qint8'),
     'complex': ('fc_norm.weight', lambda t: t.to(torch.complex64), 'got complex64'),
     'integers': ('fc_norm.weight', lambda t: t.to(torch.int8), 'got int8'),
     'a list': ('fc_norm.weight', lambda t: t.tolist(), 'got a list'),
-    'nothing': (TABLE, lambda t: None, 'got a NoneType'),
+    'nothing': (TABLE, lambda t: None, 'got nothing'),
     'a number': ('cls_token', lambda t: t.sum(), r'cls_token must be \(1, 1, 32\), got \(\)'),
     'no heads': (TABLE, lambda t: torch.empty(2**40, 0), rf'{TABLE} must be \(52, 4\), got \(1099511627776, 0\)'),
     'no channels': ('pos_embed', lambda t: torch.empty(1, 2**40, 0), r'pos_embed must be \(1, 17, 32\), got'),
@@ -58,6 +60,19 @@ def test_tensors_that_are_not_what_their_names_say(name):
         model.load_state_dict(state, strict=False)
     assert '\n' not in str(raised.value)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    'name', ['target.tokenizer.encoder.blocks.input.w', 'target.tokenizer.decoder.blocks.input.b', 'lm_head.weight']
+)
+@pytest.mark.parametrize('kind', ['meta', 'sparse', 'integers', 'a list'])
+@pytest.mark.filterwarnings('ignore')
+def test_mmengine_does_not_leave_out_what_it_cannot_copy_into_tokenizer_or_head(name, kind):
+    model = masked_image_model()
+    state = {key: tensor for key, tensor in model.state_dict().items()}
+    state[name] = STRANGE[kind][1](state[name])
+    with pytest.raises(UserError, match=rf'{name.removeprefix("target.tokenizer.")} must be .*, got .'):
+        load_state_dict(model, state, strict=False)
 
 
 WRAPPERS = ('_orig_mod.', 'module.', '_fsdp_wrapped_module.', '_checkpoint_wrapped_module.', '_forward_module.')

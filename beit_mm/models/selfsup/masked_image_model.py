@@ -9,7 +9,7 @@ from beit_mm.errors import UserError
 from beit_mm.models.backbones.beit import BEiT
 from beit_mm.models.backbones.layers import patch_grid
 from beit_mm.models.weight_layouts import OPENMMLAB
-from beit_mm.models.weights import WeightsMismatch
+from beit_mm.models.weights import describe, is_plain, WeightsMismatch
 from beit_mm.registry import build_part, MODELS
 
 HOST_NAMES = ('head.cls_head.', 'target_generator.blocks.')
@@ -222,6 +222,10 @@ def _check_head_weights(module: MaskedImageModel, state_dict: dict[str, Tensor],
     """Pre-load hook: rename MMPretrain's names, and refuse a head for another vocabulary."""
     for name in [name for name in state_dict if name.startswith(tuple(prefix + host for host in HOST_NAMES))]:
         state_dict[prefix + OPENMMLAB.our_name(name[len(prefix) :], 'backbone.')] = state_dict.pop(name)
+    for name, own in module.lm_head.state_dict().items():
+        value = state_dict.get(f'{prefix}lm_head.{name}', own)
+        if not is_plain(value, own):
+            raise WeightsMismatch(f'lm_head.{name} must be a dense tensor of real numbers, got {describe(value, own)}')
     weight = state_dict.get(f'{prefix}lm_head.weight')
     if weight is not None and len(weight) != module.target.num_outputs:
         raise WeightsMismatch(

@@ -1,6 +1,6 @@
 """DiscreteVAE: images to visual tokens and back, and its training (DALL-E, arXiv 2102.12092, section 2.1).
 
-Layers are those of OpenAI's released encoder and decoder (github.com/openai/DALL-E).
+Layers are those of OpenAI's release (github.com/openai/DALL-E).
 """
 
 import math
@@ -14,7 +14,7 @@ from torch import nn, Tensor
 from torch.nn import functional as F
 
 from beit_mm.errors import UserError
-from beit_mm.models.weights import naming_checkpoint, WeightsMismatch
+from beit_mm.models.weights import describe, is_plain, naming_checkpoint, WeightsMismatch
 from beit_mm.registry import MODELS
 
 STRIDE = 8  # three poolings by two
@@ -285,11 +285,10 @@ def _check_tokenizer_weights(module: DiscreteVAE, state_dict: dict[str, Tensor],
     for name, tensor in module.state_dict().items():
         loaded = state_dict.get(prefix + name)
         is_used = name.startswith(('encoder.', 'decoder.') if decoder_names else 'encoder.')
-        if is_used and (loaded is None or loaded.shape != tensor.shape):
-            shape = 'nothing' if loaded is None else tuple(loaded.shape)
+        if is_used and not (is_plain(loaded, tensor) and loaded.shape == tensor.shape):
             raise WeightsMismatch(
                 f'the checkpoint does not fit this tokenizer: {name} must be {tuple(tensor.shape)} '
-                f'(vocab_size={module.vocab_size}), got {shape}'
+                f'(vocab_size={module.vocab_size}), got {describe(loaded, tensor)}'
             )
     module.has_encoder = True
     # Biases are zero until the first update, so a decoder whose biases are all zero was never trained.

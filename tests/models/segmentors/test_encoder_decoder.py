@@ -74,6 +74,8 @@ def test_the_mode_whole_is_the_host_s():
     ours.test_cfg.mode = host.test_cfg.mode = 'whole'
     host.load_state_dict(ours.state_dict())
     assert torch.equal(infer(ours, images), infer(host, images))
+    with pytest.raises(ValueError, match='size_divisor of data_preprocessor.test_cfg, .* got 60 x 80'):
+        infer(ours, torch.randn(1, 3, 60, 80))
 
 
 @pytest.mark.parametrize(
