@@ -5,7 +5,8 @@ import math
 import pickle
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,11 @@ from torch import Tensor
 
 from beit_mm.errors import UserError
 from beit_mm.files import atomic_write
-from beit_mm.models.backbones.relative_position import Grid, infer_grid, relative_position_index
+from beit_mm.models.backbones.relative_position import Grid, relative_position_index
 from beit_mm.models.layout import INDEX, Layout, Moves, task_of
 from beit_mm.models.weight_layouts import LAYOUTS
-from beit_mm.models.weights import BLOCK_TABLE, SHARED_TABLE
+from beit_mm.models.weights import BLOCK_TABLE, grid_of_table, read_grid, SHARED_TABLE
+from beit_mm.text import show_start
 
 from .mapping import find_beit
 from .sources import read_from_anywhere
@@ -32,6 +34,18 @@ CLASSES = dict(
     trunk='BeitModel',
 )
 OUT_INDICES = {12: (3, 5, 7, 11), 24: (7, 11, 15, 23)}  # of the release's segmentors
+# Of the images of the released models, for transformers' image processor.
+PREPROCESSOR = dict(
+    image_processor_type='BeitImageProcessor',
+    do_resize=True,
+    resample=2,
+    do_center_crop=False,
+    do_rescale=True,
+    do_normalize=True,
+    image_mean=[0.5, 0.5, 0.5],
+    image_std=[0.5, 0.5, 0.5],
+    do_reduce_labels=False,
+)
 HEAD_WIDTH = 64  # of every released model; used if there is no bias table to read the number of heads from
 
 
@@ -63,17 +77,25 @@ def convert(source: str, target: str, layout: str, out_indices: list[int] | None
     content = read_from_anywhere(str(source))
     found = find_beit(content)
     if found is None:
-        names = ', '.join([str(name) for name in content][:3]) + (' ...' if len(content) > 3 else '')
+        names = ', '.join(show_start(name) for name in islice(content, 3)) + (' ...' if len(content) > 3 else '')
         raise UserError(f'{source} must hold the weights of a BEiT, got {names or "an empty dict"}')
-    weights, moves, unknown = found.to_ours()
+    weights, moves, unknown = found.to_ours(source)
     task = task_of(weights) or 'trunk'
     yield f'{source}: {task} weights, layout {found.layout.name}' + (f', prefix {found.prefix}' if found.prefix else '')
     yield from _lines(moves, unknown)
-    grid = _grid_of(weights, content)
-    theirs, moves, unknown = to_layout(weights, LAYOUTS[layout], task, grid)
-    config = transformers_config(weights, task, grid, out_indices) if layout == 'transformers' and grid else None
+    meta = content.get('meta')
+    data = (meta.get('dataset_meta') if isinstance(meta, dict) else None) or {}
+    config = None
+    try:
+        _check_shapes(weights)
+        grid = _grid_of(weights, content)
+        theirs, moves, unknown = to_layout(weights, LAYOUTS[layout], task, grid)
+        if layout == 'transformers' and grid:
+            config = transformers_config(weights, task, grid, out_indices, data.get('classes'))
+    except (ValueError, RuntimeError) as error:
+        raise UserError(f'{source}: {error}') from error
     with atomic_write(path) as temporary:
-        _write(temporary, theirs, LAYOUTS[layout], task, config)
+        _write(temporary, theirs, LAYOUTS[layout], task, config, dict(dataset_meta=data) if data else {})
     yield f'{target}: {task} weights, layout {layout}'
     yield from _lines([(ours, name) for name, ours in moves], unknown)
 
@@ -118,6 +140,21 @@ def to_layout(
     return theirs, moves, unknown
 
 
+def _check_shapes(weights: dict[str, Tensor]) -> None:
+    """ValueError if the tensors that the others follow from are missing, or have other dimensions."""
+    first = {'backbone.patch_embed.proj.weight': 4, 'backbone.blocks.0.mlp.fc1.weight': 2}
+    dimensions = {**first, 'backbone.pos_embed': 3, 'head.fc.weight': 2, 'lm_head.weight': 2}
+    dimensions.update({'decode_head.conv_seg.weight': 4, 'auxiliary_head.conv_seg.weight': 4})
+    dimensions.update({name: 2 for name in weights if name.endswith(TABLE)})
+    for name, number in dimensions.items():
+        if name in weights and weights[name].ndim != number or name in first and name not in weights:
+            shape = f'the shape {tuple(weights[name].shape)}' if name in weights else 'none'
+            raise ValueError(f'{name} must be a tensor of {number} dimensions, got {shape}')
+    shapes = {tuple(tensor.shape) for name, tensor in weights.items() if name.endswith(TABLE)}
+    if len(shapes) > 1:
+        raise ValueError(f'bias tables must have one shape, got {" and ".join(map(str, sorted(shapes)[:3]))}')
+
+
 def _depth(weights: dict[str, Tensor]) -> int:
     return 1 + max(int(name.split('.')[2]) for name in weights if name.startswith('backbone.blocks.'))
 
@@ -125,25 +162,31 @@ def _depth(weights: dict[str, Tensor]) -> int:
 def _grid_of(weights: dict[str, Tensor], content: dict) -> Grid | None:
     """The grid from the weights' own record, transformers' configuration, or, if it is square, the number of rows."""
     if 'backbone.grid_size' in weights:
-        return tuple(weights['backbone.grid_size'].tolist())
+        return read_grid(weights['backbone.grid_size'])
     meta = content.get('meta')
     config = meta.get('hf_config') if isinstance(meta, dict) else None
     if isinstance(config, dict) and {'image_size', 'patch_size'} <= set(config):
-        sides = np.broadcast_to(config['image_size'], 2) // np.broadcast_to(config['patch_size'], 2)
-        return int(sides[0]), int(sides[1])
+        sizes = [config[name] for name in ('image_size', 'patch_size')]
+        pairs = [size if isinstance(size, list) else [size, size] for size in sizes]
+        if not all(len(pair) == 2 and all(type(side) is int and side > 0 for side in pair) for pair in pairs):
+            raise ValueError(f'image_size and patch_size of config.json must be numbers of pixels, got {sizes}')
+        return read_grid(torch.tensor(pairs[0]) // torch.tensor(pairs[1]))
     table = next((tensor for name, tensor in weights.items() if name.endswith(TABLE)), None)
     if table is not None:
-        grid = infer_grid(len(table), (1, 1))
+        grid = grid_of_table(table, (1, 1))
     else:
         patches = weights['backbone.pos_embed'].shape[1] - 1 if 'backbone.pos_embed' in weights else 14 * 14
         grid = (math.isqrt(patches), patches // math.isqrt(patches))
     return grid if grid[0] == grid[1] else None
 
 
-def _write(path: Path, weights: dict[str, Tensor], layout: Layout, task: str, config: dict | None) -> None:
+def _write(path: Path, weights: dict[str, Tensor], layout: Layout, task: str, config: dict | None, meta: dict) -> None:
     if config is not None:
         path.mkdir()
         (path / 'config.json').write_text(json.dumps(config, indent=2) + '\n')
+        size = {side: int(np.max(config['image_size'])) for side in ('height', 'width')}
+        images = dict(PREPROCESSOR, size=size, crop_size=size)
+        (path / 'preprocessor_config.json').write_text(json.dumps(images, indent=2) + '\n')
         save_file(weights, path / 'model.safetensors', metadata=dict(format='pt'))
     elif path.suffix == '.safetensors':
         save_file(weights, path, metadata=dict(format='pt', layout=layout.name, kind=task))
@@ -151,8 +194,7 @@ def _write(path: Path, weights: dict[str, Tensor], layout: Layout, task: str, co
         path.write_bytes(pickle.dumps({name: _to_paddle(tensor) for name, tensor in weights.items()}, 4))
     else:
         key = 'state_dict' if task == 'segment' and layout.wrapper else layout.wrapper
-        meta: dict = {'meta': {}} if key == 'state_dict' else {}
-        torch.save({key: weights, **meta} if key else weights, path)
+        torch.save({key: weights, 'meta': meta} if key == 'state_dict' else {key: weights} if key else weights, path)
 
 
 def _to_paddle(tensor: Tensor) -> np.ndarray:
@@ -169,7 +211,9 @@ def _lines(moves: Moves, unknown: list[str]) -> Iterator[str]:
         yield f'  {text}' + (f' ({count})' if count > 1 else '')
 
 
-def transformers_config(weights: dict[str, Tensor], task: str, grid: Grid, out_indices: list[int] | None) -> dict:
+def transformers_config(
+    weights: dict[str, Tensor], task: str, grid: Grid, out_indices: list[int] | None, classes: Sequence[str] | None
+) -> dict:
     """The content of transformers' config.json, for weights under our names; other arguments as in `convert`.
 
     Raises:
@@ -209,8 +253,9 @@ def transformers_config(weights: dict[str, Tensor], task: str, grid: Grid, out_i
         config['vocab_size'] = len(weights['lm_head.weight'])
     elif task in ('classify', 'segment'):
         head = weights['head.fc.weight' if task == 'classify' else 'decode_head.conv_seg.weight']
-        config['id2label'] = {str(index): f'LABEL_{index}' for index in range(len(head))}
-        config['label2id'] = {f'LABEL_{index}': index for index in range(len(head))}
+        names = classes if classes and len(classes) == len(head) else [f'LABEL_{index}' for index in range(len(head))]
+        config['id2label'] = {str(index): name for index, name in enumerate(names)}
+        config['label2id'] = {name: index for index, name in enumerate(names)}
     if task == 'segment':
         config.update(_segmentor_config(weights, depth, width, out_indices))
     return config

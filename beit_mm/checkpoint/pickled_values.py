@@ -5,6 +5,7 @@ makes values of what `FINISHED` lists and refuses the rest. `Limits` bounds what
 """
 
 import argparse
+import math
 import pathlib
 import re
 from collections import Counter, OrderedDict
@@ -19,6 +20,7 @@ from torch import nn, Tensor
 
 MAX_DEPTH = 100
 MAX_SIDES = 16  # of a tensor
+MAX_TUPLE_KEYS = 1000  # unlike texts, tuples of the same hash can be made up; each is compared with all others
 MAX_KEY = 1 << 60  # larger numbers may have the same hash, so that each is compared with all others
 
 _PADDLE_NAME_TABLE = 'StructuredToParameterName@@'
@@ -85,8 +87,16 @@ def _tuple(items) -> tuple:
 
 def pairs_of(items: Iterable) -> list[tuple[Any, Any]]:
     """Items for a dict, without those that no reader needs."""
-    pairs = [(_key(key), value) for key, value in items]
+    pairs = list(items)
+    pairs = list(zip(_keys(key for key, _ in pairs), [value for _, value in pairs]))
     return [(key, value) for key, value in pairs if key != _PADDLE_NAME_TABLE and not _is_own_function(value)]
+
+
+def _keys(values: Iterable) -> list:
+    keys = [_key(value) for value in values]
+    if sum(type(key) is tuple for key in keys) > MAX_TUPLE_KEYS:
+        raise ValueError(f'more than {MAX_TUPLE_KEYS:,} keys that are tuples')
+    return keys
 
 
 def _key(value: Any) -> Any:
@@ -174,7 +184,7 @@ CALLED: dict[str, Callable] = {
     'torch.device': torch.device,
     'collections.OrderedDict': lambda items=(): OrderedDict(pairs_of(_tuple(items))),
     'collections.Counter': _counter,
-    'builtins.set': lambda items: set(map(_key, _tuple(items))),
+    'builtins.set': lambda items: set(_keys(_tuple(items))),
     'builtins.tuple': _tuple,  # in Paddle's
     'builtins.complex': _complex,
     'builtins.bytes': lambda: b'',
@@ -191,7 +201,7 @@ CALLED: dict[str, Callable] = {
 
 def _array(recorded: Named, build: Callable, limits: Limits) -> np.ndarray:
     _, shape, dtype, is_fortran, data = recorded.state
-    limits.add(len(data))
+    limits.add(len(data) + math.prod(max(side, 1) for side in shape))
     return _array_of(shape, dtype, data, 'F' if is_fortran else 'C')
 
 

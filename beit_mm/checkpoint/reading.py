@@ -2,22 +2,23 @@
 
 import hashlib
 import json
+import math
 import os
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
 from torch import Tensor
 
 from beit_mm.errors import UserError
 from beit_mm.text import show_start
 
 from .pickled_values import DALLE_MODULES, finish, Limits, Named
-from .torch_files import map_file, unpickle_legacy, unpickle_zip, verify_parts
+from .torch_files import map_file, MAX_PARTS, unpickle_legacy, unpickle_zip, verify_parts
 from .unpickling import NotAllowed, Unpickler
 
 MapLocation = str | torch.device | dict | Callable | None
@@ -28,6 +29,9 @@ _FOLDER_FILES = (
     'pytorch_model.bin',
     'pytorch_model.bin.index.json',
 )
+
+
+_SUFFIXES = ('.pth', '.pt', '.bin', '.ckpt', '.pkl', '.safetensors', '.pdparams', '.json')
 
 
 class ChecksumMismatch(UserError):
@@ -53,17 +57,23 @@ def read_checkpoint(path: str | os.PathLike, map_location: MapLocation = 'cpu', 
         UserError: If the file is damaged, in an unknown format, or names a global that is not allowed.
     """
     address, own_sha256 = split_checksum(os.fspath(path))
+    if not address:
+        raise UserError('a checkpoint must be named, got an empty text')
     path, sha256 = Path(address).expanduser(), sha256 or own_sha256
-    if not path.is_dir():
+    is_index = path.name in _FOLDER_FILES and path.suffix == '.json'
+    if not path.is_dir() and not is_index:
         return _read_file(path, map_location, sha256)
     if sha256 is not None:
-        raise UserError(f'a checksum must go with a file, got the folder {path}')
-    file = find_weights(path)
+        raise UserError(f'a checksum must go with a file of weights, got {path}, which names several')
+    file, folder = (path, path.parent) if is_index else (find_weights(path), path)
     if file is None:
         raise FileNotFoundError(f'a checkpoint folder must hold {" or ".join(_FOLDER_FILES)}, got {path} without any')
     weights = _read_shards(file, map_location) if file.suffix == '.json' else _read_file(file, map_location)
-    config = path / 'config.json'
-    return dict(state_dict=weights, meta=dict(hf_config=_read_json(config))) if config.is_file() else weights
+    if not (folder / 'config.json').is_file():
+        return weights
+    config = _read_json(folder / 'config.json')
+    classes = _names_of_classes(config)
+    return dict(state_dict=weights, meta=dict(hf_config=config, **(classes and dict(dataset_meta=classes))))
 
 
 def split_checksum(address: str) -> tuple[str, str | None]:
@@ -115,13 +125,13 @@ def read_names(path: Path) -> set[str]:
 
 def _read_file(path: Path, map_location: MapLocation, sha256: str | None = None) -> dict:
     if not path.is_file():
-        raise FileNotFoundError(f'a checkpoint file was expected, got {path}, which is not a file')
+        raise FileNotFoundError(f'a checkpoint file was expected, got {path}, which is not a file{hub_advice(path)}')
     if sha256 and (digest := sha256_of(path)) != sha256:
         raise ChecksumMismatch(f'{path} must have the SHA-256 {sha256}, got {digest}')
     device = map_location if isinstance(map_location, (str, torch.device)) else 'cpu'
     try:
         if _is_safetensors(path):
-            return load_file(path, str(device))
+            return _read_safetensors(path, str(device))
         content = _read_paddle(path, device) if path.suffix == '.pdparams' else _read_torch(path, map_location or 'cpu')
         if not isinstance(content, dict):
             raise ValueError(f'a {type(content).__name__} instead of a dict')
@@ -137,13 +147,66 @@ def _read_file(path: Path, map_location: MapLocation, sha256: str | None = None)
         if isinstance(record, dict):
             record.pop('config', None)
             record.pop('cfg', None)
+    _check_meta(path, content.get('meta'))
     return content
+
+
+def _check_meta(path: Path, meta: Any) -> None:
+    """Refuse what runners and inferencers of the hosts would stumble over; other keys are nobody's."""
+
+    def check(name: str, value: Any, expected: str, *types: type) -> None:
+        if value is not None and not isinstance(value, types):
+            raise UserError(f'{path}: {name} must be {expected}, got {show_start(value)}')
+
+    if isinstance(meta, Tensor):  # a weight of this name
+        return
+    check('meta', meta, 'a dict', dict)
+    meta = meta or {}
+    for name in ('epoch', 'iter'):
+        check(f'meta.{name}', meta.get(name), 'a number', int)
+    data = meta.get('dataset_meta')
+    check('meta.dataset_meta', data, 'a dict', dict)
+    for name, classes in (('CLASSES', meta.get('CLASSES')), ('dataset_meta.classes', (data or {}).get('classes'))):
+        check(f'meta.{name}', classes, 'a list of names', list, tuple)
+        for number, text in enumerate(classes or ()):
+            check(f'meta.{name}[{number}]', text, 'a name', str)
+    for name, colours in (('PALETTE', meta.get('PALETTE')), ('dataset_meta.palette', (data or {}).get('palette'))):
+        check(f'meta.{name}', colours, 'a list of colours', list, tuple, np.ndarray, str)  # a text is the name of one
+        for number, colour in enumerate(colours if isinstance(colours, (list, tuple)) else ()):
+            check(f'meta.{name}[{number}]', colour, 'three numbers', list, tuple, np.ndarray)
 
 
 def _is_safetensors(path: Path) -> bool:
     with path.open('rb') as file:
         head = file.read(9)  # the length of a JSON object, then the object
     return path.suffix == '.safetensors' or (head[8:] == b'{' and int.from_bytes(head[:8], 'little') < 1 << 32)
+
+
+def hub_advice(address: object) -> str:
+    """What to do with the name of a model on the Hugging Face Hub; empty if it is none."""
+    if not re.fullmatch(r'[\w-]+/[\w.-]+', str(address)) or str(address).endswith(_SUFFIXES):
+        return ''
+    return f'; for a model of the Hugging Face Hub, run `hf download {address} --local-dir FOLDER` and name FOLDER'
+
+
+def _names_of_classes(config: dict) -> dict:
+    """`classes` of transformers' configuration; empty if they have no names."""
+    names = config.get('id2label')
+    names = names if isinstance(names, dict) else {}
+    classes = [names.get(str(index)) for index in range(len(names))]
+    is_named = all(isinstance(name, str) and name != f'LABEL_{index}' for index, name in enumerate(classes))
+    return dict(classes=classes) if classes and is_named else {}
+
+
+def _read_safetensors(path: Path, device: str) -> dict[str, Tensor]:
+    limits = Limits(path.stat().st_size)
+    with safe_open(path, 'pt', device) as file:
+        names = file.offset_keys()
+        if len(names) > MAX_PARTS:
+            raise ValueError(f'{len(names):,} tensors, more than {MAX_PARTS:,}')
+        for name in names:
+            limits.add(math.prod(max(side, 1) for side in file.get_slice(name).get_shape()))
+        return {name: file.get_tensor(name) for name in names}
 
 
 def _read_torch(path: Path, map_location: MapLocation) -> Any:

@@ -14,6 +14,7 @@ from mmengine.runner import checkpoint as host
 from mmengine.runner import CheckpointLoader
 
 from beit_mm.errors import UserError
+from beit_mm.text import show_start
 
 from .mapping import rename_beit_weights
 from .reading import ChecksumMismatch, MapLocation, read_checkpoint, split_checksum
@@ -35,7 +36,14 @@ def load_from_anywhere(filename: str, map_location: MapLocation = None) -> dict:
         OSError: If there is no such file, or it cannot be downloaded.
         UserError: If the address, the file or its checksum is not as expected.
     """
-    return rename_beit_weights(read_from_anywhere(filename, map_location), filename)
+    content = rename_beit_weights(read_from_anywhere(filename, map_location), filename)
+    weights = content.get('state_dict', content)
+    if not isinstance(weights, dict):
+        raise UserError(f'{filename}: state_dict must be a dict, got a {type(weights).__name__}')
+    for name in weights:
+        if not isinstance(name, str):
+            raise UserError(f'{filename}: weights must have texts as names, got {show_start(name)}')
+    return content
 
 
 def read_from_anywhere(filename: str, map_location: MapLocation = None) -> dict:

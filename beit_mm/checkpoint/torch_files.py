@@ -87,7 +87,8 @@ def unpickle_legacy(path: Path, map_location: Any, limits: Limits) -> Any:
             raise ValueError('no file of torch.save')
         start = memory.tell()
         expected: dict[str, tuple[int, int]] = {}
-        found: dict[str, torch.UntypedStorage] = {}
+        read: dict[str, torch.UntypedStorage] = {}
+        restored: dict[str, torch.UntypedStorage] = {}
 
         def note(dtype: torch.dtype, key: str, device: str, size: int) -> torch.UntypedStorage:
             if expected.setdefault(key, (size, dtype.itemsize)) != (size, dtype.itemsize):
@@ -95,17 +96,17 @@ def unpickle_legacy(path: Path, map_location: Any, limits: Limits) -> Any:
             return torch.UntypedStorage(size, device='meta')
 
         def find_storage(dtype: torch.dtype, key: str, device: str, size: int) -> torch.UntypedStorage:
-            if found[key].device.type == 'cpu':
-                found[key] = restore(found[key], device)
-            return found[key]
+            if key not in restored:
+                restored[key] = restore(read[key], device)
+            return restored[key]
 
         Unpickler(memory, limits, note).load()
         for key in Unpickler(memory, limits).load():
             size, itemsize = expected[key]
             if int.from_bytes(memory.read(8), 'little') * itemsize != size or size > len(memory) - memory.tell():
                 raise ValueError('other numbers than the file says')
-            found[key] = torch.UntypedStorage(size, device='cpu')
-            _fill(found[key], memory)
+            read[key] = torch.UntypedStorage(size, device='cpu')
+            _fill(read[key], memory)
         memory.seek(start)
         return Unpickler(memory, limits, find_storage).load()
 

@@ -14,10 +14,9 @@ from torch import Tensor
 
 from beit_mm.text import show_start
 
-from .pickled_values import ALLOWED, CALLED, CONSTANTS, Limits, Named, pairs_of, Storage
+from .pickled_values import ALLOWED, CALLED, CONSTANTS, Limits, MAX_TUPLE_KEYS, Named, pairs_of, Storage
 
 MAX_OPCODES = 1_000_000  # a checkpoint of 20,000 tensors has 700,000
-MAX_TUPLE_KEYS = 1000  # unlike texts, tuples of the same hash can be made up; each is compared with all others
 _OPCODES = (  # of protocols 2 to 4; not among them: sets, and EXT, INST, OBJ and NEWOBJ_EX, which call
     'PROTO FRAME STOP MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE SHORT_BINUNICODE '
     'BINUNICODE8 SHORT_BINSTRING BINBYTES SHORT_BINBYTES BINBYTES8 EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST '
@@ -117,13 +116,9 @@ class Unpickler(_PythonUnpickler):  # not the one in C, which allocates whatever
         """The numbers of a tensor, which torch keeps outside the pickle."""
         match self.stack.pop():
             case ('storage', torch.dtype() as dtype, str() as key, str() as device, int() as count, *view) if (
-                self._find_storage is not None and count >= 0 and device != 'meta'
+                self._find_storage is not None and count >= 0 and device != 'meta' and not any(view)
             ):
-                data = self._find_storage(dtype, key, device, count * dtype.itemsize)
-                if view and view[0] is not None:  # of another storage, in old files
-                    _, start, length = view[0]
-                    data = data[start * dtype.itemsize : (start + length) * dtype.itemsize]
-                self.append(Storage(data, dtype))
+                self.append(Storage(self._find_storage(dtype, key, device, count * dtype.itemsize), dtype))
             case _:
                 raise pickle.UnpicklingError('only numbers of tensors may lie outside the pickle')
 

@@ -9,7 +9,7 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS
 from torch import nn
 
-from beit_mm.checkpoint.reading import find_weights, read_names, split_checksum
+from beit_mm.checkpoint.reading import find_weights, hub_advice, read_names, split_checksum
 from beit_mm.config.parts import entries, walk
 from beit_mm.datasets.listing import iterate_files, LeftOut
 from beit_mm.datasets.webdataset import expand_shards
@@ -40,7 +40,7 @@ def check_checkpoint(key: str, checkpoint: str) -> None:
     """
     path, _ = split_checksum(checkpoint)
     if '://' not in path and find_weights(Path(path).expanduser()) is None:
-        raise FileNotFoundError(f'{key} names a checkpoint that does not exist: {checkpoint}')
+        raise FileNotFoundError(f'{key} names a checkpoint that does not exist: {checkpoint}{hub_advice(path)}')
 
 
 def check_files(cfg: dict, dataloaders: Iterable[str]) -> Iterator[Problem]:

@@ -99,7 +99,7 @@ def read_grid(grid_size: Tensor) -> Grid:
     return grid
 
 
-def _grid_of_table(table: Tensor, target: Grid) -> Grid:
+def grid_of_table(table: Tensor, target: Grid) -> Grid:
     if len(table) <= 4 * MAX_PATCHES:
         grid = infer_grid(len(table), target)
         if max(grid) <= MAX_SIDE:
@@ -132,7 +132,7 @@ def _adapt(trunk: Any, weights: dict[str, Tensor], own: dict[str, Tensor]) -> li
         if tensor.ndim != own[name].ndim or tensor.shape[-1] != own[name].shape[-1]:
             continue
         if name.endswith('relative_position_bias_table'):
-            start = source or _grid_of_table(tensor, grid)
+            start = source or grid_of_table(tensor, grid)
             if start != grid:
                 weights[name] = expand_bias(tensor, start, grid)
                 resized.add(f'bias tables {start[0]} x {start[1]} to {grid[0]} x {grid[1]}')

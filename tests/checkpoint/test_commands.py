@@ -18,9 +18,9 @@ CLASSIFIER = dict(type='ImageClassifier', backbone=TRUNK, head=HEAD)
 
 
 def config(folder):
-    data = folder / 'data' / 'class'
-    data.mkdir(parents=True)
-    Image.new('RGB', (32, 32)).save(data / 'a.png')
+    for name in 'ab':
+        (folder / 'data' / name).mkdir(parents=True)
+        Image.new('RGB', (32, 32)).save(folder / 'data' / name / 'a.png')
     dataset = dict(type='CustomDataset', data_root=str(folder / 'data'))
     dataset['pipeline'] = [dict(type='LoadImageFromFile'), dict(type='PackInputs')]
     loader = dict(batch_size=1, sampler=dict(type='DefaultSampler', shuffle=False), dataset=dataset)
