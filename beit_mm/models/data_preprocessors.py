@@ -54,7 +54,7 @@ class _Normalising(BaseDataPreprocessor):
         if numbers not in (1, channels):
             raise UserError(
                 f'mean and std of data_preprocessor must have {channels} numbers, one for each channel of the images, '
-                f'got {numbers}'
+                f"got {numbers}; color_type='unchanged' of beit_mm.LoadImage loads all bands of a file"
             )
 
     def forward(self, data: dict, training: bool = False) -> dict:

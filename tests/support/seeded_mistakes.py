@@ -163,8 +163,8 @@ UNCHANGED = {
     for loader in ('train', 'val', 'test')
 }
 ERRORS += [
-    segment({**BANDS, **MEANS}, 'must have 3 numbers', 'got 4', at='model.data_preprocessor.mean'),
-    segment({**BANDS}, 'images must have 4 channels', 'got 3'),
+    segment({**BANDS, **MEANS}, 'must have 3 numbers', "color_type='unchanged'", at='model.data_preprocessor.mean'),
+    segment({**BANDS}, 'images must have 4 channels', "color_type='unchanged'"),
     finetune({**BANDS, **MEANS, **UNCHANGED}, 'takes images of three bands, got 4', at=f'{TRAIN}.pipeline.3'),
     finetune({**BANDS, **MEANS, **UNCHANGED}, "set backend='cv2'", at='val_dataloader.dataset.pipeline.1.backend'),
 ]

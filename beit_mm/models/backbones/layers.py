@@ -39,9 +39,8 @@ class PatchEmbed(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, Grid]:
         """Images (B, in_channels, H, W) to patches (B, h * w, embed_dim) and their grid (h, w)."""
         if images.shape[1] != self.in_channels:
-            raise UserError(
-                f'images must have {self.in_channels} channels (in_channels of the trunk), got {images.shape[1]}'
-            )
+            what = f'images must have {self.in_channels} channels (in_channels of the trunk), got {images.shape[1]}'
+            raise UserError(f"{what}; color_type='unchanged' of beit_mm.LoadImage loads all bands of a file")
         grid = patch_grid(images.shape[-2:], self.patch_size)
         if images.is_floating_point():
             images = images.to(self.proj.weight.dtype)  # of models in half precision, too
