@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 
+EXAMPLE = 'Lines for each image go to standard output. More, with examples: docs/inference.md.'
 NUM_SHARES = 5  # classes of a label map that are printed
 
 
@@ -37,32 +38,34 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog='python -m beit_mm', description='Inference with BEiT.')
+    parser = argparse.ArgumentParser(
+        prog='python -m beit_mm', description='Run a BEiT model on images. COMMAND --help lists its options.'
+    )
     commands = parser.add_subparsers(required=True, metavar='COMMAND')
 
     add = _add(commands, classify, 'print the classes of images', 32)
     add('--top-k', type=int, default=5, help='number of classes that are shown; default: 5')
-    add('--out', metavar='FILE', help='a table, .json or .csv')
+    add('--out', metavar='FILE', help='also write a table, .json or .csv')
 
     add = _add(commands, segment, 'write label maps of images and pictures of them', 1)
-    add('--out', metavar='FOLDER', required=True, help='for labels/ and overlays/')
-    add('--probabilities', action='store_true', help='also write probabilities/, an .npy file of all classes per image')
-    add('--opacity', type=float, default=0.5, help='of the colors in overlays, 0 to 1; default: 0.5')
+    add('--out', metavar='FOLDER', required=True, help='where labels/ and overlays/ are written')
+    add('--probabilities', action='store_true', help='also write probabilities/: all classes per pixel, .npy')
+    add('--opacity', type=float, default=0.5, help='opacity of the colors in overlays, 0 to 1; default: 0.5')
 
-    add = _add(commands, features, 'write features of images from the trunk of any model', 32)
+    add = _add(commands, features, 'write features of images, from the trunk of any of the models', 32)
     add('--out', metavar='OUT', required=True, help='an .npz file, or a folder for an .npy file per image')
-    add('--own-size', action='store_true', help='of whole images at their own sizes, to the nearest patch')
-    add('--kind', choices=('mean', 'cls_token', 'patches'), default='mean', help='of features; default: mean')
-    add('--blocks', type=int, nargs='+', metavar='N', help='counted from 0, or back from -1; default: the last, alone')
+    add('--own-size', action='store_true', help='take whole images at their own sizes, without a crop')
+    add('--kind', choices=('mean', 'cls_token', 'patches'), default='mean', help='what to write; default: mean')
+    add('--blocks', type=int, nargs='+', metavar='N', help='blocks to read, from 0, or back from -1; default: the last')
 
     add = _add(commands, reconstruct, 'mask patches of images, predict their visual tokens and decode them', 8)
-    add('--out', metavar='OUT', required=True, help='a folder for a picture per image, or one sheet: .png, .jpg, .pdf')
+    add('--out', metavar='OUT', required=True, help='a folder for a picture per image, or one .png, .jpg or .pdf')
     add('--json', metavar='FILE', help='also write masks, tokens and numbers of all images')
-    add('--tokenizer', nargs='+', metavar='FILE', help="its file, or OpenAI's encoder.pkl and decoder.pkl")
-    add('--mask', choices=('blockwise', 'random'), default='blockwise', help='default: blockwise')
+    add('--tokenizer', nargs='+', metavar='FILE', help="if --weights has none, its file or OpenAI's two .pkl files")
+    add('--mask', choices=('blockwise', 'random'), default='blockwise', help='masks; default: blockwise')
     add('--num-masked', type=int, metavar='N', help="masked patches in every image; default: the config's share")
-    add('--size', type=int, nargs=2, metavar=('H', 'W'), help="of the images for the trunk; default: an image's ratio")
-    add('--seed', type=int, default=0, help='of the masks; default: 0')
+    add('--size', type=int, nargs=2, metavar=('H', 'W'), help='resize images to this; default: each in its ratio')
+    add('--seed', type=int, default=0, help='seed of the masks; default: 0')
 
     parser_of_models = commands.add_parser('models', help='list the models that --model knows by name')
     parser_of_models.set_defaults(command=models, work_dir=None)
@@ -71,15 +74,28 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _add(commands, command, text: str, batch_size: int):
     """Add a command that takes images and a model; returns the function that adds an argument."""
-    parser = commands.add_parser(command.__name__, help=text, description=f'{text[0].upper()}{text[1:]}.')
+    parser = commands.add_parser(
+        command.__name__, help=text, description=f'{text[0].upper()}{text[1:]}.', epilog=EXAMPLE
+    )
     add = parser.add_argument
-    add('images', nargs='+', metavar='IMAGE', help='files or folders')
-    add('--model', required=True, metavar='NAME_OR_CONFIG', help='a config file, or a name that `models` lists')
-    add('--weights', required=True, metavar='FILE', help='a checkpoint in any layout')
-    add('--batch-size', type=int, default=batch_size, metavar='N', help=f'default: {batch_size}')
+    add('images', nargs='+', metavar='IMAGE', help='image files, or folders with images')
+    add(
+        '--model',
+        required=True,
+        metavar='NAME_OR_CONFIG',
+        help='a config file, or a name from `python -m beit_mm models`',
+    )
+    add('--weights', required=True, metavar='FILE', help='the weights, of any project that docs/weights.md lists')
+    add(
+        '--batch-size',
+        type=int,
+        default=batch_size,
+        metavar='N',
+        help=f'images computed at once; default: {batch_size}',
+    )
     add('--ema', action='store_true', help='use the averaged weights of the file, such as `model_ema`')
-    add('--device', help='such as cuda:1 or cpu; default: the GPU if there is one')
-    add('--cfg-options', nargs='+', action=Options, metavar='KEY=VALUE', help='override keys of the config')
+    add('--device', help='cpu, cuda or cuda:1; default: the GPU if there is one')
+    add('--cfg-options', nargs='+', action=Options, metavar='KEY=VALUE', help='change keys of the config')
     parser.set_defaults(command=command, work_dir=None)  # there is no run, so there is no folder for a traceback
     return add
 
