@@ -25,6 +25,7 @@ from .problems import Problem
 
 MAX_BAD = 3  # unreadable images at the beginning of a data set, which a training would replace
 FOR_PICTURES = ('AutoAugment', 'RandAugment', 'RandomErasing', 'ColorJitter', 'Lighting', 'PhotoMetricDistortion')
+OURS = ('RandAugment', 'RandomErasing', 'PhotoMetricDistortion')  # that take any bands
 MAX_SIDE = 256  # larger images are cut, to keep a step short
 SIDES = (32, 96)  # to about so many pixels
 
@@ -124,7 +125,7 @@ def _check_bands(key: str, transform: Any, bands: int) -> None:
     if type(transform).__module__.startswith('beit_mm.'):
         return
     if name in FOR_PICTURES:
-        mend = 'use beit_mm.PhotoMetricDistortion' if name == 'PhotoMetricDistortion' else 'leave it out'
+        mend = f'use beit_mm.{name}' if name in OURS else 'leave it out'
         raise NotChecked(Problem(key, f'{name} takes images of three bands, got {bands}; {mend}'))
     if bands > 1 and getattr(transform, 'backend', None) == 'pillow':
         why = f'for images of {bands} bands: Pillow takes a fourth for transparency, and no more'

@@ -9,15 +9,12 @@
 
 import warnings
 
-from mmpretrain.datasets.transforms import RandAugment, RandomErasing
-
-from beit_mm.registry import TRANSFORMS
-
 from .bad_images import BadImage, BadImages
 from .classification import CIFAR100, ClassFolders
 from .seeding import SeededDataset, SeededSampler
 from .segmentation import SegFolders
 from .stored_images import HuggingFaceImages
+from .transforms.augment import RandAugment, RandomErasing
 from .transforms.color import DrawColorJitter, PhotoMetricDistortion
 from .transforms.crops import (
     PackInputs,
@@ -26,16 +23,13 @@ from .transforms.crops import (
     RandomCrop,
     RandomFlip,
     RandomResizedCrop,
+    ResizeEdge,
     TwoViewRandomResizedCrop,
 )
 from .transforms.loading import LoadAnnotations, LoadImage
 from .transforms.masking import BlockwiseMaskGenerator, RandomMaskGenerator
 from .webdataset import WebDatasetShards
 from .weighted_sampler import WeightedRandomSampler
-
-# MMPretrain's own; `beit_mm.RandAugment` and `beit_mm.RandomErasing` work until the next release.
-for step in (RandAugment, RandomErasing):
-    TRANSFORMS.register_module(module=step)
 
 
 def __getattr__(name: str):

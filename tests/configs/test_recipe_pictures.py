@@ -50,18 +50,18 @@ def test_classification_sees_the_size_in_the_name_and_the_releases_augmentation(
         assert Compose(steps)(dict(sample))['inputs'].shape == (3, side, side)
     resize, crop = cfg.test_dataloader.dataset.pipeline[-3:-1]
     ratio = 1.0 if side > 224 else 0.9 if '_22k_to_1k' in name else 0.875
-    assert (resize.type, resize.edge, resize.scale) == ('ResizeEdge', 'short', int(side / ratio))
+    assert (resize.type, resize.edge, resize.scale) == ('beit_mm.ResizeEdge', 'short', int(side / ratio))
     assert (crop.type, crop.crop_size) == ('CenterCrop', side)
     assert not cfg.get('val_dataloader') or cfg.val_dataloader == cfg.test_dataloader
 
     preprocessor = cfg.model.data_preprocessor
     mean, std = np.array(preprocessor.mean)[::-1], np.array(preprocessor.std)[::-1]  # pipelines have BGR
     assert preprocessor.to_rgb
-    augment = next(step for step in pipeline if step.type == 'RandAugment')
+    augment = next(step for step in pipeline if step.type == 'beit_mm.RandAugment')
     assert (augment.policies, augment.num_policies) == ('timm_increasing', 2)
     assert (augment.magnitude_level, augment.total_level, augment.magnitude_std) == (9, 10, 0.5)
     assert np.abs(np.broadcast_to(augment.hparams.pad_val, 3) - mean).max() <= 0.5
-    erasing = [step for step in pipeline if step.type == 'RandomErasing']
+    erasing = [step for step in pipeline if step.type == 'beit_mm.RandomErasing']
     assert [(step.erase_prob, step.mode) for step in erasing] == ([] if 'cifar' in name else [(0.25, 'rand')])
     assert all(np.allclose(step.fill_color, mean) and np.allclose(step.fill_std, std) for step in erasing)
 

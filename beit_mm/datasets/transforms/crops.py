@@ -94,6 +94,21 @@ def _resize_bands(image: np.ndarray, size: Sequence[int], interpolation: str) ->
 
 
 @TRANSFORMS.register_module()
+class ResizeEdge(mmpretrain_transforms.ResizeEdge):
+    """MMPretrain's ResizeEdge, with torch for images that Pillow does not take: of other bands or of 16 bits."""
+
+    def _resize_img(self, results: dict) -> None:
+        image = results['img']
+        if self.backend == 'cv2' or resize_backend(image) == 'pillow':
+            super()._resize_img(results)
+            return
+        width, height = results['scale']
+        results['scale_factor'] = width / image.shape[1], height / image.shape[0]
+        results['img'] = _resize_bands(image, (height, width), self.interpolation)
+        results['img_shape'] = (height, width)
+
+
+@TRANSFORMS.register_module()
 class TwoViewRandomResizedCrop(RandomResizedCrop):
     """One random crop, resized twice: `img` for the trunk and `view` for the tokenizer (BEiT release).
 

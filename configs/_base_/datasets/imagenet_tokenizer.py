@@ -6,7 +6,7 @@ flip = dict(type='beit_mm.RandomFlip', prob=0.5, direction='horizontal')
 pack = dict(type='beit_mm.PackInputs')
 train_pipeline = [load, random_crop, flip, pack]
 
-resize = dict(type='ResizeEdge', scale=128, edge='short', backend='pillow', interpolation='lanczos')
+resize = dict(type='beit_mm.ResizeEdge', scale=128, edge='short', backend='pillow', interpolation='lanczos')
 center_crop = dict(type='CenterCrop', crop_size=112)
 test_pipeline = [dict(type='beit_mm.LoadImage'), resize, center_crop, dict(type='PackInputs')]
 
