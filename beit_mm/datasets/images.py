@@ -48,7 +48,7 @@ def read_image(source: Source, load: LoadImage = LOAD_COLOR, channels: int = 3) 
         BadImage: If it cannot be read. The message names the file, or the array's shape and dtype.
     """
     if load.color_type == 'color':
-        return _read_color(source)
+        return _read_color(source, load)
     if isinstance(source, Image.Image):
         image = np.asarray(ImageOps.exif_transpose(source))
         image = image[..., [2, 1, 0, *range(3, image.shape[2])]] if image.shape[2:] > (2,) else image
@@ -69,13 +69,13 @@ def _name(source: Source) -> str:
     return 'an array' if isinstance(source, np.ndarray) else str(getattr(source, 'filename', '') or 'a Pillow image')
 
 
-def _read_color(source: Source) -> np.ndarray:
+def _read_color(source: Source, load: LoadImage) -> np.ndarray:
     if isinstance(source, np.ndarray):
         if source.dtype != np.uint8 or source.shape[2:] not in ((), (3,)) or source.ndim < 2 or not source.size:
             raise BadImage('an array', f'it must be uint8 (H, W, 3), got {source.dtype} {source.shape}')
         return source if source.ndim == 3 else np.repeat(source[..., None], 3, axis=2)
     if not isinstance(source, Image.Image):
-        return LOAD_COLOR(dict(img_path=str(source)))['img']
+        return load(dict(img_path=str(source)))['img']
     try:  # like LoadImage: upright by EXIF data, the upper eight of 16 bits
         upright = ImageOps.exif_transpose(source)
         if upright.mode[0] in 'IF':  # convert() would clip 16 bits

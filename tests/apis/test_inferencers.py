@@ -141,9 +141,7 @@ def test_labels_have_the_size_of_the_image_and_16_bits_for_more_than_256_classes
 
 
 @pytest.mark.parametrize('align_corners', [False, True])
-def test_large_images_are_enlarged_in_parts_and_probabilities_come_with_the_labels(
-    align_corners, segmentor, monkeypatch
-):
+def test_large_images_are_enlarged_in_parts_and_have_probabilities(align_corners, segmentor, photos, monkeypatch):
     model, image = segmentor.load(), draw(310, 207)
     model.align_corners = align_corners
     inferencer = SegmentationInferencer(model, probabilities=True)
@@ -155,13 +153,16 @@ def test_large_images_are_enlarged_in_parts_and_probabilities_come_with_the_labe
     (parts,) = inferencer(image)
     np.testing.assert_allclose(parts['probabilities'], whole['probabilities'], atol=1e-4)
     assert (parts['labels'] == whole['labels']).mean() > 0.999 and parts['labels'].dtype == np.uint8
+    monkeypatch.setattr(SegmentationInferencer, 'max_pixels', 4000)  # of files, not the limit of other commands
+    with pytest.raises(BadImage, match='at most 4000 pixels, got 80 x 60'):
+        SegmentationInferencer(model)(photos / 'a' / '1.jpg')
 
 
 @pytest.mark.long
 def test_an_image_over_100_million_pixels_is_segmented(segmentor, tmp_path):
-    Image.fromarray(draw(200, 201)).resize((20_100, 10_000), Image.NEAREST).save(tmp_path / 'large.png')
+    Image.fromarray(draw(200, 201)).resize((10_050, 10_000), Image.NEAREST).save(tmp_path / 'large.png')
     (result,) = SegmentationInferencer(segmentor.load())(tmp_path / 'large.png')
-    assert result['labels'].shape == (10_000, 20_100)
+    assert result['labels'].shape == (10_000, 10_050)
 
 
 def test_images_of_one_size_are_segmented_together(segmenting, files):
