@@ -47,3 +47,13 @@ def photos(tmp_path_factory) -> Path:
     (folder / 'b' / 'broken.jpg').write_bytes((folder / 'b' / '1.jpg').read_bytes()[:300])
     (folder / 'b' / 'notes.txt').write_text('no image')
     return folder
+
+
+@pytest.fixture(scope='session')
+def reconstructing(pretrained):
+    return pretrained.load()
+
+
+@pytest.fixture
+def files(photos) -> list[Path]:
+    return [photos / 'a' / '1.jpg', photos / 'a' / '2.png', photos / 'b' / '1.jpg']
