@@ -165,8 +165,16 @@ UNCHANGED = {
 ERRORS += [
     segment({**BANDS, **MEANS}, 'must have 3 numbers', "color_type='unchanged'", at='model.data_preprocessor.mean'),
     segment({**BANDS}, 'images must have 4 channels', "color_type='unchanged'"),
-    finetune({**BANDS, **MEANS, **UNCHANGED}, 'takes images of three bands, got 4', at=f'{TRAIN}.pipeline.3'),
-    finetune({**BANDS, **MEANS, **UNCHANGED}, "set backend='cv2'", at='val_dataloader.dataset.pipeline.1.backend'),
+    finetune(  # the hosts' steps
+        {f'{TRAIN}.pipeline.3.type': 'RandAugment', **BANDS, **MEANS, **UNCHANGED},
+        'takes images of three bands, got 4',
+        at=f'{TRAIN}.pipeline.3',
+    ),
+    finetune(
+        {'val_dataloader.dataset.pipeline.1.type': 'ResizeEdge', **BANDS, **MEANS, **UNCHANGED},
+        "set backend='cv2'",
+        at='val_dataloader.dataset.pipeline.1.backend',
+    ),
 ]
 
 # What may be meant.
