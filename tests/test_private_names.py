@@ -28,6 +28,9 @@ NAMES = [
     ('mmengine.runner.checkpoint:CheckpointLoader', '_schemes', 'all addresses are read by our loader'),
     ('mmengine.runner.checkpoint', '_get_mmengine_home', 'where open-mmlab:// files lie'),
     ('mmengine.runner.checkpoint', '_process_mmcls_checkpoint', 'the format of mmcls:// files'),
+    ('mmengine.config:Config', '_cfg_dict', 'values as the config holds them, not yet converted'),
+    ('mmengine.config:DictAction', '_parse_iterable', 'brackets that do not match are a mistake of the command'),
+    ('mmengine.optim.scheduler.param_scheduler:_ParamScheduler', '_global_step', 'schedules of a new length'),
     ('mmengine.utils:ManagerMixin', '_instance_dict', 'the early check leaves no named instance behind'),
     ('mmengine.logging:HistoryBuffer', '_log_history', 'rebuilt from a checkpoint without running its pickle'),
     ('mmengine.logging:HistoryBuffer', '_count_history', 'rebuilt from a checkpoint without running its pickle'),
@@ -40,6 +43,7 @@ NAMES = [
     ('mmcv.transforms:LoadAnnotations', '_load_seg_map', 'overridden: label maps that do not fit are refused'),
     ('mmseg.models.decode_heads:UPerHead', '_transform_inputs', 'UperNetHead selects its inputs'),
     ('mmpretrain.datasets:CustomDataset', '_find_samples', 'overridden: labels follow the class names'),
+    ('mmpretrain.apis:ModelHub', '_models_dict', 'which models are registered'),
     ('mmpretrain.apis:get_model', '_config', 'where get_model keeps the config of a model'),
     # PyTorch
     ('torch.utils.data:DataLoader', '_iterator', 'ends persistent workers at the end of a training'),
@@ -47,9 +51,9 @@ NAMES = [
     ('torch.cpu', '_is_amx_tile_supported', 'bfloat16 in hardware'),
     ('torch', '_utils', 'tensors of a checkpoint are built without running its pickle'),
     ('torch._utils', '_rebuild_tensor_v3', 'tensors of a checkpoint are built without running its pickle'),
-    ('torch', '_C', 'PyTorchFileReader opens a checkpoint'),
-    ('torch.serialization', '_load', 'torch.load with our unpickler, whatever the environment says'),
-    ('torch.serialization', '_legacy_load', 'the same for files before the zip format'),
+    ('torch.storage', '_dtype_to_storage_type_map', 'names of the types of storages in a checkpoint'),
+    ('torch.serialization', '_get_restore_location', 'map_location as in torch.load'),
+    ('torch.distributed.distributed_c10d', '_get_default_store', 'processes tell each other that they live'),
     ('torch.nn:Module', '_parameters', 'weights of a pickled module'),
     ('torch.nn:Module', '_buffers', 'weights of a pickled module'),
     ('torch.nn:Module', '_modules', 'weights of a pickled module'),
@@ -59,7 +63,7 @@ NAMES = [
 ]
 FILES = sorted(Path(beit_mm.__file__).parent.rglob('*.py'))
 # Underscore names that their owners document.
-DOCUMENTED = {'_exit', '_asdict', '_fields', '_replace', '_scope_'}
+DOCUMENTED = {'_current_frames', '_exit', '_getframe', '_asdict', '_fields', '_replace', '_scope_'}
 
 
 @pytest.mark.parametrize('owner, name', [entry[:2] for entry in NAMES])

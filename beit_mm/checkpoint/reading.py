@@ -156,7 +156,9 @@ def _check_meta(path: Path, meta: Any) -> None:
 
     def check(name: str, value: Any, expected: str, *types: type) -> None:
         if value is not None and not isinstance(value, types):
-            raise UserError(f'{path}: {name} must be {expected}, got {show_start(value)}')
+            raise UserError(
+                f'{path}: {name} must be {expected}, got {show_start(value)} of type {type(value).__name__}'
+            )
 
     if isinstance(meta, Tensor):  # a weight of this name
         return

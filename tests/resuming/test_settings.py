@@ -135,7 +135,7 @@ def test_the_checkpoint_s_rates_apply_unless_it_holds_none(is_best, runner, tmp_
         (dict(meta=None, message_hub=None), 'weights.pth holds weights, but no run to resume; start from'),
         (dict(meta=dict(iter=4)), 'holds weights, but no run to resume'),
         (dict(meta=dict(epoch=1, iter=-4)), 'holds weights, but no run to resume'),
-        (dict(meta=dict(epoch='1', iter=4)), 'holds weights, but no run to resume'),
+        (dict(meta=dict(epoch='1', iter=4)), 'meta.epoch must be a number, got 1 of type str'),
         (dict(optimizer=[1, 2]), 'optimizer holds no groups of parameters'),
     ],
 )
