@@ -26,7 +26,6 @@ from beit_mm.apis.inferencers import evaluation_pipeline
 from beit_mm.datasets.bad_images import BadImage
 from beit_mm.datasets.images import input_format, normalize
 from beit_mm.models.backbones.relative_position import locate
-from beit_mm.visualization import attention_figure, point_attention_maps
 
 IMAGE = draw(60, 80)  # BGR, as arrays are
 
@@ -226,49 +225,6 @@ def test_averaged_weights_of_a_file_are_used_by_option(classifier, classifying, 
         load_model(classifier.model, classifier.weights, ema=True, **options)
     with pytest.raises(ValueError, match='ema needs weights'):
         load_model(classifier.model, ema=True, **options)
-
-
-# Bands and dtypes
-
-
-@pytest.mark.parametrize('bands', [1, 4, 13])
-@torch.no_grad()
-def test_models_see_the_bands_of_their_images(bands, pretrained, tmp_path):
-    norm = {'model.data_preprocessor.mean': [*range(90, 90 + bands)], 'model.data_preprocessor.std': [50.0] * bands}
-    options = {**pretrained.options, 'model.target.tokenizer.init_cfg': None, 'model.backbone.in_channels': bands}
-    model = load_model(pretrained.model, options={**options, **norm}, device='cpu')
-    image = np.random.default_rng(0).integers(0, 256, (37, 37, bands), dtype=np.uint8)  # the edge that is cropped to 32
-    for pixels in (image, image.astype(np.uint16) * 200):
-        inputs = torch.from_numpy(pixels[2:34, 2:34].astype(np.float32)).permute(2, 0, 1)[None]
-        (tokens,) = model.backbone((inputs - model.data_preprocessor.mean) / 50)
-        np.testing.assert_allclose(features(model, pixels)[0], tokens[0, 1:].mean(dim=0).numpy(), atol=2e-5)
-    if bands in (1, 4):
-        picture = Image.fromarray(image[..., 0] if bands == 1 else image[..., [2, 1, 0, 3]])
-        picture.save(tmp_path / 'image.png')
-        for source in (picture, tmp_path / 'image.png'):
-            assert np.array_equal(features(model, source), features(model, image))
-    maps = point_attention_maps(model, image, [(1, 2)])
-    assert maps[1].shape == (1, 2, 2, 2) and attention_figure(image, [(1, 2)], maps).axes
-    with pytest.raises(BadImage, match=f'must have the {bands} bands that the model takes, got 2'):
-        features(model, image[..., :1].repeat(2, axis=2))
-
-
-@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
-def test_inputs_follow_the_dtype_of_the_model(dtype, classifier, segmentor, pretrained):
-    tolerance = 4 * torch.finfo(dtype).eps
-    for tiny, values in [
-        (classifier, lambda model: scores(classify(model, IMAGE)) * 1000),
-        (classifier, lambda model: features(model)),
-        (pretrained, lambda model: features(model, kind='patches', blocks=[0, -1])),
-        (pretrained, lambda model: np.log(reconstruct(model, IMAGE)[0]['perplexity'])),
-        (pretrained, lambda model: point_attention_maps(model, IMAGE, [(1, 2)])[1].float().numpy()),
-        (
-            segmentor,
-            lambda model: (segment(model, IMAGE)[0]['labels'] == segment(segmentor.load(), IMAGE)[0]['labels']).mean(),
-        ),
-    ]:
-        expected, actual = values(tiny.load()), values(tiny.load().to(dtype))
-        np.testing.assert_allclose(actual, expected, rtol=tolerance, atol=tolerance)
 
 
 # Mistakes
