@@ -39,7 +39,7 @@ class ClassificationInferencer(Inferencer):
     of the best top_k classes, the best first. A class without a name is None.
 
     Args:
-        model, weights, **loading: see Inferencer; the model must be a classifier.
+        model, weights, loading: see Inferencer; the model must be a classifier.
         top_k: number of classes in the lists; all if there are fewer.
     """
 
@@ -74,7 +74,7 @@ class SegmentationInferencer(Inferencer):
     images are enlarged in parts, with the labels of the whole up to rounding.
 
     Args:
-        model, weights, **loading: see Inferencer; the model must be a segmentor.
+        model, weights, loading: see Inferencer; the model must be a segmentor.
         probabilities: results also have `probabilities`, float32 (num_classes, H, W); of a model with one output,
             (1, H, W) of class 1.
     """
@@ -151,7 +151,7 @@ class FeatureInferencer(Inferencer):
     adds a dimension in front.
 
     Args:
-        model, weights, **loading: see Inferencer; the weights may hold the trunk alone.
+        model, weights, loading: see Inferencer; the weights may hold the trunk alone.
         kind: 'mean' of the patch tokens, 'cls_token', or 'patches', all patch tokens.
         blocks: a block, counted from 0 or back from -1, or a list of blocks.
         own_size: the trunk sees the whole image at its own size, resized to the nearest whole number of patches.

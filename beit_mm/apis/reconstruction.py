@@ -37,7 +37,7 @@ class ReconstructionInferencer(Inferencer):
     8h x 8w pixels for h x w patches. A batch holds neighbors of one size after resizing.
 
     Args:
-        model, weights, **loading: see Inferencer; the model must predict visual tokens. If the weights hold no
+        model, weights, loading: see Inferencer; the model must predict visual tokens. If the weights hold no
             tokenizer, like released ones, `tokenizer` is its file, or OpenAI's `encoder.pkl` and `decoder.pkl`.
         num_masked: patches to mask in every image; None for the share of the model's config, 75 of 196 in the paper.
         mask: 'blockwise', with the blocks of the config, or 'random', patch by patch.

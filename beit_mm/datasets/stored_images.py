@@ -112,7 +112,7 @@ class HuggingFaceImages(StoredImages):
         split: such as 'train'; may be None if the folder holds a single table.
         name: the configuration of a data set on the hub.
         image_column, label_column: names of the columns.
-        with_label, **kwargs: see StoredImages.
+        with_label, kwargs: see StoredImages.
 
     Raises:
         UserError: If there is no such data set, split or column, the columns hold something else, or a class of the

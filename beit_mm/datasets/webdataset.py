@@ -52,7 +52,7 @@ class WebDatasetShards(StoredImages):
             members do not count.
         label_key: extension of the class number, in decimal digits.
         index_dir: folder for the index, relative to the folder of each shard; None keeps it in memory.
-        with_label, **kwargs: see StoredImages; class names come from `classes` or `metainfo`.
+        with_label, kwargs: see StoredImages; class names come from `classes` or `metainfo`.
 
     Raises:
         FileNotFoundError: If a shard is missing.

@@ -97,7 +97,7 @@ class KNNHook(Hook):
 
     `knn/top1`, in percent, goes to the log and to TensorBoard, over the number of iterations done. The model needs a
     `backbone` and a `data_preprocessor`. Processes share the work. Random states, modes and weights of the run do not
-    change. Example:
+    change. Example::
 
         loader = dict(batch_size=64, num_workers=4)
         imagenet = dict(type='ImageNet', data_root='data/imagenet', pipeline=test_pipeline)
