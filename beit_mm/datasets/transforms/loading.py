@@ -20,6 +20,7 @@ from beit_mm.errors import UserError
 from beit_mm.registry import TRANSFORMS
 
 from .decoding import has_many_scans, Header, JPEG_START, MAX_PIXELS, open_header, read_array, read_labels
+from .tiff import read_bands, TIFF_STARTS
 
 SIMPLEJPEG = 'simplejpeg'
 JPEG_END = b'\xff\xd9'
@@ -37,7 +38,7 @@ class LoadImage(LoadImageFromFile):
 
     With `color_type='grayscale'` images are uint8 (H, W). With 'unchanged' they have the bands and the depth of the
     file: uint8 or uint16, (H, W) for one band, else (H, W, bands), the first three of three or four in BGR. More than
-    four bands come from .npy files of such arrays, in the order of the file.
+    four come from TIFF files, see `read_bands`. All of an .npy file of such an array are in the order of the file.
 
     Args:
         imdecode_backend: one of MMCV's, or 'simplejpeg': libjpeg-turbo for JPEG files, about twice as fast as Pillow
@@ -81,6 +82,10 @@ class LoadImage(LoadImageFromFile):
             raise ValueError('the file is empty')
         if content.startswith(NUMPY_START):
             return self._fit(read_array(content, self.max_pixels))
+        if content.startswith(TIFF_STARTS):
+            bands = read_bands(content, self.max_pixels, self.color_type)
+            if bands is not None:
+                return self._fit(bands)
         backend, is_jpeg = self.imdecode_backend, content[:2] == JPEG_START
         if backend == SIMPLEJPEG:
             backend = 'pillow' if is_jpeg else 'cv2'

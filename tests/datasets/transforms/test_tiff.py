@@ -1,0 +1,83 @@
+"""TIFF files with bands, as programs for satellite images and microscopes write them."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import tifffile
+
+from beit_mm.datasets import BadImage, LoadImage
+
+
+def write(image: np.ndarray, layout: str, **options) -> bytes:
+    """An image (H, W, bands), with its bands by pixel ('contig'), by plane ('separate') or in pages."""
+    pixels, planar = (image, 'contig') if layout == 'contig' else (image.transpose(2, 0, 1), None)
+    planar = 'separate' if layout == 'separate' else planar
+    target = io.BytesIO()
+    tifffile.imwrite(target, pixels, **{**dict(photometric='minisblack', planarconfig=planar), **options})
+    return target.getvalue()
+
+
+def load(content: bytes, color_type: str = 'unchanged') -> np.ndarray:
+    return LoadImage(imdecode_backend='simplejpeg', color_type=color_type)(
+        dict(img_path='a.tif', img_bytes=content)
+    )['img']
+
+
+@pytest.mark.parametrize('layout', ['contig', 'separate', 'pages'])
+@pytest.mark.parametrize('dtype', [np.uint8, np.uint16])
+@pytest.mark.parametrize('bands', [2, 3, 4, 13])
+def test_all_bands_are_read_in_every_layout(bands, dtype, layout):
+    image = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, (20, 30, bands), dtype)
+    order = [2, 1, 0, *range(3, bands)] if bands in (3, 4) else list(range(bands))
+    for options in (dict(), dict(compression='zlib', predictor=True), dict(tile=(16, 16)), dict(bigtiff=True)):
+        found = load(write(image, layout, **options))
+        assert found.dtype == dtype and np.array_equal(found, image[..., order])
+
+
+def test_pictures_for_models_of_colour():
+    """OpenCV multiplies colours by a fourth band, and takes the first of three bands of 16 bits for gray."""
+    image = np.random.default_rng(0).integers(0, 256, (20, 30, 4), np.uint8)
+    alpha = write(image, 'contig', photometric='rgb', extrasamples=['unassalpha'])
+    assert np.array_equal(load(alpha, 'color'), image[..., 2::-1])
+    deep = write(image[..., :3].astype(np.uint16) * 257, 'contig')
+    assert np.array_equal(load(deep, 'color'), image[..., 2::-1])
+    with pytest.raises(BadImage, match="it has 4 bands, and color_type='unchanged'"):
+        load(write(image, 'separate'), 'color')
+
+
+@pytest.mark.parametrize('dtype', ['int16', 'float32'])
+def test_other_values_are_refused(dtype):
+    with pytest.raises(BadImage, match=f'bands of a TIFF file must be uint8 or uint16, got {dtype}: store them so'):
+        load(write(np.zeros((20, 30, 5), dtype), 'contig'))
+
+
+def set_tag(content: bytes, code: int, value: int) -> bytes:
+    """Change a number, in the file itself, of a tag of the first page."""
+    with tifffile.TiffFile(io.BytesIO(content)) as file:
+        tag = file.pages.first.tags[code]
+        form = {3: '<H', 4: '<I'}[tag.dtype]
+        at = tag.valueoffset
+    return content[:at] + struct.pack(form, value) + content[at + struct.calcsize(form) :]
+
+
+def test_files_that_ask_for_much_are_refused_at_once():
+    small = np.zeros((20, 30, 13), np.uint8)
+    plain = write(small, 'contig')
+    bomb = zlib.compress(bytes(3_000_000))
+    packed = write(small, 'contig', compression='zlib')
+    with tifffile.TiffFile(io.BytesIO(packed)) as file:
+        tags = file.pages.first.tags
+        counts, offsets = tags['StripByteCounts'], tags['StripOffsets']
+    packed = set_tag(set_tag(packed, counts.code, len(bomb)), offsets.code, len(packed)) + bomb
+    for content, words in [
+        (set_tag(plain, 257, 60_000), 'a.tif'),
+        (set_tag(set_tag(plain, 257, 60_000), 256, 60_000), 'at most'),
+        (packed, 'unpacks to more'),
+        (write(np.zeros((100_001, 1, 5), np.uint8), 'contig', rowsperstrip=1), 'tiles or strips'),
+        (plain[:200], 'a.tif'),
+    ]:
+        with pytest.raises(BadImage, match=words):
+            load(content)
