@@ -21,9 +21,9 @@ def write(image: np.ndarray, layout: str, **options) -> bytes:
 
 
 def load(content: bytes, color_type: str = 'unchanged') -> np.ndarray:
-    return LoadImage(imdecode_backend='simplejpeg', color_type=color_type)(
-        dict(img_path='a.tif', img_bytes=content)
-    )['img']
+    return LoadImage(imdecode_backend='simplejpeg', color_type=color_type)(dict(img_path='a.tif', img_bytes=content))[
+        'img'
+    ]
 
 
 @pytest.mark.parametrize('layout', ['contig', 'separate', 'pages'])
