@@ -1,3 +1,4 @@
+import gc
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +8,7 @@ import torch
 from filelock import FileLock
 from support.data import enter, write_all
 from support.digits import write_classification, write_segmentation
-from support.tools import forget_instances
+from support.tools import draw_no_charts, forget_instances
 
 # Tensors are small: more threads only slow each other down.
 torch.set_num_threads(1)
@@ -19,11 +20,19 @@ def no_instances_left_behind():
     forget_instances()
 
 
+def pytest_collection_finish():
+    """The modules' objects are there to stay: a collection of garbage that looks at all of them takes half a second."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
-def no_dry_runs_in_loops(request, monkeypatch):
-    """Training loops that tests build check their config only in tests marked `dry_run`: it takes a second."""
+def nothing_slow_in_loops(request, monkeypatch):
+    """Trainings check their config only in tests marked `dry_run`, and draw charts only in those marked `charts`."""
     if not request.node.get_closest_marker('dry_run'):
         monkeypatch.setattr('beit_mm.checks.check_runner', lambda runner: None)
+    if not request.node.get_closest_marker('charts'):
+        draw_no_charts(monkeypatch.setattr)
 
 
 @pytest.fixture(scope='session')

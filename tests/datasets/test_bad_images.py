@@ -1,7 +1,6 @@
 """Bad images in training: on a list, replaced by the same sample whoever reads, and bounded."""
 
 import ast
-import multiprocessing
 import pickle
 import re
 import sys
@@ -12,15 +11,13 @@ import pytest
 import torch
 from mmpretrain.datasets import BaseDataset
 from support.data import build_shards, jpeg, write_shards
+from support.tools import forkserver
 from torch.utils.data import DataLoader, Dataset
 
 import beit_mm
 from beit_mm.datasets import BadImage, BadImages, LoadImage, SeededDataset
 from beit_mm.datasets.seeding import derive_seed, SeededIndex
 
-# Workers by fork may hang, and by spawn import everything.
-CONTEXT = multiprocessing.get_context('forkserver')
-CONTEXT.set_forkserver_preload(['beit_mm'])
 NUM_IMAGES = 40
 BROKEN = {4: b'', 17: b'no image', 30: jpeg(30)[:400]}
 
@@ -54,7 +51,7 @@ def seeded(path, max_share: float = 0.1) -> Seeded:
 
 
 def load(dataset: Dataset, num_workers: int) -> list:
-    options = dict(multiprocessing_context=CONTEXT, timeout=120) if num_workers else {}
+    options = dict(multiprocessing_context=forkserver, timeout=120) if num_workers else {}
     batches = iter(DataLoader(dataset, batch_size=5, num_workers=num_workers, collate_fn=list, **options))
     try:
         return [sample for batch in batches for sample in batch]
@@ -155,8 +152,10 @@ def add_all(path: str, start) -> None:
 
 
 def test_processes_share_the_list(tmp_path):
-    start = CONTEXT.Barrier(4)
-    processes = [CONTEXT.Process(target=add_all, args=(str(tmp_path / 'list'), start), daemon=True) for _ in range(4)]
+    start = forkserver.Barrier(4)
+    processes = [
+        forkserver.Process(target=add_all, args=(str(tmp_path / 'list'), start), daemon=True) for _ in range(4)
+    ]
     for process in processes:
         process.start()
     for process in processes:

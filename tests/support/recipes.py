@@ -136,7 +136,7 @@ def shrink_model(cfg: Config) -> dict[str, object]:
 
 def train(name: str, folder: Path, **options) -> Path:
     """A small training by tools/train.py in this process; the checkpoint."""
-    tools.train(CONFIGS / name, folder, cfg_options={**shrink(load(name)), **options})
+    tools.train(CONFIGS / name, folder, check=True, cfg_options={**shrink(load(name)), **options})
     return Path((folder / 'last_checkpoint').read_text())
 
 

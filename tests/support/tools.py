@@ -14,17 +14,21 @@ from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
+import pytest
 import torch
 from mmengine.utils import ManagerMixin
 from yapf.yapflib import yapf_api
 
 from beit_mm.engine.runners import launch
+from beit_mm.visualization.report import page
 from support import ROOT
 
 TIMEOUT = 300  # seconds
 # Its processes begin as copies of one that has imported the package and the hosts, which takes ten seconds.
 forkserver = multiprocessing.get_context('forkserver')
-forkserver.set_forkserver_preload(['beit_mm.engine.runners.launch'])
+forkserver.set_forkserver_preload(
+    ['beit_mm.engine.runners.launch', 'beit_mm.apis', 'matplotlib.figure', 'torch.utils.tensorboard']
+)
 VARIABLES = dict(PYTHON=sys.executable, OMP_NUM_THREADS='1', PYTHONWARNINGS='ignore', CUDA_VISIBLE_DEVICES='')
 
 
@@ -61,6 +65,7 @@ def tool(name: str, *arguments: str, ok: bool = True) -> str:
 
 def _run_tool(name: str, arguments: list[str], output: str) -> None:
     leave_text_as_it_is()
+    draw_no_charts()
     stream = os.open(output, os.O_WRONLY | os.O_APPEND)
     os.dup2(stream, 1)
     os.dup2(stream, 2)
@@ -103,11 +108,18 @@ def run_here(words: Sequence[object], by: Callable = runpy.run_path) -> None:
         sys.argv = before
 
 
-def train(config: str | Path, work_dir: Path, resume: str | None = None, **more) -> None:
-    """tools/train.py in this process, with validation; `more` replaces its other arguments."""
+def train(config: str | Path, work_dir: Path, resume: str | None = None, check: bool = False, **more) -> None:
+    """tools/train.py in this process, with validation; `more` replaces its other arguments.
+
+    Without the check of the config and the report's charts, which take longer than a short training.
+    """
     forget_instances()
     arguments = dict(no_validate=False, auto_scale_lr=False, launcher='none', cfg_options=None, resume=resume)
-    launch.train(Namespace(config=str(config), work_dir=str(work_dir), **{**arguments, **more}))
+    with pytest.MonkeyPatch.context() as patch:
+        draw_no_charts(patch.setattr)
+        if not check:
+            patch.setattr(launch, 'check_before_training', lambda *_: [])
+        launch.train(Namespace(config=str(config), work_dir=str(work_dir), **{**arguments, **more}))
 
 
 def forget_instances() -> None:
@@ -123,6 +135,11 @@ def forget_instances() -> None:
 def leave_text_as_it_is(patch: Callable = setattr) -> None:
     """MMEngine lays out the text of a config several times a run, which would take most of the time."""
     patch(yapf_api, 'FormatCode', lambda text, **_: (text, True))
+
+
+def draw_no_charts(patch: Callable = setattr) -> None:
+    """The report of every training has charts, which would take half of the time of a short one."""
+    patch(page, 'draw_chart', lambda *_: '')
 
 
 def _subclasses(kind: type) -> Iterator[type]:

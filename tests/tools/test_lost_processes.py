@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from support import ROOT
+from support.forked_ranks import write_python
 from support.tools import data_options, SMALL_TRUNK, VARIABLES
 
 from beit_mm.checkpoint.files import find_damage, find_newest
@@ -40,7 +41,7 @@ class Training:
         command = ['tools/dist_train.sh', 'configs/demo/finetune.py', '2', '--work-dir', folder / 'run']
         with self.log.open('w') as log:
             streams = dict(stdout=log, stderr=subprocess.STDOUT)
-            environment = {**os.environ, **VARIABLES}
+            environment = {**os.environ, **VARIABLES, 'PYTHON': str(write_python(folder / 'python'))}
             self.torchrun = subprocess.Popen(
                 [*command, '--cfg-options', *options], cwd=ROOT, env=environment, **streams
             )

@@ -145,6 +145,7 @@ def test_logs_without_a_record_or_of_a_later_version_make_a_page_too(tmp_path):
     assert read_record(path) == record
 
 
+@pytest.mark.charts
 def test_the_tool_writes_the_page_and_refuses_a_folder_without_logs(tmp_path, capsys):
     tool, out = ROOT / 'tools/analysis_tools/report.py', tmp_path / 'new' / 'page.html'
     write_log(tmp_path / 'run', '1', losses([1, 2]))
@@ -178,6 +179,7 @@ def test_scores_have_the_last_and_the_best_value_with_their_steps(tmp_path):
     assert curve(tmp_path, 'codebook/used') == {100: 0.5}
 
 
+@pytest.mark.charts
 def test_values_that_are_not_finite_are_counted_and_break_the_line(tmp_path):
     values = [1.0, math.nan, math.inf, 2.0, 3.0]
     lines = losses(range(1, 6), lambda step: values[step - 1], other=math.nan)
@@ -221,6 +223,7 @@ def test_secrets_are_left_out(tmp_path, monkeypatch, caplog):
     assert 'dict(norm=dict(decay_mult=0.0))' in page.text and 'x.pth' in page.text
 
 
+@pytest.mark.charts
 def test_the_page_is_whole_html_with_charts_and_counts_for_light_dark_and_narrow_screens(tmp_path):
     write_log(tmp_path, '1', losses([1, 2], loss_ce=2.0, custom=1.0, skipped_updates=0), Record('train', config='a.py'))
     page = Page(tmp_path)
@@ -273,6 +276,7 @@ def test_the_first_and_the_latest_picture_of_every_name_are_in_the_page_unless_d
     }
 
 
+@pytest.mark.charts
 def test_nothing_outside_is_referenced_and_no_text_becomes_markup(tmp_path):
     texts = dict.fromkeys(('message', 'source'), HOSTILE)
     tables = dict(model={'model': HOSTILE, 'parameters': '1'}, versions={HOSTILE: HOSTILE}, seconds={HOSTILE: 1.0})

@@ -51,6 +51,7 @@ def records(folder: Path, purpose: str = 'train') -> list:
     return [json.loads(path.read_text()) for path in sorted(folder.glob(f'*/vis_data/run_{purpose}.json'))]
 
 
+@pytest.mark.charts
 def test_a_training_and_then_a_test_end_with_their_page_and_the_time_of_their_parts(tmp_path):
     """A run that is killed leaves the record of its last checkpoint."""
     before = []
