@@ -14,3 +14,4 @@ from .decode_heads.upernet_head import UperNetHead
 from .segmentors.encoder_decoder import EncoderDecoder
 from .selfsup.masked_image_model import AllPatches, MaskedImageModel, MaskedPatches, NormalisedPixels, VisualTokens
 from .tokenizers.discrete_vae import DiscreteVAE
+from .tokenizers.vector_quantised import VectorQuantisedTokenizer

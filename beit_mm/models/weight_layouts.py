@@ -27,13 +27,13 @@ _CLASSIFIER = [
     *_same('cls_token pos_embed patch_embed.proj. norm. fc_norm.', '@', 'backbone.'),
     *_same(_BLOCK, '@blocks.{}.', 'backbone.blocks.{}.'),
 ]
-_TRUNK = _CLASSIFIER + _same('mask_token rel_pos_bias.relative_position_bias_table cls_pt_layers.', '@', 'backbone.')
+_TRUNK = _CLASSIFIER + _same('mask_token rel_pos_bias.relative_position_bias_table', '@', 'backbone.')
 _HEADS = _same('decode_head. auxiliary_head.')
 _SEGMENTOR = _same('neck.') + _HEADS
 
 BEIT_MM = Layout(
     'beit_mm',
-    [*_TRUNK, ('@grid_size', 'backbone.grid_size'), *_same('lm_head. head.fc. target.'), *_SEGMENTOR],
+    [*_TRUNK, ('@grid_size', 'backbone.grid_size'), *_same('lm_head. bottleneck. head.fc. target.'), *_SEGMENTOR],
     trunk_prefix='backbone.',
     wrapper='state_dict',
 )
@@ -43,10 +43,13 @@ RELEASE = Layout(
     _TRUNK
     + _table(
         """
-        @head.      head.fc.
-        @lm_head.   lm_head.
-        @fpn1.      neck.upsample_4x.
-        @fpn2.      neck.upsample_2x.
+        @head.              head.fc.
+        @lm_head.           lm_head.
+        @cls_pt_layers.     bottleneck.blocks.
+        @cls_pt_norm.       bottleneck.norm.
+        @cls_pt_lm_head.    bottleneck.lm_head.
+        @fpn1.              neck.upsample_4x.
+        @fpn2.              neck.upsample_2x.
         """
     )
     + _HEADS,

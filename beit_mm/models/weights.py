@@ -21,7 +21,7 @@ SHARED_TABLE = 'rel_pos_bias.relative_position_bias_table'
 PATCH_EMBED, RGB = 'patch_embed.proj.weight', 3
 BLOCK_TABLE = 'attn.relative_position_bias_table'
 # Weights that the same trunk may have for another task. A file may hold them or not.
-TASK_WEIGHTS = ('mask_token', 'norm.', 'fc_norm.', 'lm_head.', 'head.', 'cls_pt_layers.')
+TASK_WEIGHTS = ('mask_token', 'norm.', 'fc_norm.', 'lm_head.', 'head.', 'cls_pt_')
 MIN_MATCHED_SHARE = 0.9
 MAX_SIDE, MAX_PATCHES = 1024, 1 << 16  # of the grid in a file, for which matrices are made
 

@@ -1,7 +1,8 @@
 """BEiT: the trunk of pre-training, classification and segmentation (arXiv 2106.08254)."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from mmengine.model import BaseModule
@@ -112,10 +113,20 @@ class BEiT(BaseModule):
         self.pos_embed = nn.Parameter(torch.zeros(1, num_tokens, embed_dim)) if use_abs_pos_emb else None
         self.pos_drop = nn.Dropout(drop_rate)
         self.rel_pos_bias = RelativePositionBias(self.grid, num_heads) if use_shared_rel_pos_bias else None
-        bias_grid = self.grid if use_rel_pos_bias else None
-        block_options = (mlp_ratio, qkv_bias, drop_rate, attn_drop_rate, layer_scale_init_value, norm_eps, bias_grid)
+        self._block_options: dict[str, Any] = dict(
+            embed_dim=embed_dim,
+            num_heads=num_heads,
+            mlp_ratio=mlp_ratio,
+            qkv_bias=qkv_bias,
+            drop_rate=drop_rate,
+            attn_drop_rate=attn_drop_rate,
+            layer_scale_init_value=layer_scale_init_value,
+            norm_eps=norm_eps,
+            bias_grid=self.grid if use_rel_pos_bias else None,
+        )
+        self.drop_path_rate, self.compile_blocks = drop_path_rate, compile_blocks
         rates = torch.linspace(0, drop_path_rate, depth, device='cpu').tolist()
-        self.blocks = nn.ModuleList(Block(embed_dim, num_heads, rate, *block_options) for rate in rates)
+        self.blocks = nn.ModuleList(self.new_block(rate) for rate in rates)
         # Released names: `fc_norm` comes after the mean, `norm` before any pooling.
         if out_type == 'avg_featmap':
             self.fc_norm = nn.LayerNorm(embed_dim, eps=norm_eps)
@@ -126,10 +137,14 @@ class BEiT(BaseModule):
         for frozen in self._frozen():
             frozen.requires_grad_(False)
         self.with_cp = with_cp
-        if compile_blocks:  # equal blocks share one graph
-            for block in self.blocks:
-                block.compile()
         self.register_load_state_dict_pre_hook(fit_trunk_weights)
+
+    def new_block(self, drop_path_rate: float) -> Block:
+        """A block like the trunk's own."""
+        block = Block(drop_path_rate=drop_path_rate, **self._block_options)
+        if self.compile_blocks:
+            block.compile()  # equal blocks share one graph
+        return block
 
     def _frozen(self) -> list[nn.Module | nn.Parameter]:
         if self.frozen_stages < 0:
@@ -192,20 +207,28 @@ class BEiT(BaseModule):
         if self.pos_embed is not None:
             x = x + resize_position_embedding(self.pos_embed, grid, self.grid)
         x = self.pos_drop(x)
+        return self.run(self.blocks, x, grid, blocks), grid
+
+    def run(self, blocks: Iterable[nn.Module], x: Tensor, grid: Grid, kept: Sequence[int]) -> list[Tensor]:
+        """Run tokens (B, 1 + h * w, C) of a grid (h, w) through blocks, the trunk's or like them, with its biases.
+
+        Returns:
+            the outputs of the blocks with the indices `kept`, in their order.
+        """
         positions = shared_bias = None
         if self.has_block_bias or self.rel_pos_bias is not None:
             positions = locate(self.grid, grid, self.cls_token.dtype, x.device)  # once for all blocks
         if self.rel_pos_bias is not None:
             shared_bias = self.rel_pos_bias(positions)
         outputs = {}
-        for index, block in enumerate(self.blocks):
+        for index, block in enumerate(blocks):
             if self.with_cp and self.training:
                 x = checkpoint(block, x, positions, shared_bias, use_reentrant=False)
             else:
                 x = block(x, positions, shared_bias)
-            if index in blocks:
+            if index in kept:
                 outputs[index] = x
-        return [outputs[index] for index in blocks], grid
+        return [outputs[index] for index in kept]
 
     def _put_mask_tokens(self, patches: Tensor, mask: Tensor, grid: Grid) -> Tensor:
         if self.mask_token is None:

@@ -12,6 +12,8 @@ from beit_mm.models.weight_layouts import OPENMMLAB
 from beit_mm.models.weights import describe, is_plain, WeightsMismatch
 from beit_mm.registry import build_part, MODELS
 
+from .class_token_bottleneck import ClassTokenBottleneck
+
 HOST_NAMES = ('head.cls_head.', 'target_generator.blocks.')
 
 
@@ -135,6 +137,7 @@ class MaskedImageModel(BaseModel):
         backbone: a trunk with `out_type='raw'` and a mask token.
         target: a prediction target, see `beit_mm.models`.
         recovered: the patches that the loss counts: MaskedPatches, or AllPatches for the ablation.
+        bottleneck: options of ClassTokenBottleneck, for BEiT v2; None for BEiT.
         data_preprocessor: returns `inputs`, `views` and `mask`, see TwoViewPreprocessor.
         init_cfg: MMEngine's.
     """
@@ -144,6 +147,7 @@ class MaskedImageModel(BaseModel):
         backbone: dict,
         target: dict,
         recovered: dict | None = None,
+        bottleneck: dict | None = None,
         data_preprocessor: dict | None = None,
         init_cfg: dict | None = None,
     ):
@@ -165,6 +169,9 @@ class MaskedImageModel(BaseModel):
         # Truncated at one standard deviation, as everything in the release's pre-training.
         nn.init.trunc_normal_(self.lm_head.weight, std=0.02, a=-0.02, b=0.02)
         nn.init.zeros_(self.lm_head.bias)
+        self.bottleneck = None
+        if bottleneck is not None:
+            self.bottleneck = ClassTokenBottleneck(self.backbone, self.target.num_outputs, **bottleneck)
         self.register_load_state_dict_pre_hook(_check_head_weights)
 
     def forward(self, inputs: Tensor, views: Tensor | None = None, mask: Tensor | None = None, mode: str = 'tensor'):
@@ -188,8 +195,16 @@ class MaskedImageModel(BaseModel):
     def loss(self, inputs: Tensor, views: Tensor | None, mask: Tensor) -> dict[str, Tensor]:
         targets = self._targets(inputs, views, mask)
         indices = self.recovered(mask)
-        predictions = self._predict(inputs, mask, indices)
-        return self.target.loss(predictions, targets.index_select(0, indices))
+        targets = targets.index_select(0, indices)
+        if self.bottleneck is None:
+            return self.target.loss(self._predict(inputs, mask, indices), targets)
+        features, behind = self.bottleneck(self.backbone, inputs, mask)
+        losses = self.target.loss(self.lm_head(_select(features, indices)), targets)
+        lm_head = self.bottleneck.lm_head or self.lm_head
+        losses_behind = self.target.loss(lm_head(_select(behind, indices)), targets)
+        # MMEngine adds up what is called a loss, and calls the sum `loss`.
+        losses['loss_patches'] = losses.pop('loss')
+        return losses | {f'{name}_class_token': value for name, value in losses_behind.items()}
 
     def predict(self, inputs: Tensor, views: Tensor | None, mask: Tensor) -> list[dict]:
         """Per image: `predicted` and `target` at its k masked patches: classes (k,), or pixels (k, num_outputs)."""
@@ -201,21 +216,25 @@ class MaskedImageModel(BaseModel):
         return [dict(predicted=p, target=t) for p, t in zip(predicted.split(counts), targets.split(counts))]
 
     def _predict(self, inputs: Tensor, mask: Tensor, indices: Tensor) -> Tensor:
-        features = self.backbone(inputs, mask)[-1]  # (B, 1 + h * w, C)
-        return self.lm_head(features[:, 1:].flatten(0, 1).index_select(0, indices))  # (M, num_outputs)
+        return self.lm_head(_select(self.backbone(inputs, mask)[-1], indices))  # (M, num_outputs)
 
     def _targets(self, inputs: Tensor, views: Tensor | None, mask: Tensor) -> Tensor:
         targets = self.target(inputs, views)
         expected, grid = tuple(mask.shape[1:3]), tuple(targets.shape[1:3])
         if grid != expected:
             raise UserError(
-                'the grid of targets (second_scale of the pipeline, over 8) must be the grid of the masks '
-                f'(grid of the mask generator), {expected}, got {grid}'
+                "the grid of targets (second_scale of the pipeline, over the tokenizer's patch) must be the grid of "
+                f'the masks (grid of the mask generator), {expected}, got {grid}'
             )
         return targets.flatten(0, 2)  # (B * h * w, ...)
 
     def get_layer_depth(self, param_name: str):
         return self.backbone.get_layer_depth(param_name, 'backbone.')
+
+
+def _select(tokens: Tensor, indices: Tensor) -> Tensor:
+    """From tokens (B, 1 + h * w, C), the patches of the batch with these indices, (M, C)."""
+    return tokens[:, 1:].flatten(0, 1).index_select(0, indices)
 
 
 def _check_head_weights(module: MaskedImageModel, state_dict: dict[str, Tensor], prefix: str, *_) -> None:
