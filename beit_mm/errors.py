@@ -1,6 +1,11 @@
 """Errors that a user can fix, and the end of a training by a signal."""
 
 import re
+import site
+import sysconfig
+from pathlib import Path
+
+SHORTAGE = "out of memory|can't allocate memory|Unable to allocate|CUBLAS_STATUS_ALLOC_FAILED"
 
 
 class UserError(ValueError):
@@ -19,8 +24,26 @@ class TrainingStopped(SystemExit):
         self.message = message
 
 
-def describe_shortage(error: RuntimeError) -> str | None:
-    """The first two sentences of torch's error about too little memory; None for other errors."""
-    if not re.search("out of memory|can't allocate memory", str(error)):
+def describe_shortage(error: BaseException) -> str | None:
+    """The first two sentences of torch's or numpy's error about too little memory; None for other errors."""
+    if not isinstance(error, (RuntimeError, MemoryError)):
         return None
-    return '. '.join(str(error).splitlines()[0].split('. ')[:2])
+    lines = str(error).splitlines() or ['out of memory']
+    line = lines[-1] if lines[0].startswith('Caught ') else lines[0]  # of a loader's worker, with its traceback
+    if not isinstance(error, MemoryError) and not re.search(SHORTAGE, str(error)):
+        return None
+    return '. '.join(line.split('. ')[:2])
+
+
+def find_own_code(trace: str, *others: Path) -> str | None:
+    """File and line of the user's own code that raised an error, of the text of a traceback.
+
+    None if beit_mm, code in one of the other folders, or a package that they called raised it.
+    """
+    packages = [sysconfig.get_path('stdlib'), *site.getsitepackages(), site.getusersitepackages()]
+    for file, line in reversed(re.findall(r'File "(.+)", line (\d+)', trace)):  # innermost first
+        path = Path(file)
+        if path.is_file() and not any(path.is_relative_to(folder) for folder in packages):
+            is_own = not any(path.is_relative_to(folder) for folder in (Path(__file__).parent, *others))
+            return f'{file}, line {line}' if is_own else None
+    return None

@@ -172,23 +172,26 @@ def find_damage(path: Path) -> str | None:
 
 
 def _newest_first(work_dir: Path, hook: Mapping) -> Iterator[Path]:
-    """What `last_checkpoint` names, then all others that are not later."""
+    """What `last_checkpoint` names, then all others that are not later; damaged ones come before whole ones."""
     pointed = read_pointer(work_dir, _folder(work_dir, hook))
-    patterns, ends = [], {}
-    for template, paths in _list_all(work_dir, hook, pointed).items():
-        end = _number(pointed, template) if pointed else None
-        if end is not None and template in (EPOCHS, STEPS):
-            ends = {'epoch' if template == EPOCHS else 'iter': end}
-        patterns.append([path for number, path in paths.items() if end is None or number < end])
     if pointed:
         yield pointed
-        if progress := _progress(pointed):
-            ends = dict(iter=progress['iter'] + 1)
-    while patterns := [paths for paths in patterns if paths]:
-        newest = max(patterns, key=lambda paths: _progress(paths[-1]).get('iter', math.inf)).pop()
-        is_later = any(_progress(newest).get(unit, 0) >= end for unit, end in ends.items())
-        if not is_later and newest != pointed:
-            yield newest
+    progress = {}
+    for template, paths in _list_all(work_dir, hook, pointed).items():
+        end = _number(pointed, template) if pointed else None
+        earlier = [path for number, path in paths.items() if end is None or number < end]
+        progress.update({path: _progress(path) for path in earlier if path != pointed})
+    ends = _ends(pointed) if pointed else {}
+    others = [path for path in progress if all(progress[path].get(unit, 0) < end for unit, end in ends.items())]
+    yield from sorted(others, key=lambda path: progress[path].get('iter', math.inf), reverse=True)
+
+
+def _ends(pointed: Path) -> dict[str, int]:
+    """The number of epochs or iterations from which on a checkpoint is later than this one, from it or its name."""
+    if progress := _progress(pointed):
+        return dict(iter=progress['iter'] + 1)
+    numbers = dict(epoch=_number(pointed, EPOCHS), iter=_number(pointed, STEPS))
+    return {unit: number for unit, number in numbers.items() if number is not None}
 
 
 def _folder(work_dir: Path, hook: Mapping) -> Path:

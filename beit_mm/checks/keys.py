@@ -6,8 +6,9 @@ import logging
 import re
 from collections.abc import Iterable, Iterator
 
-from mmengine.registry import LOOPS
+from mmengine.registry import LOOPS, MODELS
 from mmengine.runner import Runner
+from mmseg.models import EncoderDecoder
 from torch.utils.data import DataLoader
 
 from beit_mm.config.reading import READ
@@ -18,6 +19,7 @@ from .problems import closest, Problem, suggest, warn
 KNOWN_KEYS = {*READ, *'vis_backends train_pipeline val_pipeline test_pipeline'.split()}  # with the hosts' helpers
 CUTOFF = 0.85  # so alike that no helper variable of the hosts' configs is taken for a mistake
 LOADER_KEYS = {*inspect.signature(DataLoader).parameters, 'num_batch_per_epoch', 'disable_subprocess_warning'}
+WINDOW_KEYS = {'mode', 'crop_size', 'stride', 'windows_per_batch', 'scale_factor', 'subdivision_steps'}  # in test_cfg
 SECTIONS = dict(
     randomness=set(inspect.signature(Runner.set_randomness).parameters) - {'self'},
     env_cfg={'cudnn_benchmark', 'mp_cfg', 'dist_cfg', 'resource_limit'},
@@ -45,6 +47,12 @@ def check_keys(cfg: dict, loaders: Iterable[str]) -> Iterator[Problem]:
             if name not in known and not name.startswith('_'):
                 listing = 'it may be one of ' + ', '.join(sorted(known))
                 yield Problem(f'{section}.{name}', f'nothing reads this key, {suggest(name, known, listing)}')
+    model = cfg.get('model') or {}
+    cls = find_class(model, MODELS)
+    if isinstance(cls, type) and issubclass(cls, EncoderDecoder) and cls.__module__.startswith(('mmseg.', 'beit_mm.')):
+        for name in (model.get('test_cfg') or {}).keys() - WINDOW_KEYS:
+            listing = 'it may be one of ' + ', '.join(sorted(WINDOW_KEYS))
+            yield warn(f'model.test_cfg.{name}', f'nothing reads this key, {suggest(name, WINDOW_KEYS, listing)}')
     for section, default in (('train_cfg', 'EpochBasedTrainLoop'), ('val_cfg', 'ValLoop'), ('test_cfg', 'TestLoop')):
         yield from _check_loop(section, cfg.get(section) or {}, default)
     for stage, other in (('train', 'optim_wrapper'), ('val', 'val_evaluator'), ('test', 'test_evaluator')):

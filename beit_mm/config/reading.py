@@ -2,6 +2,7 @@
 
 import argparse
 import inspect
+import sys
 import traceback
 from pathlib import Path
 from typing import NoReturn
@@ -11,7 +12,7 @@ from mmengine.runner import FlexibleRunner, Runner
 from mmengine.utils import import_modules_from_strings
 
 from beit_mm.config.parts import drop_worker_options, get
-from beit_mm.errors import UserError
+from beit_mm.errors import find_own_code, UserError
 
 # What a run reads: arguments of the runners, and what launchers, wrappers and inferencers read too.
 READ = {*inspect.signature(Runner).parameters, *inspect.signature(FlexibleRunner).parameters} | set(
@@ -79,12 +80,20 @@ def _explain(path: str | Path, error: Exception) -> str:
     names = [str(names.get('filename')) for names in readers]
     file = next((name for name in names if Path(name).is_file()), str(path))
     line = next((line for frame, line in frames if frame.f_code.co_filename == file), None)
+    while isinstance(error, ImportError) and error.__context__:  # MMEngine's only lists folders
+        error = error.__context__
+    trace = ''.join(traceback.format_exception(error, chain=False))
+    place = line is None and find_own_code(trace, Path(sys.argv[0]).absolute().parent)
+    if place:  # in an imported module
+        file, _, line = place.rpartition(', line ')
     text, mend = ' '.join(str(error.args[0] if isinstance(error, KeyError) else error).split()), ''
     if isinstance(error, SyntaxError):
         file = error.filename if Path(error.filename or '').is_file() else file  # of an imported module
         line, text = error.lineno, error.msg + (f' at `{error.text.strip()}`' if error.text else '')
         is_indentation = isinstance(error, IndentationError)
         mend = 'indent with spaces only' if is_indentation else 'save it as plain UTF-8' if 'U+FEFF' in text else ''
+    elif isinstance(error, ModuleNotFoundError):
+        mend = 'install it, or put the folder that holds it on PYTHONPATH'
     elif isinstance(error, UnicodeDecodeError):
         mend = 'save it as UTF-8'
     elif isinstance(error, FileNotFoundError) and error.filename:
@@ -120,7 +129,10 @@ def merge_options(cfg: Config, options: dict | None, path: object, argument: str
             reason = ' '.join(str(error.args[0]).split())
             raise UserError(f'{argument} {key}={value} does not fit {path}: {reason}') from error
     if any(key.startswith('custom_imports') for key in options or {}):
-        import_modules_from_strings(**cfg.custom_imports)  # those in the file are imported when it is read
+        try:  # those in the file are imported when it is read
+            import_modules_from_strings(**cfg.custom_imports)
+        except Exception as error:
+            raise UserError(_explain(path, error)) from error
     for name, (types, words) in SECTIONS.items():
         if cfg.get(name) is not None and not isinstance(cfg[name], types):
             raise UserError(f'{name} must be {words}, got {cfg[name]!r}')
@@ -137,6 +149,8 @@ def unread_options(cfg: Config, options: dict | None) -> dict[str, str]:
         name = key.split('.')[0]
         if name == 'data_preprocessor' and own.get(name):
             unread[key] = f'is used by nothing, since the model has its own; change model.{key}'
+        elif name == 'launcher':
+            unread[key] = 'is used by nothing, since --launcher sets it; tools/dist_train.sh starts several processes'
         elif name not in READ:
             unread[key] = 'is used by nothing after the file was read; change it in the file'
     return unread

@@ -1,6 +1,7 @@
 """What applies after a resume: the config's schedules as if always set, the checkpoint's rates, and a table."""
 
 import re
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -61,7 +62,7 @@ SCHEDULES = {
     ),
     'one cycle': (
         [dict(type='OneCycleLR', eta_max=0.1, total_steps=8, by_epoch=False)],
-        [dict(type='OneCycleLR', eta_max=0.1, total_steps=16, by_epoch=False)],
+        [dict(type='OneCycleLR', eta_max=0.2, total_steps=16, by_epoch=False)],
     ),
     'mixed': ([*warmed_up(2), dict(RISE, end=6)], [*warmed_up(4), dict(RISE, end=6), dict(MOMENTUM, end=16)]),
     'none before': (None, warmed_up(4)),
@@ -148,6 +149,65 @@ def test_a_file_that_holds_no_run_is_not_resumed(changes, message, tmp_path):
     runner._resume = True
     with pytest.raises(UserError, match=message):
         runner.train()
+
+
+class Scores(line_model.Half):
+    """The best accuracy comes after the fourth epoch, the least error after the second."""
+
+    def compute_metrics(self, results):
+        return dict(
+            accuracy=[0, 0.1, 0.5, 0.4, 0.6, 0.3, 0.2, 0.1, 0.1][self.epoch],
+            error=[9, 3.0, 1.0, 2.0, 2.0, 2.0, 2.0, 2.0, 2.0][self.epoch],
+        )
+
+
+class Ends(Hook):
+    """Tells the metric its epoch, and ends a run without saving, as a kill."""
+
+    def __init__(self, metric, stage: str = '', at: int = 0):
+        self.metric, self.stage, self.at = metric, stage, at
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if (self.stage, self.at) == ('train', runner.iter):
+            raise InterruptedError
+
+    def before_val_iter(self, runner, batch_idx, data_batch=None):
+        self.metric.epoch = runner.iter // 4
+        if (self.stage, self.at) == ('val', runner.iter):
+            raise InterruptedError
+
+
+@pytest.mark.parametrize('by_epoch', [True, False])
+def test_best_scores_and_early_stopping_go_on_after_a_kill(by_epoch, tmp_path):
+    """Checkpoints are written before the validation of their step, so a resumed run begins with that."""
+
+    def run(folder, *kill, resume=False):
+        metric = Scores()
+        best = dict(save_best=['accuracy', 'error'], rule=['greater', 'less'], max_keep_ckpts=2, by_epoch=by_epoch)
+        runner = line_model.build(
+            folder,
+            Ends(metric, *kill),
+            dict(type='EarlyStoppingHook', monitor='accuracy', patience=2, min_delta=0.0),
+            epochs=8,
+            by_epoch=by_epoch,
+            resume=resume,
+            val_evaluator=[metric],
+            default_hooks=dict(
+                checkpoint=dict(type='VerifiedCheckpointHook', interval=1 if by_epoch else 4, **best), stop=None
+            ),
+        )
+        with nullcontext() if not kill else pytest.raises(InterruptedError):
+            runner.train()
+        info = runner.message_hub.runtime_info
+        return runner.iter, {key: value for key, value in info.items() if key.startswith('best_score')}
+
+    whole = run(tmp_path / 'whole')
+    assert whole == (24, dict(best_score_accuracy=0.6, best_score_error=1.0))
+    run(tmp_path / 'killed', 'train', 13)
+    run(tmp_path / 'killed', 'val', 16, resume=True)
+    run(tmp_path / 'killed', 'train', 21, resume=True)
+    assert run(tmp_path / 'killed', resume=True) == whole
+    assert line_model.names(tmp_path / 'killed') == line_model.names(tmp_path / 'whole')
 
 
 def log_of(folder) -> str:

@@ -72,10 +72,18 @@ class VerifiedCheckpointHook(CheckpointHook):
 
     def before_train(self, runner) -> None:
         info = runner.message_hub.runtime_info  # of the checkpoint, when a run is resumed
-        if 'keep_ckpt_ids' in info:
-            steps = info['keep_ckpt_ids'] if isinstance(info['keep_ckpt_ids'], list) else []
-            info['keep_ckpt_ids'] = sorted({step for step in steps if type(step) is int and 0 <= step < 1 << 63})
-        super().before_train(runner)
+        _keep_numbers(info)
+        super().before_train(runner)  # reads it, and sets out_dir
+        self._keep_own_names(info)
+        self._last_saved = None  # of an earlier training in this process
+        if is_main_process():
+            remove_partial(Path(self.out_dir))
+            self._release()
+            if not runner.iter:
+                self._name_earlier(runner)
+
+    def _keep_own_names(self, info: dict) -> None:
+        """Of the files that a checkpoint names, keep only names of this run's files."""
         if STOP_CHECKPOINTS in info:
             stops = map(self._own_name, info[STOP_CHECKPOINTS] if isinstance(info[STOP_CHECKPOINTS], list) else [])
             info[STOP_CHECKPOINTS] = [name for name in stops if name and re.fullmatch(name_pattern(STEPS), name)]
@@ -86,12 +94,6 @@ class VerifiedCheckpointHook(CheckpointHook):
             self.best_ckpt_path = info.get('best_ckpt')
         for score in getattr(self, 'best_ckpt_path_dict', ()):
             self.best_ckpt_path_dict[score] = info.get(f'best_ckpt_{score}')
-        self._last_saved = None  # of an earlier training in this process
-        if is_main_process():
-            remove_partial(Path(self.out_dir))
-            self._release()
-            if not runner.iter:
-                self._name_earlier(runner)
 
     def _name_earlier(self, runner) -> None:
         """Say which checkpoints lie in the folder of a new training: it may replace some, and goes on from none."""
@@ -207,6 +209,13 @@ class VerifiedCheckpointHook(CheckpointHook):
         best = [getattr(self, 'best_ckpt_path', None), *getattr(self, 'best_ckpt_path_dict', {}).values()]
         keep = [Path(path).name for path in (self.last_ckpt, *best) if path]
         self.file_backend.release(Path(self.out_dir), self._own_names, keep)
+
+
+def _keep_numbers(info: dict) -> None:
+    """Of what a checkpoint lists as numbers of checkpoints to keep, keep numbers."""
+    if 'keep_ckpt_ids' in info:
+        steps = info['keep_ckpt_ids'] if isinstance(info['keep_ckpt_ids'], list) else []
+        info['keep_ckpt_ids'] = sorted({step for step in steps if type(step) is int and 0 <= step < 1 << 63})
 
 
 def check_finite(checkpoint: dict, constants: Collection[str] = ()) -> None:

@@ -170,13 +170,14 @@ class KNNHook(Hook):
 
     def after_train_epoch(self, runner) -> None:
         if self.by_epoch and (self.every_n_epochs(runner, self.interval) or self.is_last_train_epoch(runner)):
-            self._look(runner, runner.iter)
+            self._classify(runner, runner.iter)
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         if not self.by_epoch and (self.every_n_train_iters(runner, self.interval) or self.is_last_train_iter(runner)):
-            self._look(runner, runner.iter + 1)
+            self._classify(runner, runner.iter + 1)
 
-    def _look(self, runner, step: int) -> None:
+    def _classify(self, runner, step: int) -> None:
+        """Classify the validation images, and log the share that is right."""
         with timed(runner, 'validation'):
             top1 = self.top1(unwrap(runner.model))
         runner.logger.info(f'k-NN on frozen features after {step} iterations: knn/top1: {top1:.4f}')

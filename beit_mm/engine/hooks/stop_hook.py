@@ -13,6 +13,7 @@ from mmengine.dist import get_world_size, is_main_process
 from mmengine.hooks import EMAHook, Hook
 from mmengine.runner import IterBasedTrainLoop
 
+from beit_mm.engine.runners.ending import wake_with_parent
 from beit_mm.engine.runners.loops import ResumableLoop
 from beit_mm.engine.runners.resuming import is_between_updates
 from beit_mm.errors import TrainingStopped, UserError
@@ -86,16 +87,14 @@ class StopOnSignalHook(Hook):
         if not is_between_updates(runner) and self._agree(self._received is not None):
             self._stop(runner, runner.iter + 1)
 
-    def before_val_epoch(self, runner) -> None:
+    def before_val(self, runner) -> None:
         self._num_val_batches = len(runner.val_dataloader)
         if isinstance(self._agree, SharedFlag):
             self._num_val_batches = self._agree.min(self._num_val_batches)
 
     def after_val_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         if self._agree and batch_idx < self._num_val_batches and self._agree(self._received is not None):
-            for hook in runner.hooks:
-                if isinstance(hook, EMAHook):
-                    hook.after_val_epoch(runner)  # puts back the weights of the training
+            restore_weights(runner)
             self._stop(runner, runner.iter)
 
     def _note(self, number: int, frame) -> None:
@@ -126,6 +125,13 @@ class StopOnSignalHook(Hook):
         message = f'stopped by {cause} after iteration {iteration}; --resume goes on from {path}'
         runner.logger.warning(message)
         raise TrainingStopped(message, 128 + signal.SIGINT if self._received == signal.SIGINT else 0)
+
+
+def restore_weights(runner) -> None:
+    """In a validation, put back the weights of the training, where averaged ones are validated."""
+    for hook in runner.hooks:
+        if isinstance(hook, EMAHook):
+            hook.after_val_epoch(runner)
 
 
 class SharedFlag:
@@ -163,6 +169,7 @@ def ignore_signals_in_worker(signals: Sequence[int], initialize: Callable | None
             pass
         os._exit(0)
 
+    wake_with_parent()
     if hasattr(signal, 'sigwaitinfo'):  # not on macOS
         signal.pthread_sigmask(signal.SIG_BLOCK, {*signals, signal.SIGTERM})
         threading.Thread(target=exit_with_parent, daemon=True).start()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import sys
 import threading
@@ -26,8 +27,10 @@ from beit_mm.models.inspection import unwrap
 from beit_mm.registry import HOOKS
 
 from .checkpoint_hook import VerifiedCheckpointHook
+from .stop_hook import restore_weights
 
 SHORT = 'loading', 'its step'  # parts of a training with the short limit; its first step may compile
+BETWEEN_STEPS = 'loading', 'validation', 'the start of an epoch', 'the end of an epoch'
 
 
 @HOOKS.register_module()
@@ -35,8 +38,8 @@ class WatchdogHook(Hook):
     """Ends a training, with exit code 1, when no step ends for a time: on all processes, torchrun starts them anew.
 
     Set it as `default_hooks.watchdog`, after `stop`. Processes tell each other by torch's store where they are, and the
-    message names those that no longer do or that are behind. If the last update is complete and no device is busy, the
-    main process saves the state after it. `traceback.txt` says where a process waits.
+    message names those that no longer do or that are behind. The first process that still gives signs of life saves the
+    state after the last step, or the message says why it cannot. `traceback.txt` says where a process waits.
 
     Args:
         limit: seconds for a step and its batch, and for any part in which another process gives no sign of life.
@@ -54,12 +57,19 @@ class WatchdogHook(Hook):
         self.limit, self.long_limit = limit, long_limit
         self.interval = min(max(limit / 100, 0.2), 10.0)  # seconds between two signs of life
         self._ended: threading.Event | None = None  # None outside a training
+        self._is_ending, self._thread = False, 0  # of the training
         self._part, self._waited = '', 0.0
 
     def switch(self, part: str) -> str:
         """Begin another part of the training; returns the one before. `timed` calls it too."""
+        self._hold()
         previous, self._part, self._waited = self._part, part, 0.0
         return previous
+
+    def _hold(self) -> None:
+        """Let the training wait while its state is saved, in case that what it waited for comes after all."""
+        while self._is_ending and threading.get_ident() == self._thread:
+            time.sleep(1)
 
     def before_train(self, runner) -> None:
         self.switch('its start')
@@ -80,6 +90,7 @@ class WatchdogHook(Hook):
         threading.Thread(target=self._watch, args=(runner, self._ended), daemon=True).start()
 
     def _note_update(self, *_) -> None:
+        self._hold()
         self._is_updating = True
 
     def before_train_epoch(self, runner) -> None:
@@ -142,27 +153,27 @@ class WatchdogHook(Hook):
 
     def _end(self, runner) -> None:
         """End this process. All that may wait for ever has a limit."""
-        waited = self._waited
+        self._is_ending, waited = True, self._waited
         signs = self._signs()
         blamed = self._blame(signs)
-        saved = None
-        if is_main_process():
-            saved = _within(self.long_limit, lambda: self._save(runner))
-        elif not signs or '0' in signs:
-            _within(self.long_limit, lambda: self._store.get('saved'))
-        if saved:
-            saved = f'--resume goes on from {saved}'
-        else:
-            saved = f'this step is not saved, the last checkpoint is {read_pointer(Path(runner.work_dir)) or "none"}'
-        message = f'nothing has moved for {waited:.0f} s after iteration {self._done}: {blamed}; {saved}'
+        alive = [int(rank) for rank, sign in signs.items() if 'count' in sign]
+        ending, saves = None, get_rank() == min(alive, default=0)
+        if saves:
+            ending = _within(self.long_limit, lambda: self._save(runner)) or 'this step could not be saved'
+        elif signs:
+            ending = _within(self.long_limit, lambda: self._store.get('saved').decode())
+        if not ending or 'goes on from' not in ending:
+            last = read_pointer(Path(runner.work_dir)) or 'none'
+            ending = f'{ending or "this step is not saved"}; the last checkpoint is {last}'
+        message = f'nothing has moved for {waited:.0f} s after iteration {self._done}: {blamed}; {ending}'
         stack = traceback.format_stack(sys._current_frames().get(self._thread))
-        write_traceback(''.join(stack), runner.work_dir, may_replace=is_main_process())
+        write_traceback(''.join(stack), runner.work_dir, may_replace=saves)
         note_end(1, f'error: {message}')
         print(f'error: {message}', file=sys.stderr, flush=True)
         _within(10, lambda: runner.logger.error(message))
         _within(10, lambda: runner.call_hook('on_exception', error=TimeoutError(message)))
-        if self._store and is_main_process():
-            _within(10, lambda: self._store.set('saved', ''))
+        if self._store and saves:
+            _within(10, lambda: self._store.set('saved', ending.partition(';')[0]))
         os._exit(1)
 
     def _signs(self) -> dict[str, dict]:
@@ -193,18 +204,36 @@ class WatchdogHook(Hook):
             return f'all processes are in {self._part}'
         return ', '.join(f'{sign["who"]} is still in {sign["part"]} after iteration {sign["done"]}' for sign in behind)
 
-    def _save(self, runner) -> str | None:
-        """Save the state after the last update, if that is complete; returns the path."""
+    def _save(self, runner) -> str:
+        """Save the state after the last step, if that is complete; says where, or why not."""
         saver = next((hook for hook in runner.hooks if isinstance(hook, VerifiedCheckpointHook)), None)
-        in_shards = any(isinstance(parameter, DTensor) for parameter in unwrap(runner.model).parameters())
-        if saver is None or in_shards or self._part not in SHORT or self._is_updating or is_between_updates(runner):
-            return None
+        if saver is None or (obstacle := self._obstacle(runner)):
+            return f'this step is not saved, as {obstacle if saver else "there is no VerifiedCheckpointHook"}'
+        if self._part == 'validation':
+            restore_weights(runner)
+        elif self._part not in BETWEEN_STEPS:
+            for statistic, kept in getattr(runner.optim_wrapper, '_statistics', None) or ():
+                statistic.data.copy_(kept)  # a forward pass has changed it
+        if not is_main_process():
+            dist.group.WORLD = None  # MMEngine's Runner saves in the main process, as this one then is
+        return f'--resume goes on from {saver.save_stop(runner, runner.epoch, self._done)}'
+
+    def _obstacle(self, runner) -> str | None:
+        """What keeps this process from saving the whole state after the last step."""
+        if any(isinstance(parameter, DTensor) for parameter in unwrap(runner.model).parameters()):
+            return 'the model is in shards, of which other processes hold some'
+        stack = traceback.extract_stack(sys._current_frames().get(self._thread))
+        in_hook = self._part == 'validation' and any(
+            re.match('(before|after)_(?!val_iter)', frame.name) for frame in stack
+        )
+        if self._is_updating or in_hook or self._part not in (*SHORT, *BETWEEN_STEPS):
+            return f'it is incomplete {"in a hook " if in_hook else ""}during {self._part}'
+        if is_between_updates(runner) and (get_world_size() > 1 or self._part not in BETWEEN_STEPS):
+            return 'the gradients that are being accumulated are lost'
         # Of a device that a lost process keeps busy, the weights may be older than the counters.
         if torch.cuda.is_initialized() and not _within(30, lambda: torch.cuda.synchronize() or True):
-            return None
-        for statistic, kept in getattr(runner.optim_wrapper, '_statistics', None) or ():
-            statistic.data.copy_(kept)  # a forward pass has changed it
-        return saver.save_stop(runner, runner.epoch, self._done)
+            return 'the device is busy'
+        return None
 
 
 def _within(seconds: float, job: Callable[[], object]) -> object:

@@ -1,5 +1,6 @@
 """How a run ends: one sentence for what a user can mend, a traceback for the rest, exit codes, torchrun's restarts."""
 
+import ctypes
 import logging
 import os
 import re
@@ -18,7 +19,7 @@ from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.runner import Runner
 
-from beit_mm.errors import describe_shortage, OutOfMemory, TrainingStopped, UserError
+from beit_mm.errors import describe_shortage, find_own_code, OutOfMemory, TrainingStopped, UserError
 from beit_mm.models.weights import WeightsMismatch
 from beit_mm.text import hide_in_addresses, hide_secrets_in_logs, show
 
@@ -50,10 +51,14 @@ def explain(cfg: Config, runner: Runner, job: Callable[[], object]) -> None:
         raise UserError(f'{cfg.load_from}: {error}') from error
     except BaseException as error:
         stage = runner.message_hub.runtime_info.get('loop_stage', 'train')
-        advice = _advise_on_memory(cfg, stage, error)
-        explained = OutOfMemory(advice) if advice else error
-        runner.call_hook('on_exception', error=explained)
+        advice, explained = _advise_on_memory(cfg, stage, error), error
         if advice:
+            explained = OutOfMemory(advice)
+        elif isinstance(error, SystemExit) and not isinstance(error, TrainingStopped):
+            place = find_own_code(traceback.format_exc(), Path(sys.argv[0]).absolute().parent)
+            explained = UserError(f'{place or "a part of the config"} ended the run by sys.exit({error.code!r})')
+        runner.call_hook('on_exception', error=explained)
+        if explained is not error:
             raise explained from error
         raise
 
@@ -66,8 +71,6 @@ def _advise_on_memory(cfg: Config, stage: str, error: BaseException) -> str | No
             f'{worker}: the system ends processes when memory runs out; fewer workers need less: '
             f'{stage}_dataloader.num_workers is {loader.get("num_workers")}'
         )
-    if not isinstance(error, RuntimeError):
-        return None
     shortage = describe_shortage(error)
     if shortage is None or 'batch_size' not in loader:
         return None
@@ -107,6 +110,8 @@ def run(job: Callable[[Namespace], None], args: Namespace | Callable[[], Namespa
     An error that a user can mend is one sentence, the last line; any other is a traceback. `traceback.txt` in
     `args.work_dir`, or in a temporary folder, has the traceback of both.
     """
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # after that of the imports
     hide_secrets_in_logs()
     logging.raiseExceptions = False  # on a full disk each line of a log would be another traceback
     _end_with_launcher()
@@ -144,7 +149,7 @@ def describe_mend(error: Exception, work_dir: str | None) -> str | None:
     from_worker = str(error).startswith('Caught ')  # as a text
     is_sentence = isinstance(error, OSError) and error.errno is None and not from_worker
     if not isinstance(error, (UserError, OutOfMemory)) and not is_sentence:
-        if isinstance(error, RuntimeError) and (shortage := describe_shortage(error)):
+        if shortage := describe_shortage(error):
             return f'{shortage}; a smaller batch needs less'
         for pattern, sentence in MENDS.items():
             if (match := re.search(pattern, str(error))) and not (pattern == LOST and isinstance(error, OSError)):
@@ -171,8 +176,13 @@ def _report(error: Exception, sentence: str | None, work_dir: str | None) -> str
     last = f'error: {show(hide_in_addresses(sentence or ""))}'
     if sentence is None:
         print('\n'.join(map(show, text.split('\n'))), file=sys.stderr)
-        last_line = show(hide_in_addresses(_last_line(error)))
-        last = f'This is a bug of beit_mm or of a part of your config: {type(error).__name__}: {last_line}'
+        what = f'{type(error).__name__}: {show(hide_in_addresses(_last_line(error)))}'
+        place = find_own_code(text, Path(sys.argv[0]).absolute().parent)
+        last = (
+            f'error in {show(place)}: {what}'
+            if place
+            else f'This is a bug of beit_mm or of a part of your config: {what}'
+        )
     if path := write_traceback(text, work_dir, may_replace=is_main_process() and not _is_lost(error)):
         print(f'(traceback in {path})', file=sys.stderr)
     print(last, file=sys.stderr, flush=True)
@@ -241,7 +251,14 @@ def _end_with_launcher() -> None:
         time.sleep(120)
         os._exit(128 + signal.SIGTERM)
 
+    wake_with_parent()
     threading.Thread(target=watch, daemon=True).start()
+
+
+def wake_with_parent() -> None:
+    """When the parent process is gone, let this one go on if it was stopped (SIGSTOP), so that it ends, too."""
+    if sys.platform == 'linux':
+        ctypes.CDLL(None).prctl(1, signal.SIGCONT)  # PR_SET_PDEATHSIG
 
 
 def _leave(code: int, is_shared: bool = False) -> None:

@@ -1,6 +1,7 @@
 """What a resume takes from the checkpoint and what from the config: a table for the log, and new schedules."""
 
 import inspect
+import os
 import re
 import warnings
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ SECTIONS = (
     'model data_preprocessor train_dataloader val_dataloader train_cfg val_cfg val_evaluator optim_wrapper '
     'param_scheduler auto_scale_lr randomness default_hooks custom_hooks env_cfg runner_type strategy compile'
 ).split()
-MAX_ROWS, MAX_WIDTH = 30, 40
+MAX_ROWS, MAX_KEY, MAX_VALUE = 30, 36, 14
 MISSING = '-'
 
 
@@ -65,17 +66,31 @@ def compare_settings(runner, checkpoint: dict, old: object) -> list[tuple[str, s
 
 
 def draw_table(rows: list[tuple[str, str, str, str]]) -> str:
-    """The rows as text with a heading and aligned columns, values shortened and without secrets."""
+    """The rows as text with a heading and aligned columns, values shortened and without secrets.
+
+    Lines have at most 80 columns: long keys lose their middle, and values are cut around where they differ.
+    """
     cells = [('setting', 'checkpoint', 'config', 'applies')]
     for key, *values, applies in rows[:MAX_ROWS]:
-        values = [hide_secrets(f'{key}={value}').removeprefix(f'{key}=') for value in values]
-        cells.append(
-            (key, *(value if len(value) <= MAX_WIDTH else f'{value[:MAX_WIDTH]}...' for value in values), applies)
-        )
-    cells = [tuple(map(show, row)) for row in cells]
+        values = [show(hide_secrets(f'{key}={value}').removeprefix(f'{key}=')) for value in values]
+        key = show(key)
+        if len(key) > MAX_KEY:
+            first = key.split('.')[0][: MAX_KEY // 2]
+            key = f'{first}...{key[len(first) + 3 - MAX_KEY :]}'
+        cells.append((key, *_shorten(values), applies))
     widths = [max(map(len, column)) for column in zip(*cells)]
     lines = ['  '.join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in cells]
     return '\n'.join(lines + [f'... and {len(rows) - MAX_ROWS} more'] * (len(rows) > MAX_ROWS))
+
+
+def _shorten(values: list[str]) -> list[str]:
+    """Cut long texts; of two that begin alike, show where they begin to differ."""
+    if all(len(value) <= MAX_VALUE for value in values):
+        return values
+    same = len(os.path.commonprefix(values))
+    if same > MAX_VALUE // 2:
+        values = [f'...{value[same - 2 :]}' for value in values]
+    return [value if len(value) <= MAX_VALUE else f'{value[: MAX_VALUE - 3]}...' for value in values]
 
 
 def check_groups(runner, checkpoint: dict) -> None:
@@ -127,11 +142,12 @@ def rebuild_schedules(runner, checkpoint: dict, batches_per_epoch: int | None) -
     groups = runner.optim_wrapper.param_groups[: len(saved)]
     names = {key.removeprefix('initial_') for group in saved for key in group if key.startswith('initial_')}
     names |= {scheduler.param_name for scheduler in schedulers}
+    bounds = {'min_lr', 'max_lr'}  # of a OneCycleLR, whose first rate is its own, not the optimizer's
     for group, old in zip(groups, saved):
-        first = (
-            dict(momentum=old['betas'][0]) if 'betas' in old else {}
-        )  # Adam's, which MMEngine schedules by that name
-        first |= {name: old.get(f'initial_{name}', old.get(name)) for name in names if name in old}
+        # Adam's first beta is what MMEngine schedules as momentum.
+        first = dict(momentum=old['betas'][0]) if 'betas' in old else {}
+        kept = names - {'lr'} if bounds & (group.keys() | old.keys()) else names
+        first |= {name: old.get(f'initial_{name}', old.get(name)) for name in kept if name in old}
         for name in names & first.keys():
             group[name] = group[f'initial_{name}'] = first[name]
         if 'momentum' in names and 'betas' in old:
@@ -141,7 +157,7 @@ def rebuild_schedules(runner, checkpoint: dict, batches_per_epoch: int | None) -
         _step_through(schedulers, meta['epoch'], meta['iter'], batches_per_epoch)
     checkpoint['param_schedulers'] = [scheduler.state_dict() for scheduler in schedulers]
     for group, old in zip(groups, saved):
-        keys = {*names, *(f'initial_{name}' for name in names), *(['betas'] if 'momentum' in names else [])}
+        keys = {*names, *bounds, *(f'initial_{name}' for name in names), *(['betas'] if 'momentum' in names else [])}
         old.update({key: group[key] for key in keys & group.keys()})
 
 

@@ -1,11 +1,13 @@
 """The position of a run in its data: saved, compared when it is resumed, and told together with other settings."""
 
 import logging
+from collections.abc import Iterator
 
 import torch.distributed as dist
 from mmengine.dist import get_world_size
-from mmengine.hooks import Hook
+from mmengine.hooks import EarlyStoppingHook, Hook
 from mmengine.optim import OptimWrapperDict
+from mmengine.runner import EpochBasedTrainLoop
 from torch import Tensor
 from torch.distributed.tensor import distribute_tensor, DTensor
 
@@ -25,25 +27,33 @@ from .resume_settings import (
 
 # Keys in a checkpoint
 POSITION, SETTINGS, GRADIENTS = f'{SCOPE}_position', f'{SCOPE}_settings', f'{SCOPE}_gradients'
+VALIDATED, STOPPERS, IMAGES = f'{SCOPE}_validated', f'{SCOPE}_early_stopping', f'{SCOPE}_images'
 
 
 class ResumePositionHook(Hook):
     """Saves how a run divides its samples into steps, and compares that when a checkpoint is resumed.
 
-    It also saves and restores the gradients of an incomplete update, fits schedules to the config's, and logs which
-    settings differ and which of them apply.
+    It also saves and restores the gradients of an incomplete update and the counts of EarlyStoppingHooks, fits
+    schedules to the config's, and logs which settings differ and which of them apply. Checkpoints are written before
+    the validation of the same step, so a resumed run begins with that.
 
     Args:
         loop: the training loop, which registers this hook.
         allow_change: whether a run that divides its samples in another way may go on, at the same sample.
     """
 
+    priority = 'LOWEST'  # what it starts with may be a validation
+
     def __init__(self, loop, allow_change: bool):
         self.loop, self.allow_change = loop, allow_change
+        self.world_size = get_world_size()
         self.gradients: dict[str, Tensor] = {}
+        self.validated = 0  # iterations of the training before its last validation
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
-        checkpoint['meta'].update({POSITION: self._position(), SETTINGS: list_settings(runner.cfg)})
+        counts = [[hook.wait_count, float(hook.best_score)] for hook in _stoppers(runner)]
+        own = {POSITION: self._position(), SETTINGS: list_settings(runner.cfg), VALIDATED: self.validated}
+        checkpoint['meta'].update(own, **{STOPPERS: counts, IMAGES: len(self.loop.dataloader.dataset)})
         if is_between_updates(runner):
             parameters = unwrap(runner.model).named_parameters()
             checkpoint[GRADIENTS] = {name: p.grad.cpu() for name, p in parameters if p.grad is not None}
@@ -63,6 +73,8 @@ class ResumePositionHook(Hook):
         old, iteration = meta.get(POSITION) or new, meta['iter']
         rows = compare_settings(runner, checkpoint, meta[SETTINGS]) if SETTINGS in meta else []
         check_groups(runner, checkpoint)
+        self.validated = iteration if meta.get(VALIDATED, iteration) == iteration else -1
+        notes += self._restore_counts(runner, meta)
         if old != new:
             notes.append(self._convert_position(runner, checkpoint, old, new))
         if 'optimizer' not in checkpoint:  # a best checkpoint, or save_optimizer=False
@@ -77,6 +89,18 @@ class ResumePositionHook(Hook):
             if is_new:
                 notes.append("Its schedules go on as if they had always been the config's.")
         self._report(runner, meta, rows, notes)
+
+    def _restore_counts(self, runner, meta: dict) -> Iterator[str]:
+        """What the EarlyStoppingHooks have counted; says what differs."""
+        counts, stoppers = meta.get(STOPPERS), _stoppers(runner)
+        if isinstance(counts, list) and len(counts) == len(stoppers):
+            for hook, (wait_count, best_score) in zip(stoppers, counts):
+                hook.wait_count, hook.best_score = int(wait_count), float(best_score)
+        elif stoppers:
+            yield 'EarlyStoppingHook counts from now on.'
+        was, now = meta.get(IMAGES), len(self.loop.dataloader.dataset)
+        if was not in (None, now):
+            yield f'The training set has {now} images, it had {was}: they come in another order.'
 
     def _report(self, runner, meta: dict, rows: list, notes: list[str]) -> None:
         """Log which settings are the checkpoint's and which the config's."""
@@ -97,6 +121,20 @@ class ResumePositionHook(Hook):
             if name in self.gradients:
                 parameter.grad = shard_like(self.gradients[name].to(parameter.device), parameter)
         self.gradients = {}
+        if runner._resume and self.validated != runner.iter and self._is_validation_due(runner):
+            runner.val_loop.run()
+
+    def after_val(self, runner) -> None:
+        self.validated = runner.iter
+
+    def _is_validation_due(self, runner) -> bool:
+        """Whether the loop validates after the step at which the run goes on."""
+        loop, by_epoch = self.loop, isinstance(self.loop, EpochBasedTrainLoop)
+        done, end = (loop.epoch, loop.max_epochs) if by_epoch else (loop.iter, loop.max_iters)
+        loop._decide_current_val_interval()
+        is_end_of_epoch = not by_epoch or loop.iter == loop.epoch * len(loop.dataloader)
+        is_due = done >= max(loop.val_begin, 1) and (done % loop.val_interval == 0 or done == end)
+        return runner.val_loop is not None and is_end_of_epoch and is_due
 
     def _convert_position(self, runner, checkpoint: dict, old: dict, new: dict) -> str:
         """Count the checkpoint's iterations in steps of the new size; part of a step may be repeated. Says so."""
@@ -114,7 +152,11 @@ class ResumePositionHook(Hook):
 
     def _position(self) -> dict[str, int | None]:
         batches = None if self.loop.sampler.endless else len(self.loop.dataloader)
-        return dict(world_size=get_world_size(), batch_size=self.loop.batch_size, batches_per_epoch=batches)
+        return dict(world_size=self.world_size, batch_size=self.loop.batch_size, batches_per_epoch=batches)
+
+
+def _stoppers(runner) -> list[EarlyStoppingHook]:
+    return [hook for hook in runner.hooks if isinstance(hook, EarlyStoppingHook)]
 
 
 def is_between_updates(runner) -> bool:
@@ -147,6 +189,7 @@ def _step_size(position: dict) -> int:
 
 
 def _describe(position: dict) -> str:
-    words = f'{position["world_size"]} processes with {position["batch_size"]} images each'
+    processes, images = position['world_size'], position['batch_size']
+    words = f'{processes} process{"es" * (processes > 1)} with {images} image{"s" * (images > 1)} each'
     batches = position['batches_per_epoch']
     return words if batches is None else f'{words} and {batches} steps an epoch'

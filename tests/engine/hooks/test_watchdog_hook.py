@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from multiprocessing.connection import wait
 from pathlib import Path
 
 import pytest
@@ -44,14 +45,16 @@ def train_alone(rank: int, folder: Path, act) -> None:
     build_watched(folder, Acting(act)).train()
 
 
-def train_of_two(rank: int, folder: Path, act, resume: bool = False, stage: str = 'train') -> None:
-    """One of two processes; the second acts."""
+def train_of_two(
+    rank: int, folder: Path, act, stage: str = 'train', who: int = 1, resume: bool = False, **more
+) -> None:
+    """One of two processes; that of number `who` acts."""
     if not dist.is_initialized():
         os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE='2')
         dist.init_process_group('gloo', f'file://{folder}/group', rank=rank, world_size=2)
-    hooks = [Acting(act, stage)] if act and rank == 1 else []
+    hooks = [Acting(act, stage)] if act and rank == who else []
     parallel = dict(model_wrapper_cfg=dict(type='MMDistributedDataParallel', device_ids=None))
-    build_watched(folder, *hooks, launcher='pytorch', resume=resume, cfg=parallel).train()
+    build_watched(folder, *hooks, launcher='pytorch', resume=resume, cfg=parallel, **more).train()
 
 
 def stop_myself() -> None:
@@ -63,11 +66,12 @@ def sleep_for_ever() -> None:
 
 
 def exit_codes(function, number: int, *arguments) -> list:
-    """Of processes of which the first must end; the others are killed then."""
+    """Of processes of which one must end; the others are killed then."""
     processes = [forkserver.Process(target=function, args=(rank, *arguments)) for rank in range(number)]
     for process in processes:
         process.start()
-    processes[0].join(TIMEOUT)
+    wait([process.sentinel for process in processes], TIMEOUT)
+    time.sleep(0.1)
     codes = [process.exitcode for process in processes]
     for process in processes:
         process.kill()
@@ -79,16 +83,26 @@ def logged(folder: Path) -> str:
     return ' '.join(path.read_text() for path in folder.glob('*/*.log'))
 
 
-def test_a_stopped_process_is_named_by_the_other_and_no_step_is_lost(tmp_path):
+@pytest.mark.parametrize(
+    'stage, who, step',
+    [
+        ('train', 1, 5),
+        pytest.param('val', 1, 2, marks=pytest.mark.long, id='in a validation of averaged weights'),
+        pytest.param('train', 0, 5, marks=pytest.mark.long, id='the main process'),
+    ],
+)
+def test_a_stopped_process_is_named_by_the_other_and_no_step_is_lost(stage, who, step, tmp_path):
     held, whole = tmp_path / 'held', tmp_path / 'whole'
     held.mkdir()
-    assert exit_codes(train_of_two, 2, held, stop_myself) == [1, None]
-    assert names(held) == ['iter_5.pth']
-    log = logged(held)
-    assert 'after iteration 5: process 1 (pid' in log and 'has given no sign since' in log, log
-    assert f'--resume goes on from {held / "iter_5.pth"}' in log
+    codes = exit_codes(train_of_two, 2, held, stop_myself, stage, who)
+    assert codes == ([1, None] if who else [None, 1])
+    assert names(held) == [f'iter_{step}.pth']
     assert 'run_iter' in (held / 'traceback.txt').read_text(), 'where the process waited'
-    together(2, held, train_of_two, held, None, True)
+    if who:  # the others do not log
+        log = logged(held)
+        assert f'after iteration {step}: process {who} (pid' in log and 'has given no sign since' in log, log
+        assert f'--resume goes on from {held / f"iter_{step}.pth"}' in log
+    together(2, held, train_of_two, held, None, stage, who, True)
     together(2, whole, train_of_two, whole, None)
     assert differences(content(find_newest(held)), content(find_newest(whole))) == []
 
@@ -98,10 +112,14 @@ def test_a_process_that_lives_but_is_behind_is_named(tmp_path):
     assert ') is still in loading after iteration 5; --resume goes on from' in logged(tmp_path)
 
 
-def test_a_process_that_stops_in_a_validation_is_named_too(tmp_path):
-    assert exit_codes(train_of_two, 2, tmp_path, stop_myself, False, 'val') == [1, None]
-    assert 'has given no sign since' in (log := logged(tmp_path))
-    assert 'after iteration 2: process 1' in log and 'not saved, the last checkpoint is none' in log
+def train_accumulating(rank: int, folder: Path) -> None:
+    train_of_two(rank, folder, stop_myself, accumulative_counts=2)
+
+
+def test_a_step_that_cannot_be_saved_says_why(tmp_path):
+    assert exit_codes(train_accumulating, 2, tmp_path) == [1, None]
+    reason = 'this step is not saved, as the gradients that are being accumulated are lost; the last checkpoint is none'
+    assert reason in logged(tmp_path) and names(tmp_path) == []
 
 
 def test_a_single_process_that_waits_saves_and_says_where(tmp_path):

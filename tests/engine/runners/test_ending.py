@@ -1,6 +1,7 @@
 """Runs that end by an error: one sentence for what a user can mend, a traceback for the rest; no useless restarts."""
 
 import os
+import re
 import signal
 import tempfile
 from argparse import Namespace
@@ -14,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from beit_mm.engine.runners import ending
 from beit_mm.errors import TrainingStopped, UserError
+from beit_mm.text import show_start
 
 CUDA = torch.OutOfMemoryError(
     'CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 139.81 GiB of which 1 GiB is free. '
@@ -104,6 +106,7 @@ SHM = 'DataLoader worker (pid 7) is killed by signal: Bus error. It is possible 
     'error, expected',
     [
         (CPU, "DefaultCPUAllocator: can't allocate memory"),
+        (MemoryError('Unable to allocate 8.00 PiB for an array'), '8.00 PiB for an array; with train_dataloader.batch'),
         (WORKER, KILLED),
         (UserError('a mistake'), 'error: a mistake'),
         (error_of_worker(UserError('a mistake in the data')), 'error: a mistake in the data'),
@@ -134,16 +137,46 @@ def test_what_a_user_can_mend_is_one_sentence_and_the_last(error, expected, tmp_
     assert 'raise error' in (tmp_path / 'traceback.txt').read_text()
 
 
+def caught(function) -> Exception:
+    with pytest.raises(Exception) as info:
+        function()
+    return info.value
+
+
+class Bug(Failing):
+    """An error in the package's own code."""
+
+    def __getitem__(self, index):
+        show_start('text', 'not a number')
+
+
+@pytest.mark.parametrize('work_dir', ['run', None])
 @pytest.mark.parametrize('in_worker', [False, True])
-@pytest.mark.parametrize('error, work_dir', [(RuntimeError('mat1 and mat2'), 'run'), (TypeError('no score'), None)])
-def test_other_errors_are_bugs_and_show_their_traceback(error, work_dir, in_worker, tmp_path, capsys, monkeypatch):
+def test_other_errors_are_bugs_and_show_their_traceback(in_worker, work_dir, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path))
-    run(error_of_worker(error) if in_worker else error, work_dir and tmp_path / work_dir)
+    loader = DataLoader(Bug(None), num_workers=int(in_worker), multiprocessing_context='fork' if in_worker else None)
+    run(caught(lambda: next(iter(loader))), work_dir and tmp_path / work_dir)
     output = capsys.readouterr().err
     (path,) = tmp_path.glob('*/traceback.txt')
-    assert 'Traceback' in output and str(path) in output and 'raise error' in path.read_text()
-    bug = f'This is a bug of beit_mm or of a part of your config: {type(error).__name__}: {error}'
-    assert output.splitlines()[-1] == bug
+    assert 'Traceback' in output and str(path) in output and 'show_start' in path.read_text()
+    bug = 'This is a bug of beit_mm or of a part of your config: TypeError: can only concatenate'
+    assert output.splitlines()[-1].startswith(bug)
+
+
+@pytest.mark.parametrize(
+    'error, what',
+    [
+        (ValueError('no score'), 'error in {file}, line {line}: ValueError: no score'),
+        (error_of_worker(KeyError('gt')), "error in {file}, line {line}: KeyError: 'gt'"),
+        (SystemExit(3), 'error: {file}, line {line} ended the run by sys.exit(3)'),
+    ],
+    ids=['alone', 'worker', 'exit'],
+)
+def test_errors_of_a_user_s_own_code_name_its_file(error, what, tmp_path, capsys):
+    assert run(error, tmp_path) == 1
+    pattern = re.escape(what.format(file=__file__, line='LINE')).replace('LINE', r'\d+')
+    assert re.fullmatch(pattern, capsys.readouterr().err.splitlines()[-1])
+    assert (tmp_path / 'traceback.txt').is_file()
 
 
 def test_a_report_that_cannot_be_written_is_left_out(tmp_path, capsys, monkeypatch):
