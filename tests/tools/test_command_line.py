@@ -1,8 +1,11 @@
 """The tools as a user runs them: training, resuming, testing, processes, and mistakes that end in one sentence."""
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -190,3 +193,13 @@ BlockwiseMaskGenerator.generate = generate
     options = ['--work-dir', tmp_path / 'run', *pretrain_options]
     output = run('tools/dist_train.sh', config, '2', *options, ok=False, PYTHONPATH=f'{tmp_path}:{ROOT}')
     assert output.splitlines()[-1].endswith(': no mask can be drawn on this process')
+
+
+@pytest.mark.parametrize('words', [['tools/train.py'], ['tools/test.py'], ['tools/torchrun.py'], ['-m', 'beit_mm']])
+def test_ctrl_c_while_torch_is_imported(words, tmp_path):
+    (tmp_path / 'torch.py').write_text('import os, signal\nos.kill(os.getpid(), signal.SIGINT)')
+    paths = dict(PYTHONPATH=f'{tmp_path}{os.pathsep}{ROOT}')
+    ended = subprocess.run(
+        [sys.executable, *words], cwd=ROOT, env={**os.environ, **paths}, capture_output=True, text=True
+    )
+    assert (ended.returncode, ended.stderr) == (130, 'interrupted\n')
