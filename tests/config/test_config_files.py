@@ -4,6 +4,7 @@ import argparse
 import re
 
 import pytest
+from mmengine.config import Config
 from support import CONFIGS, ROOT
 from support.tools import run, tool
 
@@ -101,6 +102,11 @@ UNREAD = [
 def test_an_override_that_changes_nothing_is_named(name, key, value):
     sentence = 'is used by nothing after the file was read; change it in the file'
     assert unread_options(read_config(CONFIGS / name, {key: value}), {key: value}) == {key: sentence}
+
+
+def test_a_launcher_that_is_overridden_is_named():
+    (sentence,) = unread_options(Config(dict(launcher='none')), dict(launcher='pytorch')).values()
+    assert sentence.startswith('is used by nothing, since --launcher sets it')
 
 
 def test_no_override_of_the_pages_and_headers_is_said_to_change_nothing():

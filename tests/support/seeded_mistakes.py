@@ -179,6 +179,7 @@ ERRORS += [
 
 # What may be meant.
 WARNINGS = [
+    segment({'model.test_cfg.windows_per_btch': 2}, 'nothing reads', 'mean windows_per_batch?'),
     finetune({'param_scheduler.0.end': 200}, 'after the run of 100 epochs', 'smaller end'),
     finetune({'param_scheduler.1.end': 90}, 'ends at 90 and the run at 100', 'set the same'),
     segment({'train_cfg.max_iters': 320000}, 'set the same end', at='param_scheduler.1.end'),
