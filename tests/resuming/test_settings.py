@@ -192,9 +192,7 @@ def test_best_scores_and_early_stopping_go_on_after_a_kill(by_epoch, tmp_path):
             by_epoch=by_epoch,
             resume=resume,
             val_evaluator=[metric],
-            default_hooks=dict(
-                checkpoint=dict(type='VerifiedCheckpointHook', interval=1 if by_epoch else 4, **best), stop=None
-            ),
+            default_hooks=dict(checkpoint=dict(type='VerifiedCheckpointHook', interval=1 if by_epoch else 4, **best)),
         )
         with nullcontext() if not kill else pytest.raises(InterruptedError):
             runner.train()
@@ -234,7 +232,8 @@ def test_a_resume_says_what_differs_and_what_applies(in_data, tmp_path):
     train(write_config('finetune', file, **workers(0), **changes), run, resume='auto')
     log = re.sub(' +', ' ', log_of(run))
     for key, (was, now, applies) in rows.items():
-        assert f'\n{key} {was!r} {now!r} {applies}\n' in log
+        values = [repr(value) if len(repr(value)) < 15 else f'{repr(value)[:11]}...' for value in (was, now)]
+        assert f'\n{key} {" ".join(values)} {applies}\n' in log
     table = log.partition('setting checkpoint config applies\n')[2].partition('To train with all values of the config')[
         0
     ]
@@ -250,8 +249,12 @@ def test_a_resume_says_what_differs_and_what_applies(in_data, tmp_path):
 
 def test_a_table_hides_secrets_and_cuts_what_is_long():
     rows = [(f'key{i}', '1', '2', 'config') for i in range(40)]
+    values = [f"'{'a' * 20}/{folder}/y'" for folder in 'xz']
+    line = draw_table([('train_dataloader.dataset.pipeline.12.scale', *values, 'config')]).splitlines()[1]
+    assert line.split() == ['train_dataloader...pipeline.12.scale', "...a/x/y'", "...a/z/y'", 'config']
     table = draw_table(
         [('hook.token', "'abc'", "'x' * 9", 'config'), ('a', "'" + 'b' * 90, '\x1b[31m', 'config'), *rows]
     )
     assert 'abc' not in table and '\x1b' not in table and 'b' * 41 not in table
+    assert max(map(len, table.splitlines())) <= 80
     assert len(table.splitlines()) == 32 and table.endswith('... and 12 more')

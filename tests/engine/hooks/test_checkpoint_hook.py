@@ -110,7 +110,7 @@ def test_a_best_score_counts_no_step_twice_under_flexible_runner(by_epoch, name,
     for file in names(tmp_path):
         saved = torch.load(tmp_path / file, weights_only=False)['meta']
         assert (saved['epoch'], saved['iter']) == meta, file
-    runner = run(3, [0.3, 0.2], resume=True)
+    runner = run(3, [0.1, 0.3, 0.2], resume=True)  # a resumed run begins with the validation
     assert runner.iter == 6 and (runner.epoch == 3 or not by_epoch)
     assert len(names(tmp_path)) == 4
 
