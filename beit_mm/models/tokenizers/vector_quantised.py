@@ -140,6 +140,7 @@ class VectorQuantisedTokenizer(BaseModel):
     ):
         super().__init__(data_preprocessor, init_cfg)
         self.vocab_size, self.commitment_weight = vocab_size, commitment_weight
+        self.quantize = Codebook(vocab_size, code_dim, decay)
         # Patch tokens are normalised by `fc_norm`, as the release builds both with mean pooling.
         trunk = partial(
             BEiT,
@@ -154,7 +155,6 @@ class VectorQuantisedTokenizer(BaseModel):
         self.decoder = trunk(self.encoder.grid, 1, in_channels=code_dim, depth=decoder_depth)
         self.encode_task_layer = _projection(embed_dim, code_dim)
         self.decode_task_layer = _projection(embed_dim, teacher_dim)
-        self.quantize = Codebook(vocab_size, code_dim, decay)
         self.has_encoder = False  # until the codes have values
         self.teacher = None if teacher is None else build_part(teacher).requires_grad_(False).eval()
         self.register_load_state_dict_pre_hook(_check_weights)
