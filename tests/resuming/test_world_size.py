@@ -27,7 +27,7 @@ def whole(data, tmp_path_factory):
 def test_it_is_refused(in_data, whole, tmp_path):
     shutil.copy(whole / 'iter_3.pth', tmp_path)
     message = (
-        'of 1 processes with 2 images each and 4 steps an epoch, this run has 1 processes with 4 images each and 2 '
+        'of 1 process with 2 images each and 4 steps an epoch, this run has 1 process with 4 images each and 2 '
         'steps .*allow_world_size_change=True'
     )
     with pytest.raises(ValueError, match=message):

@@ -3,7 +3,9 @@
 import os
 import re
 import signal
+import sys
 import tempfile
+import time
 from argparse import Namespace
 from types import SimpleNamespace
 
@@ -217,3 +219,22 @@ def test_torchrun_does_not_repeat_a_mistake(error, max_restarts, ends, tmp_path,
     run(error)
     run(error)
     assert signals == ([(os.getppid(), signal.SIGTERM)] if ends else [])
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='needs prctl')
+@pytest.mark.filterwarnings('ignore:.*multi-threaded.*fork')
+def test_a_stopped_process_goes_on_when_its_launcher_is_gone(tmp_path):
+    launcher = os.fork()
+    if launcher == 0:
+        if os.fork() == 0:
+            ending.wake_with_parent()
+            os.kill(os.getpid(), signal.SIGSTOP)
+            (tmp_path / 'went_on').touch()
+            os._exit(0)
+        os.waitpid(-1, os.WUNTRACED)
+        os._exit(0)
+    os.waitpid(launcher, 0)
+    end = time.monotonic() + 60
+    while not (tmp_path / 'went_on').exists():
+        assert time.monotonic() < end
+        time.sleep(0.01)
