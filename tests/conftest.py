@@ -1,34 +1,38 @@
+"""Fixtures of all tests; xdist's controller reads this file too, and needs none of the modules."""
+
 import gc
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 from filelock import FileLock
-from support.data import enter, write_all
-from support.digits import write_classification, write_segmentation
-from support.tools import draw_no_charts, forget_instances
-
-# Tensors are small: more threads only slow each other down.
-torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
 def no_instances_left_behind():
+    from support.tools import forget_instances
+
     yield
     forget_instances()
 
 
 def pytest_collection_finish():
-    """The modules' objects are there to stay: a collection of garbage that looks at all of them takes half a second."""
+    """Modules stay: a collection of garbage that looks at all their objects takes half a second."""
+    import torch
+    from support.tools import start_forkserver
+
+    torch.set_num_threads(1)  # tensors are small: more threads only slow each other down
     gc.collect()
     gc.freeze()
+    start_forkserver()
 
 
 @pytest.fixture(autouse=True)
 def nothing_slow_in_loops(request, monkeypatch):
     """Trainings check their config only in tests marked `dry_run`, and draw charts only in those marked `charts`."""
+    from support.tools import draw_no_charts
+
     if not request.node.get_closest_marker('dry_run'):
         monkeypatch.setattr('beit_mm.checks.check_runner', lambda runner: None)
     if not request.node.get_closest_marker('charts'):
@@ -56,12 +60,16 @@ def once(tmp_path_factory) -> Callable:
 @pytest.fixture(scope='session')
 def data(once) -> Path:
     """A folder whose `data` holds small data sets in the layouts of the real ones."""
+    from support.data import write_all
+
     return once('small_data', write_all)
 
 
 @pytest.fixture
 def in_data(data, monkeypatch) -> Path:
     """The folder of `data` as the working directory."""
+    from support.data import enter
+
     enter(data, monkeypatch)
     return data
 
@@ -69,6 +77,7 @@ def in_data(data, monkeypatch) -> Path:
 @pytest.fixture(scope='session')
 def digits(once) -> Path:
     """Small embedded data sets in the layouts of ImageNet and ADE20K."""
+    from support.digits import write_classification, write_segmentation
 
     def write(folder: Path) -> None:
         write_classification(folder / 'imagenet', limit=6, renders=2)

@@ -1,7 +1,11 @@
 """Run the tools as a user does: as a command, as a copy of a process with all modules loaded, or in this process."""
 
+import faulthandler
 import json
-import multiprocessing
+import logging
+import multiprocessing.forkserver
+import multiprocessing.resource_tracker
+import multiprocessing.util
 import os
 import runpy
 import subprocess
@@ -10,6 +14,7 @@ import tempfile
 import warnings
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -30,6 +35,34 @@ forkserver.set_forkserver_preload(
     ['beit_mm.engine.runners.launch', 'beit_mm.apis', 'matplotlib.figure', 'torch.utils.tensorboard']
 )
 VARIABLES = dict(PYTHON=sys.executable, OMP_NUM_THREADS='1', PYTHONWARNINGS='ignore', CUDA_VISIBLE_DEVICES='')
+
+
+def start_forkserver() -> None:
+    """Fork the forkserver from this process, which has all modules loaded, before the first test runs."""
+    multiprocessing.resource_tracker.ensure_running()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(multiprocessing.util, 'spawnv_passfds', _fork)
+        multiprocessing.forkserver.ensure_running()
+
+
+def _fork(path: str, arguments: list[str], files: list[int]) -> int:
+    """As `multiprocessing.util.spawnv_passfds` of `python -c TEXT`, without what pytest did to this process."""
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
+        logging.root.handlers.clear()
+        faulthandler.disable()
+        warnings.resetwarnings()
+        forget_instances()
+        for file in map(int, os.listdir('/proc/self/fd')):
+            if file > 2 and file not in files:
+                with suppress(OSError):
+                    os.close(file)
+        exec(arguments[-1], {})
+    finally:
+        os._exit(1)
 
 
 def run(*command: str, cwd: Path = ROOT, ok: bool = True, **variables: str) -> str:
