@@ -20,11 +20,17 @@ def no_instances_left_behind():
 def pytest_collection_finish():
     """Modules stay: a collection of garbage that looks at all their objects takes half a second."""
     import torch
-    from support.tools import start_forkserver
 
     torch.set_num_threads(1)  # tensors are small: more threads only slow each other down
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope='session', autouse=True)
+def forkserver():
+    """It writes where the first test does, into what pytest captures."""
+    from support.tools import start_forkserver
+
     start_forkserver()
 
 
