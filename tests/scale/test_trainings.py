@@ -29,7 +29,7 @@ val_dataloader = dict(**loading, batch_size=4, dataset=dict(data_root='{data}', 
 test_dataloader = val_dataloader
 train_cfg = dict(max_epochs=2, val_interval=2)
 default_hooks = dict(
-    checkpoint=dict(interval=1, max_keep_ckpts=-1), logger=dict(interval=1), pictures=dict(interval=1000))
+    checkpoint=dict(interval=1, max_keep_ckpts=-1), logger=dict(interval=1), pictures=dict(interval=2))
 """
 MODELS = dict(
     pretrain='target=dict(tokenizer=dict(vocab_size=16, n_hid=8, n_init=8, init_cfg=None))',
@@ -104,7 +104,7 @@ def pretrained(configs, tmp_path_factory) -> dict:
     runs = {}
     for kind in ('', '_sharded'):
         folder = tmp_path_factory.mktemp(f'pretrain{kind}')
-        runs[kind] = folder, train(configs / f'pretrain{kind}.py', folder, 2, **{'default_hooks.pictures.interval': 2})
+        runs[kind] = folder, train(configs / f'pretrain{kind}.py', folder, 2)
     return runs
 
 
