@@ -9,7 +9,7 @@ from mmcv.transforms import LoadAnnotations, LoadImageFromFile
 from mmengine.dataset import Compose, default_collate, pseudo_collate
 from mmengine.model import BaseModel
 from mmengine.registry import DefaultScope, TRANSFORMS
-from mmpretrain.datasets import CenterCrop, ResizeEdge
+from mmpretrain.datasets import CenterCrop
 from mmpretrain.models import BaseClassifier
 from mmseg.models import BaseSegmentor
 from PIL import Image
@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from beit_mm.config.parts import innermost_dataset
-from beit_mm.datasets import PackInputs
-from beit_mm.datasets.images import input_format, normalize, resize_backend, resize_image
+from beit_mm.datasets import PackInputs, ResizeEdge
+from beit_mm.datasets.images import input_format, normalize, resize_image
 from beit_mm.errors import UserError
 from beit_mm.models import BEiT
 from beit_mm.models.backbones.beit import POOLINGS, resolve_blocks
@@ -178,10 +178,8 @@ class FeatureInferencer(Inferencer):
             self.prepare = evaluation_pipeline(self.model)
         else:
             size = tuple(side * trunk.patch_embed.patch_size for side in trunk.grid)
-            edge = dict(scale=round(max(size) * 256 / 224), edge='short', interpolation='bicubic')
-            crop = [CenterCrop(size[::-1]), PackInputs()]
-            prepare = {name: _to_prepare([ResizeEdge(**edge, backend=name), *crop]) for name in ('pillow', 'cv2')}
-            self.prepare = lambda image, name: prepare[resize_backend(image)](image, name)
+            edge = dict(scale=round(max(size) * 256 / 224), edge='short', interpolation='bicubic', backend='pillow')
+            self.prepare = _to_prepare([ResizeEdge(**edge), CenterCrop(size[::-1]), PackInputs()])
         self.kind = kind
         self.is_stacked = not isinstance(blocks, int)
         self.blocks = resolve_blocks(blocks, len(trunk.blocks))

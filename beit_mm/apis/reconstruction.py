@@ -4,7 +4,6 @@ import math
 import random
 import zlib
 
-import mmcv
 import numpy as np
 import torch
 from mmengine.config import Config
@@ -76,7 +75,7 @@ class ReconstructionInferencer(Inferencer):
         short_side = self.patch_size * min(self.trunk.grid)
         size = tuple(self.size or size_for(image.shape[:2], short_side, self.patch_size))
         grid = patch_grid(size, self.patch_size)
-        view = mmcv.imresize(image, (STRIDE * grid[1], STRIDE * grid[0]), interpolation='lanczos', backend='pillow')
+        view = resize_image(image, (STRIDE * grid[0], STRIDE * grid[1]), 'lanczos')
         resized = resize_image(image, size)
         inputs, views = (channels_first(np.ascontiguousarray(pixels)) for pixels in (resized, view))
         return dict(inputs=inputs, views=views)

@@ -6,8 +6,10 @@ from typing import NamedTuple
 
 import mmcv
 import numpy as np
+import torch
 from PIL import Image, ImageOps
 from torch import nn, Tensor
+from torch.nn import functional as F
 
 from beit_mm.datasets.transforms.loading import LoadImage, SIMPLEJPEG
 
@@ -15,6 +17,12 @@ from .bad_images import BadImage, is_bad_file
 
 MAX_RATIO = 4  # of the longer side to the shorter; attention is quadratic in the number of patches
 Source = str | Path | np.ndarray | Image.Image
+
+try:
+    F.interpolate(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), size=4, mode='lanczos', antialias=True)
+    TORCH_HAS_LANCZOS = True
+except (ValueError, NotImplementedError):  # older releases
+    TORCH_HAS_LANCZOS = False
 
 
 def loader_for(channels: int, color_type: str | None = None) -> LoadImage:
@@ -99,16 +107,29 @@ def size_for(size: tuple[int, int], short_side: int, multiple: int) -> tuple[int
     return height, width
 
 
-def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize an image (h, w, channels) or (h, w) to (H, W), bicubic as in the recipes' evaluation."""
-    return mmcv.imresize(image, size[::-1], interpolation='bicubic', backend=resize_backend(image))
+def resize_image(image: np.ndarray, size: tuple[int, int], interpolation: str = 'bicubic') -> np.ndarray:
+    """Resize an image (h, w, channels) or (h, w) to (H, W), with antialiasing as in the recipes' evaluation."""
+    if resize_backend(image) == 'pillow':
+        return mmcv.imresize(image, size[::-1], interpolation=interpolation, backend='pillow')
+    return resize_bands(image, size, interpolation)
+
+
+def resize_bands(image: np.ndarray, size: tuple[int, int], interpolation: str) -> np.ndarray:
+    """An image (H, W, C) or (H, W) of any dtype, resized band by band; OpenCV has no antialiasing."""
+    mode = 'bicubic' if interpolation == 'lanczos' and not TORCH_HAS_LANCZOS else interpolation
+    bands = torch.from_numpy(np.ascontiguousarray(image)).float().view(*image.shape[:2], -1).permute(2, 0, 1)[None]
+    resized = F.interpolate(bands, size=tuple(size), mode=mode, antialias=True)[0].permute(1, 2, 0).numpy()
+    if np.issubdtype(image.dtype, np.integer):
+        values = np.iinfo(image.dtype)
+        resized = resized.round().clip(values.min, values.max)
+    return np.ascontiguousarray(resized.astype(image.dtype)).reshape(*size, *image.shape[2:])
 
 
 def resize_backend(image: np.ndarray) -> str:
-    """'pillow' for 8-bit images of one or three bands, as in the recipes; else 'cv2', as Pillow takes a fourth band for
-    transparency.
+    """'pillow' for 8-bit images of one or three bands, as in the recipes; else 'torch', as Pillow takes a
+    fourth band for transparency.
     """
-    return 'pillow' if image.dtype == np.uint8 and image.shape[2:] in ((), (3,)) else 'cv2'
+    return 'pillow' if image.dtype == np.uint8 and image.shape[2:] in ((), (3,)) else 'torch'
 
 
 def count_channels(model: nn.Module) -> int:

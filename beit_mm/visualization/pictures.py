@@ -14,7 +14,7 @@ from beit_mm.models import DiscreteVAE, MaskedImageModel
 from beit_mm.models.tokenizers.discrete_vae import codebook_use
 
 from .reconstruction import can_decode, draw_reconstructions, gray_out, reconstruct_batch, to_uint8
-from .sheets import draw_sheet, draw_text, fit_to_cell, generate_palette, segmentation_panel, stack_rows
+from .sheets import draw_sheet, draw_text, fit_to_cell, generate_palette, segmentation_panel, stack_rows, to_picture
 
 CELL = 160  # smaller than in reports, because there are many
 NUM_COLUMNS = 4
@@ -109,8 +109,8 @@ def _(model: BaseClassifier, batch: dict, num_images: int, meta: dict) -> Pictur
 
 
 def _to_rgb(images: Sequence[Tensor]) -> list[np.ndarray]:
-    """Images of the hosts' pipelines, uint8 (3, H, W) in BGR, to uint8 RGB (H, W, 3)."""
-    return [image.flip(0).permute(1, 2, 0).cpu().numpy() for image in images]
+    """Images of the hosts' pipelines, (C, H, W) in BGR, to uint8 RGB (H, W, 3)."""
+    return [to_picture(image.permute(1, 2, 0).cpu().numpy()) for image in images]
 
 
 def describe_codebook(tokens: Tensor, vocab_size: int) -> tuple[np.ndarray, dict[str, float]]:

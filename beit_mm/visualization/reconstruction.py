@@ -12,7 +12,7 @@ from beit_mm.errors import UserError
 from beit_mm.models import MaskedImageModel
 from beit_mm.models.inspection import evaluating
 
-from .sheets import CELL, draw_sheet
+from .sheets import CELL, draw_sheet, to_picture
 
 GRAY = 0.5
 TITLES = dict(original='original', masked='masked', tokens_decoded='tokens decoded', completed='reconstruction')
@@ -112,5 +112,6 @@ def draw_reconstructions(
 
 
 def to_uint8(images: Tensor) -> np.ndarray:
-    """Images (B, 3, H, W) in [0, 1] to uint8 (B, H, W, 3)."""
-    return (images.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    """Images (B, 3, H, W) in [0, 1] to uint8 (B, H, W, 3); other numbers of channels see to_picture."""
+    pixels = (images.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    return pixels if pixels.shape[3] == 3 else np.stack([to_picture(image) for image in pixels])

@@ -13,19 +13,13 @@ from mmcv.transforms import RandomFlip as HostRandomFlip
 from mmcv.transforms.utils import cache_randomness
 from torch.nn import functional as F
 
-from beit_mm.datasets.images import resize_backend
+from beit_mm.datasets.images import resize_backend, resize_bands, TORCH_HAS_LANCZOS
 from beit_mm.errors import UserError
 from beit_mm.registry import TRANSFORMS
 
 FILTERS = ('bicubic', 'bilinear', 'lanczos')
 RESIZE_BACKENDS = ('pillow', 'torch')
 FLIP_CODES = dict(horizontal=1, vertical=0, diagonal=-1)  # OpenCV's
-
-try:
-    F.interpolate(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), size=4, mode='lanczos', antialias=True)
-    TORCH_HAS_LANCZOS = True
-except (ValueError, NotImplementedError):  # older releases
-    TORCH_HAS_LANCZOS = False
 
 
 def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
@@ -74,23 +68,12 @@ class RandomResizedCrop(mmpretrain_transforms.RandomResizedCrop):
         if min(image.strides) < 0:  # mirrored, or BGR as a view of RGB: torch has no negative strides
             image = np.ascontiguousarray(image)
         if resize_backend(image) != 'pillow' or image.ndim == 2 and self.backend == 'torch':
-            return _resize_bands(image, size, interpolation)
+            return resize_bands(image, size, interpolation)
         if self.backend == 'pillow' or (interpolation == 'lanczos' and not TORCH_HAS_LANCZOS):
             return mmcv.imresize(image, tuple(size[::-1]), interpolation=interpolation, backend='pillow')
         pixels = torch.from_numpy(image).permute(2, 0, 1)[None]
         resized = F.interpolate(pixels, size=tuple(size), mode=interpolation, antialias=True)
         return resized[0].permute(1, 2, 0).numpy()
-
-
-def _resize_bands(image: np.ndarray, size: Sequence[int], interpolation: str) -> np.ndarray:
-    """An image (H, W, C) or (H, W) of any dtype, resized band by band; OpenCV has no antialiasing."""
-    mode = 'bicubic' if interpolation == 'lanczos' and not TORCH_HAS_LANCZOS else interpolation
-    bands = torch.from_numpy(image).float().view(*image.shape[:2], -1).permute(2, 0, 1)[None]
-    resized = F.interpolate(bands, size=tuple(size), mode=mode, antialias=True)[0].permute(1, 2, 0).numpy()
-    if np.issubdtype(image.dtype, np.integer):
-        values = np.iinfo(image.dtype)
-        resized = resized.round().clip(values.min, values.max)
-    return np.ascontiguousarray(resized.astype(image.dtype)).reshape(*size, *image.shape[2:])
 
 
 @TRANSFORMS.register_module()
@@ -104,7 +87,7 @@ class ResizeEdge(mmpretrain_transforms.ResizeEdge):
             return
         width, height = results['scale']
         results['scale_factor'] = width / image.shape[1], height / image.shape[0]
-        results['img'] = _resize_bands(image, (height, width), self.interpolation)
+        results['img'] = resize_bands(image, (height, width), self.interpolation)
         results['img_shape'] = (height, width)
 
 
