@@ -6,9 +6,10 @@ import zlib
 from itertools import islice
 
 import numpy as np
+from PIL import Image
 
 TIFF_STARTS = (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+')
-BLACK_IS_ZERO, RGB, BY_PIXEL, DEFLATE = 1, 2, 1, (8, 32946)  # values of tags
+BLACK_IS_ZERO, RGB, BY_PIXEL, UNASSOCIATED, DEFLATE = 1, 2, 1, 2, (8, 32946)  # values of tags
 MAX_BANDS = 1000
 MAX_VALUES = 400_000_000  # of an image
 MAX_SEGMENTS = 100_000  # tiles or strips, 20 microseconds each
@@ -24,7 +25,8 @@ def read_bands(content: bytes, max_pixels: int, color_type: str) -> np.ndarray |
 
     Returns:
         uint8 or uint16 (H, W, bands) in the order of the file, but the first three of three or four in BGR. None for
-        a picture, which others read: one band, RGB by pixel, palettes, CMYK, JPEG, gray with alpha.
+        a picture, which others read: one band, RGB by pixel, palettes, CMYK, JPEG, gray with alpha. Decoders multiply
+        RGB by a fourth band that is marked as transparency.
 
     Raises:
         ValueError: If the file is damaged, has other values or more than an image needs, or if its compression needs
@@ -39,7 +41,8 @@ def read_bands(content: bytes, max_pixels: int, color_type: str) -> np.ndarray |
             pages = [page for page in kept if page.shape == pages[0].shape] or pages
         first, bands = pages[0], pages[0].samplesperpixel * len(pages)
         is_rgb = first.photometric == RGB
-        is_picture = is_rgb and (color_type == 'grayscale' or bands == 3 and first.planarconfig == BY_PIXEL)
+        is_simple = first.planarconfig == BY_PIXEL and bands <= 4 and first.extrasamples != (UNASSOCIATED,)
+        is_picture = is_rgb and (color_type == 'grayscale' or is_simple)
         is_band = bands < (2 if color_type == 'unchanged' else 3)
         if is_band or is_picture or first.photometric not in (BLACK_IS_ZERO, RGB):
             return None
@@ -52,7 +55,12 @@ def read_bands(content: bytes, max_pixels: int, color_type: str) -> np.ndarray |
         for page in pages:
             _check_segments(page, content)
         try:
-            planes = [page.asarray() for page in pages]
+            is_rgba = is_rgb and bands == 4 and first.dtype == np.uint8 and first.planarconfig == BY_PIXEL
+            planes = (
+                [np.asarray(Image.open(io.BytesIO(content), formats=['TIFF']))]
+                if is_rgba
+                else [page.asarray() for page in pages]
+            )
         except (ImportError, ValueError) as error:
             if isinstance(error, ImportError) or 'imagecodecs' in str(error):
                 name = getattr(first.compression, 'name', first.compression)

@@ -7,7 +7,6 @@ import struct
 import tracemalloc
 import zlib
 
-import cv2
 import mmcv
 import numpy as np
 import pytest
@@ -257,46 +256,3 @@ def test_files_that_ask_for_much_are_refused_in_a_second(name, color_type, tmp_p
         read_labels(str(path))
     after = resource.getrusage(resource.RUSAGE_SELF)
     assert after.ru_utime - before.ru_utime < 5 and after.ru_maxrss - before.ru_maxrss < 500_000  # kB
-
-
-def array(shape: tuple, dtype=np.uint16) -> np.ndarray:
-    return np.random.default_rng(0).integers(0, np.iinfo(dtype).max, shape, dtype, endpoint=True)
-
-
-def npy(values: np.ndarray) -> bytes:
-    target = io.BytesIO()
-    np.save(target, values)
-    return target.getvalue()
-
-
-@pytest.mark.parametrize('dtype', [np.uint8, np.uint16])
-def test_any_number_of_bands_is_read_unchanged(dtype):
-    for shape in ((6, 8, 13), (6, 8, 4), (6, 8, 3), (6, 8, 1), (6, 8)):
-        values = array(shape, dtype)
-        found = LoadImage(color_type='unchanged')(dict(img_path='a', img_bytes=npy(values)))['img']
-        assert found.dtype == dtype and np.array_equal(found, values.squeeze())
-        if shape[2:] in ((), (3,), (4,)):
-            for form in ('.tiff', '.png'):
-                info = dict(img_path='a', img_bytes=cv2.imencode(form, values)[1].tobytes())
-                assert np.array_equal(LoadImage(color_type='unchanged')(info)['img'], values)
-    color = LoadImage()(dict(img_path='a', img_bytes=npy(array((6, 8, 3), dtype))))['img']
-    assert color.dtype == np.uint8 and np.array_equal(color, array((6, 8, 3), dtype) >> (8 * (dtype == np.uint16)))
-    with pytest.raises(BadImage, match="it has 13 bands, and color_type='unchanged' of LoadImage reads them"):
-        LoadImage()(dict(img_path='a', img_bytes=npy(array((6, 8, 13), dtype))))
-
-
-@pytest.mark.parametrize(
-    'content, words',
-    [
-        (npy(np.zeros((6, 8))), r'uint8 or uint16 \(H, W, bands\) in C order, got float64'),
-        (npy(np.asfortranarray(array((6, 8)))), 'in C order'),
-        (npy(array((6, 8)))[:-1], 'of 224 bytes, got 223'),
-        (npy(array((1, 8))).replace(b'(1, 8)', b'(9, 9)'), 'must be a file of'),
-        (npy(array((1, 8))).replace(b'(1, 8), }    ', b'(99999, 99999), }'), '(pixels|Header|header)'),
-        (npy(np.array([print])[:0]), 'uint8 or uint16'),
-        (b'\x93NUMPY\x01\0', '.'),
-    ],
-)
-def test_other_arrays_are_refused_by_name(content, words):
-    with pytest.raises(BadImage, match=f'a.npy cannot be read as an image: .*{words}'):
-        LoadImage(color_type='unchanged')(dict(img_path='a.npy', img_bytes=content))
