@@ -42,8 +42,6 @@ PREPROCESSOR = dict(
     do_center_crop=False,
     do_rescale=True,
     do_normalize=True,
-    image_mean=[0.5, 0.5, 0.5],
-    image_std=[0.5, 0.5, 0.5],
     do_reduce_labels=False,
 )
 HEAD_WIDTH = 64  # of every released model; used if there is no bias table to read the number of heads from
@@ -185,7 +183,8 @@ def _write(path: Path, weights: dict[str, Tensor], layout: Layout, task: str, co
         path.mkdir()
         (path / 'config.json').write_text(json.dumps(config, indent=2) + '\n')
         size = {side: int(np.max(config['image_size'])) for side in ('height', 'width')}
-        images = dict(PREPROCESSOR, size=size, crop_size=size)
+        half = [0.5] * config['num_channels']
+        images = dict(PREPROCESSOR, size=size, crop_size=size, image_mean=half, image_std=half)
         (path / 'preprocessor_config.json').write_text(json.dumps(images, indent=2) + '\n')
         save_file(weights, path / 'model.safetensors', metadata=dict(format='pt'))
     elif path.suffix == '.safetensors':

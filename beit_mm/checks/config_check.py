@@ -72,7 +72,8 @@ def check_config(
             with suppress(Exception):  # a data set that describe does not know
                 counts.update({key: describe(drawn.dataset) for key, drawn in run.drawn.items() if drawn.is_real})
     once = {(problem.key, problem.sentence): problem for problem in problems[::-1]}
-    return sorted(list(once.values())[::-1], key=lambda problem: not problem.is_error)
+    # What a loss says of a label comes after the sentence that says where the label is set.
+    return sorted(list(once.values())[::-1], key=lambda each: (not each.is_error, 'is out of bounds' in each.sentence))
 
 
 def _guarded(check, *arguments) -> Iterator[Problem]:

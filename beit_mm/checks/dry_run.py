@@ -20,7 +20,7 @@ from beit_mm.models import BEiT, DiscreteVAE
 
 from .blame import blame, find_class, other_values
 from .course import on_cpu
-from .labels import check_losses
+from .labels import check_losses, runs_on_gpus_only
 from .problems import Problem, suggest
 from .samples import collate, cut, cut_size, draw, Drawn, NotChecked, sides
 
@@ -94,7 +94,8 @@ class DryRun:
         if self.model is None or _is_model_wrong(problems):
             return
         drawn, problems = self.drawn.get('train_dataloader'), []
-        if isinstance(self.cfg.get('optim_wrapper'), dict):
+        is_for_cpus = not any(map(runs_on_gpus_only, self.model.modules()))
+        if isinstance(self.cfg.get('optim_wrapper'), dict) and is_for_cpus:
             problems = self._at_any_size(partial(self._step, drawn), sides(drawn)[: None if self.may_mend else 1])
         if self.may_mend and drawn and problems and problems[0].is_error:
             problems[0] = self._mend(problems[0])

@@ -4,15 +4,19 @@ from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
+from mmengine.device import get_device
 from mmengine.registry import TRANSFORMS
 from mmpretrain.datasets import CustomDataset
 from mmseg.datasets import BaseSegDataset
+from mmseg.models.decode_heads.decode_head import BaseDecodeHead
+from mmseg.models.losses import FocalLoss
 from torch import nn, Tensor
 
 from beit_mm.config.parts import get, walk
 from beit_mm.datasets import LoadAnnotations
 from beit_mm.datasets.transforms.decoding import read_labels
 from beit_mm.datasets.transforms.loading import map_labels
+from beit_mm.errors import UserError
 
 from .blame import find_class, nearest
 from .problems import Problem, warn
@@ -37,11 +41,22 @@ def check_losses(cfg: dict, model: nn.Module | None) -> Iterator[Problem]:
             if weights is not None and len(weights) != num_outputs:
                 sentence = f'must have {num_outputs} numbers, one for each class of the head, got {len(weights)}'
                 yield Problem(f'{key}.class_weight', sentence)
+            elif weights is not None and isinstance(head, BaseDecodeHead) and getattr(loss, 'use_sigmoid', False):
+                mend = 'set use_sigmoid=False or leave them out'
+                yield Problem(f'{key}.class_weight', f"MMSegmentation's losses fail with them and a sigmoid; {mend}")
+            if runs_on_gpus_only(loss):
+                what = "MMSegmentation's FocalLoss fails on CPUs"
+                yield Problem(key, f'{what}; take another loss, or a GPU', is_error=get_device() == 'cpu')
             if num_outputs == 1 and getattr(loss, 'use_sigmoid', None) is False and 'Entropy' in type(loss).__name__:
                 mend = 'set use_sigmoid=True, or leave out out_channels'
                 if num_classes == 1:
                     mend = 'set num_classes=2 here and in the other parts that count classes, for the background too'
                 yield Problem(f'{key}.use_sigmoid', f'a softmax over one output learns nothing; {mend}')
+
+
+def runs_on_gpus_only(module: nn.Module) -> bool:
+    """Whether a loss of MMSegmentation works on GPUs, but not on CPUs."""
+    return isinstance(module, FocalLoss)
 
 
 def _losses(head: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -88,9 +103,10 @@ def check_labels(cfg: dict, model: nn.Module | None, drawn: dict[str, Drawn]) ->
                 why = f'is {zero} here and {not zero} in {other}, so the same label means another class'
                 yield Problem(f'{key}.reduce_zero_label', f'{why}; set both alike')
             zeros.setdefault(zero, key)
-            if zero and ignored != IGNORED:
-                sentence = f'must be {IGNORED}, which reduce_zero_label makes of 0, got {ignored}'
-                yield Problem(f'{main}.ignore_index', sentence)
+            if zero and ignored != IGNORED and not list(_own_loading(cfg, loader)):
+                what = f"reduce_zero_label makes of 0 in MMSegmentation's LoadAnnotations of {loader}"
+                mend = f'use beit_mm.LoadAnnotations with ignore_index={ignored} there'
+                yield Problem(f'{main}.ignore_index', f'must be {IGNORED}, which {what}, got {ignored}; or {mend}')
         if sample.is_real:
             yield from _check_values(dataset, key, main, heads[main], ignored)
             if isinstance(dataset, CustomDataset) and not dataset.ann_file:
@@ -107,10 +123,11 @@ def _check_ignored(cfg: dict, others: list[str], head: str, ignored: int) -> Ite
     names = dict.fromkeys(others, 'ignore_index')
     if 'SegDataPreProcessor' in str(get(cfg, 'model.data_preprocessor.type')):
         names['model.data_preprocessor'] = 'seg_pad_val'
-    for section in ('train_dataloader', 'val_evaluator', 'test_evaluator'):
+    for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        names.update(dict.fromkeys(_own_loading(cfg, loader), 'ignore_index'))
+    for section in ('val_evaluator', 'test_evaluator'):
         for key, node in walk(cfg.get(section), section):
-            is_loading = find_class(node, TRANSFORMS) is LoadAnnotations
-            if is_loading or str(node.get('type')).endswith('IoUMetric'):
+            if str(node.get('type')).endswith('IoUMetric'):
                 names[key] = 'ignore_index'
     for key, name in names.items():
         value = (get(cfg, key) or {}).get(name, IGNORED)
@@ -118,6 +135,13 @@ def _check_ignored(cfg: dict, others: list[str], head: str, ignored: int) -> Ite
             yield Problem(
                 f'{key}.{name}', f'must be {ignored}, the ignore_index of {head}, got {value}; set both alike'
             )
+
+
+def _own_loading(cfg: dict, loader: str) -> Iterator[str]:
+    """Keys of our LoadAnnotations in the pipelines of a loader."""
+    for key, node in walk(cfg.get(loader), loader):
+        if find_class(node, TRANSFORMS) is LoadAnnotations:
+            yield key
 
 
 def _check_sizes(cfg: dict, drawn: Drawn | None) -> Iterator[Problem]:
@@ -147,7 +171,11 @@ def _check_values(dataset, key: str, head: str, num_classes: int, ignored: int |
             if 'seg_map_path' not in info:
                 return
             options = bool(info['reduce_zero_label']), info['label_map'], IGNORED if ignored is None else ignored
-            labels = map_labels(read_labels(info['seg_map_path']), *options)
+            try:
+                labels = map_labels(read_labels(info['seg_map_path']), *options)
+            except UserError as error:
+                yield Problem(key, str(error))
+                return
             wrong = labels[(labels >= num_classes) & (labels != ignored)]  # losses leave these out
             if len(wrong):
                 yield _outside(key, head, num_classes, int(wrong.max()), info['seg_map_path'], dataset)

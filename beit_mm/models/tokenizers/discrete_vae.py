@@ -288,7 +288,7 @@ def _check_tokenizer_weights(module: DiscreteVAE, state_dict: dict[str, Tensor],
         if is_used and not (is_plain(loaded, tensor) and loaded.shape == tensor.shape):
             raise WeightsMismatch(
                 f'the checkpoint does not fit this tokenizer: {name} must be {tuple(tensor.shape)} '
-                f'(vocab_size={module.vocab_size}), got {describe(loaded, tensor)}'
+                f'(vocab_size={module.vocab_size}, in_channels={module.in_channels}), got {describe(loaded, tensor)}'
             )
     module.has_encoder = True
     # Biases are zero until the first update, so a decoder whose biases are all zero was never trained.
