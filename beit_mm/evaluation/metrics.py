@@ -131,8 +131,8 @@ class IoUMetric(HostIoUMetric):
                 corner = stored[tuple(map(slice, labels.shape))]  # the check before a training cuts samples
                 if not np.array_equal(corner, labels.cpu().numpy()):
                     raise UserError(
-                        f'{path} must be a picture with one 8-bit label per pixel, got 16 or 32 bits per pixel or less '
-                        'than 8; beit_mm.LoadAnnotations loads them, and another step of the pipeline did'
+                        f'{path} has not 8 bits per pixel, and the pipeline of this evaluation changes its labels: load '
+                        'them by beit_mm.LoadAnnotations'
                     )
             check_labels(path, labels, predicted.shape, num_classes, reduces, self.ignore_index)
         super().process(data_batch, data_samples)

@@ -38,6 +38,7 @@ def scenes(folder: Path, values: list[list[int]], classes: list[str], reduces: b
     return cfg
 
 
+OURS = ('beit_mm.LoadAnnotations', 'beit_mm.RandomCrop')
 TWO, THREE = ['ground', 'road'], ['ground', 'road', 'house']
 MAPS = {
     'foreground as 255': (
@@ -82,6 +83,37 @@ def test_a_class_in_no_label_map_is_named_with_the_cause(name, tmp_path, capsys)
     lines = [line for line in capsys.readouterr().out.splitlines() if 'no label of' in line]
     assert len(lines) == len(named)  # validation and test have the same data
     assert all(line.startswith('wrong: ' if is_error else 'warning: ') and words in line for line in lines)
+
+
+def test_more_than_255_classes_with_label_0_left_out(tmp_path):
+    cfg = scenes(tmp_path, [[0]], [f'class {index}' for index in range(299)], reduces=True)
+    for path in tmp_path.glob('annotations/*/*.png'):
+        Image.fromarray((np.arange(96 * 96, dtype=np.uint16) % 300).reshape(96, 96)).save(path)
+    nodes = [cfg.model.decode_head, cfg.model.auxiliary_head, cfg.val_evaluator]
+    nodes += [step for step in cfg.train_dataloader.dataset.pipeline if step.type in OURS]
+    for node in nodes:
+        node.ignore_index = 65535
+    cfg.model.data_preprocessor.seg_pad_val = 65535
+    (loading,) = [step for step in cfg.val_dataloader.dataset.pipeline if step.type == 'LoadAnnotations']
+    loaders = ('train_dataloader', 'val_dataloader')
+    first = next(str(problem) for problem in check_config(cfg, loaders) if problem.is_error)
+    assert "in MMSegmentation's LoadAnnotations of val_dataloader, got 65535; or use beit_mm.LoadAnnotations" in first
+    loading.update(type='beit_mm.LoadAnnotations', num_classes=299, ignore_index=65535)
+    assert not [problem for problem in check_config(cfg, loaders) if problem.is_error]
+
+
+@pytest.mark.parametrize(
+    'loss, words',
+    [
+        (dict(type='FocalLoss'), 'FocalLoss fails on CPUs'),
+        (dict(type='CrossEntropyLoss', use_sigmoid=True, class_weight=[1.0, 2.0]), 'set use_sigmoid=False'),
+    ],
+)
+def test_losses_that_fail_inside_mmsegmentation(loss, words, tmp_path):
+    cfg = scenes(tmp_path, [[0, 1]], TWO)
+    cfg.model.decode_head.loss_decode = loss
+    (problem,) = [problem for problem in check_config(cfg, ('train_dataloader',)) if problem.is_error]
+    assert problem.key.startswith('model.decode_head.loss_decode') and words in problem.sentence
 
 
 def test_a_class_folder_without_an_image_is_named(tmp_path):

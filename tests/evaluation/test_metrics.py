@@ -82,7 +82,7 @@ def test_label_maps_that_do_not_fit_are_named(labels, reduces, words):
 
 @pytest.mark.parametrize(
     'picture, words',
-    [(np.full((2, 2), 256, np.uint16), '16 or 32 bits per pixel'), (np.zeros((2, 2, 3), np.uint8), 'colours')],
+    [(np.full((2, 2), 256, np.uint16), 'has not 8 bits per pixel'), (np.zeros((2, 2, 3), np.uint8), 'colours')],
 )
 def test_pictures_that_are_no_label_maps_are_named(tmp_path, picture, words):
     """MMSegmentation's step has cut 16 bits to 8 by then: 256 to 0."""
