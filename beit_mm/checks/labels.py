@@ -214,6 +214,8 @@ def describe_missing(
     names += f' and {len(missing) - MAX_NAMED} more' if len(missing) > MAX_NAMED else ''
     is_maps, is_alone = isinstance(dataset, BaseSegDataset), num_classes - len(missing) == 1
     what = f'no label of {names} in {num_samples} {"label maps" if is_maps else "images"}'
+    if hidden := _hidden_class(dataset):
+        return f'{what}; {hidden}', True
     if is_maps and counts[ignored] and getattr(dataset, 'reduce_zero_label', False):
         mend = 'reduce_zero_label=True leaves out label 0 and lowers the others by one; set it to False if 0 is a class'
     elif is_maps and counts[ignored]:
@@ -226,6 +228,13 @@ def describe_missing(
     return f'{what}; {mend}', is_alone
 
 
+def _hidden_class(dataset) -> str:
+    """How to mend a hidden folder that MMPretrain takes for a class; empty if there is none."""
+    names = (name for name in dataset.metainfo.get('classes') or () if str(name).startswith('.'))
+    name = next(names, None) if isinstance(dataset, CustomDataset) else None
+    return f'the hidden folder {name!r} is no class: remove it, or use beit_mm.ClassFolders' if name else ''
+
+
 def _outside(key: str, head: str, num_classes: int, label: int, path: str, dataset) -> Problem:
     first = 1 if getattr(dataset, 'reduce_zero_label', False) else 0
     mend = f'set num_classes={label + 1} here and in the other parts that count classes, or mend the file'
@@ -236,6 +245,7 @@ def _outside(key: str, head: str, num_classes: int, label: int, path: str, datas
             mend = f'set reduce_zero_label=True if 0 means unlabelled, or {mend}'
         elif label > num_classes:
             mend = f'set ignore_index={label + first} in the heads if it means unlabelled, or {mend}'
+    mend = _hidden_class(dataset) or mend
     fits = f'{first} to {num_classes - 1 + first}' + (' with reduce_zero_label=True' if first else '')
     return Problem(
         f'{head}.num_classes', f'{path} has the label {label + first} ({key}), the head takes {fits}; {mend}'

@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 from functools import partial
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn, Tensor
 
+from beit_mm.datasets.bad_images import BadImage
 from beit_mm.datasets.images import (
     count_channels,
     input_format,
@@ -137,6 +139,18 @@ def grid_points(size: tuple[int, int], rows: int, columns: int) -> list[Point]:
     return [(x, y) for y, x in product(ys, xs)]
 
 
+def _read_any(image: Source) -> np.ndarray:
+    """Pixels of an image of any number of bands."""
+    if isinstance(image, np.ndarray):
+        return image
+    try:
+        return read_image(image)
+    except BadImage:
+        if not isinstance(image, (str, Path)):
+            raise
+        return loader_for(channels=0)(dict(img_path=str(image)))['img']
+
+
 def attention_figure(image: Source, points: Sequence[Point], maps: dict[int, Tensor], heads: Sequence[int] = ()):
     """Draw one row per point: the image with the point, then for every block the mean of the heads and chosen heads.
 
@@ -159,7 +173,7 @@ def attention_figure(image: Source, points: Sequence[Point], maps: dict[int, Ten
             if not 0 <= head < values.shape[1]:
                 raise UserError(f'a head must be 0 to {values.shape[1] - 1}, got {head}')
             columns[f'block {block}\nhead {head}'] = values[:, head]
-    image = to_picture(image if isinstance(image, np.ndarray) else read_image(image))
+    image = to_picture(_read_any(image))
     height, width = image.shape[:2]
     if max(height, width) > MAX_PIXELS:
         image = np.asarray(fit_to_cell(image, MAX_PIXELS))

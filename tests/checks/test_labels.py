@@ -132,3 +132,18 @@ def test_a_class_folder_without_an_image_is_named(tmp_path):
     named = {problem.key: problem.sentence for problem in problems if not problem.is_error}
     assert 'no label of owl (2) in 2 images' in named['train_dataloader.dataset']
     assert 'no label of owl (2) in 2 images' in named['val_dataloader.dataset']
+
+
+def test_a_hidden_folder_is_no_class(tmp_path):
+    for name in ('cat', 'dog'):
+        (tmp_path / name).mkdir()
+        Image.new('RGB', (96, 96)).save(tmp_path / name / 'a.jpg')
+    (tmp_path / '.ipynb_checkpoints').mkdir()
+    cfg = Config.fromfile(CONFIGS / 'demo' / 'finetune.py')
+    pipeline = cfg.train_dataloader.dataset.pipeline
+    cfg.train_dataloader.dataset = dict(type='CustomDataset', data_root=str(tmp_path), pipeline=pipeline)
+    for count in (2, 3):
+        cfg.model.head.num_classes = cfg.model.data_preprocessor.num_classes = count
+        problems = check_config(cfg, ('train_dataloader',))
+        first = next(problem.sentence for problem in problems if problem.is_error)
+        assert "the hidden folder '.ipynb_checkpoints' is no class: remove it" in first
