@@ -8,7 +8,7 @@ import numpy as np
 from beit_mm.apis import load_model
 from beit_mm.apis.images import find_images
 from beit_mm.apis.writing import refuse_inputs
-from beit_mm.datasets.images import read_image
+from beit_mm.datasets.images import count_channels, loader_for, read_image
 from beit_mm.engine.runners.ending import run
 from beit_mm.files import atomic_write
 from beit_mm.text import show
@@ -91,9 +91,10 @@ def _head(text: str) -> str | int:
 
 def main(args: argparse.Namespace) -> None:
     refuse_inputs(find_images(args.image), [args.out] + ([args.npz] if args.npz else []))
-    image = read_image(args.image)
-    points = args.points or grid_points(image.shape[:2], *args.grid)
     model = load_model(args.model, args.weights, args.device, trunk_only=True, ema=args.ema)
+    channels = count_channels(model)
+    image = read_image(args.image, loader_for(channels), channels)
+    points = args.points or grid_points(image.shape[:2], *args.grid)
     maps = point_attention_maps(model, image, points, args.block, args.size)
     heads = range(next(iter(maps.values())).shape[1]) if 'all' in args.heads else args.heads
     figure = attention_figure(image, points, maps, heads)
