@@ -131,8 +131,8 @@ class IoUMetric(HostIoUMetric):
                 corner = stored[tuple(map(slice, labels.shape))]  # the check before a training cuts samples
                 if not np.array_equal(corner, labels.cpu().numpy()):
                     raise UserError(
-                        f'{path} has not 8 bits per pixel, and this pipeline changes its labels: load them by '
-                        'beit_mm.LoadAnnotations'
+                        f'{path} must be a picture with one 8-bit label per pixel, or loaded by '
+                        'beit_mm.LoadAnnotations: this pipeline changes its labels'
                     )
             check_labels(path, labels, predicted.shape, num_classes, reduces, self.ignore_index)
         super().process(data_batch, data_samples)

@@ -38,6 +38,7 @@ def scenes(folder: Path, values: list[list[int]], classes: list[str], reduces: b
     return cfg
 
 
+NO_START = {'model.backbone.init_cfg': None}
 OURS = ('beit_mm.LoadAnnotations', 'beit_mm.RandomCrop')
 TWO, THREE = ['ground', 'road'], ['ground', 'road', 'house']
 MAPS = {
@@ -86,7 +87,7 @@ def test_a_class_in_no_label_map_is_named_with_the_cause(name, tmp_path, capsys)
 
 
 def test_more_than_255_classes_with_label_0_left_out(tmp_path):
-    cfg = scenes(tmp_path, [[0]], [f'class {index}' for index in range(299)], reduces=True)
+    cfg = scenes(tmp_path, [[0]], [f'class {index}' for index in range(299)], True, **NO_START)
     for path in tmp_path.glob('annotations/*/*.png'):
         Image.fromarray((np.arange(96 * 96, dtype=np.uint16) % 300).reshape(96, 96)).save(path)
     nodes = [cfg.model.decode_head, cfg.model.auxiliary_head, cfg.val_evaluator]
@@ -96,8 +97,8 @@ def test_more_than_255_classes_with_label_0_left_out(tmp_path):
     cfg.model.data_preprocessor.seg_pad_val = 65535
     (loading,) = [step for step in cfg.val_dataloader.dataset.pipeline if step.type == 'LoadAnnotations']
     loaders = ('train_dataloader', 'val_dataloader')
-    first = next(str(problem) for problem in check_config(cfg, loaders) if problem.is_error)
-    assert "in MMSegmentation's LoadAnnotations of val_dataloader, got 65535; or use beit_mm.LoadAnnotations" in first
+    words = "in MMSegmentation's LoadAnnotations of val_dataloader, got 65535; or use beit_mm.LoadAnnotations"
+    assert any(words in problem.sentence for problem in check_config(cfg, loaders))
     loading.update(type='beit_mm.LoadAnnotations', num_classes=299, ignore_index=65535)
     assert not [problem for problem in check_config(cfg, loaders) if problem.is_error]
 
@@ -110,7 +111,7 @@ def test_more_than_255_classes_with_label_0_left_out(tmp_path):
     ],
 )
 def test_losses_that_fail_inside_mmsegmentation(loss, words, tmp_path):
-    cfg = scenes(tmp_path, [[0, 1]], TWO)
+    cfg = scenes(tmp_path, [[0, 1]], TWO, **NO_START)
     cfg.model.decode_head.loss_decode = loss
     (problem,) = [problem for problem in check_config(cfg, ('train_dataloader',)) if problem.is_error]
     assert problem.key.startswith('model.decode_head.loss_decode') and words in problem.sentence
@@ -140,6 +141,7 @@ def test_a_hidden_folder_is_no_class(tmp_path):
         Image.new('RGB', (96, 96)).save(tmp_path / name / 'a.jpg')
     (tmp_path / '.ipynb_checkpoints').mkdir()
     cfg = Config.fromfile(CONFIGS / 'demo' / 'finetune.py')
+    cfg.model.backbone.init_cfg = None
     pipeline = cfg.train_dataloader.dataset.pipeline
     cfg.train_dataloader.dataset = dict(type='CustomDataset', data_root=str(tmp_path), pipeline=pipeline)
     for count in (2, 3):
