@@ -90,7 +90,7 @@ def test_more_than_255_classes_with_label_0_left_out(tmp_path):
     cfg = scenes(tmp_path, [[0]], [f'class {index}' for index in range(299)], True, **NO_START)
     for path in tmp_path.glob('annotations/*/*.png'):
         Image.fromarray((np.arange(96 * 96, dtype=np.uint16) % 300).reshape(96, 96)).save(path)
-    nodes = [cfg.model.decode_head, cfg.model.auxiliary_head, cfg.val_evaluator]
+    nodes = [cfg.model.decode_head, cfg.model.auxiliary_head, cfg.val_evaluator, cfg.test_evaluator]
     nodes += [step for step in cfg.train_dataloader.dataset.pipeline if step.type in OURS]
     for node in nodes:
         node.ignore_index = 65535
