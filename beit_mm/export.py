@@ -20,6 +20,7 @@ from beit_mm.config.parts import innermost_dataset
 from beit_mm.datasets.images import input_format
 from beit_mm.errors import UserError
 from beit_mm.files import atomic_write
+from beit_mm.hiding import hide_secrets
 from beit_mm.models.backbones.beit import BEiT
 from beit_mm.models.backbones.layers import patch_grid
 from beit_mm.models.classifiers.linear_probe import LinearProbeHead
@@ -231,7 +232,7 @@ def _describe(model: nn.Module, part: Part, size: tuple[int, int], num_outputs: 
     if weights is not None and Path(weights).is_file():
         meta.update(weights=Path(weights).name, weights_sha256=sha256_of(Path(weights)))
     return {
-        key: value if isinstance(value, str) else json.dumps(value, default=str)
+        key: value if isinstance(value, str) else hide_secrets(json.dumps(value, default=str))
         for key, value in meta.items()
         if value is not None
     }

@@ -16,6 +16,8 @@ import beit_mm
 
 # Owner, name, and why the package needs it.
 NAMES = [
+    # Python
+    ('zipfile', '_EndRecData', 'where a zip file lists its parts, before zipfile reads the list'),
     # MMEngine
     ('mmengine.runner:Runner', '_load_from', 'the checkpoint of a run; its config has no such key if built by hand'),
     ('mmengine.runner:Runner', '_resume', 'whether a run is resumed; its config has no such key if built by hand'),

@@ -73,7 +73,7 @@ def write_classes(predictions: Predictions, path: Path | None) -> Pairs:
         yield from _write_json(predictions, path, CLASS_KEYS)
         return
     with atomic_write(path) as temporary, open(temporary, 'w', encoding='utf-8', newline='') as file:
-        table = csv.writer(file)
+        table = csv.writer(file, quoting=csv.QUOTE_NONNUMERIC)  # a spreadsheet may take ; for the end of a cell
         for index, (image, result) in enumerate(predictions):
             best = list(zip(result['top_labels'], result['top_classes'], result['top_scores']))
             if not index:

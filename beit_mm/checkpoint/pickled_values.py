@@ -28,15 +28,24 @@ _ONE_CYCLE = 'mmengine.optim.scheduler.param_scheduler.OneCycleParamScheduler'
 
 
 class Limits:
-    """Bounds what is made of a file: a part of it can be named any number of times, and would be copied each time."""
+    """Bounds what is made of a file: a part of it can be named any number of times, and would be copied each time.
+
+    Every 100 bytes also stand for about a microsecond of work.
+    """
 
     def __init__(self, size: int):
         self.left = 16 * size + (64 << 20)
+        self._tuple_keys = 0
 
     def add(self, size: int) -> None:
         self.left -= size
         if self.left < 0:
             raise ValueError('parts that are used so often that they become many times as large as the file')
+
+    def add_keys(self, keys: Iterable) -> None:
+        self._tuple_keys += sum(type(key) is tuple for key in keys)
+        if self._tuple_keys > MAX_TUPLE_KEYS:
+            raise ValueError(f'more than {MAX_TUPLE_KEYS:,} keys that are tuples')
 
 
 class Storage(NamedTuple):
@@ -87,20 +96,14 @@ def _tuple(items) -> tuple:
 
 def pairs_of(items: Iterable) -> list[tuple[Any, Any]]:
     """Items for a dict, without those that no reader needs."""
-    pairs = list(items)
-    pairs = list(zip(_keys(key for key, _ in pairs), [value for _, value in pairs]))
+    pairs = [(_key(key), value) for key, value in items]
     return [(key, value) for key, value in pairs if key != _PADDLE_NAME_TABLE and not _is_own_function(value)]
-
-
-def _keys(values: Iterable) -> list:
-    keys = [_key(value) for value in values]
-    if sum(type(key) is tuple for key in keys) > MAX_TUPLE_KEYS:
-        raise ValueError(f'more than {MAX_TUPLE_KEYS:,} keys that are tuples')
-    return keys
 
 
 def _key(value: Any) -> Any:
     """A value that may be hashed: nested tuples may take for ever, or overflow the stack."""
+    if type(value) is tuple and len(value) > MAX_SIDES:
+        raise ValueError(f'a key of {len(value):,} parts, more than {MAX_SIDES}')
     for part in value if type(value) is tuple else (value,):
         is_text = isinstance(part, (str, bytes, torch.dtype, type(None)))
         if not is_text and not (type(part) in _NUMBERS and -MAX_KEY < part < MAX_KEY):
@@ -184,7 +187,7 @@ CALLED: dict[str, Callable] = {
     'torch.device': torch.device,
     'collections.OrderedDict': lambda items=(): OrderedDict(pairs_of(_tuple(items))),
     'collections.Counter': _counter,
-    'builtins.set': lambda items: set(_keys(_tuple(items))),
+    'builtins.set': lambda items: {_key(item) for item in _tuple(items)},
     'builtins.tuple': _tuple,  # in Paddle's
     'builtins.complex': _complex,
     'builtins.bytes': lambda: b'',
@@ -260,7 +263,7 @@ def finish(content: Any, limits: Limits, device: str | torch.device | None = Non
             limits.add(done[id(value)][2])
             return done[id(value)][1]
         before = limits.left
-        limits.add(100 + 8 * len(value) if isinstance(value, (dict, list, tuple)) else 100)
+        limits.add(100 + 40 * len(value) if isinstance(value, (dict, list, tuple)) else 100)
         built = build_new(value, lambda part: build(part, depth + 1))
         built = built if device is None else _to_tensor(built, device)
         done[id(value)] = value, built, before - limits.left

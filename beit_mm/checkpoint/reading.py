@@ -224,7 +224,7 @@ def _read_torch(path: Path, map_location: MapLocation) -> Any:
 def _module_weights(module: Named, prefix: str, limits: Limits) -> dict[str, Tensor]:
     """Name to tensor of a pickled module, its children included."""
     tensors = {**module.state['_parameters'], **module.state['_buffers']}
-    limits.add(1000 + (100 + len(prefix)) * len(tensors))  # a file may name one module any number of times
+    limits.add(1000 + (100 + len(prefix)) * (1 + len(tensors)))  # a file may name a module any number of times
     weights = {prefix + name: tensor.detach() for name, tensor in tensors.items() if tensor is not None}
     for name, child in module.state['_modules'].items():
         weights.update(_module_weights(child, f'{prefix}{name}.', limits))

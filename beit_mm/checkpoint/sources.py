@@ -4,16 +4,20 @@ On import, all of MMEngine's schemes are registered anew: runners, the hosts' to
 too, whatever model they load.
 """
 
+import logging
 from http.client import HTTPException
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import torch
 from mmengine import dist, fileio
+from mmengine.logging import print_log
 from mmengine.runner import checkpoint as host
 from mmengine.runner import CheckpointLoader
+from torch import Tensor
 
 from beit_mm.errors import UserError
+from beit_mm.models.weights import is_scaled
 from beit_mm.text import show_start
 
 from .mapping import rename_beit_weights
@@ -43,7 +47,16 @@ def load_from_anywhere(filename: str, map_location: MapLocation = None) -> dict:
     for name in weights:
         if not isinstance(name, str):
             raise UserError(f'{filename}: weights must have texts as names, got {show_start(name)}')
+    for what, is_odd in (('not finite', _is_not_finite), ('float8 without a scale', is_scaled)):
+        if odd := [name for name, value in weights.items() if isinstance(value, Tensor) and is_odd(value)]:
+            message = f'{filename}: {len(odd)} of {len(weights)} tensors are {what}, the first is {show_start(odd[0])}'
+            print_log(message, logger='current', level=logging.WARNING)
     return content
+
+
+def _is_not_finite(value: Tensor) -> bool:
+    has_values = (value.is_floating_point() or value.is_complex()) and not value.is_meta and not is_scaled(value)
+    return has_values and not bool(value.isfinite().all())
 
 
 def read_from_anywhere(filename: str, map_location: MapLocation = None) -> dict:

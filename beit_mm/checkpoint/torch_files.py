@@ -20,6 +20,8 @@ from .unpickling import Unpickler
 MAX_PARTS = 30_000  # of a zip file; one for each tensor
 CHUNK = 1 << 24  # bytes that are read at once
 PART_HEAD = 30  # bytes before the name and the content of a part
+ENTRY_HEAD, ZIP64_TAIL = 46, 76  # bytes before a name in the list of parts, and after the list if the file is large
+MAX_EXTRA = 200  # bytes of an entry in the list of parts
 
 
 def verify_parts(path: Path) -> bool:
@@ -36,7 +38,7 @@ def verify_parts(path: Path) -> bool:
     with path.open('rb') as file:
         if file.read(4) != b'PK\3\4':
             return False
-        with zipfile.ZipFile(file) as archive:
+        with _open(file) as archive:
             for part in _parts_of(archive).values():
                 with archive.open(part) as content:
                     while content.read(CHUNK):  # raises at the end
@@ -54,7 +56,7 @@ def unpickle_zip(path: Path, map_location: Any, limits: Limits) -> Any:
     """The content of a file in the zip format, before `finish`."""
     restore = torch.serialization._get_restore_location(map_location)
     storages: dict[str, torch.UntypedStorage] = {}
-    with zipfile.ZipFile(path) as archive:
+    with path.open('rb') as file, _open(file) as archive:
         parts = _parts_of(archive)
         root = next(iter(parts)).partition('/')[0]
         order = archive.read(parts[f'{root}/byteorder']) if f'{root}/byteorder' in parts else b'little'
@@ -82,7 +84,7 @@ def unpickle_legacy(path: Path, map_location: Any, limits: Limits) -> Any:
     """The content of a file in the old format, before `finish`. Its numbers follow the pickle, which is read twice."""
     restore = torch.serialization._get_restore_location(map_location)
     with map_file(path) as memory:
-        magic, version, _ = (Unpickler(memory, limits).load() for _ in range(3))
+        magic, version, _ = (Unpickler(memory, limits, max_opcodes=100).load() for _ in range(3))
         if (magic, version) != (MAGIC_NUMBER, PROTOCOL_VERSION):
             raise ValueError('no file of torch.save')
         start = memory.tell()
@@ -117,11 +119,25 @@ def map_file(path: Path) -> mmap.mmap:
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
+def _open(file: IO[bytes]) -> zipfile.ZipFile:
+    """Open an archive of few parts without long extra fields, which zipfile reads in quadratic time."""
+    record = zipfile._EndRecData(file)  # type: ignore[attr-defined]
+    if record is None:
+        raise zipfile.BadZipFile('no list of parts, so the end of the file is missing')
+    mark, size, end = record[0], record[5], record[9]
+    file.seek(max(0, end - size - (ZIP64_TAIL if mark == b'PK\6\6' else 0)))
+    directory, start, count = file.read(size), 0, 0
+    while start < len(directory):
+        name, extra, comment = (int.from_bytes(directory[start + at : start + at + 2], 'little') for at in (28, 30, 32))
+        start, count = start + ENTRY_HEAD + name + extra + comment, count + 1
+        if count > MAX_PARTS or extra > MAX_EXTRA:
+            raise zipfile.BadZipFile(f'more than {MAX_PARTS:,} parts, or a part with much that is no content')
+    return zipfile.ZipFile(file)
+
+
 def _parts_of(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
     """Parts by their names. None may share bytes with another: a small file could hold any amount."""
     parts = sorted(archive.infolist(), key=lambda part: part.header_offset)
-    if len(parts) > MAX_PARTS:
-        raise zipfile.BadZipFile(f'{len(parts):,} parts, more than {MAX_PARTS:,}')
     end = 0
     for part in parts:
         if part.compress_type != zipfile.ZIP_STORED or part.file_size != part.compress_size:

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from beit_mm.text import show_start
 
-from .pickled_values import ALLOWED, CALLED, CONSTANTS, Limits, MAX_TUPLE_KEYS, Named, pairs_of, Storage
+from .pickled_values import ALLOWED, CALLED, CONSTANTS, Limits, MAX_SIDES, Named, pairs_of, Storage
 
 MAX_OPCODES = 1_000_000  # a checkpoint of 20,000 tensors has 700,000
+MAX_ARGS = 100  # of a call; a path has one for each folder
 _OPCODES = (  # of protocols 2 to 4; not among them: sets, and EXT, INST, OBJ and NEWOBJ_EX, which call
     'PROTO FRAME STOP MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE SHORT_BINUNICODE '
     'BINUNICODE8 SHORT_BINSTRING BINBYTES SHORT_BINBYTES BINBYTES8 EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST '
@@ -31,14 +32,16 @@ class NotAllowed(pickle.UnpicklingError):
 
 
 class _Dispatch(dict[int, Callable]):
-    """The function of each opcode; more than MAX_OPCODES look-ups are an error."""
+    """The function of each opcode; more look-ups than a number are an error."""
 
-    left = MAX_OPCODES
+    def __init__(self, functions: dict[int, Callable], max_opcodes: int):
+        super().__init__(functions)
+        self.left = max_opcodes
 
     def __getitem__(self, opcode: int) -> Callable:
         self.left -= 1
         if self.left < 0:
-            raise ValueError(f'more than {MAX_OPCODES:,} values')
+            raise ValueError(f'more values than {MAX_OPCODES:,}, or than a part of the file may have')
         return super().__getitem__(opcode)
 
 
@@ -52,14 +55,17 @@ class Unpickler(_PythonUnpickler):  # not the one in C, which allocates whatever
         file: what the pickle is read from.
         limits: of the whole file.
         find_storage: None if the file holds no tensors outside of the pickle.
+        max_opcodes: of the pickle.
     """
 
     dispatch = {getattr(pickle, name)[0]: _PythonUnpickler.dispatch[getattr(pickle, name)[0]] for name in _OPCODES}
 
-    def __init__(self, file: Any, limits: Limits, find_storage: FindStorage | None = None):
+    def __init__(
+        self, file: Any, limits: Limits, find_storage: FindStorage | None = None, max_opcodes: int = MAX_OPCODES
+    ):
         super().__init__(file, encoding='utf-8')
-        self.dispatch = _Dispatch(self.dispatch)
-        self._limits, self._find_storage, self._tuple_keys = limits, find_storage, 0
+        self.dispatch = _Dispatch(self.dispatch, max_opcodes)
+        self._limits, self._find_storage = limits, find_storage
 
     def find_class(self, module: str, name: str) -> Any:
         full_name = f'{module}.{name}'.replace('__builtin__.', 'builtins.')
@@ -77,8 +83,15 @@ class Unpickler(_PythonUnpickler):  # not the one in C, which allocates whatever
         args, named = self.stack.pop(), self.stack.pop()
         if type(named) is not Named or named.args is not None or type(args) is not tuple:
             raise pickle.UnpicklingError(f'a {type(named).__name__} cannot be called')
+        if len(args) > MAX_ARGS:
+            raise ValueError(f'a call with {len(args):,} values, more than {MAX_ARGS}')
+        self._limits.add(100 * len(args))
         self._limits.add(sum(len(arg) for arg in args if isinstance(arg, (str, bytes))))
-        self._limits.add(sum(8 * len(arg) for arg in args if isinstance(arg, (list, tuple, dict))))
+        for arg in args:
+            if isinstance(arg, (list, tuple, dict)):
+                self._limits.add((200 if len(arg) > MAX_SIDES else 20) * len(arg))  # the sides of a tensor are few
+                tuples = [item for item in arg if type(item) is tuple and item]
+                self._limits.add_keys(tuples if named.name == 'builtins.set' else [item[0] for item in tuples])
         value = CALLED[named.name](*args) if named.name in CALLED else Named(named.name, args)
         if isinstance(value, Tensor):
             self._limits.add(1000 + value.itemsize * math.prod(max(side, 1) for side in value.shape))
@@ -107,9 +120,7 @@ class Unpickler(_PythonUnpickler):  # not the one in C, which allocates whatever
         if type(target) is list:
             target.extend(items)
             return
-        self._tuple_keys += sum(type(key) is tuple for key in items[::2])
-        if self._tuple_keys > MAX_TUPLE_KEYS:
-            raise ValueError(f'more than {MAX_TUPLE_KEYS:,} keys that are tuples')
+        self._limits.add_keys(items[::2])
         target.update(pairs_of(zip(items[::2], items[1::2], strict=True)))
 
     def _load_storage(self) -> None:

@@ -227,7 +227,14 @@ def is_plain(value: Any, own: Tensor | None) -> bool:
     """Whether a value is a tensor whose numbers can be copied into the model's own without a change of meaning."""
     if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_quantized or value.is_nested:
         return False
+    if is_scaled(value):
+        return False
     return own is None or value.is_floating_point() == own.is_floating_point() and (own.is_meta or not value.is_meta)
+
+
+def is_scaled(value: Tensor) -> bool:
+    """Whether a tensor has numbers of 8 bits or fewer, such as float8, whose scale is stored elsewhere, if at all."""
+    return value.is_floating_point() and value.dtype.itemsize == 1
 
 
 def describe(value: Any, own: Tensor | None = None) -> str:

@@ -185,12 +185,17 @@ def test_images_are_not_overwritten(call, classifier, segmentor, pretrained, tmp
 def test_names_of_files_and_classes_break_no_table_and_no_terminal(
     call, classifier, segmentor, pretrained, tmp_path, monkeypatch
 ):
-    names = [*map(os.fsdecode, (b'1\t2\n3.png', b'\x1b[31mred.png', b'=1+1.png', b'\xff.png', '猫.png'.encode()))]
+    names = [
+        *map(
+            os.fsdecode,
+            (b'1\t2\n3.png', b'\x1b[31mred.png', b'=1+1.png', b' @1;=2.png', b'\xff.png', '猫.png'.encode()),
+        )
+    ]
     monkeypatch.chdir(tmp_path)
     for name in names:
         Image.fromarray(draw(40, 50)).save(tmp_path / name)
     (tmp_path / os.fsdecode(b'\xfe.png')).write_bytes(b'no image')
-    shown = [r'1\t2\n3.png', r'\x1b[31mred.png', "'=1+1.png", r'\udcff.png', '猫.png']
+    shown = [r'1\t2\n3.png', r'\x1b[31mred.png', "'=1+1.png", "' @1;=2.png", r'\udcff.png', '猫.png']
     state = torch.load(classifier.weights)
     classes = ['=HYPERLINK("http://example.org")', '\x1b[2J\t', *(f'class {index}' for index in range(2, 1000))]
     torch.save(dict(state, meta=dict(dataset_meta=dict(classes=classes))), tmp_path / 'weights.pth')
@@ -205,7 +210,7 @@ def test_names_of_files_and_classes_break_no_table_and_no_terminal(
         ('reconstruct', pretrained, ['--out', 'out/sheet.pdf']),
     ]:
         code, output, errors = call(command, images, tiny, *arguments)
-        assert code == 0 and broken in errors and '1 of 6 images could not be read' in errors, errors
+        assert code == 0 and broken in errors and '1 of 7 images could not be read' in errors, errors
         assert {char for char in output + errors if not char.isprintable()} <= {'\t', '\n'}
         if command == 'features':
             assert output.startswith('out/\\udcff.npz: features')
@@ -218,6 +223,7 @@ def test_names_of_files_and_classes_break_no_table_and_no_terminal(
     with open('out/x.csv', newline='', encoding='utf-8') as file:
         _, *rows = csv.reader(file)
     cells = [cell for row in rows for cell in row]
+    assert '"\' @1;=2.png"' in Path('out/x.csv').read_text(encoding='utf-8')
     assert [row[0] for row in rows] == shown and not [cell for cell in cells if cell[:1] in ('=', '+', '-', '@')]
     assert '\'=HYPERLINK("http://example.org")' in cells and r'\x1b[2J\t' in cells
     for file in ('x.json', 'y.json'):

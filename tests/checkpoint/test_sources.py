@@ -2,12 +2,15 @@
 
 import contextlib
 import hashlib
+import math
 import shutil
 
 import mmengine
 import pytest
 import torch
+from mmengine.logging import MMLogger
 from mmengine.runner import CheckpointLoader
+from safetensors.torch import save_file
 from support.payloads import ANYWHERE, leave_trace, write
 
 from beit_mm.checks import check_checkpoint
@@ -137,3 +140,24 @@ def test_checkpoints_are_looked_for_beforehand(tmp_path):
     for missing in ('none.pth', f'none.pth#sha256={digest}', str(tmp_path)):
         with pytest.raises(FileNotFoundError, match=f'load_from names a checkpoint that does not exist: {missing}'):
             check_checkpoint('load_from', missing)
+
+
+@pytest.mark.parametrize('form', ['pth', 'safetensors'])
+@pytest.mark.parametrize(
+    'tensor, words',
+    [
+        (torch.tensor([1.0, math.nan]), 'not finite'),
+        (torch.tensor([1.0, -math.inf], dtype=torch.float16), 'not finite'),
+        (torch.tensor([1.0, 2.0]).to(torch.float8_e5m2), 'float8 without a scale'),
+        (torch.tensor([3e38, 3e38]), None),
+        (torch.tensor([1, 2]), None),
+    ],
+)
+def test_numbers_that_no_model_can_use_are_named_in_one_line(tmp_path, form, tensor, words, capsys):
+    path, weights = tmp_path / f'weights.{form}', {'a': torch.ones(1), 'head.\x1b': tensor}
+    save_file(weights, path) if form == 'safetensors' else torch.save(dict(state_dict=weights), path)
+    MMLogger.get_instance(f'{form} {words} {tensor.dtype}')
+    CheckpointLoader.load_checkpoint(str(path))
+    said = f'{path}: 1 of 2 tensors are {words}, the first is head.\\x1b'
+    output = capsys.readouterr().out
+    assert said in output if words else 'tensors are' not in output

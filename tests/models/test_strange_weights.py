@@ -25,6 +25,7 @@ STRANGE = {
     'quantized': ('fc_norm.bias', lambda t: torch.quantize_per_tensor(t.detach(), 0.1, 0, torch.qint8), 'got qint8'),
     'complex': ('fc_norm.weight', lambda t: t.to(torch.complex64), 'got complex64'),
     'integers': ('fc_norm.weight', lambda t: t.to(torch.int8), 'got int8'),
+    'float8': ('fc_norm.weight', lambda t: t.to(torch.float8_e4m3fn), 'got float8_e4m3fn, strided'),
     'a list': ('fc_norm.weight', lambda t: t.tolist(), 'got a list'),
     'nothing': (TABLE, lambda t: None, 'got nothing'),
     'a number': ('cls_token', lambda t: t.sum(), r'cls_token must be \(1, 1, 32\), got \(\)'),

@@ -17,6 +17,7 @@ from mmengine.logging import HistoryBuffer
 
 from beit_mm.checkpoint.pickled_values import ALLOWED, CALLED, CONSTANTS, FINISHED, Limits, Named, Storage
 from beit_mm.checkpoint.unpickling import Unpickler
+from support.costly_weights import COSTLY
 from support.payloads import ANYWHERE, body, leave_trace, OTHER_OPCODES, program, touch, write
 
 Form = Callable[[Path], Path]
@@ -281,6 +282,7 @@ FORMS: dict[str, Form] = {
     **{f'safetensors, {name}': lambda folder, h=header: _safetensors(folder, *h) for name, header in _HEADERS.items()},
     **{f'pickle, {name}': _folder(content) for name, content in _PICKLES.items()},
     **{f'JSON, {name}': lambda folder, j=file: _json(folder, *j) for name, file in _JSON.items()},
+    **COSTLY,
 }
 
 

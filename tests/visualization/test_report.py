@@ -16,7 +16,7 @@ from PIL import Image
 from support import ROOT
 from support.tools import run_here
 
-from beit_mm.text import hide_secrets_in_logs
+from beit_mm.hiding import hide_secrets_in_logs
 from beit_mm.visualization.report import Record, write_report
 from beit_mm.visualization.report.logs import current_training, Curve, read_curves, read_sessions
 from beit_mm.visualization.report.page import draw_chart, format_duration

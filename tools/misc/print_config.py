@@ -8,12 +8,13 @@ with redirect_stdout(sys.stderr):  # the hosts print while they are imported
     from beit_mm.config import flatten as print_config
     from beit_mm.config.reading import Options
     from beit_mm.engine.runners.ending import run
+    from beit_mm.hiding import hide_secrets
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config file, with `_base_` or with `read_base`')
-    parser.add_argument('--out', metavar='FILE', help='write a .py file instead of printing')
+    parser.add_argument('--out', metavar='FILE', help='write a .py file, secrets included, instead of printing')
     parser.add_argument(
         '--cfg-options',
         nargs='+',
@@ -28,7 +29,7 @@ def parse_args() -> argparse.Namespace:
 def main(args: argparse.Namespace) -> None:
     cfg = print_config.flatten(args.config, args.cfg_options)
     if args.out is None:
-        print(cfg.pretty_text, end='')
+        print(hide_secrets(cfg.pretty_text), end='')
     else:
         print_config.write(cfg, args.out, f'{args.config}, without its bases (tools/misc/print_config.py).')
 

@@ -5,7 +5,7 @@ from mmengine.model import BaseTTAModel, is_model_wrapper
 from torch import nn
 
 from beit_mm.models.weight_layouts import OPENMMLAB
-from beit_mm.models.weights import WeightsMismatch
+from beit_mm.models.weights import describe, is_plain, WeightsMismatch
 from beit_mm.registry import HOOKS
 
 HEADS = ('head.', 'lm_head.', 'neck.', 'decode_head.', 'auxiliary_head.')
@@ -84,8 +84,9 @@ def _drop_unfit_heads(model: nn.Module, weights: dict, with_auxiliary: bool) -> 
         loaded = weights.get(names.get(name))
         if loaded is None and (with_auxiliary or head != 'auxiliary_head'):
             problems[head] = f'{name} is missing'
-        elif loaded is not None and loaded.shape != own.shape and head != 'lm_head':  # MaskedImageModel refuses it
-            problems[head] = f'{name} must be {tuple(own.shape)}, got {tuple(loaded.shape)}'
+        elif loaded is not None and head != 'lm_head':  # which MaskedImageModel checks
+            if not is_plain(loaded, own) or loaded.shape != own.shape:
+                problems[head] = f'{name} must be {tuple(own.shape)}, got {describe(loaded, own)}'
     for name in [theirs for ours, theirs in names.items() if ours.split('.')[0] in problems]:
         del weights[name]
     return [f'{head} ({problem})' for head, problem in problems.items()]

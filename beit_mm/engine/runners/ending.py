@@ -20,8 +20,9 @@ from mmengine.dist import is_main_process
 from mmengine.runner import Runner
 
 from beit_mm.errors import describe_shortage, find_own_code, OutOfMemory, TrainingStopped, UserError
+from beit_mm.hiding import hide_secrets, hide_secrets_in_logs
 from beit_mm.models.weights import WeightsMismatch
-from beit_mm.text import hide_in_addresses, hide_secrets_in_logs, show
+from beit_mm.text import show
 
 INTERRUPTED = 128 + signal.SIGINT  # exit code
 TRACEBACK = 'traceback.txt'
@@ -172,11 +173,11 @@ def _is_lost(error: Exception) -> bool:
 
 def _report(error: Exception, sentence: str | None, work_dir: str | None) -> str:
     """Write the traceback to a file, and say what happened on standard error; returns the last line."""
-    text = hide_in_addresses(traceback.format_exc())
-    last = f'error: {show(hide_in_addresses(sentence or ""))}'
+    text = hide_secrets(traceback.format_exc())
+    last = f'error: {show(hide_secrets(sentence or ""))}'
     if sentence is None:
         print('\n'.join(map(show, text.split('\n'))), file=sys.stderr)
-        what = f'{type(error).__name__}: {show(hide_in_addresses(_last_line(error)))}'
+        what = f'{type(error).__name__}: {show(hide_secrets(_last_line(error)))}'
         place = find_own_code(text, Path(sys.argv[0]).absolute().parent)
         last = (
             f'error in {show(place)}: {what}'

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from mmengine.optim import OptimWrapperDict
 
 from beit_mm.errors import UserError
-from beit_mm.text import hide_secrets, show
+from beit_mm.hiding import hide_in_command
+from beit_mm.text import show
 
 SECTIONS = (
     'model data_preprocessor train_dataloader val_dataloader train_cfg val_cfg val_evaluator optim_wrapper '
@@ -72,7 +73,7 @@ def draw_table(rows: list[tuple[str, str, str, str]]) -> str:
     """
     cells = [('setting', 'checkpoint', 'config', 'applies')]
     for key, *values, applies in rows[:MAX_ROWS]:
-        values = [show(hide_secrets(f'{key}={value}').removeprefix(f'{key}=')) for value in values]
+        values = [show(hide_in_command([f'{key}={value}'])[0].removeprefix(f'{key}=')) for value in values]
         key = show(key)
         if len(key) > MAX_KEY:
             first = key.split('.')[0][: MAX_KEY // 2]

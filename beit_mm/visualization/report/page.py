@@ -12,7 +12,7 @@ from PIL import Image
 
 from beit_mm.datasets.bad_images import BadImages
 from beit_mm.files import atomic_write
-from beit_mm.text import hide_secrets
+from beit_mm.hiding import hide_secrets
 
 from .logs import current_training, Curve, read_curves, read_sessions, Session
 from .record import FOLDER, Record

@@ -11,7 +11,7 @@ import torch
 from mmengine.utils import get_git_hash
 
 from beit_mm.files import atomic_write
-from beit_mm.text import hide_in_command, hide_secrets
+from beit_mm.hiding import hide_in_command, hide_secrets
 from beit_mm.version import __version__
 
 FOLDER = 'vis_data'

@@ -52,6 +52,12 @@ WITHOUT_AUXILIARY = {name: tensor for name, tensor in RUN['state_dict'].items() 
     [
         ('test', classifier(5).state_dict(), r'head.fc.weight must be \(3, 2\), got \(5, 2\)'),
         ('test', {'backbone.weight': torch.ones(2, 2)}, 'head.fc.weight is missing'),
+        (
+            'test',
+            {'head.fc.weight': torch.ones(3, 2).to(torch.float8_e5m2)},
+            'fc.weight must .* got float8_e5m2, strided',
+        ),
+        ('test', {'head.fc.weight': torch.ones(3, 2, dtype=torch.int8)}, 'head.fc.weight must .* got int8, strided'),
         ('test', {}, 'must hold the weights of this model, got an empty dict'),
         ('test', {f'conv{i}.weight': torch.ones(1) for i in range(4)}, r'got conv0.weight, .*conv2.weight \.\.\.'),
         ('resume', dict(RUN, state_dict=WITHOUT_AUXILIARY), 'auxiliary_head.weight is missing'),
