@@ -1,6 +1,10 @@
-"""Text from files and arguments, made safe to show."""
+"""Text from files and arguments, made safe to show, and names that are nearly right."""
 
 import unicodedata
+from collections.abc import Iterable
+from contextlib import suppress
+from difflib import get_close_matches
+from pathlib import Path
 
 
 def show(text: object) -> str:
@@ -21,3 +25,21 @@ def show_cell(value: object) -> str:
     """Like `show`, for a cell of a table that a spreadsheet may open: with a `'` before what would be a formula."""
     text = show(value)
     return f"'{text}" if text.lstrip().startswith(tuple('=+-@＝＋－＠')) else text
+
+
+def closest(name: str, pool: Iterable[str], cutoff: float = 0.7) -> str:
+    """The name of the pool that is most like another one; empty if none is."""
+    return next(iter(get_close_matches(name, sorted(pool), n=1, cutoff=cutoff)), '')
+
+
+def hint_at_path(path: str | Path) -> str:
+    """What may be meant by a path that does not exist, as `; did you mean X?`, or from where it is looked for."""
+    path = Path(path)
+    if path.exists():
+        return ''
+    folder = next((parent for parent in path.parents if parent.is_dir()), Path())
+    with suppress(OSError, IndexError):
+        meant = closest(path.parts[len(folder.parts)], (entry.name for entry in folder.iterdir()))
+        if meant:
+            return f'; did you mean {folder / meant}?'
+    return '' if path.is_absolute() else f'; it was looked for in {Path.cwd()}'

@@ -38,6 +38,7 @@ NAMES = [
     ('mmengine.logging:HistoryBuffer', '_count_history', 'rebuilt from a checkpoint without running its pickle'),
     ('mmengine.optim.scheduler.param_scheduler:OneCycleParamScheduler', '_annealing_cos', 'named by checkpoints'),
     ('mmengine.optim.scheduler.param_scheduler:OneCycleParamScheduler', '_annealing_linear', 'named by checkpoints'),
+    ('mmengine.model:BaseModule', '_dump_init_info', 'replaced: hundreds of lines of a log for inference'),
     ('mmengine.model:BaseDataPreprocessor', '_non_blocking', 'the host classes do not take it as an argument'),
     ('mmengine.model:ImgDataPreprocessor', '_channel_conversion', 'whether a model takes RGB'),
     # MMCV, MMSegmentation, MMPretrain

@@ -11,6 +11,7 @@ from PIL import Image
 from beit_mm.datasets.images import Source
 from beit_mm.datasets.listing import IMAGE_SUFFIXES, LeftOut, list_files
 from beit_mm.errors import UserError
+from beit_mm.text import hint_at_path
 
 Images = Source | Sequence[Source]
 
@@ -67,7 +68,7 @@ def _find_files(path: Path, left_out: LeftOut) -> list[Path]:
     if path.is_file():
         return [path]
     if not path.is_dir():
-        raise FileNotFoundError(f'an image must be a file or folder that exists, got {path}')
+        raise FileNotFoundError(f'an image must be a file or folder that exists, got {path}{hint_at_path(path)}')
     names = list_files(str(path), IMAGE_SUFFIXES, left_out)
     if not names:
         others = f'; left out: {left_out}' if left_out else ''

@@ -25,7 +25,7 @@ from beit_mm.errors import UserError
 from beit_mm.hub import CONFIGS
 from beit_mm.models import DiscreteVAE
 from beit_mm.models.weights import WeightsMismatch
-from beit_mm.text import show
+from beit_mm.text import closest, show
 
 NUM_KEYS = 5  # of a file, in a message
 Model = str | Path | Config | BaseModel
@@ -81,7 +81,9 @@ def load_model(
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmengine'):
         built = MODELS.build(model_cfg)
         if weights is None:
+            built._dump_init_info = lambda: None  # MMEngine logs a line for each parameter
             built.init_weights()
+            del built._dump_init_info
         meta = {} if weights is None else _load(built, weights, trunk_only, ema)
         built.dataset_meta = _fit_to_outputs(meta.get('dataset_meta') or _meta_of_config(cfg), built)
     if tokenizer is not None:
@@ -133,7 +135,9 @@ def _read_config(model: str | Path | Config, options: dict | None) -> Config:
         known = list_models()
         path = known.get(str(model), Path(model))
         if not path.is_file():
-            raise FileNotFoundError(f'a model must be a config file or one of {", ".join(known)}, got {model}')
+            meant = closest(str(model), known)
+            mend = f'did you mean {meant}?' if meant else 'python -m beit_mm models lists the names'
+            raise FileNotFoundError(f'a model must be a config file or the name of one, got {model}; {mend}')
         model = read_config(path)
     cfg = Config(model.to_dict())  # a copy: the caller keeps an unchanged one
     merge_options(cfg, options, 'the config')

@@ -12,15 +12,16 @@ import traceback
 from collections.abc import Iterator
 from importlib.util import find_spec
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from mmengine.registry import Registry
 
 from beit_mm.config.parts import get, walk
 from beit_mm.errors import UserError
+from beit_mm.text import closest
 
-from .problems import closest, Problem
+from .problems import Problem
 
 # Of mistakes in code; torch's own functions raise most of those that configs cause as RuntimeError.
 CODE_ERRORS = (ArithmeticError, AssertionError, AttributeError, LookupError, NameError, ValueError)
@@ -79,7 +80,7 @@ def blame(
 
 
 def _is_own_code(error: Exception, frame: FrameType, cls: Any) -> bool:
-    """Whether an error that is no sentence for users comes from the code of a part of ours itself."""
+    """Whether an error is a bug in the code of one of our parts, not a message for users."""
     is_ours = getattr(cls, '__module__', '').startswith('beit_mm.') and 'site-packages' not in frame.f_code.co_filename
     return is_ours and isinstance(error, CODE_ERRORS) and not isinstance(error, UserError)
 
@@ -135,32 +136,43 @@ def _source(frames: list[tuple[FrameType, int]]) -> str:
     return linecache.getline(frame.f_code.co_filename, line).strip()
 
 
+class Clues(NamedTuple):
+    """Why an argument may be the one that a message speaks of, the strongest reason first; tuples compare so."""
+
+    is_quoted: bool  # with its part, as `test_cfg.stride`, or with its whole list of values
+    is_named_with_value: bool
+    is_named: bool  # and of the part at work, as the next
+    is_in_source: bool  # the failed line of code reads it
+    has_value: bool
+    earliness: float  # of several names the first; 0 if it is not named
+
+
 def _find_argument(text: str, source: str, cfg: dict, key: str) -> str:
     """Key of the argument whose name or value is in a message, or which the failed line of code reads.
 
     Arguments of the part at work come first, then those of the model and the pipelines, then the part itself.
     """
-    words = set(re.findall(r'[A-Za-z_]\w*', text))
+    words, in_source = (set(re.findall(r'[A-Za-z_]\w*', part)) for part in (text, source))
     numbers = set(re.findall(r'\d+(?:\.\d+)?|(?<=got )-\d+(?:\.\d+)?|(?<=: )-\d+(?:\.\d+)?', text))
-    in_source = set(re.findall(r'[A-Za-z_]\w*', source))
-    best, most = key, 0.0
+    numbers -= {'0', '1', '2', '3'}  # are everywhere
+    found = [(Clues(False, False, False, False, False, 0.0), key)]
     for full, name, value in _arguments(cfg, key):
-        is_own, is_named = full.startswith(f'{key}.'), name in words
-        is_listed = isinstance(value, (list, tuple)) and len(value) > 1 and ', '.join(map(str, value)) in text
-        is_valued = is_listed or bool(_numbers_of(value) & numbers - {'0', '1', '2', '3'})
+        is_own, is_named, is_of_pipeline = full.startswith(f'{key}.'), name in words, 'pipeline' in full
+        is_list = isinstance(value, (list, tuple)) and len(value) > 1 and ', '.join(map(str, value)) in text
+        has_value = is_list or bool(_numbers_of(value) & numbers)
         if is_own and isinstance(value, dict) and is_named:
             inner = max(value, key=lambda inner: text.rfind(f' {inner}'), default='')
             full = f'{full}.{inner}' if inner in words else full
-        is_pointed_at = is_named and (is_own or '_' in name or 'pipeline' in full)
-        score: float = 8 * (is_pointed_at and is_valued) + is_own * (
-            20 * is_listed + 4 * is_named + 3 * (name in in_source)
+        clues = Clues(
+            is_quoted=is_own and is_list or f'{full.split(".")[-2]}.{name}' in text,
+            is_named_with_value=is_named and has_value and (is_own or is_of_pipeline or '_' in name),
+            is_named=is_own and is_named,
+            is_in_source=is_own and name in in_source,
+            has_value=has_value and (is_own or is_of_pipeline),
+            earliness=is_named * (1 - text.find(name) / len(text)),
         )
-        score += 20 * (f'{full.split(".")[-2]}.{name}' in text)
-        score += is_named * (1 - text.find(name) / len(text))  # the first that is named
-        score = score or 2 * (is_named and '_' in name) or is_valued and (is_own or 'pipeline' in full)
-        if score > most:
-            best, most = full, score
-    return best
+        found.append((clues, full))
+    return max(found, key=lambda each: each[0])[1]
 
 
 def _arguments(cfg: dict, key: str) -> Iterator[tuple[str, str, Any]]:
@@ -225,7 +237,7 @@ def find_class(part: Any, registry: Registry) -> Any:
     try:
         with registry.switch_scope_and_registry(None) as scoped:
             return scoped.get(name)
-    except (ImportError, AttributeError, RuntimeError):  # a name such as `package.module.Class` that leads nowhere
+    except (ImportError, AttributeError, RuntimeError):  # a name such as `package.module.Class` that does not exist
         return None
 
 
@@ -275,5 +287,5 @@ def _unknown_argument(
     known = accepted_arguments(cls) if callable(cls) else set()
     meant = OTHER_WORDS.get(name, '') if OTHER_WORDS.get(name) in known else closest(name, known)
     listing = ', '.join(sorted(known)[:12]) + (', ...' if len(known) > 12 else '')
-    mend = f'did you mean {meant}?' if meant else f'remove it (it takes {listing})'
+    mend = f'did you mean {meant}?' if meant else f'remove it (it takes {listing})' if listing else 'remove it'
     return Problem(f'{key}.{name}', f'{label} takes no such argument; {mend}')

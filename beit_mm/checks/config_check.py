@@ -24,7 +24,7 @@ from beit_mm.errors import UserError
 
 from . import course, files, keys, labels
 from .dry_run import DryRun
-from .problems import Problem, warn
+from .problems import Problem
 
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 
@@ -60,7 +60,7 @@ def check_config(
     used = tuple(key for key in loaders if isinstance(plain.get(key), dict))
     with _isolated(plain.get('default_scope') or 'mmengine'), TemporaryDirectory() as folder:
         run = DryRun(plain, used, tuple(lists), Path(folder))
-        problems = [warn(key, sentence) for key, sentence in unread_options(cfg, options).items()]
+        problems = [Problem(key, sentence) for key, sentence in unread_options(cfg, options).items()]
         problems += [*keys.check_keys(plain, used), *files.check_files(plain, used)]
         problems += _guarded(keys.check_variables, cfg.text)
         problems += _guarded(run.check)
@@ -71,6 +71,8 @@ def check_config(
         if counts is not None:
             with suppress(Exception):  # a data set that describe does not know
                 counts.update({key: describe(drawn.dataset) for key, drawn in run.drawn.items() if drawn.is_real})
+    unread = {problem.key for problem in problems if problem.sentence.startswith(keys.UNREAD)}
+    problems = [each for each in problems if each.key not in unread or each.sentence.startswith(keys.UNREAD)]
     once = {(problem.key, problem.sentence): problem for problem in problems[::-1]}
     # What a loss says of a label comes after the sentence that says where the label is set.
     return sorted(list(once.values())[::-1], key=lambda each: (not each.is_error, 'is out of bounds' in each.sentence))
@@ -113,7 +115,7 @@ def check_runner(runner) -> None:
 @contextmanager
 def _isolated(scope: str) -> Iterator[None]:
     """Run a block without output, then put back the random states and MMEngine's global instances."""
-    managers = {manager: dict(manager._instance_dict) for manager in _subclasses(ManagerMixin)}
+    managers = {manager: dict(manager._instance_dict) for manager in subclasses(ManagerMixin)}
     states = random.getstate(), np.random.get_state()
     disabled = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
@@ -132,12 +134,13 @@ def _isolated(scope: str) -> Iterator[None]:
         logging.disable(disabled)
         random.setstate(states[0])
         np.random.set_state(states[1])
-        for manager in _subclasses(ManagerMixin):
+        for manager in subclasses(ManagerMixin):
             manager._instance_dict.clear()
             manager._instance_dict.update(managers.get(manager, {}))
 
 
-def _subclasses(cls: Any) -> Iterator[Any]:
+def subclasses(cls: Any) -> Iterator[Any]:
+    """All classes below one."""
     for subclass in cls.__subclasses__():
         yield subclass
-        yield from _subclasses(subclass)
+        yield from subclasses(subclass)

@@ -90,7 +90,7 @@ def _check_schedules(cfg: dict, length: int, is_by_epoch: bool, run: str) -> Ite
         for second, (begin, _) in decays.items():
             if second != first and first_begin < begin < first_end < length:
                 where = f'begins at {begin}, within {first}, which ends at {first_end}'
-                yield warn(f'{second}.begin', f'{where}; begin there, or at 0 where both shall multiply')
+                yield warn(f'{second}.begin', f'{where}; begin there, or at 0 if both factors shall be multiplied')
 
 
 def _check_hooks(cfg: dict, model: nn.Module | None, length: int, is_by_epoch: bool, run: str) -> Iterator[Problem]:

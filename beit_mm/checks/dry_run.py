@@ -84,6 +84,7 @@ class DryRun:
         self.may_mend = may_mend
         self.model: nn.Module | None = None
         self.drawn: dict[str, Drawn] = {}
+        self.scores: list[str] = []  # names of those that the metrics give
         self.cuts: dict[int, int] = {}  # sides of windows in the small copy and the config's
         self._built: tuple[int, nn.Module] | None = None
 
@@ -100,10 +101,12 @@ class DryRun:
         if self.may_mend and drawn and problems and problems[0].is_error:
             problems[0] = self._mend(problems[0])
         yield from problems
+        evaluation = []
         for loader in () if _is_model_wrong(problems) else self.drawn:
             evaluator = loader.replace('dataloader', 'evaluator')
             if loader != 'train_dataloader' and self.cfg.get(evaluator) is not None:
-                yield from self._at_any_size(partial(self._predict, loader, evaluator), sides(self.drawn[loader]))
+                evaluation += self._at_any_size(partial(self._predict, loader, evaluator), sides(self.drawn[loader]))
+        yield from evaluation or self._check_best()
 
     @contextmanager
     def _catch(self, problems: list[Problem], key: str, owners: dict[int, str] | None = None) -> Iterator[None]:
@@ -273,8 +276,17 @@ class DryRun:
                 metric.dataset_meta = getattr(drawn.dataset, 'metainfo', None)
                 owners[id(metric)] = key
                 metric.process(batch, [output if isinstance(output, dict) else output.to_dict() for output in outputs])
-                metric.compute_metrics(metric.results)
+                prefix = f'{metric.prefix}/' if metric.prefix else ''
+                self.scores += [f'{prefix}{name}' for name in metric.compute_metrics(metric.results)]
         return problems
+
+    def _check_best(self) -> Iterator[Problem]:
+        """Scores for the best checkpoint that no metric gives."""
+        wanted = get(self.cfg, 'default_hooks.checkpoint.save_best')
+        for name in [wanted] if isinstance(wanted, str) else wanted if isinstance(wanted, list) else []:
+            if self.scores and name not in (*self.scores, 'auto'):
+                sentence = f'the evaluation gives no {name}, {suggest(name, self.scores, ", ".join(self.scores))}'
+                yield Problem('default_hooks.checkpoint.save_best', sentence)
 
 
 def _owners(model: nn.Module) -> dict[int, str]:

@@ -11,16 +11,18 @@ from torch import nn
 
 from beit_mm.checkpoint.reading import find_weights, hub_advice, read_names, split_checksum
 from beit_mm.config.parts import entries, walk
-from beit_mm.datasets.listing import iterate_files, LeftOut
+from beit_mm.datasets.listing import iterate_files, LeftOut, name_suffixes
 from beit_mm.datasets.webdataset import expand_shards
 from beit_mm.errors import UserError
 from beit_mm.models.weight_layouts import find_layouts
+from beit_mm.text import hint_at_path, show
 
 from .blame import find_class
 from .problems import Problem, suggest
 
 # The argument of MMSegmentation's data sets that has the suffix of the files below each prefix.
 SUFFIXES = dict(img_path='img_suffix', seg_map_path='seg_map_suffix')
+MAX_NAMED = 5  # folders in a sentence
 WITHOUT_LABELS = 'for images without labels there is python -m beit_mm {}'
 
 
@@ -40,7 +42,9 @@ def check_checkpoint(key: str, checkpoint: str) -> None:
     """
     path, _ = split_checksum(checkpoint)
     if '://' not in path and find_weights(Path(path).expanduser()) is None:
-        raise FileNotFoundError(f'{key} names a checkpoint that does not exist: {checkpoint}{hub_advice(path)}')
+        mend = hub_advice(path) or hint_at_path(path)
+        what = 'a folder without weights' if Path(path).is_dir() else 'a checkpoint that does not exist'
+        raise FileNotFoundError(f'{key} names {what}: {checkpoint}{mend}')
 
 
 def check_files(cfg: dict, dataloaders: Iterable[str]) -> Iterator[Problem]:
@@ -56,7 +60,8 @@ def check_files(cfg: dict, dataloaders: Iterable[str]) -> Iterator[Problem]:
             if checkpoint:
                 check_checkpoint(key, checkpoint)
         except FileNotFoundError as error:
-            yield Problem(key, f'{str(error).removeprefix(key).strip()}; run what writes it, or give another path')
+            fact = str(error).removeprefix(key).strip()
+            yield Problem(key, fact if fact.endswith('?') else f'{fact}; run what writes it, or give another path')
         except ValueError as error:
             yield Problem(key, str(error))
 
@@ -93,7 +98,8 @@ def _missing_folders(key: str, dataset: dict) -> Iterator[Problem]:
     if any('://' in str(path) for path in (dataset.get('data_root'), *prefixes.values())):
         return
     if not root.is_dir():
-        yield Problem(key, f'names a data folder that does not exist: {root}; set data_root to where the data is')
+        mend = f'set data_root to where the data is{hint_at_path(root)}'
+        yield Problem(key, f'names a data folder that does not exist: {root}; {mend}')
         return
     for path, prefix in prefixes.items():
         folder = root / (prefix or '')
@@ -101,12 +107,15 @@ def _missing_folders(key: str, dataset: dict) -> Iterator[Problem]:
         suffixes = _suffixes(dataset, name or 'extensions')
         left_out = LeftOut()
         if not folder.is_dir():
-            mend = f'set data_prefix to a folder in data_root={root}'
+            others = ', '.join(sorted(show(entry.name) for entry in root.iterdir() if entry.is_dir())[:MAX_NAMED])
+            mend = f'set data_prefix to a folder in data_root={root}{others and f" ({others})"}'
+            if key.startswith('val'):
+                mend += '; --no-validate trains without these images'
             if path == 'seg_map_path' and not key.startswith('train'):
                 mend += f'; {WITHOUT_LABELS.format("segment")}'
             yield Problem(key, f'names a data folder that does not exist: {folder}; {mend}')
         elif not dataset.get('ann_file') and not any(iterate_files(str(folder), suffixes, left_out)):
-            what = f'any {" or ".join(suffixes)} file' if any(suffixes) else 'any file'
+            what = f'any {name_suffixes(suffixes)} file' if any(suffixes) else 'any file'
             mend = f'put data there or set {name}' if name else 'put data there'
             others = f'; it holds {left_out}' if left_out else ''
             yield Problem(key, f'names a data folder without {what}: {folder}; {mend}{others}')

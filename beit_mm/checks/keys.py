@@ -5,21 +5,25 @@ import inspect
 import logging
 import re
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 from mmengine.registry import LOOPS, MODELS
 from mmengine.runner import Runner
 from mmseg.models import EncoderDecoder
 from torch.utils.data import DataLoader
 
+from beit_mm.config.parts import walk
 from beit_mm.config.reading import READ
+from beit_mm.text import closest
 
 from .blame import accepted_arguments, find_class, unknown_type
-from .problems import closest, Problem, suggest, warn
+from .problems import Problem, suggest, warn
 
 KNOWN_KEYS = {*READ, *'vis_backends train_pipeline val_pipeline test_pipeline'.split()}  # with the hosts' helpers
-CUTOFF = 0.85  # so alike that no helper variable of the hosts' configs is taken for a mistake
+CUTOFF = 0.85  # high enough to pass the helper variables of the hosts' configs
 LOADER_KEYS = {*inspect.signature(DataLoader).parameters, 'num_batch_per_epoch', 'disable_subprocess_warning'}
 WINDOW_KEYS = {'mode', 'crop_size', 'stride', 'windows_per_batch', 'scale_factor', 'subdivision_steps'}  # in test_cfg
+UNREAD = 'nothing reads this key'
 SECTIONS = dict(
     randomness=set(inspect.signature(Runner.set_randomness).parameters) - {'self'},
     env_cfg={'cudnn_benchmark', 'mp_cfg', 'dist_cfg', 'resource_limit'},
@@ -38,7 +42,7 @@ def check_keys(cfg: dict, loaders: Iterable[str]) -> Iterator[Problem]:
         others = repr([other for name, other in cfg.items() if name != key])
         is_helper = isinstance(value, (dict, list, tuple)) and repr(value) in others
         if not is_helper:
-            yield Problem(key, f'nothing reads this key, did you mean {meant}?')
+            yield Problem(key, f'{UNREAD}, did you mean {meant}?')
     level = cfg.get('log_level')
     if isinstance(level, str) and not isinstance(logging.getLevelName(level), int):
         yield Problem('log_level', f'must be DEBUG, INFO, WARNING, ERROR or CRITICAL, got {level!r}')
@@ -46,13 +50,13 @@ def check_keys(cfg: dict, loaders: Iterable[str]) -> Iterator[Problem]:
         for name in cfg.get(section) or {}:
             if name not in known and not name.startswith('_'):
                 listing = 'it may be one of ' + ', '.join(sorted(known))
-                yield Problem(f'{section}.{name}', f'nothing reads this key, {suggest(name, known, listing)}')
+                yield Problem(f'{section}.{name}', f'{UNREAD}, {suggest(name, known, listing)}')
     model = cfg.get('model') or {}
     cls = find_class(model, MODELS)
     if isinstance(cls, type) and issubclass(cls, EncoderDecoder) and cls.__module__.startswith(('mmseg.', 'beit_mm.')):
         for name in (model.get('test_cfg') or {}).keys() - WINDOW_KEYS:
             listing = 'it may be one of ' + ', '.join(sorted(WINDOW_KEYS))
-            yield warn(f'model.test_cfg.{name}', f'nothing reads this key, {suggest(name, WINDOW_KEYS, listing)}')
+            yield warn(f'model.test_cfg.{name}', f'{UNREAD}, {suggest(name, WINDOW_KEYS, listing)}')
     for section, default in (('train_cfg', 'EpochBasedTrainLoop'), ('val_cfg', 'ValLoop'), ('test_cfg', 'TestLoop')):
         yield from _check_loop(section, cfg.get(section) or {}, default)
     for stage, other in (('train', 'optim_wrapper'), ('val', 'val_evaluator'), ('test', 'test_evaluator')):
@@ -66,11 +70,24 @@ def check_keys(cfg: dict, loaders: Iterable[str]) -> Iterator[Problem]:
         for name in ('dataset', 'sampler'):
             if name not in cfg[loader] and not (name == 'sampler' and 'batch_sampler' in cfg[loader]):
                 yield Problem(f'{loader}.{name}', 'missing, add dict(type=...)')
+        yield from _check_classes(cfg, loader)
     hooks = cfg.get('default_hooks') or {}
     for name, hook in hooks.items():
         if isinstance(hook, dict) and 'type' not in hook:
             mend = suggest(name, set(hooks) - {name}, 'add its type')
             yield Problem(f'default_hooks.{name}', f'a hook without a type, {mend}')
+
+
+def _check_classes(cfg: dict, loader: str) -> Iterator[Problem]:
+    """Names of classes that are no list, or stand in it twice."""
+    for key, node in walk(cfg[loader], loader):
+        classes = (node.get('metainfo') or {}).get('classes')
+        if isinstance(classes, str) and not Path(classes).is_file():
+            yield Problem(f'{key}.metainfo.classes', f"must be a list, such as ['cat', 'dog'], got {classes!r}")
+        elif isinstance(classes, (list, tuple)):
+            twice = sorted({str(name) for name in classes if classes.count(name) > 1})
+            if twice:
+                yield Problem(f'{key}.metainfo.classes', f'must differ, got {", ".join(twice)} twice')
 
 
 def _check_loop(section: str, loop: dict, default: str) -> Iterator[Problem]:

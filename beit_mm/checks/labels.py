@@ -50,7 +50,8 @@ def check_losses(cfg: dict, model: nn.Module | None) -> Iterator[Problem]:
             if num_outputs == 1 and getattr(loss, 'use_sigmoid', None) is False and 'Entropy' in type(loss).__name__:
                 mend = 'set use_sigmoid=True, or leave out out_channels'
                 if num_classes == 1:
-                    mend = 'set num_classes=2 here and in the other parts that count classes, for the background too'
+                    why = ', for the background too' if isinstance(head, BaseDecodeHead) else ': one class is no choice'
+                    mend = f'set num_classes=2 here and in the other parts that count classes{why}'
                 yield Problem(f'{key}.use_sigmoid', f'a softmax over one output learns nothing; {mend}')
 
 
@@ -101,7 +102,7 @@ def check_labels(cfg: dict, model: nn.Module | None, drawn: dict[str, Drawn]) ->
             if zeros and zero not in zeros:
                 other = zeros[not zero]
                 why = f'is {zero} here and {not zero} in {other}, so the same label means another class'
-                yield Problem(f'{key}.reduce_zero_label', f'{why}; set both alike')
+                yield Problem(f'{key}.reduce_zero_label', f'{why}; set both to the same')
             zeros.setdefault(zero, key)
             if zero and ignored != IGNORED and not list(_own_loading(cfg, loader)):
                 what = f"reduce_zero_label makes of 0 in MMSegmentation's LoadAnnotations of {loader}"
@@ -133,7 +134,7 @@ def _check_ignored(cfg: dict, others: list[str], head: str, ignored: int) -> Ite
         value = (get(cfg, key) or {}).get(name, IGNORED)
         if value != ignored:
             yield Problem(
-                f'{key}.{name}', f'must be {ignored}, the ignore_index of {head}, got {value}; set both alike'
+                f'{key}.{name}', f'must be {ignored}, the ignore_index of {head}, got {value}; set both to the same'
             )
 
 
@@ -224,7 +225,8 @@ def describe_missing(
             f'{ignored}, which is ignored, occurs: if it is the class, store {value} instead of {ignored} in the maps'
         )
     else:
-        return f'{what}; add some, or remove the class', False
+        left_out = getattr(dataset, 'left_out', None)
+        return f'{what}; add some, or remove the class{f"; left out: {left_out}" if left_out else ""}', False
     return f'{what}; {mend}', is_alone
 
 

@@ -1,8 +1,9 @@
-"""A mistake in a config, and names that are nearly right."""
+"""A mistake in a config."""
 
 from collections.abc import Iterable
-from difflib import get_close_matches
 from typing import NamedTuple
+
+from beit_mm.text import closest
 
 
 class Problem(NamedTuple):
@@ -12,7 +13,7 @@ class Problem(NamedTuple):
         key: dotted key of the config, or an argument of the command line.
         sentence: what is wrong and how to mend it.
         is_error: whether a training would fail or compute something else than was meant; else a warning.
-        cause: an exception that is no sentence for users by itself, for its traceback.
+        cause: the exception behind it, if its message is not for users; its traceback goes to a file.
     """
 
     key: str
@@ -29,11 +30,6 @@ class Problem(NamedTuple):
 def warn(key: str, sentence: str) -> Problem:
     """A problem that may be meant."""
     return Problem(key, sentence, is_error=False)
-
-
-def closest(name: str, pool: Iterable[str], cutoff: float = 0.7) -> str:
-    """The name of the pool that is most like another one; empty if none is."""
-    return next(iter(get_close_matches(name, sorted(pool), n=1, cutoff=cutoff)), '')
 
 
 def suggest(name: str, pool: Iterable[str], otherwise: str) -> str:

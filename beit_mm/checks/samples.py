@@ -27,7 +27,7 @@ MAX_BAD = 3  # unreadable images at the beginning of a data set, which a trainin
 FOR_PICTURES = ('AutoAugment', 'RandAugment', 'RandomErasing', 'ColorJitter', 'Lighting', 'PhotoMetricDistortion')
 OURS = ('RandAugment', 'RandomErasing', 'PhotoMetricDistortion')  # that take any bands
 MAX_SIDE = 256  # larger images are cut, to keep a step short
-SIDES = (32, 96)  # to about so many pixels
+SIDES = (32, 96)  # of the cut images, in pixels
 
 
 class NotChecked(Exception):

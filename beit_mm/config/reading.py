@@ -1,11 +1,14 @@
 """Read a config and override its keys. A mistake in either is a UserError of one sentence."""
 
 import argparse
+import ast
 import inspect
+import os
 import sys
 import traceback
+from contextlib import suppress
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from mmengine.config import Config, DictAction
 from mmengine.runner import FlexibleRunner, Runner
@@ -13,12 +16,15 @@ from mmengine.utils import import_modules_from_strings
 
 from beit_mm.config.parts import drop_worker_options, get
 from beit_mm.errors import find_own_code, UserError
+from beit_mm.text import closest, hint_at_path
 
 # What a run reads: arguments of the runners, and what launchers, wrappers and inferencers read too.
 READ = {*inspect.signature(Runner).parameters, *inspect.signature(FlexibleRunner).parameters} | set(
     """runner_type custom_imports model_wrapper_cfg find_unused_parameters sync_bn compile activation_checkpointing
     efficient_conv_bn_eval tta_model tta_pipeline""".split()
 )
+# Texts that a user writes for a value of Python.
+MISSPELT = dict(yes='True', on='True', no='False', off='False', none='None', null='None')
 # What a section must be, if it is not None.
 SECTIONS = {
     **dict.fromkeys(
@@ -40,13 +46,25 @@ class Parser(argparse.ArgumentParser):
 
 
 class Options(DictAction):
-    """MMEngine's action for KEY=VALUE words. Other words end the parser with one sentence."""
+    """MMEngine's action for KEY=VALUE words, which keeps spaces and reads `~/`. Others end the parser in a sentence."""
+
+    @staticmethod
+    def _parse_iterable(val: str) -> Any:
+        """MMEngine drops all spaces, also those in names of folders and classes."""
+        if val.startswith('~/'):
+            return os.path.expanduser(val)
+        if ' ' not in val:
+            return DictAction._parse_iterable(val)
+        with suppress(ValueError, SyntaxError):  # of a list without quotes, such as `[a, b]`
+            return ast.literal_eval(val)
+        return DictAction._parse_iterable(val) if set(val) & set('([,') else val
 
     def __call__(self, parser, namespace, values, option_string=None):
         for word in values:
             key, is_pair, value = word.partition('=')
             if not (is_pair and all(key.split('.'))):
-                parser.error(f'{option_string} takes KEY=VALUE, such as train_cfg.max_epochs=5, got {word!r}')
+                what = f'{option_string} takes KEY=VALUE, such as train_cfg.max_epochs=5, got {word!r}'
+                parser.error(f'{what}; leave no space around =, and put a value with spaces in quotes')
             try:
                 self._parse_iterable(value)
             except AssertionError:
@@ -63,7 +81,11 @@ def read_config(path: str | Path, options: dict | None = None, argument: str = '
     line, or the override, called `argument`.
     """
     if not Path(path).is_file():
-        raise FileNotFoundError(f'no config file at {path}')
+        raise FileNotFoundError(f'no config file at {path}{hint_at_path(path)}')
+    if Path(path).suffix not in ('.py', '.json', '.yaml', '.yml'):
+        raise UserError(
+            f'a config must be a .py, .json or .yaml file, got {path}; the config comes before a checkpoint'
+        )
     try:
         cfg = Config.fromfile(path)
     except Exception as error:  # a config is code
@@ -112,21 +134,29 @@ def merge_options(cfg: Config, options: dict | None, path: object, argument: str
 
     UserError if a key begins with one that the config does not have, or if a value cannot stand at its key.
     """
-    unknown = [key for key in options or {} if key.split('.')[0] not in cfg]
-    if unknown:
-        raise UserError(f'{argument} must name keys of {path}, got {", ".join(unknown)}')
+    for key in options or {}:
+        name = key.split('.')[0]
+        if name not in cfg:
+            meant = closest(name, cfg)
+            mend = f'; did you mean {meant}?' if meant else ''
+            raise UserError(f'{argument} must name keys of {path}, got {key}{mend}')
     for key, value in (options or {}).items():
         old = get(cfg, key)
         is_text = isinstance(value, str) and value not in ('auto', 'dynamic')
-        if isinstance(old, (bool, int, float)) and is_text:
+        is_list = isinstance(value, (list, tuple)) and isinstance(
+            old, (bool, float)
+        )  # a whole number may become a pair
+        if isinstance(old, (bool, int, float)) and is_text or is_list:
             words = 'True or False' if isinstance(old, bool) else 'a number'
             raise UserError(f'{argument} {key} must be {words}, such as {old}, got {value!r}')
+        if is_text and value.lower() in MISSPELT and not isinstance(old, str):
+            raise UserError(f'{argument} {key} must be {MISSPELT[value.lower()]}, got the text {value!r}')
         if isinstance(old, dict) and isinstance(value, (str, int, float)) and not isinstance(value, bool):
             raise UserError(f'{argument} {key} must be a dict, as in the config, got {value!r}; name a key in it')
         try:
             cfg.merge_from_dict({key: value})
         except (KeyError, TypeError, ValueError) as error:
-            reason = ' '.join(str(error.args[0]).split())
+            reason = ' '.join(str(error.args[0]).split()).split(' [{')[0]  # MMEngine quotes whole lists
             raise UserError(f'{argument} {key}={value} does not fit {path}: {reason}') from error
     if any(key.startswith('custom_imports') for key in options or {}):
         try:  # those in the file are imported when it is read

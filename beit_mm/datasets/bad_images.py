@@ -45,7 +45,7 @@ class BadImages:
         num_images: number of images in the data set.
         list_path: the file, written with the first bad image.
         max_share: largest share of the images that may be on the list.
-        max_images: so many may be, even if their share is larger, but no more than a quarter.
+        max_images: this many may be on the list even if their share is larger, but at most a quarter of all.
     """
 
     def __init__(self, num_images: int, list_path: str | Path, max_share: float = 0.001, max_images: int = 0):

@@ -9,7 +9,7 @@ from mmpretrain.datasets.custom import find_folders
 from beit_mm.errors import UserError
 from beit_mm.registry import DATASETS
 
-from .listing import check_lines, IMAGE_SUFFIXES, LeftOut, list_files
+from .listing import check_lines, IMAGE_SUFFIXES, LeftOut, list_files, name_suffixes
 
 
 @DATASETS.register_module()
@@ -57,7 +57,8 @@ class ClassFolders(host.CustomDataset):
         unknown = ', '.join(name for name in folders if name not in classes)
         if unknown:
             raise UserError(
-                f'folders in {self.img_prefix} must be named as the classes ({", ".join(classes)}), got {unknown}'
+                f'folders in {self.img_prefix} must be named as the classes ({", ".join(classes)}), got {unknown}; '
+                'add the name to `classes`, or rename or remove the folder'
             )
         self._metainfo['classes'] = tuple(classes)
         self.folder_to_idx = {name: classes.index(name) for name in folders}
@@ -73,8 +74,10 @@ class ClassFolders(host.CustomDataset):
     def _checked(self, samples: list) -> list:
         if not samples:
             what = 'the class folders in ' if self.with_label else ''
-            left_out = f'; left out: {self.left_out}' if self.left_out else ''
+            mend = f'; left out: {self.left_out}' if self.left_out else ''
+            if 'in no class folder' in self.left_out:
+                mend += '; put them into a folder for each class, or set with_label=False'
             raise UserError(
-                f'{what}{self.img_prefix} must hold images ({", ".join(self.extensions)}), got none{left_out}'
+                f'{what}{self.img_prefix} must hold images ({name_suffixes(sorted(self.extensions))}), got none{mend}'
             )
         return samples

@@ -79,7 +79,7 @@ def _count_classes(dataset: Any) -> tuple[Counter, str]:
                 return counts, ''
             try:
                 labels = read_labels(info['seg_map_path'])
-            except UserError:  # the training names it when it comes to it
+            except UserError:  # the training names it when it reads it
                 continue
             options = bool(info.get('reduce_zero_label')), info.get('label_map'), dataset.ignore_index
             counts.update(np.unique(map_labels(labels, *options)).tolist())

@@ -26,7 +26,7 @@ except (ValueError, NotImplementedError):  # older releases
 
 
 def loader_for(channels: int, color_type: str | None = None) -> LoadImage:
-    """The step that reads files for a model with so many input channels; MMCV's color_type overrides them."""
+    """The step that reads files for a model with this number of input channels; MMCV's color_type overrides them."""
     by_channels = {1: 'grayscale', 3: 'color'}.get(channels, 'unchanged')
     return LoadImage(imdecode_backend=SIMPLEJPEG, color_type=color_type or by_channels)
 

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from mmengine import fileio
 
@@ -35,11 +35,17 @@ class LeftOut(Counter):
         return ', '.join(texts + [f'{rest:,} others'] * (rest > 0))
 
 
+def name_suffixes(suffixes: Iterable[str]) -> str:
+    """Suffixes in a sentence; all of our own by their formats."""
+    own = 'JPEG, PNG, GIF, BMP, WEBP, TIFF, PPM or JPEG 2000'
+    return own if set(suffixes) == set(IMAGE_SUFFIXES) else ' or '.join(suffixes)
+
+
 def list_files(folder: str, suffixes: Sequence[str], left_out: LeftOut | None = None) -> list[str]:
     """Files below a folder whose names end with a suffix in upper or lower case: paths relative to it, sorted.
 
     Links are followed, but not to a folder that contains them. Hidden files and folders (`._1.jpg`,
-    `.ipynb_checkpoints`), other formats, broken links and what is no file are left out, and noted in `left_out`.
+    `.ipynb_checkpoints`), other formats, broken links, pipes and the like are left out, and noted in `left_out`.
     """
     return sorted(iterate_files(folder, suffixes, LeftOut() if left_out is None else left_out))
 

@@ -9,7 +9,7 @@ from mmseg.datasets import BaseSegDataset
 from beit_mm.errors import UserError
 from beit_mm.registry import DATASETS
 
-from .listing import IMAGE_SUFFIXES, LABEL_SUFFIXES, LeftOut, list_files
+from .listing import IMAGE_SUFFIXES, LABEL_SUFFIXES, LeftOut, list_files, name_suffixes
 
 
 @DATASETS.register_module()
@@ -35,6 +35,7 @@ class SegFolders(BaseSegDataset):
     ):
         self.left_out = LeftOut()
         super().__init__(img_suffix=img_suffix, seg_map_suffix=seg_map_suffix, **kwargs)
+        self.METAINFO = self.metainfo  # MMSegmentation's browse_dataset.py reads the classes there
 
     def load_data_list(self) -> list[dict]:
         folder, label_folder = self.data_prefix['img_path'], self.data_prefix.get('seg_map_path')
@@ -42,15 +43,18 @@ class SegFolders(BaseSegDataset):
         images = self._by_stem(folder, self.img_suffix, self.left_out, set(label_maps.values()))
         if not images:
             left_out = f'; left out: {self.left_out}' if self.left_out else ''
-            raise UserError(f'{folder} must hold images ({", ".join(_all(self.img_suffix))}), got none{left_out}')
+            raise UserError(f'{folder} must hold images ({name_suffixes(_all(self.img_suffix))}), got none{left_out}')
         if self.ann_file and not os.path.isdir(self.ann_file):
             images = self._listed(images)
         missing = [name for stem, name in images.items() if stem not in label_maps]
         if label_folder is not None and missing:
+            stem = os.path.splitext(missing[0])[0]
+            ends = [name[len(stem) :] for name in label_maps.values() if name.startswith((f'{stem}_', f'{stem}-'))]
+            mend = f', or set seg_map_suffix={ends[0]!r}' if ends else ''
             raise UserError(
                 f'{len(missing)} of {len(images)} images in {folder} have no label map of their name '
                 f'({", ".join(_all(self.seg_map_suffix))}) in {label_folder}: the first is {missing[0]!r}; '
-                'add it or remove the image'
+                f'add it or remove the image{mend}'
             )
         for stem in label_maps.keys() - images.keys():
             self.left_out.note('label maps without image', label_maps[stem])

@@ -2,9 +2,11 @@
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
+from mmengine.dataset import BaseDataset
 from mmengine.evaluator import BaseMetric
 from mmseg.evaluation import IoUMetric as HostIoUMetric
 from PIL import Image
@@ -118,8 +120,14 @@ class IoUMetric(HostIoUMetric):
 
     Raises:
         UserError: If a map is not a picture of one label per pixel, was not loaded as it is stored, has another size
-            than the prediction, or has a label that is not a class; names the file.
+            than the prediction, or has a label that is not a class; or if two images have one name in `output_dir`;
+            names the files.
     """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.image_root = ''
+        self._written: dict[Path, str] = {}
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
         for sample in data_samples if not self.format_only else ():
@@ -135,12 +143,25 @@ class IoUMetric(HostIoUMetric):
                         'beit_mm.LoadAnnotations: this pipeline changes its labels'
                     )
             check_labels(path, labels, predicted.shape, num_classes, reduces, self.ignore_index)
+        output_dir, self.output_dir = self.output_dir, None  # MMSegmentation would write 8 bits, into one folder
         super().process(data_batch, data_samples)
-        for sample in data_samples if self.output_dir is not None else ():
+        self.output_dir = output_dir
+        for sample in data_samples if output_dir is not None else ():
             predicted = sample['pred_sem_seg']['data'].squeeze() + int(sample.get('reduce_zero_label', False))
-            if len(self.dataset_meta['classes']) >= 256:  # MMSegmentation has cut its picture to 8 bits
-                path = os.path.join(self.output_dir, f'{os.path.splitext(os.path.basename(sample["img_path"]))[0]}.png')
-                Image.fromarray(predicted.cpu().numpy().astype(np.uint16)).save(path)
+            image = sample['img_path']
+            name = os.path.relpath(image, self.image_root) if self.image_root else os.path.basename(image)
+            path = Path(output_dir, name).with_suffix('.png')
+            if self._written.setdefault(path, image) != image:
+                raise UserError(f'{image} and {self._written[path]} have one name in output_dir; rename one')
+            path.parent.mkdir(parents=True, exist_ok=True)
+            dtype = np.uint16 if len(self.dataset_meta['classes']) >= 256 else np.uint8
+            Image.fromarray(predicted.cpu().numpy().astype(dtype)).save(path)
+
+    def keep_folders(self, dataset: BaseDataset) -> None:
+        """Let `output_dir` repeat the folders of the images of a data set, if two of them have the same name."""
+        images = [dataset.get_data_info(index)['img_path'] for index in range(len(dataset))]
+        if len({Path(image).stem for image in images}) < len(images):
+            self.image_root = os.path.commonpath([os.path.dirname(image) for image in images])
 
     def total_area_to_metrics(self, *args, **kwargs) -> dict:
         totals = HostIoUMetric.total_area_to_metrics(*args, **kwargs)

@@ -52,6 +52,11 @@ def test_a_model_by_name_path_and_config_which_stays_as_it_is(model, classifier,
     assert before is None or model.to_dict() == before
 
 
+def test_a_model_without_weights_logs_no_line_for_each_parameter(capsys):
+    load(options=RANDOM)
+    assert 'norm1.weight' not in ''.join(capsys.readouterr())
+
+
 @pytest.mark.parametrize('layout', ['release', 'timm', 'mmpretrain', 'transformers'])
 def test_converted_weights(layout, classifier, weights, tmp_path):
     target = tmp_path / ('folder' if layout == 'transformers' else 'converted.pth')
@@ -87,7 +92,8 @@ def test_mistakes_are_one_sentence(weights, tmp_path):
     (tmp_path / 'text.pth').write_bytes(pickle.dumps('no weights'))
     device = 'a device must be cpu, or cuda or cuda:N of [0-9]+ GPUs, got '
     for error, message, arguments in [
-        (FileNotFoundError, 'must be a config file or one of beit-.*, got beit-giant', dict(model='beit-giant')),
+        (FileNotFoundError, 'got beit-giant; python -m beit_mm models lists', dict(model='beit-giant')),
+        (FileNotFoundError, f'; did you mean {NAME}', dict(model=NAME[:-1])),
         (FileNotFoundError, 'nowhere.pth', dict(weights=tmp_path / 'nowhere.pth')),
         (ValueError, r'weights\.pth: .* does not fit this BEiT trunk', dict(options={'model.backbone.depth': 3})),
         (ValueError, 'options must name keys of the config, got mdel.x', dict(options={'mdel.x': 3})),

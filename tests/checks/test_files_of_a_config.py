@@ -1,6 +1,7 @@
 """The checks of data folders and checkpoints before a run."""
 
 from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 from mmengine.config import Config
@@ -63,7 +64,7 @@ NO_FOLDER = ' names a data folder that does not exist: '
         ),
         (
             dict(type='beit_mm.ClassFolders', data_prefix='heic'),
-            ' names a data folder without any .jpg or .jpeg or .jpe or',
+            ' names a data folder without any JPEG, PNG, GIF, BMP, WEBP, TIFF, PPM or JPEG 2000 file',
         ),
         (dict(type='mmpretrain.CustomDataset', data_prefix='heic'), ' names a data folder without any .jpg or'),
         (
@@ -103,11 +104,21 @@ def test_an_evaluation_without_labels_is_named_with_the_command_that_needs_none(
         check_data(cfg, ('test_dataloader',))
 
 
-@pytest.mark.parametrize('missing', ['nowhere.pth', 'D'], ids=['no file', 'a folder'])
-def test_a_missing_checkpoint_is_named_with_its_key(data, missing):
+MEND = '; run what writes it, or give another path'
+
+
+@pytest.mark.parametrize(
+    'missing, what, mend',
+    [
+        ('nowhere.pth', 'a checkpoint that does not exist', '; it was looked for in {}' + MEND),
+        ('chekpoint.pth', 'a checkpoint that does not exist', '; did you mean checkpoint.pth?'),
+        ('D', 'a folder without weights', MEND),
+    ],
+)
+def test_a_missing_checkpoint_is_named_with_its_key(data, missing, what, mend):
     part = [dict(type='Normal', std=0.1), dict(type='Pretrained', checkpoint=missing)]
     cfg = dict(load_from=missing, model=dict(target=dict(tokenizer=dict(init_cfg=part))))
-    sentence = f'names a checkpoint that does not exist: {missing}; run what writes it, or give another path'
+    sentence = f'names {what}: {missing}{mend.format(Path.cwd())}'
     keys = ('load_from', 'model.target.tokenizer.init_cfg.1.checkpoint')
     assert [str(problem) for problem in check_files(cfg, ())] == [f'{key} {sentence}' for key in keys]
     part[1]['checkpoint'] = 'checkpoint.pth'

@@ -2,6 +2,7 @@
 
 import argparse
 import re
+from pathlib import Path
 
 import pytest
 from mmengine.config import Config
@@ -65,7 +66,10 @@ OPTIONS = [
     ('param_scheduler.5.end=3', 'param_scheduler.5.end=3 does not fit .*: Index 5 exceeds'),
     ('param_scheduler.x.end=3', 'param_scheduler.x.end=3 does not fit'),
     ('train_cfg.max_epochs.x=1', 'train_cfg.max_epochs.x=1 does not fit'),
-    ('optim_wraper.dtype=float32', 'must name keys of .*got optim_wraper.dtype'),
+    ('optim_wrapper.optimizer.lr=0,001', r'lr must be a number, such as .*, got \[0, 1\]'),
+    ('model.backbone.with_cp=no', "with_cp must be False, got the text 'no'"),
+    ('default_hooks.report=none', "default_hooks.report must be None, got the text 'none'"),
+    ('optim_wraper.dtype=float32', 'must name keys of .*got optim_wraper.dtype; did you mean optim_wrapper?'),
     ('img_size', 'takes KEY=VALUE, .* got .img_size.'),
     ('=3', 'takes KEY=VALUE'),
     ('model..depth=3', 'takes KEY=VALUE'),
@@ -84,6 +88,35 @@ def test_a_mistake_in_an_override_is_one_sentence(word, words, capsys):
         assert re.search(words, str(error) if isinstance(error, UserError) else capsys.readouterr().err)
     else:
         pytest.fail('accepted')
+
+
+@pytest.mark.parametrize(
+    'word, value',
+    [
+        ('a=data/my images', 'data/my images'),
+        ("a=['polar bear', 'dog']", ['polar bear', 'dog']),
+        ('a=[polar, dog]', ['polar', 'dog']),
+        ('a=(1, 2)', (1, 2)),
+        ('a=~/data', f'{Path.home()}/data'),
+    ],
+)
+def test_an_override_keeps_spaces_in_names_and_reads_the_home_folder(word, value):
+    parser = argparse.ArgumentParser()
+    parser.add_argument('--cfg-options', nargs='+', action=Options)
+    assert parser.parse_args(['--cfg-options', word]).cfg_options == dict(a=value)
+
+
+@pytest.mark.parametrize(
+    'path, hint',
+    [('fine.py', '; did you mean fin.py?'), ('ab/x.py', '; did you mean abc?'), ('zz/x', '; it was looked for in {}')],
+)
+def test_a_missing_file_is_named_with_what_may_be_meant(path, hint, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path('fin.py').touch()
+    Path('abc').mkdir()
+    with pytest.raises(FileNotFoundError) as error:
+        read_config(path)
+    assert str(error.value) == f'no config file at {path}{hint.format(tmp_path)}'
 
 
 # Plain variables, parts of helper dicts and lists, and what a model has of its own; then overrides that are read.

@@ -45,7 +45,7 @@ def test_a_folder_that_is_no_class_and_folders_without_images_are_named(tmp_path
     """MMPretrain would count the folders alone and take the second for the second class."""
     classes = dict(classes=['cat', 'dog'])
     (tmp_path / 'cat').mkdir()
-    with pytest.raises(ValueError, match=rf'the class folders in {tmp_path}/? must hold images \(.*jpg.*\), got none'):
+    with pytest.raises(ValueError, match=rf'the class folders in {tmp_path}/? must hold images \(JPEG, .*\), got none'):
         ClassFolders(str(tmp_path), metainfo=classes)
     root = write(tmp_path, 'cats/a.jpg', 'dog/b.jpg')
     with pytest.raises(ValueError, match=rf'folders in {root}/? must be named as the classes \(cat, dog\), got cats'):
@@ -115,10 +115,19 @@ def test_data_sets_and_commands_find_the_same_images_and_count_what_they_leave_o
             build(str(tmp_path / 'none'))
 
 
+def test_label_maps_with_an_end_in_their_names_are_answered_with_the_option(tmp_path):
+    write(tmp_path, 'images/1.jpg', 'maps/10.png', 'maps/1_mask.png')
+    options = dict(data_root=str(tmp_path), data_prefix=dict(img_path='images', seg_map_path='maps'))
+    with pytest.raises(ValueError, match="no label map .*, or set seg_map_suffix='_mask.png'$"):
+        SegFolders(**options)
+    assert len(SegFolders(**options, seg_map_suffix='_mask.png')) == 1
+
+
 def test_label_maps_are_found_by_the_name_of_the_image(tmp_path):
     write(tmp_path, '0.jpg', '0.png', '1.JPG', '1.PNG')
     options = dict(data_root=str(tmp_path), metainfo=dict(classes=['x']))
     dataset = SegFolders(**options)
+    assert dataset.METAINFO['classes'] == ['x']  # for MMSegmentation's browse_dataset.py
     assert [os.path.basename(dataset.get_data_info(index)['seg_map_path']) for index in (0, 1)] == ['0.png', '1.PNG']
     (tmp_path / 'list.txt').write_text('1\n')
     listed = SegFolders(ann_file='list.txt', **options)

@@ -11,6 +11,7 @@ from PIL import Image
 from sklearn.neighbors import KNeighborsClassifier
 from torch.nn import functional as F
 
+from beit_mm.errors import UserError
 from beit_mm.evaluation import IoUMetric, metrics
 
 
@@ -108,6 +109,23 @@ def test_label_maps_that_another_step_loads_wrongly_are_named(tmp_path):
     assert metric.compute_metrics(metric.results)['aAcc'] == pytest.approx(66.67)
     with Image.open(tmp_path / 'out' / 'b.png') as written:
         assert np.array_equal(np.asarray(written), predicted[0])
+
+
+def test_written_label_maps_of_one_name_keep_their_folders(tmp_path):
+    class Images(list):
+        get_data_info = list.__getitem__
+
+    samples = [
+        dict(img_path=f'data/{folder}/1.jpg', pred_sem_seg=dict(data=torch.full((1, 2, 2), label)))
+        for label, folder in enumerate('ab')
+    ]
+    metric = IoUMetric(format_only=True, output_dir=str(tmp_path))
+    metric.dataset_meta = dict(classes=['x', 'y'])
+    with pytest.raises(UserError, match='data/b/1.jpg and data/a/1.jpg have one name'):
+        metric.process({}, samples)
+    metric.keep_folders(Images(samples))
+    metric.process({}, samples)
+    assert [int(np.asarray(Image.open(tmp_path / folder / '1.png'))[0, 0]) for folder in 'ab'] == [0, 1]
 
 
 @pytest.mark.parametrize('k, temperature', [(20, 0.07), (1, 0.07), (200, 0.07), (20, 1.0), (300, 1e-3)])

@@ -120,6 +120,7 @@ ERRORS = [
     pretrain({f'{TRAIN}.pipeline.2.second_scale': 128}, 'got (16, 16)', 'set second_scale=112'),
     pretrain({f'{TRAIN}.pipeline.3': dict(type='LoadImageFromFile', _delete_=True)}),
     pretrain({'model.recovered.num_masked': 98}, 'set num_masked=75'),
+    segment({'default_hooks.checkpoint.save_best': 'miou'}, 'gives no miou', 'mean mIoU?'),
     finetune({'val_evaluator': None}, 'missing although val_dataloader', 'add it'),
     finetune({'param_scheduler.1.eta_min': 1e-06}, at='param_scheduler.1'),
     segment({'param_scheduler.1.by_epoch': True}, 'never moves', 'set by_epoch=False'),
@@ -151,6 +152,8 @@ ERRORS = [
         'mean backbone.cls_token?',
         at='optim_wrapper.paramwise_cfg.custom_keys.backbone.cls_tokn',
     ),
+    finetune({f'{TRAIN}.metainfo': dict(classes=['cat', 'dog', 'cat'])}, 'must differ, got cat twice'),
+    finetune({f'{TRAIN}.metainfo': dict(classes='cat, dog')}, 'must be a list', "got 'cat, dog'"),
     finetune({f'{TRAIN}.data_root': 'nowhere'}, 'does not exist: nowhere', 'set data_root', at=TRAIN),
     finetune({'load_from': 'nowhere.pth'}, 'does not exist: nowhere.pth', 'give another path'),
 ]

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import warnings
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
@@ -24,6 +24,7 @@ import torch
 from mmengine.utils import ManagerMixin
 from yapf.yapflib import yapf_api
 
+from beit_mm.checks.config_check import subclasses
 from beit_mm.engine.runners import launch
 from beit_mm.visualization.report import page
 from support import ROOT
@@ -161,7 +162,7 @@ def forget_instances() -> None:
     A second Runner of the same second and config would go on with the histories of the first, log to its files and into
     its visualizer's folder, and whatever logs without one would write to its output, which may be closed.
     """
-    for manager in _subclasses(ManagerMixin):
+    for manager in subclasses(ManagerMixin):
         manager._instance_dict.clear()
 
 
@@ -173,12 +174,6 @@ def leave_text_as_it_is(patch: Callable = setattr) -> None:
 def draw_no_charts(patch: Callable = setattr) -> None:
     """The report of every training has charts, which would take half of the time of a short one."""
     patch(page, 'draw_chart', lambda *_: '')
-
-
-def _subclasses(kind: type) -> Iterator[type]:
-    for subclass in kind.__subclasses__():
-        yield subclass
-        yield from _subclasses(subclass)
 
 
 # Options that shrink a demonstration

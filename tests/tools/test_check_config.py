@@ -87,16 +87,20 @@ def test_two_processes_say_it_once(digits, tmp_path):
 def test_a_training_logs_warnings_and_trains(digits, tmp_path):
     small = ['model.vocab_size=16', 'model.n_hid=8', 'model.n_init=8', 'val_evaluator.vocab_size=16']
     length = ['train_cfg.max_iters=1', 'train_cfg.val_interval=1']
-    options = ['--cfg-options', *data_options(digits), *small, *length, 'max_iters=5']
+    options = ['--cfg-options', *data_options(digits), *small, *length]
     output = tool('train', CONFIG, '--work-dir', tmp_path, *options)
     (log,) = tmp_path.glob('*/*.log')
     for text in (output, log.read_text()):
         assert 'WARNING - param_scheduler.1.begin: begins at 60, after the run of 1 iterations' in text
         assert 'WARNING - auto_scale_lr.base_batch_size: 1 x 8 images' in text
-        assert 'WARNING - max_iters is used by nothing after the file was read' in text
-    output = tool('test', CONFIG, tmp_path / 'iter_1.pth', '--work-dir', tmp_path / 'test', *options)
-    assert 'WARNING - max_iters is used by nothing after the file was read; change it in the file' in output
-    assert 'max_iters is used by nothing' in tool('misc/check_config', CONFIG, *options)
+
+
+@pytest.mark.parametrize('words', [['train'], ['test', CONFIG], ['misc/check_config']], ids=lambda words: words[0])
+def test_an_override_that_changes_nothing_ends_every_tool(words, digits):
+    name, *checkpoint = words
+    output = tool(name, CONFIG, *checkpoint, '--cfg-options', *data_options(digits), 'max_iters=5', ok=False)
+    sentence = 'error: max_iters is used by nothing after the file was read; change it in the file'
+    assert starting(output, 'error')[0] == sentence
 
 
 @pytest.mark.dry_run

@@ -163,6 +163,7 @@ tta_pipeline = [
     [
         (['--cfg-options', 'train_dataloader.dataset.data_root=nowhere'], 'train_dataloader.dataset.*nowhere'),
         (['--cfg-options', 'optim_wraper.optimizer.lr=1'], 'configs/demo/tokenizer.py.*optim_wraper'),
+        (['--launcher', 'pytorch'], '--launcher pytorch is for processes that tools/dist_train.sh'),
         (['--resume', 'nowhere.pth'], '--resume names a checkpoint that does not exist: nowhere.pth'),
     ],
 )

@@ -16,9 +16,10 @@ from beit_mm.checks.labels import describe_missing
 from beit_mm.checks.samples import leaf_datasets
 from beit_mm.config.flatten import drop_scope_stamps
 from beit_mm.config.reading import read_config
+from beit_mm.datasets.counts import describe
 from beit_mm.datasets.transforms.loading import IGNORED
 from beit_mm.engine.runners.ending import run
-from beit_mm.text import show
+from beit_mm.text import hint_at_path, show
 
 WARNING = 'warning: '
 # Where the recipes look for the published data sets, and by folder how many class folders and files they have.
@@ -102,6 +103,7 @@ def check_config_data(path: str, num_workers: int) -> Iterator[str]:
                 dataset = DATASETS.build(dict(node, pipeline=[]))
                 num_classes, ignored = head.get('num_classes'), head.get('ignore_index') or IGNORED
                 checked = Loading(dataset, [TRANSFORMS.build(step) for step in steps], num_classes, ignored)
+            print(f'{key}: {describe(dataset)}', flush=True)
             batches = DataLoader(checked, batch_size=32, num_workers=num_workers, collate_fn=list)
             counts: Counter = Counter()
             for batch in track(batches, f'{key}: {len(dataset)} images', transient=True):
@@ -129,7 +131,8 @@ def main(args: argparse.Namespace) -> None:
     elif Path(args.data).is_file():
         faults = check_config_data(args.data, args.workers)
     else:
-        raise FileNotFoundError(f'{args.data} must be a config file or one of {", ".join(LAYOUTS)}')
+        hint = hint_at_path(args.data) if '.' in args.data else ''
+        raise FileNotFoundError(f'{args.data} must be a config file or one of {", ".join(LAYOUTS)}{hint}')
     count = 0
     for fault in faults:
         is_warning = fault.startswith(WARNING)

@@ -16,7 +16,7 @@ FORMATS = ('JPEG', 'PNG', 'GIF', 'BMP', 'WEBP', 'TIFF', 'PPM', 'JPEG2000')  # no
 MAX_PIXELS = 100_000_000
 MAX_READS = 10_000  # of Pillow in a header; a usual one takes less than 1,000
 MAX_SCANS = 32  # of a progressive JPEG file; usual are 10
-SCANNED_PIXELS = 100_000_000  # beyond so many pixels times scans, more than MAX_SCANS are refused
+SCANNED_PIXELS = 100_000_000  # times scans; larger files with more than MAX_SCANS scans are refused
 JPEG_START, JPEG_SCAN, PNG_END = b'\xff\xd8', b'\xff\xda', b'IEND'
 # Start of a JPEG 2000 stream: marker, length, profile, width, height, 24 bytes of offsets and tiles, components.
 JPEG2000_SIZE = re.compile(rb'\xff\x4f\xff\x51(..)..(.{4})(.{4}).{24}(..)', re.DOTALL)

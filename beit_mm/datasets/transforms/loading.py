@@ -140,8 +140,8 @@ class LoadAnnotations(host.LoadAnnotations):
 
     Raises:
         ValueError: If ignore_index is a class.
-        UserError: If a map cannot be read, is no picture with one label per pixel, has another size than its image, or
-            has a label that is no class; names the file.
+        UserError: If a map cannot be read, is not a picture with one label per pixel, has another size than its image,
+            or has a label that is not a class; names the file.
     """
 
     def __init__(
@@ -201,7 +201,7 @@ def _label_table(reduces: bool, label_map: tuple[tuple[int, int], ...], ignored:
 def check_labels(
     path: str, labels: np.ndarray | Tensor, size: Sequence[int], num_classes: int, reduces: bool, ignored: int
 ) -> None:
-    """Refuse a label map (H, W), loaded and reduced, of another size or with a label that is no class: UserError."""
+    """Refuse a label map (H, W), loaded and reduced, of another size or with a label that is not a class: UserError."""
     if labels.shape != tuple(size):
         expected, got = (' x '.join(map(str, sides)) for sides in (size, labels.shape))
         raise UserError(f'{path} must have the size of its image, {expected}, got {got}')

@@ -96,7 +96,7 @@ class VerifiedCheckpointHook(CheckpointHook):
             self.best_ckpt_path_dict[score] = info.get(f'best_ckpt_{score}')
 
     def _name_earlier(self, runner) -> None:
-        """Say which checkpoints lie in the folder of a new training: it may replace some, and goes on from none."""
+        """Warn of checkpoints in the folder of a new training, which continues none of them and may replace some."""
         numbered = [list_checkpoints(Path(self.out_dir), template) for template in (self.filename_tmpl, STEPS)]
         names = sorted({path.name for paths in numbered for path in paths.values()}, key=lambda name: (len(name), name))
         pointed = read_pointer(Path(runner.work_dir), Path(self.out_dir))
@@ -104,8 +104,8 @@ class VerifiedCheckpointHook(CheckpointHook):
             listed = names if len(names) < 6 else [*names[:2], '...', *names[-2:]]
             runner.logger.warning(
                 f'{self.out_dir} holds an earlier run: {", ".join(map(show, listed)) or "no checkpoint"}; {POINTER} '
-                f'names {show(pointed and pointed.name)}. This run begins anew and replaces files of the same name; '
-                '--resume goes on with the earlier run, another work_dir keeps it'
+                f'names {show(pointed and pointed.name)}. This run starts from the beginning and replaces '
+                'files of the same name; --resume continues the earlier run, and another work_dir keeps it'
             )
 
     def _own_name(self, path: object) -> str | None:

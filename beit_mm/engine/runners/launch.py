@@ -23,6 +23,7 @@ from beit_mm.config.reading import read_config, unread_options
 from beit_mm.engine.hooks.check_weights_hook import CheckWeightsHook
 from beit_mm.engine.hooks.logging_hooks import DataCountsHook
 from beit_mm.errors import UserError
+from beit_mm.evaluation import IoUMetric
 from beit_mm.files import atomic_write, hold
 from beit_mm.text import show
 
@@ -81,19 +82,24 @@ def test(args: Namespace) -> None:
         for _, node in walk(cfg.test_dataloader.dataset, ''):  # also in wrappers
             if 'pipeline' in node:
                 node['pipeline'] = cfg.tta_pipeline
+    if args.out is not None and not is_mmseg and not args.out.endswith(('.pkl', '.pickle')):
+        raise UserError(f'--out of a classifier must be a .pkl file, got {args.out}; beit_mm classify writes tables')
     # As in the hosts' tools: a folder of label maps in MMSegmentation, a file of all predictions in MMPretrain.
     if args.out is not None and is_mmseg:
         metrics = [part for _, part in entries(cfg, 'test_evaluator') if WRITES_MAPS.search(str(part.get('type')))]
         if not metrics:
             raise UserError('--out needs an IoUMetric in test_evaluator, which writes label maps, got none')
         metrics[0].update(output_dir=args.out, keep_results=True)
+    for key, sentence in unread_options(cfg, args.cfg_options).items():
+        raise UserError(f'{key} {sentence}')
     check_data(cfg, ('test_dataloader',))
     check_checkpoint('CHECKPOINT', args.checkpoint)
     runner = _build_runner(cfg, 'test')
-    for key, sentence in unread_options(cfg, args.cfg_options).items():
-        runner.logger.warning(f'{key} {sentence}')
     if args.out is not None and not is_mmseg:
         runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))
+    for metric in runner.test_evaluator.metrics if args.out is not None else ():
+        if isinstance(metric, IoUMetric):
+            metric.keep_folders(runner.test_dataloader.dataset)
     explain(cfg, runner, runner.test)
 
 
@@ -105,6 +111,9 @@ def _load_config(args: Namespace) -> Config:
     drop_scope_stamps(cfg)
     drop_left_out(cfg)
     cfg.launcher = args.launcher
+    if cfg.launcher in RANKS and RANKS[cfg.launcher] not in os.environ:
+        starter = 'tools/dist_train.sh and tools/dist_test.sh start' if cfg.launcher == 'pytorch' else 'it starts'
+        raise UserError(f'--launcher {cfg.launcher} is for processes that {starter}; leave it out for one process')
     # As in the hosts' tools: argument, then config, then the config's name.
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(args.config).stem)
     args.work_dir = cfg.work_dir
@@ -119,6 +128,9 @@ def _load_config(args: Namespace) -> Config:
         # Processes talk by gloo, DDP gets no device, and synchronised batch norm, which has no CPU code, is the plain
         # one, whose running statistics are then each process's own.
         use_plain_batch_norm(cfg.model)
+        for _, node in walk(cfg._cfg_dict, ''):
+            if 'pin_memory' in node:
+                node['pin_memory'] = False  # torch would warn at every epoch
         if cfg.launcher == 'pytorch':
             cfg.model_wrapper_cfg = dict(type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False)
             if not dist.is_initialized():  # before the Runner, which would ask for a GPU

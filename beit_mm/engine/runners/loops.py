@@ -32,7 +32,7 @@ class ResumableLoop:
         allow_world_size_change: whether the run may resume with another number of processes or images per step.
         max_bad_share: share of the images, 0 to 1, that may be unreadable. They are listed in `bad_images.txt` of the
             work directory and replaced. More are an error.
-        max_bad_images: so many may be unreadable even if their share is larger, but no more than a quarter.
+        max_bad_images: this many may be unreadable even if their share is larger, but at most a quarter of all.
         **kwargs: arguments of MMEngine's loop.
 
     Raises:
@@ -77,7 +77,8 @@ class ResumableLoop:
         self.batch_size: int = self.dataloader.batch_sampler.batch_size
         if not len(self.dataloader):
             num_images = len(self.dataloader.dataset)
-            raise UserError(f'train_dataloader holds no batch: {num_images} images for batches of {self.batch_size}')
+            what = f'train_dataloader holds no batch: {num_images} images for batches of {self.batch_size}'
+            raise UserError(f'{what}; set train_dataloader.batch_size to a smaller number')
         runner.register_hook(ResumePositionHook(self, allow_world_size_change))
         if not any(isinstance(hook, DataCountsHook) for hook in runner.hooks):  # by a tool of the hosts
             runner.register_hook(DataCountsHook())

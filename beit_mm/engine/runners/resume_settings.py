@@ -63,7 +63,7 @@ def compare_settings(runner, checkpoint: dict, old: object) -> list[tuple[str, s
                 'weights with load_from, or take its optimizer'
             )
         rows.append((key, was, now, applies))
-    return sorted(rows, key=lambda row: row[3])  # what the config asks for in vain comes first
+    return sorted(rows, key=lambda row: row[3])  # first those that the config cannot change
 
 
 def draw_table(rows: list[tuple[str, str, str, str]]) -> str:
@@ -95,7 +95,7 @@ def _shorten(values: list[str]) -> list[str]:
 
 
 def check_groups(runner, checkpoint: dict) -> None:
-    """Raises UserError if the optimizer's groups of parameters are others than the checkpoint's."""
+    """Raises UserError if the optimizer's groups of parameters differ from the checkpoint's."""
     if isinstance(runner.optim_wrapper, OptimWrapperDict) or 'optimizer' not in checkpoint:
         return
     try:
@@ -120,7 +120,7 @@ def can_rebuild(runner) -> bool:
 
 
 def schedules_differ(runner, checkpoint: dict) -> bool:
-    """Whether the config's schedules are others than the checkpoint's."""
+    """Whether the config's schedules differ from the checkpoint's."""
     old, new = checkpoint.get('param_schedulers') or [], runner.param_schedulers or []
     return len(old) != len(new) or any(map(_differs, old, new))
 

@@ -1,4 +1,4 @@
-"""The position of a run in its data: saved, compared when it is resumed, and told together with other settings."""
+"""The position of a run in its data: saved, and when the run is resumed compared and logged with the other settings."""
 
 import logging
 from collections.abc import Iterator

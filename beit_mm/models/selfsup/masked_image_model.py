@@ -192,6 +192,10 @@ class MaskedImageModel(BaseModel):
             return self._predict(inputs, mask, mask.flatten().nonzero().squeeze(1))
         return self.predict(inputs, views, mask)
 
+    def extract_feat(self, inputs: Tensor) -> tuple[Tensor, ...]:
+        """Features of the trunk without a mask, as MMPretrain's tools ask for them."""
+        return self.backbone(inputs)
+
     def loss(self, inputs: Tensor, views: Tensor | None, mask: Tensor) -> dict[str, Tensor]:
         targets = self._targets(inputs, views, mask)
         indices = self.recovered(mask)

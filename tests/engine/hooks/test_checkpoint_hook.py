@@ -149,7 +149,7 @@ def test_a_new_run_says_which_checkpoints_are_there_and_a_host_s_tool_resumes_fr
     assert 'earlier run' not in run(2)[1]
     output = run(1)[1]
     assert f'{tmp_path} holds an earlier run: m_0001.pth, m_0002.pth' in output
-    assert f'{last}; last_checkpoint names {last}. This run begins anew' in output
+    assert f'{last}; last_checkpoint names {last}. This run starts from the beginning' in output
     runner, output = run(2, load_from=None)
     assert (tmp_path / POINTER).read_text().endswith(last) and 'earlier run' not in output
     (tmp_path / last).write_bytes(b'damaged')

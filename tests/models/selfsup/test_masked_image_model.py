@@ -3,7 +3,7 @@
 import pytest
 import torch
 from mmengine.registry import MODELS
-from support.tiny import PRE_TRAINING
+from support.tiny import masked_image_model, pixels, PRE_TRAINING
 from torch import nn
 from torch.nn import functional as F
 
@@ -76,6 +76,11 @@ def test_the_loss_is_the_mean_cross_entropy_and_predictions_come_image_by_image(
         assert torch.equal(sample['target'], tokens[index][mask[index]])
         assert torch.equal(sample['predicted'], logits[index][mask[index]].argmax(dim=1))
     assert len(torch.cat([sample['predicted'] for sample in samples]).unique()) > 1
+
+
+def test_features_without_a_mask_are_the_trunks():
+    model, images = masked_image_model().eval(), pixels(64, 64)
+    assert torch.equal(model.extract_feat(images)[0], model.backbone(images)[0])
 
 
 def test_images_of_another_size_are_trained_on_with_masks_of_their_grid():
