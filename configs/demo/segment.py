@@ -7,13 +7,13 @@
 _base_ = '../beit_segment.py'
 
 work_dir = 'work_dirs/demo/segment'
-width = 128
+width = 96
 num_classes = 11
 crop_size = (96, 96)
 model = dict(
     data_preprocessor=dict(size=crop_size, test_cfg=dict(size=crop_size)),
-    backbone=dict(img_size=96, embed_dim=width, depth=4, num_heads=4, out_indices=[0, 1, 2, 3],
-                  init_cfg=dict(checkpoint='work_dirs/demo/finetune/epoch_24.pth')),
+    backbone=dict(img_size=96, embed_dim=width, depth=4, num_heads=4, drop_path_rate=0.0, out_indices=[0, 1, 2, 3],
+                  init_cfg=dict(checkpoint='work_dirs/demo/finetune/epoch_8.pth')),
     neck=dict(embed_dim=width),
     decode_head=dict(in_channels=[width] * 4, channels=64, num_classes=num_classes),
     auxiliary_head=dict(in_channels=width, channels=32, num_classes=num_classes),
@@ -36,23 +36,24 @@ train_dataloader = dict(
     dataset=dict(
         **dataset,
         pipeline=[
-            dict(type='beit_mm.LoadImage'),
+            dict(type='beit_mm.LoadImage', imdecode_backend='simplejpeg'),
             dict(type='beit_mm.LoadAnnotations', num_classes=num_classes),
             dict(type='RandomResize', scale=(384, 96), ratio_range=(0.9, 1.3), keep_ratio=True),
-            dict(type='RandomCrop', crop_size=crop_size),
-            dict(type='PhotoMetricDistortion'),
-            dict(type='PackSegInputs')
+            dict(type='beit_mm.RandomCrop', crop_size=crop_size),
+            dict(type='beit_mm.PhotoMetricDistortion'),
+            dict(type='beit_mm.PackSegInputs')
         ]))
 val_dataloader = dict(
     num_workers=1,
     dataset=dict(**dataset, pipeline=test_pipeline))
 test_dataloader = val_dataloader
 
-max_iters = 1500
+max_iters = 500
 optim_wrapper = dict(optimizer=dict(lr=3e-3), paramwise_cfg=dict(layer_decay_rate=0.9))
 param_scheduler = [
-    dict(type='LinearLR', start_factor=1e-6, by_epoch=False, begin=0, end=100),
+    dict(type='LinearLR', start_factor=1e-6, by_epoch=False, begin=0, end=40),
     dict(type='PolyLR', power=1.0, eta_min=0.0, by_epoch=False, begin=0, end=max_iters),
 ]
 train_cfg = dict(max_iters=max_iters, val_interval=max_iters)
-default_hooks = dict(checkpoint=dict(interval=max_iters, max_keep_ckpts=1), pictures=dict(interval=300))
+default_hooks = dict(
+    logger=dict(interval=10), checkpoint=dict(interval=100, max_keep_ckpts=1), pictures=dict(interval=50, num_images=4))

@@ -1,7 +1,12 @@
 """The demonstration: deterministic data, split without leaks, that the hosts read; stages that are trained again."""
 
+import json
 import os
 import runpy
+import shutil
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -170,13 +175,15 @@ def test_the_tool_ends_with_one_sentence(tmp_path):
 
 
 def test_a_stage_is_trained_again_if_its_start_is_newer(tmp_path, monkeypatch):
-    demo = runpy.run_path(str(ROOT / 'tools' / 'demo'), run_name='demo')
     (tmp_path / 'configs').symlink_to(CONFIGS)
     monkeypatch.chdir(tmp_path)
-    tokenizer, pretrain = (demo['_checkpoint'](stage, stage) for stage in ('tokenizer', 'pretrain'))
-    assert str(tokenizer) == 'work_dirs/demo/tokenizer/iter_2000.pth'
-    assert str(pretrain) == 'work_dirs/demo/pretrain/epoch_45.pth'
-    assert not demo['_is_current']('pretrain', 'pretrain')
+    stages = import_tool('demo', 'stages').make_stages(Path('work_dirs/demo'), full=False, seed=0)
+    tokenizer, pretrain = (stages[name].checkpoint for name in ('tokenizer', 'pretrain'))
+    for stage, other in (('pretrain', 'finetune'), ('finetune', 'segment')):  # as the configs say
+        init = Config.fromfile(stages[other].config).model.backbone.init_cfg
+        assert init.checkpoint == str(stages[stage].checkpoint)
+    assert Config.fromfile(stages['pretrain'].config).model.target.tokenizer.init_cfg.checkpoint == str(tokenizer)
+    assert not stages['pretrain'].is_done
     now = time.time()
     for path in (tokenizer, pretrain):
         path.parent.mkdir(parents=True)
@@ -184,4 +191,58 @@ def test_a_stage_is_trained_again_if_its_start_is_newer(tmp_path, monkeypatch):
     for age, expected in ((10, True), (-10, False)):
         os.utime(tokenizer, (now - age, now - age))
         os.utime(pretrain, (now, now))
-        assert demo['_is_current']('pretrain', 'pretrain') == expected
+        assert stages['pretrain'].is_done == expected
+
+
+@pytest.mark.parametrize(
+    'free, message', [(1e6, 'must have 500 MB free, got 1 MB'), (1e12, 'can be written to: Not a')]
+)
+def test_a_place_without_room_or_permission_is_refused_before_the_start(free, message, tmp_path, monkeypatch):
+    (tmp_path / 'file').touch()
+    check_place = runpy.run_path(str(ROOT / 'tools' / 'demo'), run_name='demo')['check_place']
+    monkeypatch.setattr(shutil, 'disk_usage', lambda folder: shutil._ntuple_diskusage(1e12, 0, free))
+    with pytest.raises(OSError, match=message):
+        check_place(tmp_path / ('demo' if free < 1e9 else 'file/demo'))
+
+
+def write_short_configs(folder: Path) -> None:
+    """All configs, with a few steps for every stage of the demonstration."""
+    shutil.copytree(CONFIGS, folder / 'configs')
+    for unit, names in (('epochs', ('pretrain', 'finetune')), ('iters', ('tokenizer', 'segment'))):
+        for name in names:
+            few = "train_dataloader['dataset'].update(indices=320)\n" if unit == 'epochs' else ''
+            length = 2 if unit == 'epochs' else 20
+            with open(folder / 'configs' / 'demo' / f'{name}.py', 'a') as config:
+                config.write(
+                    f'train_cfg = dict(max_{unit}={length}, val_interval={length})\nparam_scheduler = []\n{few}'
+                )
+
+
+@pytest.mark.long
+def test_an_interrupted_demonstration_goes_on_and_ends_with_a_table_pictures_and_small_models(tmp_path):
+    write_short_configs(tmp_path)
+    command = [sys.executable, '-u', str(ROOT / 'tools' / 'demo')]
+    environment = dict(os.environ, PYTHONPATH=str(ROOT), TERM='dumb')
+    settings = dict(cwd=tmp_path, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    with subprocess.Popen(command, start_new_session=True, **settings) as process:
+        page = process.stdout.readline()
+        assert str(tmp_path / 'work_dirs/demo/index.html') in page
+        log = tmp_path / 'work_dirs/demo/tokenizer.log'
+        while not (log.is_file() and 'Iter(train)' in log.read_text()):
+            assert process.poll() is None
+            time.sleep(0.2)
+        os.killpg(process.pid, signal.SIGINT)
+        assert 'interrupted: the same command goes on where it stopped' in process.stdout.read()
+    stopped = list((tmp_path / 'work_dirs/demo/tokenizer').glob('*.pth'))
+    assert stopped
+    finished = subprocess.run(command, **settings)
+    assert finished.returncode == 0, finished.stdout
+    assert 'Tokenizer: 20 of 20 steps' in finished.stdout
+    root = tmp_path / 'work_dirs' / 'demo'
+    assert 'resumed' in log.read_text()
+    table = (root / 'table.md').read_text()
+    assert table in finished.stdout and len(table.splitlines()) == 9
+    page = (root / 'index.html').read_text()
+    assert 'Finished.' in page and page.count('<svg') >= 8 and page.count('<img') >= 8
+    made = json.loads((root / 'models' / 'models.json').read_text())
+    assert sum(file['bytes'] for file in made['files'].values()) < 5e6

@@ -88,7 +88,7 @@ def _collect(work_dir: Path) -> dict[str, object]:
         charts=_training_charts(curves, resumed_at),
         score_charts=[draw_chart(curve.name, [curve]) for curve in scores if len(curve.steps) > 1],
         resumed_at=resumed_at,
-        pictures=_pictures(shown),
+        pictures=read_pictures(shown),
         seconds={part: seconds[part] for part in order},
         sessions=sessions,
         shown=shown,
@@ -164,7 +164,7 @@ def draw_chart(title: str, curves: Sequence[Curve], marks: Sequence[int] = ()) -
     return svg.replace(TEXT_COLOR, 'currentColor')
 
 
-def _pictures(sessions: Sequence[Session]) -> dict[str, dict[int, str]]:
+def read_pictures(sessions: Sequence[Session]) -> dict[str, dict[int, str]]:
     """By name and step, the first and the latest picture that a visualizer wrote: a data URI, or what is wrong with it.
 
     A later session wins where name and step are the same.
@@ -177,12 +177,12 @@ def _pictures(sessions: Sequence[Session]) -> dict[str, dict[int, str]]:
             if match:
                 files[match[1]][int(match[2])] = path
     return {
-        name: {step: _read_picture(steps[step]) for step in sorted({min(steps), max(steps)})}
+        name: {step: read_picture(steps[step]) for step in sorted({min(steps), max(steps)})}
         for name, steps in list(files.items())[:MAX_NAMES]
     }
 
 
-def _read_picture(path: Path) -> str:
+def read_picture(path: Path) -> str:
     try:
         content, image_type = path.read_bytes(), 'png'
         with Image.open(path) as image:

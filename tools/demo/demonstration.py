@@ -1,0 +1,113 @@
+"""The run of the demonstration: data, stages in processes of their own, the page, the table and the small models."""
+
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+# The processes are forked, so that they need not import these again.
+import matplotlib.figure  # noqa: F401
+import mmpretrain.datasets  # noqa: F401
+import mmseg.datasets  # noqa: F401
+import torch.utils.tensorboard  # noqa: F401
+from figures import DATA, draw_data, draw_results, Row, score_rows
+from make_digits import write_classification, write_segmentation
+from page import write_page
+from progress import Show
+from small_models import write_small_models
+from stages import make_stages
+
+PAGE_INTERVAL = 10.0  # seconds
+# Stages that run at the same time; each has its share of the cores.
+ROUNDS = (('tokenizer', 'finetune_from_random'), ('pretrain',), ('finetune',), ('segment',))
+CORES = len(os.sched_getaffinity(0))
+
+
+class Demonstration:
+    """Trains what is not there yet, and writes index.html, table.md, pictures and small models into a folder.
+
+    Args:
+        root: the folder.
+        full: train longer.
+        seed: of all weights and draws; the data is always the same.
+        start: when the command started, in seconds since the epoch.
+    """
+
+    def __init__(self, root: Path, full: bool, seed: int, start: float):
+        self.root, self.full, self.seed, self.start = root, full, seed, start
+        self.stages = make_stages(root, full, seed)
+        self.pictures: dict[str, Path] = {}
+        self.processes: list[multiprocessing.Process] = []
+
+    def run(self) -> None:
+        """Run all; an interruption ends the processes, whose trainings save their checkpoints."""
+        try:
+            self._run()
+        finally:
+            for process in self.processes:
+                if process.is_alive():
+                    process.terminate()
+                    process.join()
+
+    def _run(self) -> None:
+        self._write_page('Making the data.')
+        made = {'imagenet': write_classification, 'ade20k': write_segmentation}
+        self._wait({name: self._start(write, DATA / name) for name, write in made.items()})
+        draw_data(self.root / 'data.png')
+        self.pictures['Data'] = self.root / 'data.png'
+        for names in ROUNDS:
+            self._train([name for name in names if not self.stages[name].is_done])
+        self._write_page('Drawing.')
+        self.pictures = draw_results(self.stages, self.root) | self.pictures
+        rows = score_rows(self.stages, self.full, (time.time() - self.start) / 60)
+        write_small_models(self.root / 'models', self.stages, rows, self.seed)
+        table = [('', 'aim', 'result', ''), *rows]
+        lines = [f'| {" | ".join(cells)} |' for cells in (table[0], ('---',) * 4, *rows)]
+        (self.root / 'table.md').write_text('\n'.join(lines) + '\n')
+        self._write_page('', table)
+        print('\n'.join(['', *lines, '', f'Pictures, curves and this table: {self.root / "index.html"}']))
+
+    def _train(self, names: list[str]) -> None:
+        """Train stages at the same time; ends with the last lines of one that fails."""
+        if not names:
+            return
+        stages = [self.stages[name] for name in names]
+        show = Show(stages)
+        running = {stage.title: self._start(stage.train, max(1, CORES // len(names))) for stage in stages}
+        written = time.monotonic()
+
+        def look() -> None:
+            nonlocal written
+            for stage in stages:
+                show.update(stage)
+            show.refresh()
+            if time.monotonic() - written > PAGE_INTERVAL:
+                self._write_page(f'{" and ".join(running)}.')
+                written = time.monotonic()
+
+        try:
+            self._wait(running, look)
+        finally:
+            show.close()
+        for stage in stages:
+            if not stage.is_done:
+                text = '\n'.join(stage.log.read_text(errors='replace').splitlines()[-20:])
+                sys.exit(f'{text}\n{stage.title} failed; all of it: {stage.log}')
+
+    def _start(self, function: Callable, *args: object) -> multiprocessing.Process:
+        process = multiprocessing.get_context('fork').Process(target=function, args=args)
+        process.start()
+        self.processes.append(process)
+        return process
+
+    @staticmethod
+    def _wait(running: dict[str, multiprocessing.Process], look: Callable[[], None] = lambda: None) -> None:
+        while any(process.is_alive() for process in running.values()):
+            look()
+            time.sleep(0.5)
+        look()
+
+    def _write_page(self, state: str, table: list[Row] = ()) -> None:
+        write_page(self.root / 'index.html', list(self.stages.values()), self.pictures, table, state)
