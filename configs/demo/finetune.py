@@ -34,7 +34,7 @@ val_dataloader = dict(
     dataset=dict(**dataset, pipeline=[dict(type='beit_mm.LoadImage'), dict(type='PackInputs')]))
 test_dataloader = val_dataloader
 
-max_epochs = 8
+max_epochs = 12
 warmup_epochs = 1
 optim_wrapper = dict(
     optimizer=dict(lr=3e-3), paramwise_cfg=dict(layer_decay_rate=0.9))
@@ -43,7 +43,9 @@ param_scheduler = [
     dict(type='CosineAnnealingLR', eta_min_ratio=0.01, by_epoch=True, begin=warmup_epochs, end=max_epochs,
          convert_to_iter_based=True),
 ]
-train_cfg = dict(max_epochs=max_epochs, val_interval=2)
+train_cfg = dict(max_epochs=max_epochs, val_interval=3)
 default_hooks = dict(
-    logger=dict(interval=10), checkpoint=dict(interval=2, max_keep_ckpts=1, save_best=None), pictures=dict(interval=50, num_images=4))
+    logger=dict(interval=10),
+    checkpoint=dict(interval=3, max_keep_ckpts=1, save_best=None),
+    pictures=dict(interval=50, num_images=4))
 auto_scale_lr = dict(base_batch_size=32)
