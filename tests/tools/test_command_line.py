@@ -91,7 +91,7 @@ def classifier(finetune_options, tmp_path_factory) -> tuple[Path, float]:
         r'missing: fc_norm \(2\); left out: mask_token \(1\), norm \(2\)',
         output,
     )
-    assert 'Scaling the original LR by 0.5' in output  # 8 images a step instead of 16
+    assert 'Scaling the original LR by 0.25' in output  # 8 images a step instead of 32
     return folder / 'epoch_1.pth', float(re.findall(r'accuracy/top1: ([\d.]+)', output)[-1])
 
 
