@@ -10,7 +10,7 @@ _base_ = '../beit_finetune.py'
 work_dir = 'work_dirs/demo/finetune'
 model = dict(
     backbone=dict(img_size=96, embed_dim=96, depth=4, num_heads=4, drop_path_rate=0.0,
-                  init_cfg=dict(checkpoint='work_dirs/demo/pretrain/epoch_24.pth')),
+                  init_cfg=dict(checkpoint='work_dirs/demo/pretrain/epoch_20.pth')),
     head=dict(num_classes=10, in_channels=96),
     train_cfg=dict(_delete_=True),
     data_preprocessor=dict(num_classes=10))

@@ -9,7 +9,7 @@ _base_ = '../classify/linear_probe_base_224_1k.py'
 work_dir = 'work_dirs/demo/linear_probe'
 model = dict(
     backbone=dict(img_size=96, embed_dim=96, depth=4, num_heads=4, out_indices=[0, 1, 2, 3],
-                  init_cfg=dict(checkpoint='work_dirs/demo/pretrain/epoch_24.pth')),
+                  init_cfg=dict(checkpoint='work_dirs/demo/pretrain/epoch_20.pth')),
     head=dict(num_classes=10),
     data_preprocessor=dict(num_classes=10))
 

@@ -50,7 +50,7 @@ test_cfg = dict()
 # The masked patches differ by their positions alone, which the model knows from these biases, so they must grow quickly.
 optim_wrapper = dict(
     optimizer=dict(lr=3e-3), paramwise_cfg=dict(custom_keys=dict(relative_position_bias_table=dict(lr_mult=10))))
-max_epochs = 24
+max_epochs = 20
 warmup_epochs = 1
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-9, by_epoch=True, begin=0, end=warmup_epochs, convert_to_iter_based=True),
