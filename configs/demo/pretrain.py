@@ -47,7 +47,7 @@ test_dataloader = val_dataloader
 test_evaluator = val_evaluator
 test_cfg = dict()
 
-# The masked patches differ by their positions alone, which the model knows from these biases, so they must grow quickly.
+# Masked patches differ by their positions alone, which the model knows from these biases: they must grow quickly.
 optim_wrapper = dict(
     optimizer=dict(lr=3e-3), paramwise_cfg=dict(custom_keys=dict(relative_position_bias_table=dict(lr_mult=10))))
 max_epochs = 20
