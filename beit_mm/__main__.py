@@ -85,7 +85,11 @@ def _add(commands, command, text: str, batch_size: int):
         metavar='NAME_OR_CONFIG',
         help='a config file, or a name from `python -m beit_mm models`',
     )
-    add('--weights', required=True, metavar='FILE', help='the weights, of any project that docs/weights.md lists')
+    add(
+        '--weights',
+        metavar='FILE',
+        help="weights of any project that docs/weights.md lists; default: the name's public ones",
+    )
     add(
         '--batch-size',
         type=int,

@@ -1,4 +1,4 @@
-"""Models for inference, from a config or a name and a file of weights."""
+"""Models for inference, from a config or a name, and weights."""
 
 import copy
 import warnings
@@ -22,7 +22,7 @@ from beit_mm.datasets.images import loader_for
 from beit_mm.datasets.transforms.loading import LoadImage
 from beit_mm.engine.hooks.check_weights_hook import require_weights
 from beit_mm.errors import UserError
-from beit_mm.hub import CONFIGS
+from beit_mm.hub import CONFIGS, find_public_weights
 from beit_mm.models import DiscreteVAE
 from beit_mm.models.weights import WeightsMismatch
 from beit_mm.text import closest, show
@@ -44,18 +44,20 @@ def load_model(
     options: dict | None = None,
     trunk_only: bool = False,
     ema: bool = False,
+    pretrained: bool = False,
 ) -> BaseModel:
     """Build a model in evaluation mode and load its weights.
 
     Args:
         model: a name of `list_models()`, the path of a config, or a Config. A loaded model is returned as it is.
-        weights: a checkpoint in any layout; None to load what the config's own `init_cfg` names.
+        weights: a checkpoint in any layout, or its address; None to load what the config's own `init_cfg` names.
         device: None for the GPU if there is one, otherwise the CPU.
         tokenizer: for masked image modeling, if the weights hold no tokenizer: its file, or OpenAI's `encoder.pkl` and
             `decoder.pkl`.
         options: keys of the config to override, such as {'model.backbone.img_size': 384}.
         trunk_only: only the trunk will be used, so the weights may lack the heads.
         ema: load the weights that were averaged over the training, such as `model_ema` of released files.
+        pretrained: without other weights, download those that are published for the model's name.
 
     Returns:
         The model, with its config as `cfg`. `dataset_meta` has the names of the classes, if they are known and as many
@@ -63,8 +65,9 @@ def load_model(
 
     Raises:
         FileNotFoundError: If there is no such config or checkpoint.
-        UserError: If the name is unknown, there is no such device, or the weights do not fit. The message names the
-            file.
+        OSError: If weights cannot be downloaded.
+        UserError: If the name is unknown or has no public weights, there is no such device, or the weights do not fit.
+            The message names the file.
     """
     if isinstance(model, nn.Module):
         return model
@@ -73,6 +76,8 @@ def load_model(
     if ema and weights is None:
         raise UserError('ema needs weights, the file that holds the averaged ones, got none')
     weights = weights or _weights_of_whole_model(cfg)
+    if weights is None and pretrained:
+        weights = find_public_weights(str(model))
     model_cfg = copy.deepcopy(cfg.model)
     if weights is not None:
         drop_pretrained(model_cfg)
@@ -95,6 +100,8 @@ def load_model(
 def load_for_inference(model: Model, weights: str | None = None, **loading) -> BaseModel:
     """Like load_model, but random weights are an error, and a loaded model is put in evaluation mode.
 
+    A name alone means its public weights, unless `options` have an `init_cfg`.
+
     UserError also if a loaded model comes with arguments for loading.
     """
     trunk_only = loading.get('trunk_only')
@@ -104,9 +111,11 @@ def load_for_inference(model: Model, weights: str | None = None, **loading) -> B
         if superfluous:
             raise UserError(f'{" and ".join(superfluous)} must be None for a loaded {type(model).__name__}')
         return model.eval()
+    names_start = any('init_cfg' in key for key in loading.get('options') or ())
+    loading.setdefault('pretrained', str(model) in CONFIGS and not names_start)
     loaded = load_model(model, weights, **loading)
-    has_weights = _weights_of_whole_model(loaded.cfg) or trunk_only and pretrained_of(loaded.cfg.model.get('backbone'))
-    if weights is None and not has_weights:
+    trunk = loaded.cfg.model.get('backbone') if trunk_only else None
+    if not (weights or loading['pretrained'] or _weights_of_whole_model(loaded.cfg) or pretrained_of(trunk)):
         raise UserError(f'weights must name a checkpoint for {type(loaded).__name__}, got none')
     return loaded
 

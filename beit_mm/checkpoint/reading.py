@@ -45,7 +45,7 @@ def read_checkpoint(path: str | os.PathLike, map_location: MapLocation = 'cpu', 
     Args:
         path: file or folder; the path of a file may end in `#sha256=HEX`.
         map_location: torch.load's; None means the CPU, and so do dicts and functions with safetensors and Paddle.
-        sha256: checksum that the file must have, 64 hexadecimal digits in lower case.
+        sha256: checksum that the file must have: its 64 hexadecimal digits in lower case, or the first ones.
 
     Returns:
         What the file holds, without the config texts that MMEngine would execute. OpenAI's (github.com/openai/DALL-E)
@@ -69,6 +69,11 @@ def read_checkpoint(path: str | os.PathLike, map_location: MapLocation = 'cpu', 
     if file is None:
         raise FileNotFoundError(f'a checkpoint folder must hold {" or ".join(_FOLDER_FILES)}, got {path} without any')
     weights = _read_shards(file, map_location) if file.suffix == '.json' else _read_file(file, map_location)
+    return add_config(weights, folder)
+
+
+def add_config(weights: dict, folder: Path) -> dict:
+    """Add the config.json of a Hugging Face model folder to its weights, and the classes' names, as meta data."""
     if not (folder / 'config.json').is_file():
         return weights
     config = _read_json(folder / 'config.json')
@@ -126,7 +131,7 @@ def read_names(path: Path) -> set[str]:
 def _read_file(path: Path, map_location: MapLocation, sha256: str | None = None) -> dict:
     if not path.is_file():
         raise FileNotFoundError(f'a checkpoint file was expected, got {path}, which is not a file{hub_advice(path)}')
-    if sha256 and (digest := sha256_of(path)) != sha256:
+    if sha256 and not (digest := sha256_of(path)).startswith(sha256):
         raise ChecksumMismatch(f'{path} must have the SHA-256 {sha256}, got {digest}')
     device = map_location if isinstance(map_location, (str, torch.device)) else 'cpu'
     try:
@@ -188,7 +193,7 @@ def hub_advice(address: object) -> str:
     """What to do with the name of a model on the Hugging Face Hub; empty if it is none."""
     if not re.fullmatch(r'[\w-]+/[\w.-]+', str(address)) or str(address).endswith(_SUFFIXES):
         return ''
-    return f'; for a model of the Hugging Face Hub, run `hf download {address} --local-dir FOLDER` and name FOLDER'
+    return f'; for a model of the Hugging Face Hub, write hf-hub:{address}'
 
 
 def _names_of_classes(config: dict) -> dict:

@@ -5,12 +5,8 @@ too, whatever model they load.
 """
 
 import logging
-from http.client import HTTPException
-from pathlib import Path
-from urllib.parse import urlsplit
 
-import torch
-from mmengine import dist, fileio
+from mmengine import fileio
 from mmengine.logging import print_log
 from mmengine.runner import checkpoint as host
 from mmengine.runner import CheckpointLoader
@@ -20,16 +16,17 @@ from beit_mm.errors import UserError
 from beit_mm.models.weights import is_scaled
 from beit_mm.text import show_start
 
+from .downloads import download_from_hub, download_url, HUB
 from .mapping import rename_beit_weights
-from .reading import ChecksumMismatch, MapLocation, read_checkpoint, split_checksum
+from .reading import add_config, ChecksumMismatch, MapLocation, read_checkpoint, split_checksum
 
 
 def load_from_anywhere(filename: str, map_location: MapLocation = None) -> dict:
     """Read a checkpoint from any of MMEngine's schemes.
 
     Args:
-        filename: a path, `file://`, `http(s)://`, object storage or one of MMEngine's model names; may end in
-            `#sha256=HEX`.
+        filename: a path, `file://`, `http(s)://`, `hf-hub:OWNER/NAME`, object storage or one of MMEngine's model names;
+            may end in `#sha256=HEX`.
         map_location: as in ``read_checkpoint``.
 
     Returns:
@@ -62,6 +59,8 @@ def _is_not_finite(value: Tensor) -> bool:
 def read_from_anywhere(filename: str, map_location: MapLocation = None) -> dict:
     """Like ``load_from_anywhere``, with the names that the file has."""
     address, sha256 = split_checksum(filename)
+    if address.startswith(HUB):
+        return _read_from_hub(address.removeprefix(HUB), map_location, sha256)
     scheme, _, name = address.partition('://')
     mark = f'#sha256={sha256}' if sha256 else ''
     if not name or scheme == 'file':
@@ -89,30 +88,26 @@ def _look_up(models: dict[str, str], name: str) -> str:
 
 
 def _read_download(url: str, map_location: MapLocation, sha256: str | None) -> dict:
-    """Read from torch.hub's cache; rank 0 downloads first, as in MMEngine.
-
-    A checksum becomes part of the name, so that files of one name from two servers are kept apart.
-    """
-    name = Path(urlsplit(url).path)
-    if name.name in ('', '..'):
-        raise UserError(f'the address of a checkpoint must end in the name of a file, got {url}')
-    path = Path(torch.hub.get_dir(), 'checkpoints', f'{name.stem}-{sha256[:16]}{name.suffix}' if sha256 else name.name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    is_new = False
-    for everyone in (False, True):
-        if (everyone or dist.is_main_process()) and not path.exists():
-            try:
-                torch.hub.download_url_to_file(url, str(path))  # under another name, then moved
-            except (OSError, HTTPException) as error:
-                raise OSError(f'{url} must be a file that can be downloaded, got {error}') from error
-            is_new = True
-        dist.barrier()
+    path, sha256, is_new = download_url(url, sha256)
     try:
         return read_checkpoint(path, map_location, sha256)
     except ValueError as error:
-        if is_new or isinstance(error, ChecksumMismatch):  # perhaps cut short: the next try downloads again
-            path.unlink(missing_ok=True)
-        raise
+        if not (is_new or isinstance(error, ChecksumMismatch)):
+            raise
+        path.unlink(missing_ok=True)  # perhaps cut short
+        raise type(error)(f'{url}: {error}; the file is deleted, the next try downloads it again') from error
+
+
+def _read_from_hub(name: str, map_location: MapLocation, sha256: str | None) -> dict:
+    path, digest = download_from_hub(name)
+    try:
+        weights = read_checkpoint(path, map_location, sha256 or digest)
+    except ChecksumMismatch as error:
+        if sha256 and sha256 != digest:
+            raise
+        path.resolve().unlink(missing_ok=True)
+        raise ChecksumMismatch(f'{error}; the file is deleted, the next try downloads it again') from error
+    return add_config(weights, path.parent)
 
 
 for _prefix, _loader in list(CheckpointLoader._schemes.items()):

@@ -9,6 +9,7 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS
 from torch import nn
 
+from beit_mm.checkpoint.downloads import HUB
 from beit_mm.checkpoint.reading import find_weights, hub_advice, read_names, split_checksum
 from beit_mm.config.parts import entries, walk
 from beit_mm.datasets.listing import iterate_files, LeftOut, name_suffixes
@@ -41,7 +42,9 @@ def check_checkpoint(key: str, checkpoint: str) -> None:
     `#sha256=` is no checksum.
     """
     path, _ = split_checksum(checkpoint)
-    if '://' not in path and find_weights(Path(path).expanduser()) is None:
+    if '://' in path or path.startswith(HUB):
+        return
+    if find_weights(Path(path).expanduser()) is None:
         mend = hub_advice(path) or hint_at_path(path)
         what = 'a folder without weights' if Path(path).is_dir() else 'a checkpoint that does not exist'
         raise FileNotFoundError(f'{key} names {what}: {checkpoint}{mend}')
