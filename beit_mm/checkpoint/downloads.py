@@ -71,17 +71,16 @@ def download_from_hub(name: str) -> tuple[Path, str | None]:
     from huggingface_hub import errors, hf_hub_download  # here: importing beit_mm does not need it
 
     model, _, revision = name.partition('@')
-    path, missing = None, None
+    first, second = HUB_FILES
     try:
-        for file in HUB_FILES:
-            is_down = isinstance(missing, errors.LocalEntryNotFoundError)  # waiting once is enough
+        try:
+            path = Path(hf_hub_download(model, first, revision=revision or None))
+        except errors.EntryNotFoundError as error:
+            is_down = isinstance(error, errors.LocalEntryNotFoundError)  # then one wait for the hub is enough
             try:
-                path = Path(hf_hub_download(model, file, revision=revision or None, local_files_only=is_down))
-                break
-            except errors.EntryNotFoundError as error:
-                missing = missing or error
-        if path is None:
-            raise missing
+                path = Path(hf_hub_download(model, second, revision=revision or None, local_files_only=is_down))
+            except errors.EntryNotFoundError:
+                raise error from error.__cause__
         with suppress(errors.EntryNotFoundError):
             hf_hub_download(model, 'config.json', revision=path.parent.name)
     except Exception as error:  # also of httpx and of hf_xet, which have no common base
@@ -90,7 +89,7 @@ def download_from_hub(name: str) -> tuple[Path, str | None]:
     return path, digest if re.fullmatch('[0-9a-f]{64}', digest) else None
 
 
-def _explain(model: str, error: Exception) -> OSError | UserError:
+def _explain(model: str, error: BaseException) -> OSError | UserError:
     from huggingface_hub import constants, errors
 
     if isinstance(error, errors.LocalEntryNotFoundError):
@@ -107,6 +106,6 @@ def _explain(model: str, error: Exception) -> OSError | UserError:
     ):
         if isinstance(error, kind) and not isinstance(error, errors.LocalEntryNotFoundError):
             return UserError(f'{model} {what}')
-    reason = show_start(str(error).strip().split('\n')[0] or type(error).__name__)
+    reason = show_start(str(error).strip().split('\n')[0].rstrip('.') or type(error).__name__)
     where = f'to {constants.HF_HUB_CACHE}'
     return OSError(f'{model} must be a model that can be downloaded {where}, got {reason}; try again, {BY_HAND}')

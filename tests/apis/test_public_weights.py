@@ -117,13 +117,9 @@ def timm(server, classifier, tmp_path):
 
 
 def leftovers(tmp_path):
-    """Files that a download has left, but for the hub's notes on versions and locks."""
-    return [
-        path
-        for part in ('hub/models*/blobs', 'hub/models*/snapshots', 'torch/hub/checkpoints')
-        for path in tmp_path.glob(f'{part}/**/*')
-        if path.is_file()
-    ]
+    """Files of weights, whole or not; the hub's own notes on versions and locks are small."""
+    files = [path for folder in ('hub', 'torch') for path in (tmp_path / folder).rglob('*') if path.is_file()]
+    return [path for path in files if path.stat().st_size > 1000]
 
 
 def equal(left, right):
@@ -202,34 +198,32 @@ def test_what_the_hub_does_not_give_is_one_sentence(server, tmp_path):
     assert leftovers(tmp_path) == []
 
 
-@pytest.mark.parametrize('address', ['hf-hub', 'release'])
+@pytest.mark.parametrize('address', ['hub', 'release'])
 @pytest.mark.parametrize('way', ['cut', 'full', 'damaged'])
 def test_failed_downloads_leave_nothing_behind(server, timm, tmp_path, address, way):
-    digest = hashlib.sha256(timm).hexdigest()
-    file = f'{MODEL}/model.safetensors'
-    address = f'hf-hub:{MODEL}' if address == 'hf-hub' else f'{server.url}/{MODEL}/model-{digest[:8]}.safetensors'
-    is_hub = address.startswith('hf-hub')
-    server.files[f'{MODEL}/model-{digest[:8]}.safetensors'] = timm
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    digest, limits = hashlib.sha256(timm).hexdigest(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    files = [f'{MODEL}/model.safetensors', f'{MODEL}/model-{digest[:8]}.safetensors']
+    server.files.update(dict.fromkeys(files, timm))
+    deleted = 'the file is deleted, the next try downloads it again$'
     if way == 'cut':
         server.cut = 5000
-        message = f'must be a model .*; {OTHER_WAY}' if is_hub else 'got .* deleted, the next try downloads it again'
+        message = f'must be a model .*; {OTHER_WAY}' if address == 'hub' else f'got .*; {deleted}'
     elif way == 'full':
         resource.setrlimit(resource.RLIMIT_FSIZE, (len(timm) // 2, limits[1]))
         message = f'got .*File too large; {OTHER_WAY}'
     else:
-        damaged = timm[:-1] + bytes([timm[-1] ^ 1])
-        server.files.update(dict.fromkeys([*server.files], damaged))
-        server.digests[file] = digest
-        message = f'must have the SHA-256 {digest[:8]}.*, got .*; the file is deleted, the next try downloads it again$'
+        server.files.update(dict.fromkeys(files, timm[:-1] + bytes([timm[-1] ^ 1])))
+        server.digests[files[0]] = digest
+        message = f'must have the SHA-256 {digest[:8]}.*, got .*; {deleted}'
+    address = f'hf-hub:{MODEL}' if address == 'hub' else f'{server.url}/{files[1]}'
     try:
-        with pytest.raises((OSError, ValueError), match=f'{message}') as raised:
+        with pytest.raises((OSError, ValueError), match=message) as raised:
             load_from_anywhere(address)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert '\n' not in str(raised.value) and leftovers(tmp_path) == []
     server.cut = None
-    server.files.update(dict.fromkeys([*server.files], timm))
+    server.files.update(dict.fromkeys(files, timm))
     assert len(load_from_anywhere(address)['state_dict']) > 20
 
 
