@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import math
+import re
 import shutil
 
 import mmengine
@@ -13,6 +14,7 @@ from mmengine.runner import CheckpointLoader
 from safetensors.torch import save_file
 from support.payloads import ANYWHERE, leave_trace, write
 
+from beit_mm.checkpoint import downloads
 from beit_mm.checks import check_checkpoint
 
 ZEROS = '0' * 64
@@ -44,6 +46,7 @@ def cached(folder):
 def test_every_scheme_finds_the_file_and_reads_it_here(tmp_path, monkeypatch, address):
     honest, evil = tmp_path / 'honest.pth', write(tmp_path, ANYWHERE['exec'](tmp_path, leave_trace(tmp_path)), 'zip')
     digest = save(honest)
+    monkeypatch.setattr(downloads, '_DIGEST', re.compile('(?!)'))  # MMEngine's names end in digits of other files
 
     def fetch(source):
         monkeypatch.setenv('TORCH_HOME', str(tmp_path / source.stem))
