@@ -3,28 +3,31 @@ our models in MMPretrain's list.
 """
 
 import io
-import os
-import signal
 import sys
 import warnings
 from contextlib import redirect_stdout
 
-# Ctrl-C during the imports of `python -m beit_mm`.
-if sys.argv[0] == '-m' and 'beit_mm' in sys.orig_argv and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, lambda *_: (os.write(2, b'interrupted\n'), os._exit(130)))
-
-# At every import the hosts tell of two extras that nothing here needs; what else they print goes to standard error,
-# as standard output is for results.
-warnings.filterwarnings('ignore', 'Fail to import ``MultiScaleDeformableAttention``', UserWarning)
-with redirect_stdout(io.StringIO()) as printed:
-    from mmengine.config.utils import MODULE2PACKAGE
-
-    from . import checkpoint, datasets, engine, evaluation, hub, models
-sys.stderr.write(printed.getvalue().replace('Could not import OneDL\n', ''))
-
-from .version import __version__  # noqa: E402
-
-# Lets a config of another project name ours in `_base_`: 'beit_mm::folder/file.py'.
-MODULE2PACKAGE['beit_mm'] = 'beit_mm'
+from .version import __version__
 
 __all__ = ['__version__', 'checkpoint', 'datasets', 'engine', 'evaluation', 'hub', 'models']
+
+
+def register() -> None:
+    """Import everything that registers a component. The first time takes seconds, for torch and the hosts."""
+    # At every import the hosts tell of two extras that nothing here needs; what else they print goes to standard error,
+    # as standard output is for results.
+    warnings.filterwarnings('ignore', 'Fail to import ``MultiScaleDeformableAttention``', UserWarning)
+    with redirect_stdout(io.StringIO()) as printed:
+        from mmengine.config.utils import MODULE2PACKAGE
+
+        from . import checkpoint, datasets, engine, evaluation, hub, models  # noqa: F401
+    sys.stderr.write(printed.getvalue().replace('Could not import OneDL\n', ''))
+    # Lets a config of another project name ours in `_base_`: 'beit_mm::folder/file.py'.
+    MODULE2PACKAGE['beit_mm'] = 'beit_mm'
+
+
+# Python imports the package before it runs `beit-mm` or `python -m beit_mm`, which answer `--help` at once and register
+# when a command runs. A worker that such a process spawns was started in another way, so it registers here.
+_started = sys.orig_argv[1:3]
+if _started != ['-m', 'beit_mm'] and not (_started and _started[0].endswith('/beit-mm')):
+    register()

@@ -152,7 +152,7 @@ class FeatureInferencer(Inferencer):
 
     Args:
         model, weights, loading: see Inferencer; the weights may hold the trunk alone.
-        kind: 'mean' of the patch tokens, 'cls_token', or 'patches', all patch tokens.
+        pooling: 'mean' of the patch tokens, 'cls_token', or 'patches', all patch tokens.
         blocks: a block, counted from 0 or back from -1, or a list of blocks.
         own_size: the trunk sees the whole image at its own size, resized to the nearest whole number of patches.
     """
@@ -161,13 +161,14 @@ class FeatureInferencer(Inferencer):
         self,
         model: Model,
         weights: str | None = None,
-        kind: str = 'mean',
+        pooling: str = 'mean',
         blocks: Blocks = -1,
         own_size: bool = False,
         **loading,
     ):
-        if kind not in POOLINGS:
-            raise UserError(f'kind must be one of {", ".join(POOLINGS)}, got {kind!r}')
+        pooling = loading.pop('kind', pooling)  # its name in version 0.1
+        if pooling not in POOLINGS:
+            raise UserError(f'pooling must be one of {", ".join(POOLINGS)}, got {pooling!r}')
         super().__init__(model, weights, trunk_only=True, **loading)
         self.trunk = trunk = getattr(self.model, 'backbone', None)
         if not isinstance(trunk, BEiT):
@@ -180,7 +181,7 @@ class FeatureInferencer(Inferencer):
             size = tuple(side * trunk.patch_embed.patch_size for side in trunk.grid)
             edge = dict(scale=round(max(size) * 256 / 224), edge='short', interpolation='bicubic', backend='pillow')
             self.prepare = _to_prepare([ResizeEdge(**edge), CenterCrop(size[::-1]), PackInputs()])
-        self.kind = kind
+        self.pooling = pooling
         self.is_stacked = not isinstance(blocks, int)
         self.blocks = resolve_blocks(blocks, len(trunk.blocks))
 
@@ -198,10 +199,10 @@ class FeatureInferencer(Inferencer):
     def _pool(self, block: int, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         """Features of a block from its tokens, with the trunk's last norm if it is the last block."""
         trunk, is_last = self.trunk, block == len(self.trunk.blocks) - 1
-        features = trunk.pool(trunk.norm(tokens) if is_last and hasattr(trunk, 'norm') else tokens, self.kind)
-        if self.kind == 'mean' and is_last and hasattr(trunk, 'fc_norm'):
+        features = trunk.pool(trunk.norm(tokens) if is_last and hasattr(trunk, 'norm') else tokens, self.pooling)
+        if self.pooling == 'mean' and is_last and hasattr(trunk, 'fc_norm'):
             return trunk.fc_norm(features)
-        return features.unflatten(1, grid) if self.kind == 'patches' else features
+        return features.unflatten(1, grid) if self.pooling == 'patches' else features
 
 
 def _require(cls: type, model: BaseModel, sentence: str) -> None:

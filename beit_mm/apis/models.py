@@ -22,10 +22,10 @@ from beit_mm.datasets.images import loader_for
 from beit_mm.datasets.transforms.loading import LoadImage
 from beit_mm.engine.hooks.check_weights_hook import require_weights
 from beit_mm.errors import UserError
-from beit_mm.hub import CONFIGS, find_public_weights
+from beit_mm.model_index import configs_by_name, find_config, find_public_weights
 from beit_mm.models import DiscreteVAE
 from beit_mm.models.weights import WeightsMismatch
-from beit_mm.text import closest, show
+from beit_mm.text import show
 
 NUM_KEYS = 5  # of a file, in a message
 Model = str | Path | Config | BaseModel
@@ -33,7 +33,7 @@ Model = str | Path | Config | BaseModel
 
 def list_models() -> dict[str, Path]:
     """The configs that model-index.yml lists, by name."""
-    return dict(CONFIGS)
+    return dict(configs_by_name())
 
 
 def load_model(
@@ -112,7 +112,7 @@ def load_for_inference(model: Model, weights: str | None = None, **loading) -> B
             raise UserError(f'{" and ".join(superfluous)} must be None for a loaded {type(model).__name__}')
         return model.eval()
     names_start = any('init_cfg' in key for key in loading.get('options') or ())
-    loading.setdefault('pretrained', str(model) in CONFIGS and not names_start)
+    loading.setdefault('pretrained', str(model) in configs_by_name() and not names_start)
     loaded = load_model(model, weights, **loading)
     trunk = loaded.cfg.model.get('backbone') if trunk_only else None
     if not (weights or loading['pretrained'] or _weights_of_whole_model(loaded.cfg) or pretrained_of(trunk)):
@@ -141,13 +141,7 @@ def _find_device(device: str | torch.device | None) -> torch.device:
 
 def _read_config(model: str | Path | Config, options: dict | None) -> Config:
     if not isinstance(model, Config):
-        known = list_models()
-        path = known.get(str(model), Path(model))
-        if not path.is_file():
-            meant = closest(str(model), known)
-            mend = f'did you mean {meant}?' if meant else 'python -m beit_mm models lists the names'
-            raise FileNotFoundError(f'a model must be a config file or the name of one, got {model}; {mend}')
-        model = read_config(path)
+        model = read_config(find_config(model))
     cfg = Config(model.to_dict())  # a copy: the caller keeps an unchanged one
     merge_options(cfg, options, 'the config')
     for key, sentence in unread_options(cfg, options).items():

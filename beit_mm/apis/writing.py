@@ -30,13 +30,6 @@ MAX_ROWS = 64  # of a sheet: viewers refuse higher pictures, and all rows stay i
 Pairs = Iterator[tuple[NamedImage, dict]]
 
 
-def check_suffix(path: str, *suffixes: str) -> Path:
-    """Return the path; UserError if it has none of these suffixes."""
-    if Path(path).suffix not in suffixes:
-        raise UserError(f'--out must end in {" or ".join(suffixes)}, got {path}')
-    return Path(path)
-
-
 def refuse_inputs(images: Sequence[NamedImage], results: Iterable[Path]) -> None:
     """UserError if a file to be written is one of the images, by any path or link."""
     existing = {identify(path): path for path in results if path.exists()}

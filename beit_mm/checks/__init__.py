@@ -2,6 +2,7 @@
 
 from .config_check import check_before_training, check_config, check_runner, ConfigMistakes
 from .files import check_checkpoint, check_data
+from .images import check_images
 from .problems import Problem
 
 __all__ = [
@@ -11,5 +12,6 @@ __all__ = [
     'check_checkpoint',
     'check_config',
     'check_data',
+    'check_images',
     'check_runner',
 ]

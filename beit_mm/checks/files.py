@@ -24,7 +24,7 @@ from .problems import Problem, suggest
 # The argument of MMSegmentation's data sets that has the suffix of the files below each prefix.
 SUFFIXES = dict(img_path='img_suffix', seg_map_path='seg_map_suffix')
 MAX_NAMED = 5  # folders in a sentence
-WITHOUT_LABELS = 'for images without labels there is python -m beit_mm {}'
+WITHOUT_LABELS = 'for images without labels there is beit-mm {}'
 
 
 def check_data(cfg: Config, dataloaders: Iterable[str]) -> None:

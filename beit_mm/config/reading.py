@@ -14,6 +14,7 @@ from mmengine.config import Config, DictAction
 from mmengine.runner import FlexibleRunner, Runner
 from mmengine.utils import import_modules_from_strings
 
+from beit_mm.config.pairs import check_pairs
 from beit_mm.config.parts import drop_worker_options, get
 from beit_mm.errors import find_own_code, UserError
 from beit_mm.text import closest, hint_at_path
@@ -60,13 +61,10 @@ class Options(DictAction):
         return DictAction._parse_iterable(val) if set(val) & set('([,') else val
 
     def __call__(self, parser, namespace, values, option_string=None):
+        check_pairs(parser, values, option_string)
         for word in values:
-            key, is_pair, value = word.partition('=')
-            if not (is_pair and all(key.split('.'))):
-                what = f'{option_string} takes KEY=VALUE, such as train_cfg.max_epochs=5, got {word!r}'
-                parser.error(f'{what}; leave no space around =, and put a value with spaces in quotes')
             try:
-                self._parse_iterable(value)
+                self._parse_iterable(word.partition('=')[2])
             except AssertionError:
                 parser.error(f'{option_string}: the brackets of {word!r} do not match')
             except RecursionError:  # such as of a dict(...)

@@ -73,7 +73,7 @@ def test_inputs_follow_the_dtype_of_the_model(dtype, classifier, segmentor, pret
     for tiny, values in [
         (classifier, lambda model: scores(classify(model, IMAGE)) * 1000),
         (classifier, lambda model: features(model)),
-        (pretrained, lambda model: features(model, kind='patches', blocks=[0, -1])),
+        (pretrained, lambda model: features(model, pooling='patches', blocks=[0, -1])),
         (pretrained, lambda model: np.log(reconstruct(model, IMAGE)[0]['perplexity'])),
         (pretrained, lambda model: point_attention_maps(model, IMAGE, [(1, 2)])[1].float().numpy()),
         (

@@ -187,7 +187,7 @@ def test_features_are_those_of_the_layers_one_by_one(block, reconstructing, segm
     x = tokens(reconstructing, block, reconstructing.backbone.norm if block == 1 else torch.nn.Identity())
     expected = dict(mean=x[1:].mean(dim=0), cls_token=x[0], patches=x[1:].view(2, 2, 32))
     for kind in expected:
-        found = features(reconstructing, kind=kind, blocks=block)[0]
+        found = features(reconstructing, pooling=kind, blocks=block)[0]
         assert found.dtype == np.float32 and np.ptp(found) > 0.1
         np.testing.assert_allclose(found, expected[kind].numpy(), atol=2e-5)
     of_segmentor = tokens(segmenting, block, torch.nn.Identity())[1:].mean(dim=0)  # which has no last norm
@@ -197,7 +197,7 @@ def test_features_are_those_of_the_layers_one_by_one(block, reconstructing, segm
 def test_a_trunk_need_not_be_square_and_several_blocks_are_stacked_in_the_order_given(pretrained):
     options = {**pretrained.options, 'model.backbone.img_size': (32, 64)}
     model = load_model(pretrained.model, pretrained.weights, 'cpu', options=options)
-    assert features(model, kind='patches').shape == (1, 2, 4, 32)
+    assert features(model, pooling='patches').shape == (1, 2, 4, 32)
     found = features(model, blocks=[-1, 0])
     assert found.shape == (1, 2, 32)
     assert np.array_equal(found[:, 0], features(model)) and np.array_equal(found[:, 1], features(model, blocks=0))
@@ -237,7 +237,12 @@ def test_averaged_weights_of_a_file_are_used_by_option(classifier, classifying, 
         (segment, 'classifying', {}, 'segment needs a model that segments, got ImageClassifier'),
         (extract_features, None, {}, 'extract_features needs a model whose trunk is BEiT, got Linear'),
         (classify, 'classifying', dict(top_k=0), 'top_k must be at least 1, got 0'),
-        (extract_features, 'classifying', dict(kind='max'), "kind must be one of mean, cls_token, patches, got 'max'"),
+        (
+            extract_features,
+            'classifying',
+            dict(pooling='max'),
+            "pooling must be one of mean, cls_token, patches, got 'max'",
+        ),
         *(
             (extract_features, 'classifying', dict(blocks=blocks), r'blocks must be 0 to 1 \(or -2 to -1\) for depth 2')
             for blocks in (2, [0, -3], [], [0.5])

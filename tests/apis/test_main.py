@@ -1,4 +1,4 @@
-"""python -m beit_mm: results on standard output and in files, mistakes in one sentence."""
+"""beit-mm: results on standard output and in files, mistakes in one sentence."""
 
 import csv
 import json
@@ -92,14 +92,14 @@ def test_segment_reads_every_image_once_and_writes_label_maps_and_overlays(
 
 def test_features_go_to_one_file(call, pretrained, photos, tmp_path):
     code, output, _ = call(
-        'features', [photos], pretrained, '--out', tmp_path / 'f.npz', '--kind', 'cls_token', '--blocks', -1, 0
+        'features', [photos], pretrained, '--out', tmp_path / 'f.npz', '--pooling', 'cls_token', '--blocks', -1, 0
     )
-    expected = extract_features(pretrained.load(), photos, kind='cls_token', blocks=[-1, 0])
+    expected = extract_features(pretrained.load(), photos, pooling='cls_token', blocks=[-1, 0])
     with np.load(tmp_path / 'f.npz') as file:
         assert file['images'].tolist() == [result['image'] for result in expected]
         assert np.array_equal(file['features'], [result['features'] for result in expected])
     assert code == 0 and output == f'{tmp_path / "f.npz"}: features (3, 2, 32)\n'
-    whole = ('--kind', 'patches', '--own-size')
+    whole = ('--kind', 'patches', '--own-size')  # its name in version 0.1
     assert call('features', [photos], pretrained, '--out', tmp_path / 'f', *whole)[0] == 0
     shapes = [np.load(tmp_path / 'f' / name).shape for name in files_below(tmp_path / 'f')]
     assert shapes == [(4, 5, 32), (3, 3, 32), (4, 5, 32)]  # 60 x 80, 45 x 41
@@ -134,11 +134,7 @@ def test_mistakes_end_in_one_sentence(call, classifier, segmentor, photos, tmp_p
         ('classify', segmentor, photos, [], 'classify needs a model that classifies, got EncoderDecoder'),
         ('classify', classifier, tmp_path, [], f'{tmp_path} must hold images (.jpg, '),
         ('classify', classifier, broken, [], f'{broken} cannot be read as an image: '),
-        ('classify', classifier, photos, ['--out', 'x.txt'], '--out must end in .json or .csv, got x.txt'),
-        ('classify', classifier, photos, ['--batch-size', 0], 'batch_size must be at least 1, got 0'),
         ('classify', classifier, photos, ['--device', 'gpu'], 'a device must be cpu, or cuda or cuda:N of 0 GPUs, got'),
-        ('features', classifier, photos, ['--out', 'x.npy'], '--out must end in .npz, got x.npy'),
-        ('segment', segmentor, photos, ['--out', tmp_path, '--opacity', 2], '--opacity must be 0 to 1, got 2'),
     ]:
         code, output, errors = call(command, [images], tiny, *arguments)
         assert code == 1 and not output
@@ -219,7 +215,7 @@ def test_names_of_files_and_classes_break_no_table_and_no_terminal(
         else:
             assert [line[0] for line in lines(output)] == shown
     code, _, errors = call('classify', [os.fsdecode(b'none\n\x1b\xff.png')], hostile)
-    assert code == 1 and 'file or folder that exists, got none\\n\\x1b\\udcff.png; ' in errors
+    assert code == 2 and 'file or folder that exists, got none\\n\\x1b\\udcff.png; ' in errors
     with open('out/x.csv', newline='', encoding='utf-8') as file:
         _, *rows = csv.reader(file)
     cells = [cell for row in rows for cell in row]

@@ -92,7 +92,7 @@ def test_mistakes_are_one_sentence(weights, tmp_path):
     (tmp_path / 'text.pth').write_bytes(pickle.dumps('no weights'))
     device = 'a device must be cpu, or cuda or cuda:N of [0-9]+ GPUs, got '
     for error, message, arguments in [
-        (FileNotFoundError, 'got beit-giant; python -m beit_mm models lists', dict(model='beit-giant')),
+        (FileNotFoundError, 'got beit-giant; `beit-mm models` lists', dict(model='beit-giant')),
         (FileNotFoundError, f'; did you mean {NAME}', dict(model=NAME[:-1])),
         (FileNotFoundError, 'nowhere.pth', dict(weights=tmp_path / 'nowhere.pth')),
         (ValueError, r'weights\.pth: .* does not fit this BEiT trunk', dict(options={'model.backbone.depth': 3})),

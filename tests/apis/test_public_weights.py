@@ -16,11 +16,11 @@ from safetensors.torch import load_file
 from support.tiny import CLASSIFIER, SEGMENTOR
 from support.tools import run
 
-from beit_mm import hub
 from beit_mm.apis import classify, load_model
 from beit_mm.checkpoint.converting import convert
 from beit_mm.checkpoint.sources import load_from_anywhere
 from beit_mm.checks import check_checkpoint
+from beit_mm.model_index import configs_by_name, weights_by_name
 from beit_mm.models import BEiT
 
 NAME, MODEL = 'beit-base-p16_22k-to-1k_224', 'timm/beit_base_patch16_224.in22k_ft_in22k_in1k'
@@ -144,7 +144,7 @@ def test_one_name_in_four_interfaces(server, timm, classifier, photos):
 def test_transformers_weights_for_pre_training_with_the_names_of_its_classes(server, pretrained, tmp_path):
     list(convert(str(pretrained.weights), str(tmp_path / 'folder'), 'transformers'))
     torch.save(load_file(tmp_path / 'folder' / 'model.safetensors'), tmp_path / 'pytorch_model.bin')
-    model = hub.WEIGHTS[PRE_TRAINED].removeprefix('hf-hub:')
+    model = weights_by_name()[PRE_TRAINED].removeprefix('hf-hub:')
     server.files[f'{model}/pytorch_model.bin'] = (tmp_path / 'pytorch_model.bin').read_bytes()
     server.files[f'{model}/config.json'] = json.dumps(dict(id2label={0: 'cat', 1: 'dog'})).encode()
     loaded = load_model(PRE_TRAINED, pretrained=True, options=pretrained.options, device='cpu').state_dict()
@@ -157,9 +157,9 @@ def test_transformers_weights_for_pre_training_with_the_names_of_its_classes(ser
 
 def test_the_release_s_address_of_a_segmentor(server, segmentor, monkeypatch, tmp_path):
     list(convert(str(segmentor.weights), str(tmp_path / 'release.pth'), 'release'))
-    host, _, path = hub.WEIGHTS[SEGMENTS].removeprefix('https://').partition('/')
+    host, _, path = weights_by_name()[SEGMENTS].removeprefix('https://').partition('/')
     server.files[path] = (tmp_path / 'release.pth').read_bytes()
-    monkeypatch.setitem(hub.WEIGHTS, SEGMENTS, f'{server.url}/{path}')
+    monkeypatch.setitem(weights_by_name(), SEGMENTS, f'{server.url}/{path}')
     loaded = load_model(SEGMENTS, pretrained=True, options=SEGMENTOR, device='cpu')
     assert equal(loaded.state_dict(), segmentor.load().state_dict())
 
@@ -228,13 +228,13 @@ def test_failed_downloads_leave_nothing_behind(server, timm, tmp_path, address, 
 
 
 def test_names_without_public_weights_say_so_and_name_those_that_have():
-    without = set(hub.CONFIGS) - set(hub.WEIGHTS)
-    assert without == {name for name in hub.CONFIGS if '1k-to-1k' in name or 'pretrain-1k' in name}
+    without = set(configs_by_name()) - set(weights_by_name())
+    assert without == {name for name in configs_by_name() if '1k-to-1k' in name or 'pretrain-1k' in name}
     for name in without:
         with pytest.raises(ValueError, match=f'{name} has no public weights; give a file .* {NAME}, .*{SEGMENTS}'):
             classify(name, [], device='cpu')
     with pytest.raises(ValueError, match='public weights belong to the name of a model, got .*beit_finetune.py'):
-        load_model(hub.CONFIGS['beit-base-p16_1k-to-1k_224'], pretrained=True)
+        load_model(configs_by_name()['beit-base-p16_1k-to-1k_224'], pretrained=True)
 
 
 def test_checks_beforehand_leave_the_hub_alone(server):

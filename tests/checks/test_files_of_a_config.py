@@ -88,10 +88,10 @@ IMAGES, IOU = dict(img_path='images/training'), dict(type='beit_mm.IoUMetric')
 @pytest.mark.parametrize(
     'dataset, evaluator, words',
     [
-        (dict(data_prefix=IMAGES), IOU, 'data_prefix has no seg_map_path; .* python -m beit_mm segment'),
-        (dict(data_prefix=SCENES, pipeline=[dict(type='LoadImage')]), [IOU], 'no LoadAnnotations; .* beit_mm segment'),
-        (dict(data_prefix=dict(SCENES, seg_map_path='no')), IOU, 'D/no; .* beit_mm segment'),
-        (dict(data_prefix='train', with_label=False), dict(metrics=[dict(type='Accuracy')]), 'beit_mm classify'),
+        (dict(data_prefix=IMAGES), IOU, 'data_prefix has no seg_map_path; .* beit-mm segment'),
+        (dict(data_prefix=SCENES, pipeline=[dict(type='LoadImage')]), [IOU], 'no LoadAnnotations; .* beit-mm segment'),
+        (dict(data_prefix=dict(SCENES, seg_map_path='no')), IOU, 'D/no; .* beit-mm segment'),
+        (dict(data_prefix='train', with_label=False), dict(metrics=[dict(type='Accuracy')]), 'beit-mm classify'),
         (dict(data_prefix=SCENES), [IOU], None),
         (dict(data_prefix=IMAGES), dict(IOU, format_only=True), None),
         (dict(data_prefix='train', with_label=False), dict(type='TokenizerMetric'), None),

@@ -1,4 +1,4 @@
-"""Labels, classes and heads that do not fit together, before a training and by tools/misc/check_data.py."""
+"""Labels, classes and heads that do not fit together, before a training and by beit-mm check --data."""
 
 from pathlib import Path
 
@@ -6,12 +6,10 @@ import numpy as np
 import pytest
 from mmengine.config import Config
 from PIL import Image
-from support import CONFIGS, ROOT
-from support.tools import run_here
+from support import CONFIGS
+from support.tools import command
 
 from beit_mm.checks import check_config
-
-TOOL = ROOT / 'tools' / 'misc' / 'check_data.py'
 
 
 def scenes(folder: Path, values: list[list[int]], classes: list[str], reduces: bool = False, **options) -> Config:
@@ -78,12 +76,12 @@ def test_a_class_in_no_label_map_is_named_with_the_cause(name, tmp_path, capsys)
 
     if is_error:
         with pytest.raises(SystemExit, match='1'):
-            run_here([TOOL, tmp_path / 'config.py', '--workers', 0])
+            command('check', tmp_path / 'config.py', '--data', '--workers', 0)
     else:
-        run_here([TOOL, tmp_path / 'config.py', '--workers', 0])
+        command('check', tmp_path / 'config.py', '--data', '--workers', 0)
     lines = [line for line in capsys.readouterr().out.splitlines() if 'no label of' in line]
     assert len(lines) == len(named)  # validation and test have the same data
-    assert all(line.startswith('wrong: ' if is_error else 'warning: ') and words in line for line in lines)
+    assert all(line.startswith('error: ' if is_error else 'warning: ') and words in line for line in lines)
 
 
 def test_more_than_255_classes_with_label_0_left_out(tmp_path):

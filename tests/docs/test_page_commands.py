@@ -1,7 +1,6 @@
 """The pages' commands, code blocks and links name what exists; the commands run on small data, most in test-long."""
 
 import ast
-import importlib
 import re
 import runpy
 import shlex
@@ -22,6 +21,8 @@ from support.data import write_ade20k, write_pixels
 from support.pages import Block, blocks, commands, DATA_SETS, OUTSIDE, PAGES, PYTHON, SHELL
 from support.tools import run, scores
 
+import beit_mm.__main__
+from beit_mm.commands.arguments import read_pairs
 from beit_mm.engine.runners import launch
 
 IN_MAKE_TEST = 'docs/own_data.md'  # from the tokenizer to a score, without the demonstration's checkpoints
@@ -57,10 +58,12 @@ def test_files_and_links_of_a_page_exist(page):
 
 
 def parse(words: list[str]) -> Namespace | None:
-    """Arguments after `python`, as the program itself reads them; None of a program without a parser."""
-    if words[:2] == ['-m', 'beit_mm']:
-        return importlib.import_module('beit_mm.__main__')._parse(words[2:])
-    sys.argv = [str(ROOT / words[0]), *words[1:]]
+    """Arguments of `beit-mm` or `python`, as the program itself reads them; None of a program without a parser."""
+    if words[0] == 'beit-mm':
+        args = beit_mm.__main__.parse(words[1:])
+        read_pairs(args)
+        return args
+    sys.argv = [str(ROOT / words[1]), *words[2:]]
     return runpy.run_path(sys.argv[0]).get('parse_args', lambda: None)()
 
 
@@ -69,6 +72,7 @@ def test_commands_name_files_and_options_that_exist(page, monkeypatch):
     """Programs, flags, configs and their keys; commands for other projects are run by tests/ecosystem."""
     monkeypatch.setattr(sys, 'argv', [])
     monkeypatch.setenv('LOCAL_RANK', '0')
+    monkeypatch.setattr('beit_mm.commands.arguments.exists', lambda path: True)  # images and weights
     written = {block.file for block in blocks(page)}
     for block in shell_blocks(page):
         if unpacks(block) or 'another project' in block.needs:
@@ -76,10 +80,10 @@ def test_commands_name_files_and_options_that_exist(page, monkeypatch):
         for command in block.commands:
             words = split(command)
             assert not words[0].endswith('.sh') or (ROOT / words[0]).is_file(), command
-            if words[0] != 'python' or words[1] == '-c' or words[1:3] == ['-m', 'venv']:
+            if words[0] not in ('beit-mm', 'python') or words[1] == '-c' or words[1:3] == ['-m', 'venv']:
                 continue
             try:
-                arguments = parse(words[1:])
+                arguments = parse(words)
             except SystemExit:
                 pytest.fail(f'{page}: {command}')
             config = getattr(arguments, 'config', None)

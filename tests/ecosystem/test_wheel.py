@@ -25,6 +25,7 @@ def test_wheel_carries_the_package_configs_tools_and_index_and_the_tools_are_exe
     assert all(os.access(project.mim / name, os.X_OK) for name in files('tools', '.sh'))
     named = set(re.findall(r'\$MIM/(\S+)', (ROOT / 'docs' / 'ecosystem.md').read_text()))
     assert len(named) == 3 and all((project.mim / name).is_file() for name in named)
+    assert str(project.mim) in project.python(project.site / 'bin' / 'beit-mm', 'models').stdout
 
 
 def test_nothing_asks_which_of_two_packages_it_has():

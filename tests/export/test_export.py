@@ -8,8 +8,8 @@ import onnxruntime
 import pytest
 import torch
 from safetensors import safe_open
-from support import CONFIGS, ROOT
-from support.tools import run_here
+from support import CONFIGS
+from support.tools import command
 from torch import nn
 
 from beit_mm.apis import load_model
@@ -18,8 +18,6 @@ from beit_mm.datasets.images import input_format, normalize
 from beit_mm.errors import UserError
 from beit_mm.export import export, FORMATS, Part
 from beit_mm.models import BEiT
-
-TOOL = ROOT / 'tools' / 'model_converters' / 'export.py'
 
 TRUNK = {
     f'model.backbone.{key}': value
@@ -213,12 +211,12 @@ def test_other_models_missing_packages_and_files_that_exist_are_named(tmp_path, 
     assert (tmp_path / 'model.pt2').read_text() == 'mine'
 
 
-def test_the_tool_prints_what_it_wrote_and_what_is_wrong(tmp_path, capsys):
+def test_the_command_prints_what_it_wrote_and_what_is_wrong(tmp_path, capsys):
     torch.save(build('demo/finetune').state_dict(), tmp_path / 'weights.pth')
     options = [f'{key}={value}' for key, value in CLASSIFIER.items() if 'init_cfg' not in key]
     model = ['--model', f'{CONFIGS}/demo/finetune.py', '--cfg-options', *options]
     weights = ['--weights', tmp_path / 'weights.pth']
-    run_here([TOOL, tmp_path / 'model.safetensors', *weights, *model])
+    command('export', tmp_path / 'model.safetensors', *weights, *model)
     lines = capsys.readouterr().out.splitlines()
     assert lines[-3].startswith(f'{tmp_path}/model.safetensors: classifier, images (N, 3, 64, 64) -> logits (N, 10), ')
     assert lines[-1].startswith('batch of 3: differs from the model by at most 0.0e+00')
@@ -227,6 +225,6 @@ def test_the_tool_prints_what_it_wrote_and_what_is_wrong(tmp_path, capsys):
         ([*model, 'model.backbone.init_cfg=None'], 'weights must name a checkpoint for ImageClassifier'),
     ]:
         with pytest.raises(SystemExit) as stop:
-            run_here([TOOL, tmp_path / 'model.onnx', *words])
+            command('export', tmp_path / 'model.onnx', *words)
         assert stop.value.code == 1 and f'error: {error}' in capsys.readouterr().err
     assert not (tmp_path / 'model.onnx').exists()

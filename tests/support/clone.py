@@ -4,7 +4,6 @@ import gzip
 import json
 import os
 import re
-import runpy
 import shlex
 import shutil
 import sys
@@ -14,7 +13,7 @@ import numpy as np
 import torch
 from mmengine.config import Config, DictAction
 
-from support import ROOT
+from support import ROOT, tools
 from support.data import CLASSES_22K, write_own
 from support.digits import write_classification, write_segmentation
 from support.fidelity import classifier, convert_to, draw, save
@@ -82,8 +81,8 @@ def run_command(command: str) -> None:
     if words[0] == 'tar' or words[:2] == ['python', '-c']:
         program = sys.executable if words[0] == 'python' else words[0]
         run(program, *words[1:], cwd=Path.cwd(), HF_HOME='cache', HF_HUB_OFFLINE='1')
-    elif words[:2] == ['python', '-m']:
-        run_here(words[2:], runpy.run_module)
+    elif words[0] == 'beit-mm':
+        tools.command(*words[1:])
     elif words[:2] in (['python', 'tools/train.py'], ['python', 'tools/test.py']):
         _run_recipe(words[1:])
     elif words[0] == 'python' and words[1].startswith('tools/'):

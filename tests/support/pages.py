@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from support import ROOT
 
-PAGES = ['README.md', *sorted(f'docs/{path.name}' for path in (ROOT / 'docs').glob('*.md'))]
+# Without the list of pages of the documentation site, which is for Sphinx.
+PAGES = ['README.md', *sorted(f'docs/{path.name}' for path in (ROOT / 'docs').glob('*.md') if path.stem != 'index')]
 
 # Data sets: the tests put small ones of the same layout instead.
 DATA_SETS = {'ImageNet', 'ImageNet-22k', 'CIFAR-100', 'ADE20K'}
@@ -17,7 +18,8 @@ OUTSIDE |= {'another project', 'network', 'minutes', 'a browser'}
 SHELL, PYTHON, LISTING = 'shell', 'python', 'listing'
 MARKER = re.compile(r'^<!-- needs: (.+) -->$')
 COMMAND = re.compile(
-    r'#|[A-Z]+=\$\(|([A-Z_]+=\S+ )*((python|pip|make|tar|mkdir|for|source|git|tensorboard)\b|tools/\w+\.sh)'
+    r'#|[A-Z]+=\$\(|([A-Z_]+=\S+ )*'
+    r'((beit-mm|eval|python|pip|make|tar|mkdir|for|source|git|tensorboard)\b|tools/\w+\.sh)'
 )
 
 

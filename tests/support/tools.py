@@ -24,6 +24,7 @@ import torch
 from mmengine.utils import ManagerMixin
 from yapf.yapflib import yapf_api
 
+from beit_mm.__main__ import main
 from beit_mm.checks.config_check import subclasses
 from beit_mm.engine.runners import launch
 from beit_mm.visualization.report import page
@@ -82,7 +83,8 @@ def run(*command: str, cwd: Path = ROOT, ok: bool = True, **variables: str) -> s
 
 
 def tool(name: str, *arguments: str, ok: bool = True) -> str:
-    """Output of a tool, a file or a folder with a `__main__.py`, which must end well or badly as expected.
+    """Output of a tool, a file or a folder with a `__main__.py`, or of `beit-mm`, which must end well or badly as
+    expected.
 
     Configs are printed as they come: to lay out their text takes most of the time of most tools.
     """
@@ -107,6 +109,8 @@ def _run_tool(name: str, arguments: list[str], output: str) -> None:
     torch.set_num_threads(1)
     warnings.simplefilter('ignore')
     os.chdir(ROOT)
+    if name == 'beit-mm':
+        return main(arguments)
     script = ROOT / 'tools' / name if (ROOT / 'tools' / name).is_dir() else ROOT / 'tools' / f'{name}.py'
     sys.path.insert(0, str(script.parent))
     sys.argv = [str(script), *arguments]
@@ -125,8 +129,8 @@ def scores(folder: Path) -> dict:
     return json.loads(max(folder.glob('*/*.json'), key=lambda path: path.stat().st_mtime).read_text())
 
 
-def run_here(words: Sequence[object], by: Callable = runpy.run_path) -> None:
-    """A script, or by runpy.run_module a module, and its arguments in this process, which has all modules loaded.
+def run_here(words: Sequence[object]) -> None:
+    """A script and its arguments in this process, which has all modules loaded.
 
     Raises:
         SystemExit: If it ends badly.
@@ -134,12 +138,18 @@ def run_here(words: Sequence[object], by: Callable = runpy.run_path) -> None:
     forget_instances()
     before, sys.argv = sys.argv, [str(word) for word in words]
     try:
-        by(sys.argv[0], run_name='__main__')
+        runpy.run_path(sys.argv[0], run_name='__main__')
     except SystemExit as end:
         if end.code:
             raise
     finally:
         sys.argv = before
+
+
+def command(*words: object) -> None:
+    """`beit-mm` in this process; see run_here."""
+    forget_instances()
+    main([str(word) for word in words])
 
 
 def train(config: str | Path, work_dir: Path, resume: str | None = None, check: bool = False, **more) -> None:

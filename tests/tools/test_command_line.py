@@ -18,6 +18,7 @@ TARGET = 'model.target.tokenizer'
 SMALL_TOKENIZER = ['vocab_size=16', 'n_hid=8', 'n_init=8']
 EPOCH = ['train_cfg.max_epochs=1', 'train_cfg.val_interval=1', 'default_hooks.checkpoint.interval=1']
 ITERATIONS = ['train_cfg.max_iters=2', 'train_cfg.val_interval=2', 'default_hooks.checkpoint.interval=2']
+CHECK = ['-m', 'beit_mm', 'check', 'configs/demo/finetune.py']
 LOGGED = 'default_hooks.logger.interval=1'
 
 
@@ -196,7 +197,7 @@ BlockwiseMaskGenerator.generate = generate
     assert output.splitlines()[-1].endswith(': no mask can be drawn on this process')
 
 
-@pytest.mark.parametrize('words', [['tools/train.py'], ['tools/test.py'], ['tools/torchrun.py'], ['-m', 'beit_mm']])
+@pytest.mark.parametrize('words', [['tools/train.py'], ['tools/test.py'], ['tools/torchrun.py'], CHECK])
 def test_ctrl_c_while_torch_is_imported(words, tmp_path):
     (tmp_path / 'torch.py').write_text('import os, signal\nos.kill(os.getpid(), signal.SIGINT)')
     paths = dict(PYTHONPATH=f'{tmp_path}{os.pathsep}{ROOT}')

@@ -37,7 +37,7 @@ MENDS = {
     'stack expects each tensor to be equal size.*': 'images of a batch must have one size, {0}: let the pipeline end '
     'in one, such as by a Resize without keep_ratio or a crop',
     'Target .* is out of bounds|device-side assert triggered': 'a label is no class of the head ({0}): '
-    'tools/misc/check_data.py names its file',
+    '`beit-mm check CONFIG --data` names its file',
     r'server socket has failed to listen.*port: \d+': 'another run uses this port ({0}): give another (MASTER_)PORT',
     'invalid device ordinal': 'there must be a GPU for every process ({0})',
     LOST: 'the connection to another process of this run is lost ({0}); it says why, if it was not killed',

@@ -1,21 +1,19 @@
-"""tools/model_converters/convert_weights.py as a user runs it."""
+"""beit-mm convert as a user runs it."""
 
 from contextlib import nullcontext
 
 import pytest
 import torch
 from support import ROOT
-from support.tools import run_here
+from support.tools import command
 from transformers import BeitForImageClassification
 
 from beit_mm.models import BEiT
 
-TOOL = ROOT / 'tools' / 'model_converters' / 'convert_weights.py'
-
 
 def convert(capsys, *arguments: object, ok: bool = True) -> str:
     with nullcontext() if ok else pytest.raises(SystemExit, match='1'):
-        run_here([TOOL, *arguments])
+        command('convert', *arguments)
     return ''.join(capsys.readouterr())
 
 

@@ -1,31 +1,29 @@
-"""tools/misc/check_data.py: published counts, and the data sets of a config."""
+"""beit-mm check with published counts, and with the data sets of a config."""
 
 from pathlib import Path
 
 import pytest
 from PIL import Image
-from support import CONFIGS, ROOT
-from support.tools import run_here
-
-TOOL = ROOT / 'tools' / 'misc' / 'check_data.py'
+from support import CONFIGS
+from support.tools import command
 
 
 def check(capsys, *arguments: object) -> list[str]:
-    """What the tool prints, and that its exit code says whether anything is wrong."""
+    """What the command prints, and that its exit code says whether anything is wrong."""
     try:
-        run_here([TOOL, *arguments])
+        command('check', *arguments)
         code = 0
     except SystemExit as end:
         code = end.code
     lines = capsys.readouterr().out.splitlines()
-    assert code == int(any(line.startswith('wrong: ') for line in lines))
+    assert code == int(any(line.startswith('error: ') for line in lines))
     return lines
 
 
 @pytest.mark.parametrize('name', ['imagenet', 'imagenet22k', 'ade20k'])
 def test_small_data_sets_differ_from_the_published_ones_in_numbers_only(in_data, capsys, name):
     lines = check(capsys, name)
-    assert len(lines) > 2 and lines[-1] == f'{name}: {len(lines) - 1} wrong'
+    assert len(lines) > 2 and lines[-1] == f'{name}: {len(lines) - 1} mistakes'
     assert all('expected' in line and 'got' in line and 'a part is missing' in line for line in lines[:-1])
 
 
@@ -34,7 +32,7 @@ def test_published_counts_pass_and_a_deeper_folder_is_named(tmp_path, capsys):
     folder.mkdir(parents=True)
     for name in ('train', 'test', 'meta', 'file.txt~'):
         (folder / name).touch()
-    assert check(capsys, 'cifar100', tmp_path / 'deeper') == ['cifar100: 0 wrong']
+    assert check(capsys, 'cifar100', tmp_path / 'deeper') == ['cifar100: no mistakes found']
     assert f'give {tmp_path / "deeper"} as ROOT' in check(capsys, 'cifar100', tmp_path)[0]
 
 
@@ -47,7 +45,7 @@ def config(folder: Path, root: Path) -> Path:
 
 def test_the_data_of_a_config_is_loaded(tmp_path, capsys, digits):
     path = config(tmp_path, digits / 'ade20k')
-    assert check(capsys, path, '--workers', 1)[-1] == f'{path}: 0 wrong'
+    assert check(capsys, path, '--data', '--workers', 1)[-1] == f'{path}: no mistakes found'
 
 
 def test_damaged_images_and_labels_beyond_the_head_are_listed(tmp_path, capsys):
@@ -58,13 +56,13 @@ def test_damaged_images_and_labels_beyond_the_head_are_listed(tmp_path, capsys):
             Image.new('RGB', (8, 8)).save(tmp_path / 'images' / split / f'{name}.jpg')
             Image.new('L', (8, 8), label).save(tmp_path / 'annotations' / split / f'{name}.png')
         (tmp_path / 'images' / split / 'c.jpg').write_bytes(b'damaged')
-    lines = check(capsys, config(tmp_path, tmp_path), '--workers', 0)
-    assert lines[-1].endswith(': 4 wrong')
+    lines = check(capsys, config(tmp_path, tmp_path), '--data', '--workers', 0)
+    assert lines[-1].endswith(': 4 mistakes')
     for words in ('train_dataloader.dataset: ', 'val_dataloader.dataset: ', 'b.png', 'c.jpg', '200'):
         assert any(words in line for line in lines)
 
 
 def test_neither_config_nor_data_set(capsys):
-    with pytest.raises(SystemExit):
-        run_here([TOOL, 'imagnet'])
+    with pytest.raises(SystemExit, match='2'):
+        command('check', 'imagnet')
     assert 'must be a config file or one of imagenet, ' in capsys.readouterr().err
