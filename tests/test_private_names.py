@@ -23,6 +23,7 @@ NAMES = [
     ('mmengine.runner:Runner', '_resume', 'whether a run is resumed; its config has no such key if built by hand'),
     ('mmengine.runner:Runner', '_randomness_cfg', 'whether the seed of a rank holds the rank'),
     ('mmengine.runner:EpochBasedTrainLoop', '_epoch', 'our loop counts epochs itself'),
+    ('mmengine.runner:EpochBasedTrainLoop', '_decide_current_val_interval', 'a resumed loop validates when it is due'),
     ('mmengine.hooks:CheckpointHook', '_save_checkpoint_with_step', 'overridden: the oldest file is deleted last'),
     ('mmengine.hooks:CheckpointHook', '_save_best_checkpoint', 'overridden: the best one is written alone'),
     ('mmengine._strategy:DDPStrategy', '_wrap_model', 'overridden: shards in place of data parallel'),

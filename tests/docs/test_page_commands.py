@@ -79,6 +79,8 @@ def test_commands_name_files_and_options_that_exist(page, monkeypatch):
             continue
         for command in block.commands:
             words = split(command)
+            if words[:2] == ['beit-mm', 'check']:  # which wants the file; its options are the same for all
+                words = ['configs/own_data/finetune_base.py' if word in written else word for word in words]
             assert not words[0].endswith('.sh') or (ROOT / words[0]).is_file(), command
             if words[0] not in ('beit-mm', 'python') or words[1] == '-c' or words[1:3] == ['-m', 'venv']:
                 continue

@@ -14,7 +14,7 @@ PAGES = ['README.md', *sorted(f'docs/{path.name}' for path in (ROOT / 'docs').gl
 DATA_SETS = {'ImageNet', 'ImageNet-22k', 'CIFAR-100', 'ADE20K'}
 # What no test has.
 OUTSIDE = {'archives', 'whole data sets', 'released weights', "OpenAI's tokenizer", 'several machines', 'Slurm'}
-OUTSIDE |= {'another project', 'network', 'minutes', 'a browser'}
+OUTSIDE |= {'another project', 'network', 'minutes', 'a browser', 'images of four bands'}
 SHELL, PYTHON, LISTING = 'shell', 'python', 'listing'
 MARKER = re.compile(r'^<!-- needs: (.+) -->$')
 COMMAND = re.compile(

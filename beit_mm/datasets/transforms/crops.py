@@ -68,7 +68,7 @@ class RandomResizedCrop(mmpretrain_transforms.RandomResizedCrop):
         if min(image.strides) < 0:  # mirrored, or BGR as a view of RGB: torch has no negative strides
             image = np.ascontiguousarray(image)
         if resize_backend(image) != 'pillow' or image.ndim == 2 and self.backend == 'torch':
-            return resize_bands(image, size, interpolation)
+            return resize_bands(image, (size[0], size[1]), interpolation)
         if self.backend == 'pillow' or (interpolation == 'lanczos' and not TORCH_HAS_LANCZOS):
             return mmcv.imresize(image, tuple(size[::-1]), interpolation=interpolation, backend='pillow')
         pixels = torch.from_numpy(image).permute(2, 0, 1)[None]
