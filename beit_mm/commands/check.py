@@ -14,6 +14,7 @@ import argparse
 import os
 import sys
 from collections.abc import Iterator
+from os.path import isfile
 from pathlib import Path
 
 from beit_mm.text import hint_at_path
@@ -53,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def config_or_name(text: str) -> str:
-    if text not in PUBLISHED and not Path(text).is_file():
+    if text not in PUBLISHED and not isfile(text):
         hint = hint_at_path(text) if '.' in text else ''
         raise argparse.ArgumentTypeError(f'must be a config file or one of {", ".join(PUBLISHED)}, got {text}{hint}')
     return text

@@ -73,6 +73,7 @@ def test_commands_name_files_and_options_that_exist(page, monkeypatch):
     monkeypatch.setattr(sys, 'argv', [])
     monkeypatch.setenv('LOCAL_RANK', '0')
     monkeypatch.setattr('beit_mm.commands.arguments.exists', lambda path: True)  # images and weights
+    monkeypatch.setattr('beit_mm.commands.check.isfile', lambda path: True)  # configs that the page writes
     written = {block.file for block in blocks(page)}
     for block in shell_blocks(page):
         if unpacks(block) or 'another project' in block.needs:
