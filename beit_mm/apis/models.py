@@ -23,7 +23,7 @@ from beit_mm.datasets.transforms.loading import LoadImage
 from beit_mm.engine.hooks.check_weights_hook import require_weights
 from beit_mm.errors import UserError
 from beit_mm.model_index import configs_by_name, find_config, find_public_weights
-from beit_mm.models import DiscreteVAE
+from beit_mm.models import DiscreteVAE, VectorQuantisedTokenizer
 from beit_mm.models.weights import WeightsMismatch
 from beit_mm.text import show
 
@@ -176,7 +176,8 @@ def _load(model: BaseModel, weights: str, trunk_only: bool, ema: bool) -> dict:
     """Load weights, which must fit the whole model or its trunk, and return the meta data of their file."""
     checkpoint = _read_averaged(str(weights)) if ema else load_from_anywhere(str(weights), 'cpu')
     state, tokenizer = checkpoint.get('state_dict', checkpoint), _tokenizer_of(model)
-    lacks_tokenizer = isinstance(tokenizer, DiscreteVAE) and not any('target.tokenizer.' in name for name in state)
+    is_ours = isinstance(tokenizer, (DiscreteVAE, VectorQuantisedTokenizer))
+    lacks_tokenizer = is_ours and not any('target.tokenizer.' in name for name in state)
     if lacks_tokenizer:
         tokenizer.has_encoder = tokenizer.has_decoder = False
     # MMEngine would log every missing tensor of heads that are not used, or of a tokenizer that has its own file.

@@ -16,6 +16,7 @@ from beit_mm.errors import UserError
 from beit_mm.models.backbones.relative_position import grid_of_index
 from beit_mm.models.layout import drop_wrappers, INDEX, Layout, MAX_NAMES, Moves
 from beit_mm.models.weight_layouts import find_layouts, LAYOUTS, OPENMMLAB
+from beit_mm.models.weights import CODES
 from beit_mm.text import show_start
 
 # A file may also have weights averaged over the training; those of the last step come first, as in the release.
@@ -56,8 +57,13 @@ class FoundWeights(NamedTuple):
 
 
 def find_beit(content: dict) -> FoundWeights | None:
-    """The first state dict of a BEiT in the content of a file; None if there is none."""
+    """The first state dict of a BEiT in the content of a file; None if there is none.
+
+    The tokenizer of BEiT v2 is none, though its encoder and decoder are.
+    """
     for keys, weights in _state_dicts(content):
+        if CODES in weights:
+            return None
         trunks = find_layouts(weights) if len(weights) <= MAX_NAMES else ()
         for layout, prefix, name in islice(trunks, MAX_TRUNKS):
             shape = weights[name].shape
@@ -113,6 +119,8 @@ def _drop_padding(weights: dict[str, Tensor]) -> None:
 def rename_beit_weights(content: dict, origin: object) -> dict:
     """The content of a file with BEiT's weights under our names in `state_dict`; others are returned as they are.
 
+    Weights of the tokenizer of BEiT v2, which keep their names, are in `state_dict`, too.
+
     Args:
         content: what was read.
         origin: the file's path, for the log.
@@ -120,6 +128,9 @@ def rename_beit_weights(content: dict, origin: object) -> dict:
     Raises:
         UserError: If tensors of a BEiT contradict each other; names the file.
     """
+    tokenizer = next(((keys, weights) for keys, weights in _state_dicts(content) if CODES in weights), None)
+    if tokenizer is not None:
+        return _put_into_state_dict(content, *tokenizer)
     found = find_beit(content)
     if found is None:
         return content
@@ -141,6 +152,10 @@ def rename_beit_weights(content: dict, origin: object) -> dict:
             + (f'; taken from {".".join(found.keys)}, not from {", ".join(others)}' if others else ''),
             logger='current',
         )
-    run = content if found.keys == ('state_dict',) else {}  # it may be resumed
+    return _put_into_state_dict(content, found.keys, weights)
+
+
+def _put_into_state_dict(content: dict, keys: tuple[str, ...], weights: dict[str, Tensor]) -> dict:
+    run = content if keys == ('state_dict',) else {}  # it may be resumed
     meta = content['meta'] if isinstance(content.get('meta'), dict) else {}  # MMSegmentation's init_model needs one
     return {**run, 'state_dict': weights, 'meta': meta}

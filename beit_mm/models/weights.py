@@ -22,6 +22,7 @@ PATCH_EMBED, RGB = 'patch_embed.proj.weight', 3
 BLOCK_TABLE = 'attn.relative_position_bias_table'
 # Weights that the same trunk may have for another task. A file may hold them or not.
 TASK_WEIGHTS = ('mask_token', 'norm.', 'fc_norm.', 'lm_head.', 'head.', 'cls_pt_')
+CODES = 'quantize.embedding.weight'  # only the tokenizer of BEiT v2 has this weight
 MIN_MATCHED_SHARE = 0.9
 MAX_SIDE, MAX_PATCHES = 1024, 1 << 16  # of the grid in a file, for which matrices are made
 
@@ -154,6 +155,8 @@ def fit_trunk_weights(trunk: Any, state_dict: dict[str, Tensor], prefix: str, *_
         WeightsMismatch: If less than 90 % of the trunk's tensors are in the checkpoint, more than 10 % of the
             checkpoint's are not in the trunk, a tensor has another shape, or the blocks differ.
     """
+    if CODES in state_dict and f'{prefix}cls_token' not in state_dict:
+        raise WeightsMismatch('the checkpoint does not fit this BEiT trunk: it holds the tokenizer of BEiT v2')
     trunk_state = trunk.state_dict()
     names = {drop_wrappers(name): name for name in trunk_state}
     own = {name: trunk_state[names[name]] for name in names}

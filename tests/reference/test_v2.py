@@ -4,14 +4,18 @@ import json
 
 import pytest
 import torch
+from mmengine.config import Config
 from reference.test_release import DATA, Reference, relative_error, ViewsAsTokens
 from torch import nn
 
+from beit_mm.apis import load_model
 from beit_mm.checkpoint.converting import to_layout
 from beit_mm.checkpoint.mapping import rename_beit_weights
+from beit_mm.errors import UserError
 from beit_mm.models import BEiT, MaskedImageModel, VectorQuantisedTokenizer, VisualTokens
 from beit_mm.models.tokenizers.vector_quantised import spherical_kmeans
 from beit_mm.models.weight_layouts import LAYOUTS
+from beit_mm.registry import MODELS
 
 
 class Tokens(ViewsAsTokens):
@@ -66,6 +70,10 @@ def test_initial_deviations_of_pre_training():
         assert parameters[our_name(name)].std().item() == pytest.approx(deviation, rel=0.05), name
 
 
+SIZES = 'code_dim img_size embed_dim num_heads encoder_depth decoder_depth teacher_dim'.split()
+TRUNK = dict(type='beit_mm.BEiT', img_size=32, embed_dim=32, depth=1, num_heads=4)
+
+
 class GivenFeatures(nn.Module):
     """Stands for a teacher: returns features (B, h * w, C) on a grid."""
 
@@ -98,6 +106,37 @@ def test_tokens_and_decoded_features(vqkd):
     assert relative_error(codes, file['quantized']) < 1e-5
     assert relative_error(model.decode_features(tokens).flatten(1, 2), file['decoded']) < 1e-5
     assert relative_error(model.loss(file['images'])['loss_commitment'], file['codebook_loss']) < 1e-5
+
+
+def test_a_released_file_gives_the_reference_tokens_by_every_way_in(vqkd, tmp_path):
+    model, file = vqkd
+    others = dict.fromkeys(['teacher_model.proj', 'scaling_layer.shift', 'loss_fn.weight'], torch.zeros(2))
+    weights = {**model.state_dict(), **others, 'quantize.embedding.embed_avg': torch.zeros(3)}
+    torch.save(dict(model=weights, optimizer={}, epoch=99), path := tmp_path / 'vqkd.pth')
+    sizes = {name: file.config[name] for name in SIZES} | dict(vocab_size=file.config['num_codes'])
+    tokenizer = dict(type='beit_mm.VectorQuantisedTokenizer', **sizes)
+    by_init_cfg = MODELS.build(dict(tokenizer, init_cfg=dict(type='Pretrained', checkpoint=str(path))))
+    by_init_cfg.init_weights()
+    alone = load_model(Config(dict(model=tokenizer)), path, 'cpu')
+    trunk = dict(TRUNK, use_mask_token=True, out_type='raw')
+    target = dict(type='beit_mm.VisualTokens', tokenizer=tokenizer)
+    pre_training = dict(type='beit_mm.MaskedImageModel', backbone=trunk, target=target)
+    for_pre_training = load_model(Config(dict(model=pre_training)), device='cpu', tokenizer=path)
+    for loaded in (by_init_cfg.eval(), alone, for_pre_training.target.tokenizer):
+        assert torch.equal(loaded.encode(file['images']).flatten(1), file['tokens'])
+
+
+def test_a_tokenizer_for_a_trunk_and_a_trunk_for_a_tokenizer_are_refused(vqkd, tmp_path):
+    model, _ = vqkd
+    trunk = MODELS.build(TRUNK)
+    for source, target, message in [
+        (model, trunk, 'does not fit this BEiT trunk: it holds the tokenizer of BEiT v2'),
+        (trunk, model, 'does not fit this tokenizer: it has no quantize.embedding.weight, but a trunk'),
+    ]:
+        torch.save(dict(model=source.state_dict()), path := str(tmp_path / 'weights.pth'))
+        target.init_cfg = dict(type='Pretrained', checkpoint=path)
+        with pytest.raises(UserError, match=f'^{path}: the checkpoint {message}'):
+            target.init_weights()
 
 
 def test_losses_gradients_and_the_codebook_after_three_batches(vqkd):

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from beit_mm.errors import UserError
 from beit_mm.models.backbones.beit import BEiT
-from beit_mm.models.weights import describe, is_plain, naming_checkpoint, WeightsMismatch
+from beit_mm.models.weights import CODES, describe, is_plain, naming_checkpoint, WeightsMismatch
 from beit_mm.registry import build_part, MODELS
 
 from .discrete_vae import codebook_use
@@ -265,6 +265,11 @@ def _check_weights(module: VectorQuantisedTokenizer, state_dict: dict[str, Tenso
     if prefix and not any(name.startswith(prefix) for name in state_dict):
         print_log('tokenizer: the checkpoint has none, its weights stay as they are', logger='current')
         return
+    if f'{prefix}{CODES}' not in state_dict:
+        trunk = next(
+            (f', but a trunk, {name}' for name in ('backbone.cls_token', 'cls_token') if name in state_dict), ''
+        )
+        raise WeightsMismatch(f'the checkpoint does not fit this tokenizer: it has no {CODES}{trunk}')
     for name in [name for name in state_dict if name.startswith(tuple(prefix + part for part in LEFT_OUT))]:
         del state_dict[name]
     for name, tensor in module.state_dict().items():
