@@ -241,7 +241,7 @@ def test_an_interrupted_demonstration_goes_on_and_ends_with_a_table_pictures_and
     root = tmp_path / 'work_dirs' / 'demo'
     assert 'resumed' in log.read_text()
     table = (root / 'table.md').read_text()
-    assert table in finished.stdout and len(table.splitlines()) == 9
+    assert table in finished.stdout and len(table.splitlines()) == 8
     page = (root / 'index.html').read_text()
     assert 'Finished.' in page and page.count('<svg') >= 8 and page.count('<img') >= 8
     made = json.loads((root / 'models' / 'models.json').read_text())

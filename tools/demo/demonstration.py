@@ -12,7 +12,7 @@ import matplotlib.figure  # noqa: F401
 import mmpretrain.datasets  # noqa: F401
 import mmseg.datasets  # noqa: F401
 import torch.utils.tensorboard  # noqa: F401
-from figures import DATA, draw_data, draw_results, Row, score_rows
+from figures import DATA, draw_data, draw_results, Row, score_rows, time_row
 from make_digits import write_classification, write_segmentation
 from page import write_page
 from progress import Show
@@ -52,6 +52,7 @@ class Demonstration:
                     process.join()
 
     def _run(self) -> None:
+        is_whole = not any(stage.folder.exists() for stage in self.stages.values())
         self._write_page('Making the data.')
         made = {'imagenet': write_classification, 'ade20k': write_segmentation}
         self._wait({name: self._start(write, DATA / name) for name, write in made.items()})
@@ -61,8 +62,10 @@ class Demonstration:
             self._train([name for name in names if not self.stages[name].is_done])
         self._write_page('Drawing.')
         self.pictures = draw_results(self.stages, self.root) | self.pictures
-        rows = score_rows(self.stages, self.full, (time.time() - self.start) / 60)
+        rows = score_rows(self.stages, self.full)
         write_small_models(self.root / 'models', self.stages, rows, self.seed)
+        if is_whole and not self.full:
+            rows.append(time_row((time.time() - self.start) / 60))
         table = [('', 'aim', 'result', ''), *rows]
         lines = [f'| {" | ".join(cells)} |' for cells in (table[0], ('---',) * 4, *rows)]
         (self.root / 'table.md').write_text('\n'.join(lines) + '\n')

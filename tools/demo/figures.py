@@ -18,7 +18,7 @@ NUM_SHOWN = 8  # images in a picture
 Row = tuple[str, str, str, str]  # what, aim, figure, verdict
 
 
-def score_rows(stages: dict[str, Stage], full: bool, minutes: float) -> list[Row]:
+def score_rows(stages: dict[str, Stage], full: bool) -> list[Row]:
     """The table's rows, from the last validation of every stage."""
 
     def score(stage: str, name: str) -> float:
@@ -44,10 +44,12 @@ def score_rows(stages: dict[str, Stage], full: bool, minutes: float) -> list[Row
     if computes_in_bfloat16('cpu'):
         share = 100 * bfloat16_agreement(stages['pretrain'])
         rows.insert(2, ('tokens equal in bfloat16 and float32, %', '', f'{share:.1f}', ''))
-    if not full:
-        most = 8 if computes_in_bfloat16('cpu') else 15
-        rows.append(('time on two cores, minutes', f'at most {most}', *_verdict(minutes, most, below=True)))
     return rows
+
+
+def time_row(minutes: float) -> Row:
+    most = 8 if computes_in_bfloat16('cpu') else 15
+    return 'time on two cores, minutes', f'at most {most}', *_verdict(minutes, most, below=True)
 
 
 def _verdict(figure: float, aim: float, below: bool = False) -> tuple[str, str]:
