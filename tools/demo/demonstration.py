@@ -109,7 +109,7 @@ class Demonstration:
     def _wait(running: dict[str, multiprocessing.Process], look: Callable[[], None] = lambda: None) -> None:
         while any(process.is_alive() for process in running.values()):
             look()
-            time.sleep(0.5)
+            time.sleep(1)
         look()
 
     def _write_page(self, state: str, table: list[Row] = ()) -> None:
