@@ -36,7 +36,7 @@ def write_page(path: Path, stages: Sequence[Stage], pictures: dict[str, Path], t
 
 def _describe(stage: Stage, root: Path) -> dict:
     progress = stage.read()
-    _, done, total = progress.steps
+    done, total = progress.steps
     report = stage.folder / 'report.html'
     return dict(
         title=stage.title,

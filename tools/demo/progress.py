@@ -23,18 +23,21 @@ class Show:
         # Without a thread, because processes are forked.
         self.bars = Bars(*columns, console=console, auto_refresh=False, disable=not self.is_live)
         self.tasks = {stage.title: self.bars.add_task(stage.title, total=None, text='') for stage in stages}
-        self.start, self.last_line = time.monotonic(), time.monotonic()
+        self.last_line = time.monotonic()
+        self.seen: dict[str, tuple[float, int]] = {}  # when the first steps of a stage were seen, and how many
         self.texts: dict[str, str] = {}
         self.bars.start()
 
     def update(self, stage: Stage) -> None:
         """Read what a stage has logged."""
         progress = stage.read()
-        first, done, total = progress.steps
-        score, seconds = progress.last(stage.score), time.monotonic() - self.start
+        done, total = progress.steps
+        score, now = progress.last(stage.score), time.monotonic()
+        if done:  # what comes before the first steps tells nothing of those that follow
+            since, first = self.seen.setdefault(stage.title, (now, done))
         parts = ['starts'] if not done else [f'{done} of {total} steps']
-        if first < done < total:
-            parts.append(f'{format_duration(round(seconds / (done - first) * (total - done)))} left')
+        if done and first < done < total:
+            parts.append(f'{format_duration(round((now - since) / (done - first) * (total - done)))} left')
         if score is not None:
             parts.append(f'{stage.score_text} {stage.scale * score:.1f} %')
         self.texts[stage.title] = ', '.join(parts)

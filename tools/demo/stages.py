@@ -98,13 +98,13 @@ class Progress:
     curves: dict[str, Curve]
 
     @property
-    def steps(self) -> tuple[int, int, int]:
-        """Steps that were done at the start, that are done now, and of the whole training, 0 if not known."""
+    def steps(self) -> tuple[int, int]:
+        """Steps that are done, and those of the whole training, 0 if not known."""
         if not self.sessions:
-            return 0, 0, 0
+            return 0, 0
         record = self.sessions[-1].train_record
         logged = [int(line['step']) for line in self.sessions[-1].lines if 'loss' in line]
-        return record.first_iteration, max([record.iteration, *logged[-1:]]), record.max_iterations
+        return max([record.iteration, *logged[-1:]]), record.max_iterations
 
     def last(self, name: str) -> float | None:
         """The last value of a curve; None before the first."""
