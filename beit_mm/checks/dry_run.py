@@ -16,7 +16,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from beit_mm.config.parts import entries, get, use_plain_batch_norm, walk
-from beit_mm.models import BEiT, DiscreteVAE
+from beit_mm.models import BEiT, DiscreteVAE, MaskedImageModel, TimmTeacher, VectorQuantisedTokenizer
 
 from .blame import blame, find_class, other_values
 from .course import on_cpu
@@ -201,6 +201,9 @@ class DryRun:
         if self._built is None or self._built[0] != side:
             with NoRandomWeights():
                 self._built = side, MODELS.build(self._small(side))
+            for module in self._built[1].modules():
+                if isinstance(module, VectorQuantisedTokenizer):
+                    module.has_encoder = True  # its weights are not loaded
         return self._built[1]
 
     def _num_images(self) -> int:
@@ -226,6 +229,13 @@ class DryRun:
                 node['channels'] = min(node.get('channels', 64), 64)
             if cls is DiscreteVAE:
                 node.update(blocks_per_group=1, n_hid=32, n_init=16)
+            if cls is VectorQuantisedTokenizer:
+                node.update(encoder_depth=1, decoder_depth=1)
+            if cls is MaskedImageModel and node.get('bottleneck'):
+                node['bottleneck'].update(early_layers=1, head_layers=1)
+            if cls is TimmTeacher:
+                options = dict(node.get('options') or {}, depth=1) if node['name'].startswith('vit_') else {}
+                node.update(pretrained=False, options=options or node.get('options'))
         preprocessor, test_cfg = model.get('data_preprocessor') or {}, model.get('test_cfg') or {}
         if test_cfg.get('mode') == 'slide' and {'crop_size', 'stride'} <= set(test_cfg):
             crop, stride = test_cfg['crop_size'], test_cfg['stride']

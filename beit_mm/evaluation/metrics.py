@@ -48,8 +48,9 @@ class MaskedTokenAccuracy(BaseMetric):
 class TokenizerMetric(BaseMetric):
     """Quality of reconstruction and use of the codebook over a whole data set.
 
-    Takes `tokens` (h, w) and `squared_error` of every sample of DiscreteVAE. Gives `psnr` in dB of the mean squared
-    error, `perplexity`, and `used_codes` in percent of the vocabulary.
+    Takes `tokens` (h, w) and `squared_error` of every sample of DiscreteVAE, or `teacher_distance` of
+    VectorQuantisedTokenizer. Gives `psnr` in dB of the mean squared error, or `teacher_distance`; `perplexity`,
+    and `used_codes` in percent of the vocabulary.
 
     Args:
         vocab_size: number of visual tokens.
@@ -63,22 +64,23 @@ class TokenizerMetric(BaseMetric):
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
         for sample in data_samples:
-            self.results.append((sample['tokens'].flatten().to('cpu', torch.int32), sample['squared_error'].item()))
+            name = 'squared_error' if 'squared_error' in sample else 'teacher_distance'
+            self.results.append((sample['tokens'].flatten().to('cpu', torch.int32), name, sample[name].item()))
 
     def compute_metrics(self, results: list) -> dict:
-        tokens = torch.cat([tokens for tokens, _ in results])
+        tokens = torch.cat([tokens for tokens, *_ in results])
         if int(tokens.max()) >= self.vocab_size:
             raise UserError(
                 f'vocab_size of TokenizerMetric must be that of the tokenizer, got {self.vocab_size} and token '
                 f'{int(tokens.max())}'
             )
         use = codebook_use(torch.bincount(tokens, minlength=self.vocab_size))
-        error = sum(error for _, error in results) / len(results)
-        return dict(
-            psnr=-10 * torch.log10(torch.tensor(error)).item(),
-            perplexity=use['perplexity'].item(),
-            used_codes=use['used_codes'].item(),
+        mean = sum(number for *_, number in results) / len(results)
+        is_distance = results[0][1] == 'teacher_distance'
+        quality = (
+            dict(teacher_distance=mean) if is_distance else dict(psnr=-10 * torch.log10(torch.tensor(mean)).item())
         )
+        return dict(**quality, perplexity=use['perplexity'].item(), used_codes=use['used_codes'].item())
 
 
 @METRICS.register_module()

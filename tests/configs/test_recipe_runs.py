@@ -21,6 +21,8 @@ STRUCTURES = {
     'pixels': 'pretrain/beit_base_1k_300e_pixels.py',
     'all tokens': 'pretrain/beit_base_1k_300e_all_tokens.py',
     'absolute positions': 'pretrain/beit_base_1k_800e_absolute_positions.py',
+    'tokenizer of v2': 'pretrain/beitv2_tokenizer_clip.py',
+    'two predictions': 'pretrain/beitv2_base_1k_300e.py',
     'any images': 'pretrain/beit_small_own_data.py',
     'classifier': 'beit_finetune.py',
     'large classifier, accumulated': 'classify/beit_large_224_pt1k_to_1k.py',
@@ -49,8 +51,11 @@ def run(data, tmp_path_factory) -> Callable[[str], Path]:
         yield get
 
 
-def start(name: str, run: Callable[[str], Path]) -> dict[str, str]:
+def start(name: str, run: Callable[[str], Path]) -> dict[str, object]:
     """The option that names the checkpoint to start from: a small pre-trained or fine-tuned model."""
+    if 'pretrain/beitv2_base' in name:
+        tokenizer = (run('pretrain/beitv2_tokenizer_clip.py') / 'last_checkpoint').read_text()
+        return {'model.target.tokenizer.init_cfg': dict(type='Pretrained', checkpoint=tokenizer)}
     init = load(name).model.get('backbone', {}).get('init_cfg')
     if not init:
         return {}
@@ -67,9 +72,10 @@ def test_two_updates_and_a_score(name, run, tmp_path):
     assert content['meta']['iter'] == 2 * cfg.optim_wrapper.get('accumulative_counts', 1)
     assert {int(state['step']) for state in content['optimizer']['state'].values()} == {2}
     assert all(tensor.isfinite().all() for tensor in content['state_dict'].values())
-    if 'pretrain' not in name:  # which has no score
+    if 'pretrain' not in name or 'tokenizer' in name:  # pre-training has no score
         scores = logged_scores(folder) if cfg.get('val_dataloader') else test(name, checkpoint, tmp_path)
-        score = 'tokenizer/psnr' if 'tokenizer' in name else 'mIoU' if 'segment' in name else 'accuracy/top1'
+        quality = 'teacher_distance' if 'v2' in name else 'psnr'
+        score = f'tokenizer/{quality}' if 'tokenizer' in name else 'mIoU' if 'segment' in name else 'accuracy/top1'
         assert 0 <= scores[score] <= 100
 
 

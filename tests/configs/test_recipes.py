@@ -6,7 +6,7 @@ import pytest
 import torch
 from mmcv.transforms import Compose
 from mmengine.registry import DATASETS, HOOKS, METRICS
-from support.recipe_table import NAMES
+from support.recipe_table import NAMES, TOKENIZERS_V2
 from support.recipe_table import RECIPES as TABLE
 from support.recipes import build_schedules, count_parameters, header, load, meta_model, optim_wrapper, RECIPES
 
@@ -74,8 +74,8 @@ def test_header_says_what_how_on_what_and_how_good(name):
 
 
 def test_the_table_has_every_recipe_with_published_settings():
-    ours = {'beit_tokenizer.py', 'pretrain/beit_tiny_own_data.py', 'pretrain/beit_small_own_data.py'}
-    actual = {name for name in RECIPES if re.match('beit_|pretrain/|segment/|classify/beit_', name)}
+    ours = {'beit_tokenizer.py', 'pretrain/beit_tiny_own_data.py', 'pretrain/beit_small_own_data.py', *TOKENIZERS_V2}
+    actual = {name for name in RECIPES if re.match('beit_|pretrain/|segment/|classify/beit', name)}
     assert set(NAMES) == actual and set(TABLE) == actual - ours
     assert {f'demo/{stage}.py' for stage in ('tokenizer', 'pretrain', 'finetune', 'segment')} < set(RECIPES)
 
@@ -99,6 +99,8 @@ def test_the_model_is_what_the_name_says(name):
     model, trunk = cfg.model, cfg.model.backbone
     size = next((size for size in SIZES if f'_{size}_' in name), 'base')
     width, depth, heads, layer_scale = SIZES[size]
+    if re.match('segment/beitv2_large', name):
+        layer_scale = 1e-6
     assert (trunk.embed_dim, trunk.depth, trunk.num_heads) == (width, depth, heads)
     assert trunk.layer_scale_init_value == (0 if 'absolute' in name else layer_scale)
     if 'segment' in name:  # from 1: 4, 6, 8, 12 and 8, 12, 16, 24
@@ -107,10 +109,12 @@ def test_the_model_is_what_the_name_says(name):
         masks = 'beit_mm.RandomMaskGenerator' if 'random_masks' in name else 'beit_mm.BlockwiseMaskGenerator'
         assert [step.type for step in cfg.train_dataloader.dataset.pipeline if 'Mask' in step.type] == [masks]
         assert model.target.type == ('beit_mm.NormalisedPixels' if 'pixels' in name else 'beit_mm.VisualTokens')
+        early = dict(early_layers=21 if size == 'large' else 9, head_layers=2, shared_head=True)
+        assert model.get('bottleneck') == (early if 'v2' in name else None)
         masked = dict(type='beit_mm.MaskedPatches', num_masked=75)
         assert model.recovered == (dict(type='beit_mm.AllPatches') if 'all_tokens' in name else masked)
         assert trunk.get('use_abs_pos_emb', False) == ('absolute' in name)
         assert (trunk.use_rel_pos_bias, trunk.use_shared_rel_pos_bias) == (False, 'absolute' not in name)
     else:
-        expected = 100 if 'cifar' in name else 21841 if 'to_22k' in name else 1000
+        expected = 100 if 'cifar' in name else 21841 if re.search('to_2[12]k', name) else 1000
         assert model.head.num_classes == model.data_preprocessor.num_classes == expected

@@ -11,7 +11,7 @@ from functools import cache
 import pytest
 import torch
 from mmengine.config import Config
-from support.recipe_table import Recipe, RECIPES
+from support.recipe_table import Recipe, RECIPES, TOKENIZERS_V2
 from support.recipes import build_schedules, load, meta_model, optim_wrapper
 
 each = pytest.mark.parametrize('name', RECIPES)
@@ -116,7 +116,7 @@ def test_length_batch_regularisation_and_pixels_are_as_in_the_table(name):
     assert cfg.auto_scale_lr.base_batch_size == gpus * images
 
     optimizer = cfg.optim_wrapper.optimizer
-    assert (optimizer.type, optimizer.betas, optimizer.eps) == ('AdamW', (0.9, 0.999), 1e-8)
+    assert (optimizer.type, optimizer.betas, optimizer.eps) == ('AdamW', recipe.betas, 1e-8)
     assert cfg.optim_wrapper.get('clip_grad') == (None if recipe.clip is None else dict(max_norm=recipe.clip))
     assert cfg.model.backbone.drop_path_rate == recipe.drop_path
     assert 'head' not in cfg.model or cfg.model.head.loss.label_smooth_val == 0.1
@@ -128,3 +128,35 @@ def test_length_batch_regularisation_and_pixels_are_as_in_the_table(name):
     preprocessor = cfg.model.data_preprocessor
     assert preprocessor.mean == ([127.5] * 3 if halves else [123.675, 116.28, 103.53])
     assert preprocessor.std == ([127.5] * 3 if halves else [58.395, 57.12, 57.375])
+
+
+@pytest.mark.filterwarnings('ignore:Detected call of')
+@pytest.mark.parametrize('name', TOKENIZERS_V2)
+def test_tokenizers_of_v2_are_trained_as_in_the_release(name):
+    """512 images per update, a line from 1e-6 to 2e-4 over 10 epochs, half a cosine to 1e-5 at the end of epoch 100."""
+    cfg = load(name)
+    optimizer = cfg.optim_wrapper.optimizer
+    assert (optimizer.type, optimizer.lr, optimizer.betas) == ('AdamW', 5e-5 * 512 / 128, (0.9, 0.99))
+    assert (cfg.train_cfg.max_epochs, cfg.train_dataloader.batch_size, cfg.auto_scale_lr.base_batch_size) == (
+        100,
+        64,
+        512,
+    )
+    assert cfg.optim_wrapper.get('clip_grad') is None
+    steps_per_epoch = 20  # instead of 2,502
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    running = build_schedules(cfg.param_scheduler, torch.optim.SGD([parameter], lr=optimizer.lr), steps_per_epoch)
+    rates = []
+    for _ in range(100 * steps_per_epoch):
+        rates.append(running[0].optimizer.param_groups[0]['lr'])
+        for schedule in running:
+            schedule.step()
+    middle = (2e-4 + 1e-5) / 2
+    actual = [rates[index] for index in (0, 10 * steps_per_epoch, 55 * steps_per_epoch, -1)]
+    assert actual == pytest.approx([1e-6, 2e-4, middle, 1e-5], rel=0.01)
+    names = {id(parameter): name for name, parameter in meta_model(name).named_parameters()}
+    for group in optim_wrapper(name).optimizer.param_groups:
+        for parameter in group['params']:
+            own = names[id(parameter)]
+            assert not own.startswith('teacher')
+            assert group['weight_decay'] == (1e-4 if is_decayed(own.split('.', 1)[1], parameter) else 0), own

@@ -51,6 +51,13 @@ def test_tokenizer_metric_averages_errors_and_joins_the_codes_of_all_images():
     )
 
 
+def test_tokenizer_metric_averages_distances_to_a_teacher():
+    metric = METRICS.build(dict(type='beit_mm.TokenizerMetric', vocab_size=4))
+    metric.process({}, [dict(tokens=torch.tensor([[0]]), teacher_distance=torch.tensor(each)) for each in (0.5, 0.25)])
+    expected = {'tokenizer/teacher_distance': 0.375, 'tokenizer/used_codes': 25, 'tokenizer/perplexity': 1}
+    assert metric.evaluate(size=2) == pytest.approx(expected)
+
+
 def score(cls, labels, predicted, path='nowhere.png', **more) -> dict:
     metric = cls(iou_metrics=['mIoU'])
     metric.dataset_meta = dict(classes=['a', 'b', 'c', 'd'])

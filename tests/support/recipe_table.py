@@ -1,7 +1,7 @@
 """The settings that the sources publish, written a second time, independently of the configs.
 
-Sources: the paper (arXiv 2106.08254) with its appendix, the commands of the BEiT release, and DeiT's commands where the
-paper refers to DeiT.
+Sources: the papers (arXiv 2106.08254 and 2208.06366) with their appendices, the commands of the BEiT releases, and
+DeiT's commands where the paper refers to DeiT.
 """
 
 from typing import NamedTuple
@@ -26,6 +26,7 @@ class Recipe(NamedTuple):
         mixes: whether Mixup and CutMix are on.
         score: as the header prints it, '' if nobody published one.
         warmup_updates: instead of epochs.
+        betas: of AdamW.
     """
 
     hardware: tuple[int, int, int]
@@ -42,6 +43,7 @@ class Recipe(NamedTuple):
     mixes: bool = False
     score: str = ''
     warmup_updates: int | None = None
+    betas: tuple[float, float] = (0.9, 0.999)
 
     @property
     def updates(self) -> int:
@@ -80,6 +82,20 @@ def further_large(score: str) -> Recipe:
 
 def cifar(score: str) -> Recipe:
     return Recipe((8, 64, 1), 512, 4e-3, 1e-6, 20, 150, CIFAR, 0.65, weight_decay=0.3, mixes=True, score=score)
+
+
+def pretrain_v2(epochs: int, score: str) -> Recipe:
+    drop_path, betas = {300: (0.0, (0.9, 0.98)), 1600: (0.1, (0.9, 0.999))}[epochs]
+    return pretrain(epochs, score)._replace(drop_path=drop_path, betas=betas)
+
+
+def finetune_v2(size: str, lr: float, epochs: int, warmup: int, layer_decay: float, drop_path: float, score: str):
+    hardware, mixes = ((8, 128, 1) if size == 'base' else (8, 64, 2)), lr > 1e-4
+    return Recipe(hardware, 1024, lr, 1e-6, warmup, epochs, IMAGENET, layer_decay, drop_path, mixes=mixes, score=score)
+
+
+def finetune_v2_21k(hardware: tuple[int, int, int], drop_path: float) -> Recipe:
+    return Recipe(hardware, 4096, 6e-4, 1e-6, 20, 90, IMAGENET_22K, 0.75, drop_path, mixes=True)
 
 
 def segment(lr: float, layer_decay: float, drop_path: float = 0.1, score: str = '') -> Recipe:
@@ -129,11 +145,34 @@ RECIPES = {
     'segment/beit_base_512_ft22k_to_ade20k.py': segment(3e-5, 0.9),
     'segment/beit_base_640_ft22k_to_ade20k.py': segment(3e-5, 0.9, score='53.6 % mIoU, 54.2 % multi-scale'),
     'segment/beit_large_512_ft22k_to_ade20k.py': segment(2e-5, 0.95, 0.2),
+    'pretrain/beitv2_base_1k_300e.py': pretrain_v2(300, '85.0 % top-1'),
+    'pretrain/beitv2_base_1k_1600e.py': pretrain_v2(1600, '85.5 % top-1'),
+    'pretrain/beitv2_large_1k_300e.py': pretrain_v2(300, '86.6 % top-1'),
+    'pretrain/beitv2_large_1k_1600e.py': pretrain_v2(1600, '87.3 % top-1'),
+    'classify/beitv2_base_224_pt1k_300e_to_1k.py': finetune_v2('base', 5e-4, 100, 20, 0.65, 0.1, '85.0 % top-1'),
+    'classify/beitv2_base_224_pt1k_to_1k.py': finetune_v2('base', 5e-4, 100, 20, 0.6, 0.2, '85.5 % top-1'),
+    'classify/beitv2_base_224_ft21k_to_1k.py': finetune_v2('base', 5e-5, 30, 20, 0.75, 0.1, '86.5 % top-1'),
+    'classify/beitv2_large_224_pt1k_300e_to_1k.py': finetune_v2('large', 5e-4, 50, 5, 0.8, 0.2, '86.6 % top-1'),
+    'classify/beitv2_large_224_pt1k_to_1k.py': finetune_v2('large', 2e-4, 50, 5, 0.8, 0.2, '87.3 % top-1'),
+    'classify/beitv2_large_224_ft21k_to_1k.py': finetune_v2('large', 7e-5, 20, 5, 0.8, 0.25, '88.4 % top-1'),
+    'classify/beitv2_base_224_pt1k_to_21k.py': finetune_v2_21k((16, 256, 1), 0.1),
+    'classify/beitv2_large_224_pt1k_to_21k.py': finetune_v2_21k((16, 128, 2), 0.2),
+    'segment/beitv2_base_512_pt1k_to_ade20k.py': segment(5e-5, 0.75, 0.15, '53.1 % mIoU'),
+    'segment/beitv2_base_512_ft21k_to_ade20k.py': segment(5e-5, 0.85, 0.15, '53.5 % mIoU'),
+    'segment/beitv2_large_512_pt1k_to_ade20k.py': segment(4e-5, 0.9, 0.2, '56.7 % mIoU'),
+    'segment/beitv2_large_512_ft21k_to_ade20k.py': segment(3e-5, 0.9, 0.2, '57.5 % mIoU'),
     # Its 160,000 updates are 320,000 steps, which the schedule counts, in the release too.
     'segment/beit_large_640_ft22k_to_ade20k.py': Recipe(
         (8, 1, 2), 16, 2e-5, 0.0, 3000, 320000, None, 0.95, 0.2, score='56.7 % mIoU, 57.0 % multi-scale'
     ),
 }
 
+TOKENIZERS_V2 = ['pretrain/beitv2_tokenizer_clip.py', 'pretrain/beitv2_tokenizer_dino.py']
 # Also the recipes without published settings.
-NAMES = ['beit_tokenizer.py', 'pretrain/beit_tiny_own_data.py', 'pretrain/beit_small_own_data.py', *RECIPES]
+NAMES = [
+    'beit_tokenizer.py',
+    *TOKENIZERS_V2,
+    'pretrain/beit_tiny_own_data.py',
+    'pretrain/beit_small_own_data.py',
+    *RECIPES,
+]

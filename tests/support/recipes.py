@@ -18,6 +18,7 @@ from support.tools import forget_instances, scores
 
 RECIPES = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob('*.py') if '_base_' not in path.parts)
 TOKENIZER = dict(vocab_size=16, n_hid=8, n_init=8, blocks_per_group=1)
+TOKENIZER_V2 = dict(vocab_size=16, code_dim=8, embed_dim=32, num_heads=2, encoder_depth=1, decoder_depth=1)
 
 # Images and crops of a segmentation recipe, and views of its test at several scales, 64 pixels high instead of 512.
 SMALL_SCENES = {
@@ -107,12 +108,19 @@ def shrink(cfg: Config) -> dict[str, object]:
 def shrink_model(cfg: Config) -> dict[str, object]:
     """Options that make the model of a recipe narrow, with as many classes as the small data sets have."""
     if 'backbone' not in cfg.model:
-        evaluators = {f'{evaluator}.vocab_size': 16 for evaluator in ('val_evaluator', 'test_evaluator')}
-        return {**{f'model.{key}': value for key, value in TOKENIZER.items()}, **evaluators}
+        options = {f'{evaluator}.vocab_size': 16 for evaluator in ('val_evaluator', 'test_evaluator')}
+        if 'teacher' in cfg.model:
+            options['model.teacher.pretrained'] = False
+            options['model.teacher.options'] = dict(depth=1, embed_dim=32, num_heads=2)
+            options['model.teacher_dim'] = 512 if cfg.model.teacher.use_head else 32
+        return {**options, **{f'model.{key}': value for key, value in _sizes(cfg.model).items()}}
     options = {f'model.backbone.{key}': value for key, value in dict(embed_dim=32, depth=4, num_heads=2).items()}
     if 'tokenizer' in cfg.model.get('target', {}):
-        options.update({f'model.target.tokenizer.{key}': value for key, value in TOKENIZER.items()})
+        sizes = _sizes(cfg.model.target.tokenizer)
+        options.update({f'model.target.tokenizer.{key}': value for key, value in sizes.items()})
         options['model.target.tokenizer.init_cfg'] = None
+    if 'bottleneck' in cfg.model:
+        options['model.bottleneck.early_layers'] = 3
     if 'head' in cfg.model:
         options['model.head.in_channels'] = 32
         if cfg.model.head.get('num_classes') == 21841:
@@ -132,6 +140,10 @@ def shrink_model(cfg: Config) -> dict[str, object]:
             heads = ('decode_head', 'auxiliary_head')
             options.update({f'model.{head}.num_classes': CLASSES_ADE20K for head in heads})
     return options
+
+
+def _sizes(tokenizer: dict) -> dict[str, int]:
+    return TOKENIZER_V2 if tokenizer.type == 'beit_mm.VectorQuantisedTokenizer' else TOKENIZER
 
 
 def train(name: str, folder: Path, **options) -> Path:

@@ -1,6 +1,7 @@
 """Teachers of the tokenizer of BEiT v2: frozen networks whose patch features it learns to reproduce."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +19,12 @@ class Teacher(nn.Module):
 
     Args:
         mean, std: of every channel, for images in [0, 1].
+
+    Attributes:
+        is_init: whether `init_weights` has loaded the weights; the tokenizer calls it before the first use.
     """
+
+    is_init = False
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]):
         super().__init__()
@@ -35,7 +41,8 @@ class TimmTeacher(Teacher):
 
     Args:
         name: in timm: `vit_base_patch16_clip_224.openai` for CLIP, `vit_base_patch16_224.dino` for DINO.
-        pretrained: whether timm downloads the weights that belong to the name, if they are not in its cache.
+        pretrained: whether `init_weights` loads the weights that belong to the name, which timm downloads if they are
+            not in its cache.
         use_head: whether the last linear layer is applied to every patch, as CLIP's projection to 512 features.
         options: of `timm.create_model`, such as img_size.
     """
@@ -43,9 +50,15 @@ class TimmTeacher(Teacher):
     def __init__(self, name: str, pretrained: bool = True, use_head: bool = False, options: dict | None = None):
         import timm
 
-        trunk: Any = timm.create_model(name, pretrained=pretrained, **(options or {}))
+        create = partial(timm.create_model, name, **(options or {}))
+        trunk: Any = create()
         super().__init__(trunk.pretrained_cfg['mean'], trunk.pretrained_cfg['std'])
-        self.trunk, self.use_head = trunk, use_head
+        self.trunk, self.use_head, self.pretrained, self._create = trunk, use_head, pretrained, create
+
+    def init_weights(self) -> None:
+        if self.pretrained:
+            self.trunk.load_state_dict(self._create(pretrained=True).state_dict())
+        self.is_init = True
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [0, 1] to features of every patch, (B, h, w, D)."""
@@ -72,6 +85,7 @@ class BEiTTeacher(Teacher):
 
     def init_weights(self) -> None:
         self.trunk.init_weights()
+        self.is_init = True
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, C, H, W) in [0, 1] to features of every patch, (B, h, w, C)."""

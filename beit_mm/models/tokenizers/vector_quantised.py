@@ -241,6 +241,8 @@ class VectorQuantisedTokenizer(BaseModel):
         """1 - cosine between decoded and the teacher's features of images, (B, h, w)."""
         if self.teacher is None:
             raise UserError('training and testing this tokenizer needs a teacher, got teacher=None')
+        if not getattr(self.teacher, 'is_init', True):  # a test of a checkpoint initialises nothing
+            self.teacher.init_weights()
         with torch.no_grad():
             expected = self.teacher(images)
         if expected.shape != decoded.shape:
