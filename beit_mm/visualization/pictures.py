@@ -9,8 +9,9 @@ import torch
 from mmpretrain.models import BaseClassifier
 from mmseg.models import BaseSegmentor
 from torch import nn, Tensor
+from torch.nn import functional as F
 
-from beit_mm.models import DiscreteVAE, MaskedImageModel
+from beit_mm.models import DiscreteVAE, MaskedImageModel, VectorQuantisedTokenizer
 from beit_mm.models.tokenizers.discrete_vae import codebook_use
 
 from .reconstruction import can_decode, draw_reconstructions, gray_out, reconstruct_batch, to_uint8
@@ -71,6 +72,19 @@ def _(model: DiscreteVAE, batch: dict, num_images: int, meta: dict) -> Pictures:
     sheet = draw_sheet({'original': to_uint8(few), 'tokens decoded': to_uint8(decoded)}, captions, cell=CELL)
     chart, scalars = describe_codebook(tokens, model.vocab_size)
     return Pictures(dict(reconstruction=np.asarray(sheet), codebook=chart), scalars)
+
+
+@draw_pictures.register
+def _(model: VectorQuantisedTokenizer, batch: dict, num_images: int, meta: dict) -> Pictures:
+    """Images, how far the decoded features of every patch are from the teacher's, and the use of the codebook."""
+    images = model.data_preprocessor(batch)['inputs']
+    tokens, few = model.encode(images), images[:num_images]
+    distances = model.distances(model.decode_features(tokens[:num_images]), few)  # 1 - cosine: black is equal
+    captions = [f'distance to the teacher {value:.3f}' for value in distances.mean(dim=(1, 2)).tolist()]
+    maps = F.interpolate(distances[:, None], size=few.shape[2:]).expand(-1, 3, -1, -1)
+    sheet = draw_sheet({'original': to_uint8(few), 'distance': to_uint8(maps)}, captions, cell=CELL)
+    chart, scalars = describe_codebook(tokens, model.vocab_size)
+    return Pictures(dict(distances=np.asarray(sheet), codebook=chart), scalars)
 
 
 @draw_pictures.register

@@ -1,4 +1,4 @@
-"""Tiny runs of the four stages, by the recipes themselves, with everything switched on that draws at random."""
+"""Tiny runs of every stage, by the recipes themselves, with everything switched on that draws at random."""
 
 import json
 import os
@@ -30,6 +30,7 @@ KINDS = {
         'beit_tokenizer.py',
         {**ITERATIONS, 'param_scheduler.0.end': STEPS, 'custom_hooks.0.num_iters': 8, 'custom_hooks.1.num_iters': 4},
     ),
+    'tokenizer_v2': ('pretrain/beitv2_tokenizer_clip.py', EPOCHS),
     'pretrain': ('beit_pretrain.py', {**EPOCHS, **RANDOM_TRUNK, **AVERAGED}),
     # Three steps make an update: its gradients are in the making at the end of the first epoch.
     'finetune': (

@@ -193,7 +193,7 @@ class VectorQuantisedTokenizer(BaseModel):
         tokens = self.encode(inputs)
         if mode == 'tensor':
             return tokens
-        distances = self._distances(self.decode_features(tokens), inputs).mean(dim=(1, 2))
+        distances = self.distances(self.decode_features(tokens), inputs).mean(dim=(1, 2))
         return [dict(tokens=t, teacher_distance=d) for t, d in zip(tokens, distances)]
 
     def loss(self, images: Tensor) -> dict[str, Tensor]:
@@ -215,7 +215,7 @@ class VectorQuantisedTokenizer(BaseModel):
         # The gradient passes the codes as if they were the vectors.
         decoded = self._decode(vectors + (codes - vectors).detach())
         losses = dict(
-            loss_teacher=self._distances(decoded, images).mean(),
+            loss_teacher=self.distances(decoded, images).mean(),
             loss_commitment=self.commitment_weight * F.mse_loss(vectors, codes),
         )
         if self.training:
@@ -237,7 +237,7 @@ class VectorQuantisedTokenizer(BaseModel):
         patches = self.decoder.fc_norm(BEiT.pool(tokens[0], 'patches'))
         return self.decode_task_layer(patches).unflatten(1, grid)
 
-    def _distances(self, decoded: Tensor, images: Tensor) -> Tensor:
+    def distances(self, decoded: Tensor, images: Tensor) -> Tensor:
         """1 - cosine between decoded and the teacher's features of images, (B, h, w)."""
         if self.teacher is None:
             raise UserError('training and testing this tokenizer needs a teacher, got teacher=None')

@@ -22,6 +22,7 @@ from beit_mm.visualization.pictures import Pictures
 # Names of the pictures, and of curves.
 EXPECTED = dict(
     tokenizer=(['codebook', 'reconstruction'], {'psnr', 'perplexity', 'used_codes'}),
+    tokenizer_v2=(['codebook', 'distances'], {'loss_teacher', 'perplexity', 'used_codes'}),
     pretrain=(['codebook', 'reconstruction'], {'masked_token_accuracy'}),
     finetune=(['classification'], set()),
     segment=(['segmentation'], {'decode.acc_seg'}),
@@ -39,7 +40,9 @@ def pictures(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.glob('*/vis_data/vis_image/*'))
 
 
-@pytest.mark.parametrize('kind', ['pretrain', 'finetune', 'segment', pytest.param('tokenizer', marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    'kind', ['tokenizer_v2', 'pretrain', 'finetune', 'segment', pytest.param('tokenizer', marks=pytest.mark.long)]
+)
 def test_pictures_arrive_and_training_does_not_change(kind, in_data, tmp_path):
     plain, watched = run(kind, tmp_path / 'plain', 1000), run(kind, tmp_path / 'watched', 3)
     last = f'iter_{STEPS}.pth'
