@@ -57,6 +57,18 @@ def test_both_predictions_and_gradients_of_pre_training(head):
     assert relative_error(nn.utils.clip_grad_norm_(model.parameters(), 1e9), file['grad_norm']) < 1e-5
 
 
+def test_fine_tuning_leaves_out_the_second_prediction_of_a_released_file(tmp_path, capsys):
+    file = Reference('v2/v2_mim_separate_head.npz')
+    torch.save(dict(model=file.weights), path := str(tmp_path / 'pt1k.pth'))
+    trunk = BEiT(**file.trunk, init_cfg=dict(type='Pretrained', checkpoint=path, prefix='backbone.'))
+    trunk.init_weights()
+    for name, tensor in trunk.state_dict().items():
+        if name.startswith('blocks.') and not name.endswith('bias_table'):
+            assert torch.equal(tensor, file.weights[name]), name
+    log = capsys.readouterr().out
+    assert 'shared bias table to' in log and 'bottleneck' not in log and 'cls_pt' not in log
+
+
 def test_initial_deviations_of_pre_training():
     expected = json.loads((DATA / 'v2/v2_initial_deviations.json').read_text())
     torch.manual_seed(0)
