@@ -159,7 +159,8 @@ def test_the_release_s_address_of_a_segmentor(server, segmentor, monkeypatch, tm
     list(convert(str(segmentor.weights), str(tmp_path / 'release.pth'), 'release'))
     host, _, path = weights_by_name()[SEGMENTS].removeprefix('https://').partition('/')
     server.files[path] = (tmp_path / 'release.pth').read_bytes()
-    monkeypatch.setitem(weights_by_name(), SEGMENTS, f'{server.url}/{path}')
+    served = {SEGMENTS: f'{server.url}/{path}'}
+    monkeypatch.setattr('beit_mm.model_index.weights_by_name', lambda: served)
     loaded = load_model(SEGMENTS, pretrained=True, options=SEGMENTOR, device='cpu')
     assert equal(loaded.state_dict(), segmentor.load().state_dict())
 

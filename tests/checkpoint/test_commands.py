@@ -70,7 +70,8 @@ def test_malicious_weights_end_a_tool_in_one_sentence(tmp_path, words, name, for
         ('{bad}', 'bad.pth: the checkpoint '),
         (f'{{bad}}#sha256={"0" * 64}', f'bad.pth must have the SHA-256 {"0" * 64}, got '),
         ('{bad}#sha256=0', 'at the end of a checkpoint must give 64 hexadecimal digits'),
-        (str, 'CHECKPOINT names a checkpoint that does not exist'),
+        (str, 'CHECKPOINT names a folder without weights'),
+        ('{bad}x', 'CHECKPOINT names a checkpoint that does not exist'),
     ],
 )
 def test_bad_weights_end_a_test_in_one_sentence(tmp_path, capsys, checkpoint, message):

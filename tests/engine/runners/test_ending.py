@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from mmengine.config import Config
-from support import CONFIGS
+from support import CONFIGS, ROOT
 from torch.utils.data import DataLoader
 
 from beit_mm.engine.runners import ending
@@ -121,7 +121,7 @@ SHM = 'DataLoader worker (pid 7) is killed by signal: Bus error. It is possible 
         (RuntimeError('[enforce fail] . PytorchStreamWriter failed writing file data/1'), 'choose another folder'),
         (error_of_worker(OSError(24, 'Too many open files')), 'error: Too many open files: raise `ulimit -n`'),
         (error_of_worker(RuntimeError(SIZES)), 'one size, stack expects each tensor .*: let the pipeline end in one'),
-        (IndexError('Target 12 is out of bounds.'), 'no class of the head (Target 12 is out of bounds): tools/'),
+        (IndexError('Target 12 is out of bounds.'), 'no class of the head (Target 12 is out of bounds): `beit'),
         (RuntimeError(SHM), 'workers need more shared memory'),
         (RuntimeError(PORT), 'give another (MASTER_)PORT'),
         (RuntimeError('[pair.cc:538] Connection closed by peer [127.0.0.1]:1'), 'connection to another process'),
@@ -174,7 +174,8 @@ def test_other_errors_are_bugs_and_show_their_traceback(in_worker, work_dir, tmp
     ],
     ids=['alone', 'worker', 'exit'],
 )
-def test_errors_of_a_user_s_own_code_name_its_file(error, what, tmp_path, capsys):
+def test_errors_of_a_user_s_own_code_name_its_file(error, what, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys, 'argv', [str(ROOT / 'tools/train.py')])
     assert run(error, tmp_path) == 1
     pattern = re.escape(what.format(file=__file__, line='LINE')).replace('LINE', r'\d+')
     assert re.fullmatch(pattern, capsys.readouterr().err.splitlines()[-1])
