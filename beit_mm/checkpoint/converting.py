@@ -6,6 +6,7 @@ import pickle
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from beit_mm.errors import UserError
 from beit_mm.files import atomic_write
 from beit_mm.models.backbones.relative_position import Grid, relative_position_index
 from beit_mm.models.layout import INDEX, Layout, Moves, task_of
-from beit_mm.models.weight_layouts import LAYOUTS
+from beit_mm.models.weight_layouts import LAYOUTS, NECKS_NORM
 from beit_mm.models.weights import BLOCK_TABLE, grid_of_table, read_grid, SHARED_TABLE
 from beit_mm.text import show_start
 
@@ -124,6 +125,8 @@ def to_layout(
     if layout.name == 'timm' and (table := weights.pop(f'backbone.{SHARED_TABLE}', None)) is not None:
         blocks = {name.split('.')[2] for name in weights if name.startswith('backbone.blocks.')}
         weights.update({f'backbone.blocks.{index}.{BLOCK_TABLE}': table.clone() for index in blocks})
+    if layout.name == 'mmpretrain' and any(name.startswith('bottleneck.') for name in weights):
+        layout = replace(layout, pairs=[*NECKS_NORM, *layout.pairs])
     theirs, moves, unknown = layout.from_ours(weights, task)
     if layout.keeps_index and grid is not None:
         for name in [name for name in theirs if name.endswith(TABLE)]:

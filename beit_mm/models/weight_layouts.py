@@ -68,16 +68,24 @@ PASSL = Layout(
     transposes=True,
     keeps_index=True,
 )
+NECKS_NORM = [('neck.norm.', 'backbone.norm.')]  # where MMPretrain's pre-training of BEiT v2 has it
+_HOSTS_BLOCK = """
+    ln1.             norm1.
+    ln2.             norm2.
+    ffn.layers.0.0.  mlp.fc1.
+    ffn.layers.1.    mlp.fc2.
+    gamma_           gamma_
+    attn.            attn.
+"""
 OPENMMLAB = Layout(
     'openmmlab',
-    _table(
+    [
+        (f'{theirs}.{{}}.{start}', f'{ours}.{{}}.{end}')
+        for theirs, ours in (('@layers', 'backbone.blocks'), ('neck.patch_aggregation', 'bottleneck.blocks'))
+        for start, end in _table(_HOSTS_BLOCK)
+    ]
+    + _table(
         """
-        @layers.{}.ln1.             backbone.blocks.{}.norm1.
-        @layers.{}.ln2.             backbone.blocks.{}.norm2.
-        @layers.{}.ffn.layers.0.0.  backbone.blocks.{}.mlp.fc1.
-        @layers.{}.ffn.layers.1.    backbone.blocks.{}.mlp.fc2.
-        @layers.{}.gamma_           backbone.blocks.{}.gamma_
-        @layers.{}.attn.            backbone.blocks.{}.attn.
         @patch_embed.projection.    backbone.patch_embed.proj.
         @ln1.                       backbone.norm.
         @ln2.                       backbone.fc_norm.
@@ -88,6 +96,7 @@ OPENMMLAB = Layout(
     + _same('cls_token mask_token pos_embed rel_pos_bias.', '@', 'backbone.')
     + _same('head.fc.')
     + _SEGMENTOR,
+    aliases=NECKS_NORM,
     trunk_prefix='backbone.',
     wrapper='state_dict',
     keeps_index=True,

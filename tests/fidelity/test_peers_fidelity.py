@@ -139,6 +139,30 @@ def our_pre_training(n_hid: int, vocab: int) -> nn.Module:
     return pre_training_model(vocab, dict(type='beit_mm.VisualTokens', tokenizer=tokenizer), **SIZE)
 
 
+@DefaultScope.overwrite_default_scope('mmpretrain')
+def mmpretrain_pre_training_v2() -> nn.Module:
+    arch = dict(ARCH, depth=ARCH['num_layers'])
+    trunk = dict(arch=arch, img_size=64, patch_size=16, out_indices=[-2, -1], layer_scale_init_value=0.1)
+    neck = dict(type='BEiTV2Neck', num_layers=2, early_layers=3, backbone_arch=arch)
+    head = dict(type='BEiTV2Head', embed_dims=32, num_embed=61, loss=dict(type='CrossEntropyLoss'))
+    backbone = dict(type='BEiTPretrainViT', **trunk, final_norm=False, out_type='raw')
+    return MODELS.build(dict(type='BEiT', backbone=backbone, neck=neck, head=head))
+
+
+def our_pre_training_v2() -> nn.Module:
+    return pre_training_model(61, bottleneck=dict(early_layers=3, head_layers=2), **SIZE)
+
+
+def two_predictions(ours: nn.Module, theirs: nn.Module) -> dict:
+    latent = theirs.backbone(PIXELS, MASK)
+    expected = theirs.neck(latent, rel_pos_bias=theirs.backbone.shared_rel_pos_bias)
+    actual = ours.bottleneck(ours.backbone, PIXELS, MASK)
+    return {
+        what: (ours.lm_head(own[:, 1:]), theirs.head.cls_head(their))
+        for what, own, their in zip(('last block', 'class token'), actual, expected)
+    }
+
+
 def mmpretrain_pair(what: str, theirs: dict, ours: dict) -> Pair:
     outputs = partial(logits, PIXELS)
     model = partial(classifier, num_classes=10, **SIZE, **ours)
@@ -170,6 +194,7 @@ PAIRS = [
     mmpretrain_pair('no LayerScale', dict(layer_scale_init_value=0), dict(layer_scale_init_value=0)),
     Pair('mmpretrain', 'BEiTViT', lambda: mmpretrain().backbone, partial(BEiT, **SIZE), partial(logits, PIXELS)),
     mmpretrain_pre_training_pair(32, 512),
+    Pair('mmpretrain', 'BEiT v2', mmpretrain_pre_training_v2, our_pre_training_v2, two_predictions),
     pytest.param(mmpretrain_pre_training_pair(256, 8192), marks=pytest.mark.long),  # OpenAI's
     timm_pair(BASE, 'shrunk', 224, SHRUNK, {}, {}),
     timm_pair('beit_base_patch16_384', 'shrunk', 384, SHRUNK, {}, {}, 'safetensors'),

@@ -150,10 +150,14 @@ class TokensAsViews(nn.Module):
         return views
 
 
-def pre_training_model(vocab_size: int, target: dict | None = None, **backbone) -> MaskedImageModel:
+def pre_training_model(
+    vocab_size: int, target: dict | None = None, bottleneck: dict | None = None, **backbone
+) -> MaskedImageModel:
     config = Config.fromfile(CONFIGS / 'beit_base_pretrain.py').model.to_dict()
     config['backbone'].update(backbone)
-    return MaskedImageModel(config['backbone'], target or VisualTokens(TokensAsViews(vocab_size)))
+    return MaskedImageModel(
+        config['backbone'], target or VisualTokens(TokensAsViews(vocab_size)), bottleneck=bottleneck
+    )
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ from beit_mm.registry import build_part, MODELS
 
 from .class_token_bottleneck import ClassTokenBottleneck
 
-HOST_NAMES = ('head.cls_head.', 'target_generator.blocks.')
+HOST_NAMES = ('head.cls_head.', 'target_generator.blocks.', 'neck.patch_aggregation.', 'neck.norm.')
 
 
 @MODELS.register_module()
