@@ -154,8 +154,8 @@ def count(model: torch.nn.Module) -> int:
 
 def test_pretraining():
     rows = pretraining.compare_pretraining(TINY)
-    check(rows, ['ours', *FLOAT32, "the release's steps", 'MMPretrain'])
-    assert {row.dtype for row in rows[1:]} == {'float32'}
+    check(rows, ['ours', *FLOAT32, 'ours, BEiT v2', "the release's steps", 'MMPretrain'])
+    assert {row.dtype for row in rows[1:] if 'v2' not in row.name} == {'float32'}
 
 
 def test_pretraining_models_have_the_same_sizes_and_the_optimizers_of_their_recipes():

@@ -49,6 +49,20 @@ def our_model(sizes: Sizes, encode_dtype: str = 'float32', compiled: bool = Fals
     return build(config), config
 
 
+def second_model(sizes: Sizes) -> tuple[nn.Module, Config]:
+    """Ours of BEiT v2 and its recipe. Its tokenizer is as deep and wide as the trunk, with random codes."""
+    config = recipe(beit_mm, 'pretrain/beitv2_base_1k_300e.py')
+    size = dict(embed_dim=sizes.width, num_heads=sizes.heads)
+    config.model.backbone.update(depth=sizes.depth, **size)
+    config.model.bottleneck.update(early_layers=max(3 * sizes.depth // 4, 1))
+    config.model.target.tokenizer.update(init_cfg=None, encoder_depth=sizes.depth, **size)
+    model = build(config)
+    tokenizer = model.target.tokenizer
+    tokenizer.has_encoder = True
+    nn.init.normal_(tokenizer.quantize.codes)
+    return model, config
+
+
 def hosts_model(sizes: Sizes) -> tuple[nn.Module, Config]:
     """MMPretrain's and its recipe."""
     config = recipe(mmpretrain, HOSTS_RECIPE)
@@ -61,7 +75,7 @@ def hosts_model(sizes: Sizes) -> tuple[nn.Module, Config]:
 
 
 def compare_pretraining(sizes: Sizes) -> list[Row]:
-    """A pre-training step at 224 x 224 with the tokenizer at 112 x 112."""
+    """A pre-training step at 224 x 224 with the tokenizer at 112 x 112, and of BEiT v2, whose is at 224 x 224."""
     batch = sizes.batch
     images, views = torch.randn(batch, 3, 224, 224, device=device()), torch.rand(batch, 3, 112, 112, device=device())
     mask = torch.stack([torch.randperm(196) < 75 for _ in range(batch)]).view(batch, 14, 14).to(device())
@@ -76,6 +90,10 @@ def compare_pretraining(sizes: Sizes) -> list[Row]:
     if device() == 'cuda':
         steps['ours, half-precision tokenizer'] = our_step('auto', encode_dtype='float16')
         steps['the same, compiled'] = our_step('auto', encode_dtype='float16', compiled=True)
+    second, config = second_model(sizes)
+    steps['ours, BEiT v2'] = training_step(
+        second, lambda: second(images, images, mask, mode='loss'), build_wrapper(second, config, 'auto')
+    )
     release = ReleasesModel(sizes.width, sizes.depth, sizes.heads, tokenizer_width(sizes))
     steps["the release's steps"] = training_step(
         release, lambda: release(images, views, mask), build_hosts_wrapper(release, RELEASES_OPTIMIZER)
