@@ -27,7 +27,7 @@ from .reconstruction import ReconstructionInferencer
 
 FOLDER = Path(__file__).parents[1] / 'trial'  # models, pictures and the page's template
 SIDE = 96  # pixels that the models see
-CELL = 160  # pixels of a picture on the page
+CELL = 192  # pixels of a picture on the page, a multiple of what the models give
 MAX_IMAGES = 16
 OPACITY = 0.65  # of the attention over the image in gray
 

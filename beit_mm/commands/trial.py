@@ -21,9 +21,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    from mmengine.logging import MMLogger
+
     from beit_mm.apis.trial import try_models
     from beit_mm.text import show
 
+    MMLogger.get_current_instance().setLevel('WARNING')  # the bundled weights fit
     page = try_models(args.images or None, args.out)
     print(f'wrote {show(page.resolve())}: open it in a browser')
     print('These are toy models. Next: `make demo` trains them, `beit-mm models` lists the real ones.')
