@@ -11,18 +11,17 @@ import torch
 from mmengine.config import ConfigDict
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import HOOKS, METRICS, MODELS, PARAM_SCHEDULERS, VISUALIZERS
-from mmseg.models.decode_heads import FCNHead, UPerHead
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from beit_mm.config.parts import entries, get, use_plain_batch_norm, walk
-from beit_mm.models import BEiT, DiscreteVAE, MaskedImageModel, TimmTeacher, VectorQuantisedTokenizer
 
-from .blame import blame, find_class, other_values
+from .blame import blame, other_values
 from .course import on_cpu
 from .labels import check_losses, runs_on_gpus_only
 from .problems import Problem, suggest
 from .samples import collate, cut, cut_size, draw, Drawn, NotChecked, sides
+from .small_parts import make_parts_small, pretend_to_be_trained
 
 MAX_TRIALS = 6  # of other numbers, in search of a mend
 
@@ -201,9 +200,7 @@ class DryRun:
         if self._built is None or self._built[0] != side:
             with NoRandomWeights():
                 self._built = side, MODELS.build(self._small(side))
-            for module in self._built[1].modules():
-                if isinstance(module, VectorQuantisedTokenizer):
-                    module.has_encoder = True  # its weights are not loaded
+            pretend_to_be_trained(self._built[1])
         return self._built[1]
 
     def _num_images(self) -> int:
@@ -215,27 +212,7 @@ class DryRun:
         """The config of a model for one short step: our parts with few blocks, windows as large as the images."""
         model = self._model_config()
         use_plain_batch_norm(model)
-        for _, node in walk(model, 'model'):
-            cls = find_class(node, MODELS)
-            if cls is BEiT:
-                indices = node.get('out_indices', -1)
-                count = len(indices) if isinstance(indices, (list, tuple)) else 1
-                if count < node.get('depth', 12):
-                    frozen = min(node.get('frozen_stages', -1), count)
-                    node.update(depth=count, frozen_stages=frozen, compile_blocks=False)
-                    node['out_indices'] = list(range(count)) if isinstance(indices, (list, tuple)) else -1
-            # No other part depends on the inner widths of these.
-            if isinstance(cls, type) and issubclass(cls, (FCNHead, UPerHead)):
-                node['channels'] = min(node.get('channels', 64), 64)
-            if cls is DiscreteVAE:
-                node.update(blocks_per_group=1, n_hid=32, n_init=16)
-            if cls is VectorQuantisedTokenizer:
-                node.update(encoder_depth=1, decoder_depth=1)
-            if cls is MaskedImageModel and node.get('bottleneck'):
-                node['bottleneck'].update(early_layers=1, head_layers=1)
-            if cls is TimmTeacher:
-                options = dict(node.get('options') or {}, depth=1) if node['name'].startswith('vit_') else {}
-                node.update(pretrained=False, options=options or node.get('options'))
+        make_parts_small(model)
         preprocessor, test_cfg = model.get('data_preprocessor') or {}, model.get('test_cfg') or {}
         if test_cfg.get('mode') == 'slide' and {'crop_size', 'stride'} <= set(test_cfg):
             crop, stride = test_cfg['crop_size'], test_cfg['stride']
