@@ -22,8 +22,12 @@ from mmengine.runner import CheckpointLoader, load_checkpoint, Runner
 from mmengine.runner.checkpoint import get_torch_safe_globals
 from support.hostile_weights import EXECUTING, FORMS, state_of_process
 from support.payloads import ANYWHERE, body, leave_trace, OTHER_OPCODES, program, write
+from support.tiny import TOKENIZER
+from support.tiny import TRUNK as TRUNK_OPTIONS
 
+from beit_mm.apis import load_model
 from beit_mm.checkpoint import read_checkpoint
+from beit_mm.checkpoint.converting import convert
 from beit_mm.errors import UserError
 
 TRUNK = dict(type='beit_mm.BEiT', img_size=32, embed_dim=16, depth=1, num_heads=2)
@@ -90,6 +94,8 @@ WAYS = {
     'mmseg.init_model': lambda path: mmseg.apis.init_model(segmentor(), path, device='cpu'),
     'mmseg inferencer': lambda path: mmseg.apis.MMSegInferencer(segmentor(), weights=path, device='cpu'),
     'mmseg inferencer without a config': lambda path: mmseg.apis.MMSegInferencer(None, weights=path, device='cpu'),
+    'convert': lambda path: list(convert(path, f'{path}.out.pth', 'timm')),
+    'tokenizer': lambda path: load_model('beit_pretrain', tokenizer=path, options={**TRUNK_OPTIONS, **TOKENIZER}),
 }
 
 

@@ -104,6 +104,30 @@ def test_statistics_of_a_file_do_not_become_those_of_every_buffer(tmp_path):
     assert HistoryBuffer._statistics_methods == before
 
 
+@pytest.mark.parametrize('is_zip, protocol', [(True, 2), (True, 4), pytest.param(False, 2, marks=pytest.mark.long)])
+def test_large_honest_files_stay_within_the_bounds(is_zip, protocol, tmp_path):
+    """Bounds grow with the file, so small tensors are the hardest."""
+    parameters = [torch.nn.Parameter(torch.full((2,), index)) for index in range(1000)]
+    groups = [dict(params=[value], name=f'blocks.{index}', lr=0.1) for index, value in enumerate(parameters)]
+    optimizer = torch.optim.AdamW(groups)
+    sum(value.sum() for value in parameters).backward()
+    optimizer.step()
+    log = HistoryBuffer(np.random.default_rng(0).random(200_000), np.ones(200_000))
+    numbers = torch.arange(14_000.0)
+    content = dict(
+        state_dict={f'views.{index}': number for index, number in enumerate(numbers)},
+        parameters=dict(enumerate(parameters)),
+        optimizer=optimizer.state_dict(),
+        message_hub=dict(log_scalars=dict(loss=log)),
+    )
+    options = dict(_use_new_zipfile_serialization=is_zip, pickle_protocol=protocol)
+    torch.save(content, tmp_path / 'run.pth', **options)
+    came = read_checkpoint(tmp_path / 'run.pth')
+    assert len(came['state_dict']) == 14_000 and came['state_dict']['views.13999'] == 13_999
+    assert came['optimizer']['state'][999]['exp_avg'].shape == (2,) and came['parameters'][999][0] == parameters[999][0]
+    np.testing.assert_array_equal(came['message_hub']['log_scalars']['loss'].data[0], log.data[0])
+
+
 def test_config_texts_are_dropped(tmp_path):
     """Runner.resume executes meta['config']; inferencers without a config execute both texts named cfg."""
     code = leave_trace(tmp_path)

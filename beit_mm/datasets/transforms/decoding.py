@@ -14,10 +14,12 @@ from beit_mm.errors import UserError
 
 FORMATS = ('JPEG', 'PNG', 'GIF', 'BMP', 'WEBP', 'TIFF', 'PPM', 'JPEG2000')  # none that Pillow opens with a program
 MAX_PIXELS = 100_000_000
+MAX_SIDE = 1_000_000  # Pillow took 28 bytes for each row of one pixel
 MAX_READS = 10_000  # of Pillow in a header; a usual one takes less than 1,000
 MAX_SCANS = 32  # of a progressive JPEG file; usual are 10
 SCANNED_PIXELS = 100_000_000  # times scans; larger files with more than MAX_SCANS scans are refused
 JPEG_START, JPEG_SCAN, PNG_END = b'\xff\xd8', b'\xff\xda', b'IEND'
+PLAIN_STARTS, MAX_COMMENTS = (b'P1', b'P2', b'P3'), 1000  # PPM files of text; Pillow takes quadratic time for comments
 # Start of a JPEG 2000 stream: marker, length, profile, width, height, 24 bytes of offsets and tiles, components.
 JPEG2000_SIZE = re.compile(rb'\xff\x4f\xff\x51(..)..(.{4})(.{4}).{24}(..)', re.DOTALL)
 BITS_PER_SAMPLE, PHOTOMETRIC, TILE_WIDTH, TILE_HEIGHT = 258, 262, 322, 323  # TIFF tags
@@ -41,8 +43,8 @@ def open_header(content: bytes, max_pixels: int) -> Image.Image:
     """Read the header of an image file with Pillow, and refuse what would take a decoder much time or memory.
 
     Raises:
-        ValueError: If the file has none of FORMATS, more pixels than `max_pixels`, or parts that are larger than the
-            file or more than an image needs.
+        ValueError: If the file has none of FORMATS, more pixels than `max_pixels`, a side over MAX_SIDE, or parts that
+            are larger than the file or more than an image needs.
     """
     try:
         header = Image.open(Header(content), formats=FORMATS)
@@ -54,6 +56,8 @@ def open_header(content: bytes, max_pixels: int) -> Image.Image:
             raise ValueError(f'a JPEG file must have at most {MAX_SCANS} scans, got {content.count(JPEG_SCAN)}')
     elif header.format == 'PNG':
         _check_chunks(content)
+    elif content[:2] in PLAIN_STARTS and content.count(b'#') > MAX_COMMENTS:
+        raise ValueError(f'a plain PPM file must have at most {MAX_COMMENTS} comments, got {content.count(b"#")}')
     elif header.format == 'TIFF':
         sizes.append((header.tag_v2.get(TILE_WIDTH, 1), header.tag_v2.get(TILE_HEIGHT, 1)))  # type: ignore[attr-defined]
     elif header.format == 'JPEG2000':
@@ -64,6 +68,8 @@ def open_header(content: bytes, max_pixels: int) -> Image.Image:
     for width, height in sizes:
         if width * height > max_pixels:
             raise ValueError(f'an image must have at most {max_pixels} pixels, got {width} x {height}')
+        if max(width, height) > MAX_SIDE:
+            raise ValueError(f'a side of an image must have at most {MAX_SIDE} pixels, got {width} x {height}')
     return header
 
 
