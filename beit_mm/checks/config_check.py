@@ -21,6 +21,7 @@ from mmengine.utils import ManagerMixin
 from beit_mm.config.reading import unread_options
 from beit_mm.datasets.counts import describe
 from beit_mm.errors import UserError
+from beit_mm.hiding import hide_secrets
 
 from . import course, files, keys, labels
 from .dry_run import DryRun
@@ -98,7 +99,7 @@ def check_before_training(cfg: Config, num_processes: int, options: dict | None 
     errors = [problem for problem in problems if problem.is_error]
     if errors:
         for problem in errors[1:] if is_main_process() else ():
-            print(f'also: {problem}', file=sys.stderr)
+            print(f'also: {hide_secrets(str(problem))}', file=sys.stderr)
         raise ConfigMistakes(str(errors[0])) from errors[0].cause
     return problems if is_main_process() else []
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from beit_mm.text import closest
+from beit_mm.text import closest, show
 
 
 class Problem(NamedTuple):
@@ -24,7 +24,7 @@ class Problem(NamedTuple):
     def __str__(self) -> str:
         # `load_from names a checkpoint ...`: the key is the sentence's subject
         is_subject = self.sentence.startswith(('names ', 'is used by'))
-        return f'{self.key}{" " if is_subject else ": "}{self.sentence}'
+        return show(f'{self.key}{" " if is_subject else ": "}{self.sentence}')
 
 
 def warn(key: str, sentence: str) -> Problem:

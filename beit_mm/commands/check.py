@@ -65,10 +65,10 @@ def run(args: argparse.Namespace) -> None:
 
     count = 0
     for problem in find_problems(args):
-        print(f'{"error" if problem.is_error else "warning"}: {show(problem)}', flush=True)
+        print(f'{"error" if problem.is_error else "warning"}: {problem}', flush=True)
         count += problem.is_error
     mistakes = f'{count} mistake{"s" if count > 1 else ""}' if count else 'no mistakes found'
-    print(f'{args.what}: {mistakes}')
+    print(f'{show(args.what)}: {mistakes}')
     if count:
         sys.exit(1)
 

@@ -20,6 +20,7 @@ from mmengine.config import Config
 from mmengine.model import BaseModel
 from mmengine.runner import CheckpointLoader, load_checkpoint, Runner
 from mmengine.runner.checkpoint import get_torch_safe_globals
+from support import CONFIGS
 from support.hostile_weights import EXECUTING, FORMS, state_of_process
 from support.payloads import ANYWHERE, body, leave_trace, OTHER_OPCODES, program, write
 from support.tiny import TOKENIZER
@@ -95,7 +96,9 @@ WAYS = {
     'mmseg inferencer': lambda path: mmseg.apis.MMSegInferencer(segmentor(), weights=path, device='cpu'),
     'mmseg inferencer without a config': lambda path: mmseg.apis.MMSegInferencer(None, weights=path, device='cpu'),
     'convert': lambda path: list(convert(path, f'{path}.out.pth', 'timm')),
-    'tokenizer': lambda path: load_model('beit_pretrain', tokenizer=path, options={**TRUNK_OPTIONS, **TOKENIZER}),
+    'tokenizer': lambda path: load_model(
+        CONFIGS / 'beit_pretrain.py', tokenizer=path, options={**TRUNK_OPTIONS, **TOKENIZER}
+    ),
 }
 
 

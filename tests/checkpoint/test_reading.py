@@ -107,7 +107,7 @@ def test_statistics_of_a_file_do_not_become_those_of_every_buffer(tmp_path):
 @pytest.mark.parametrize('is_zip, protocol', [(True, 2), (True, 4), pytest.param(False, 2, marks=pytest.mark.long)])
 def test_large_honest_files_stay_within_the_bounds(is_zip, protocol, tmp_path):
     """Bounds grow with the file, so small tensors are the hardest."""
-    parameters = [torch.nn.Parameter(torch.full((2,), index)) for index in range(1000)]
+    parameters = [torch.nn.Parameter(torch.full((2,), float(index))) for index in range(1000)]
     groups = [dict(params=[value], name=f'blocks.{index}', lr=0.1) for index, value in enumerate(parameters)]
     optimizer = torch.optim.AdamW(groups)
     sum(value.sum() for value in parameters).backward()

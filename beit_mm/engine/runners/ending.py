@@ -185,7 +185,7 @@ def _report(error: Exception, sentence: str | None, work_dir: str | None) -> str
             else f'This is a bug of beit_mm or of a part of your config: {what}'
         )
     if path := write_traceback(text, work_dir, may_replace=is_main_process() and not _is_lost(error)):
-        print(f'(traceback in {path})', file=sys.stderr)
+        print(f'(traceback in {show(path)})', file=sys.stderr)
     print(last, file=sys.stderr, flush=True)
     return last
 
