@@ -24,7 +24,7 @@ from support import CONFIGS
 from support.hostile_weights import EXECUTING, FORMS, state_of_process
 from support.payloads import ANYWHERE, body, leave_trace, OTHER_OPCODES, program, write
 from support.tiny import TOKENIZER
-from support.tiny import TRUNK as TRUNK_OPTIONS
+from support.tiny import TRUNK as SMALL
 
 from beit_mm.apis import load_model
 from beit_mm.checkpoint import read_checkpoint
@@ -96,9 +96,7 @@ WAYS = {
     'mmseg inferencer': lambda path: mmseg.apis.MMSegInferencer(segmentor(), weights=path, device='cpu'),
     'mmseg inferencer without a config': lambda path: mmseg.apis.MMSegInferencer(None, weights=path, device='cpu'),
     'convert': lambda path: list(convert(path, f'{path}.out.pth', 'timm')),
-    'tokenizer': lambda path: load_model(
-        CONFIGS / 'beit_pretrain.py', tokenizer=path, options={**TRUNK_OPTIONS, **TOKENIZER}
-    ),
+    'tokenizer': lambda path: load_model(CONFIGS / 'beit_pretrain.py', tokenizer=path, options={**SMALL, **TOKENIZER}),
 }
 
 
