@@ -182,3 +182,27 @@ def test_what_cannot_be_sharded_is_named(tmp_path):
     strategy = prepare(tmp_path, 1)
     with pytest.raises(ValueError, match='needs a backbone with blocks, got Linear'):
         strategy._shard(torch.nn.Linear(1, 1))
+
+
+def predict_twice(rank: int, folder: Path, processes: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Losses of three steps of BEiT v2's pre-training, and features of the trunk, which KNNHook calls alone."""
+    strategy = prepare(folder, processes, dict(PRETRAINING, bottleneck=dict(early_layers=1, head_layers=2)))
+    generator = torch.Generator().manual_seed(1)
+    images, views = (torch.rand(4, 3, 32, 32, generator=generator) for _ in range(2))
+    mask = (torch.rand(4, 4, generator=generator) > 0.5).expand(4, 4, 4)
+    losses = []
+    for _ in range(3):
+        own = (part[rank::processes] for part in (images, views, mask))
+        with strategy.optim_wrapper.optim_context(strategy.model):
+            loss, _ = strategy.model.parse_losses(strategy.model(*own, mode='loss'))
+        strategy.optim_wrapper.update_params(loss)
+        losses.append(loss.detach())
+    with torch.no_grad():
+        return torch.stack(losses), strategy.model.eval().backbone(images)[-1]
+
+
+def test_two_predictions_on_shards_are_those_of_one_process(tmp_path):
+    (whole,) = together(1, tmp_path / 'one', predict_twice, tmp_path / 'one', 1)
+    first, second = together(2, tmp_path / 'two', predict_twice, tmp_path / 'two', 2)
+    torch.testing.assert_close((first[0] + second[0]) / 2, whole[0])
+    torch.testing.assert_close(first[1], whole[1], rtol=1e-3, atol=1e-4)

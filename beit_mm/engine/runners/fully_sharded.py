@@ -11,7 +11,7 @@ from mmengine.dist import is_main_process
 from mmengine.runner.checkpoint import save_checkpoint
 from torch import nn, Tensor
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard, MixedPrecisionPolicy
+from torch.distributed.fsdp import fully_shard, MixedPrecisionPolicy, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 
 from beit_mm.checkpoint.files import BACKEND
@@ -86,7 +86,13 @@ class FullyShardedStrategy(DDPStrategy):
         options = dict(mesh=mesh, reshard_after_forward=self.reshard_after_forward, ignored_params=frozen)
         for block in trunk.blocks:
             fully_shard(block, mp_policy=self.block_policy, **options)
-        fully_shard(trunk, **options)  # so that it can be called alone, as KNNHook does
+        # So that the trunk can be called alone, as KNNHook does. A class token bottleneck calls `read_blocks` instead,
+        # and then uses the trunk's norm and biases, which therefore stay gathered.
+        if getattr(model, 'bottleneck', None) is None:
+            fully_shard(trunk, **options)
+        else:
+            fully_shard(trunk, **{**options, 'reshard_after_forward': False})
+            register_fsdp_forward_method(trunk, 'read_blocks')
         fully_shard(model, **options)
         for module in model.modules():
             if any(isinstance(parameter, DTensor) for parameter in module.parameters(recurse=False)):
