@@ -72,7 +72,7 @@ class LoadImage(LoadImageFromFile):
             if self.ignore_empty:
                 return None
             reason = getattr(error, 'strerror', None) or str(error) or type(error).__name__
-            raise BadImage(str(results['img_path']), reason) from error
+            raise BadImage(str(results['img_path']), reason.partition('\n')[0]) from error
         results['img'] = image.astype(np.float32) if self.to_float32 else image
         results['img_shape'] = results['ori_shape'] = image.shape[:2]
         return results

@@ -166,7 +166,7 @@ def _set_resume(cfg: Config, resume: str | None) -> None:
         newest = find_newest(work_dir, hook)
         if newest is None:
             others = ', '.join(show(path.name) for path in sorted(work_dir.glob('*.pth'))[:5])
-            print(f'nothing to resume in {cfg.work_dir}{others and f", only {others}"}: a new training')
+            print(f'nothing to resume in {show(cfg.work_dir)}{others and f", only {others}"}: a new training')
         resume = newest and str(newest)
     if resume is None:
         return
