@@ -27,6 +27,25 @@ def test_a_timm_teacher_gives_the_projected_patch_features_of_timm(images):
     assert timm.is_model('vit_base_patch16_224.dino')  # the other name in the docstring
 
 
+def test_a_tokenizer_that_nobody_initialises_loads_its_teachers_weights_once(images, monkeypatch):
+    """As in a test of a checkpoint. Building downloads nothing."""
+    create, asked = timm.create_model, []
+
+    def count(name, pretrained=False, **options):
+        asked.append(pretrained)
+        return create(name, **options)
+
+    monkeypatch.setattr(timm, 'create_model', count)
+    teacher = TimmTeacher(
+        'vit_base_patch16_224.dino', options=dict(img_size=(32, 48), embed_dim=32, num_heads=4, depth=1)
+    )
+    tokenizer, before = make_tokenizer(teacher=teacher), teacher.trunk.blocks[0].mlp.fc1.weight.clone()
+    assert asked == [False]
+    for _ in range(2):
+        tokenizer.train().loss(images)
+    assert asked == [False, True] and not torch.equal(teacher.trunk.blocks[0].mlp.fc1.weight, before)
+
+
 def test_a_beit_teacher_gives_the_normalised_images_features(images):
     trunk = BEiT(**TINY, depth=2, out_type='featmap').eval()
     teacher = BEiTTeacher(trunk, mean=[0.5] * 3, std=[0.25] * 3)
