@@ -36,8 +36,10 @@ test_dataloader = val_dataloader
 
 max_epochs = 12
 warmup_epochs = 1
+# As in pre-training, the biases must grow quickly.
 optim_wrapper = dict(
-    optimizer=dict(lr=3e-3), paramwise_cfg=dict(layer_decay_rate=0.9))
+    optimizer=dict(lr=3e-3),
+    paramwise_cfg=dict(layer_decay_rate=0.9, custom_keys=dict(relative_position_bias_table=dict(lr_mult=10))))
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-9, by_epoch=True, begin=0, end=warmup_epochs, convert_to_iter_based=True),
     dict(type='CosineAnnealingLR', eta_min_ratio=0.01, by_epoch=True, begin=warmup_epochs, end=max_epochs,

@@ -4,6 +4,7 @@ python tools/demo [--full] [--seed N] [--work-dir FOLDER]
 """
 
 import argparse
+import importlib
 import os
 import shutil
 import signal
@@ -31,6 +32,7 @@ def main() -> None:
     os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
     os.environ.setdefault('PYTHONWARNINGS', 'ignore')
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the stages, too
+    importlib.import_module('beit_mm')  # first, as it keeps the hosts quiet
     from demonstration import Demonstration
 
     Demonstration(root, args.full, args.seed, start).run()
