@@ -33,8 +33,10 @@ class Show:
         progress = stage.read()
         done, total = progress.steps
         score, now = progress.last(stage.score), time.monotonic()
-        if done:  # what comes before the first steps tells nothing of those that follow
-            since, first = self.seen.setdefault(stage.title, (now, done))
+        # What comes before the first steps tells nothing of those that follow, and so do the steps of an older run.
+        if done and done < self.seen.get(stage.title, (now, done + 1))[1]:
+            self.seen[stage.title] = now, done
+        since, first = self.seen.get(stage.title, (now, done))
         parts = ['starts'] if not done else [f'{done} of {total} steps']
         if done and first < done < total:
             parts.append(f'{format_duration(round((now - since) / (done - first) * (total - done)))} left')
