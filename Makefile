@@ -1,4 +1,4 @@
-# make demo: train and test all four stages on scikit-learn's images, at most 15 minutes on two cores.
+# make demo: train and test all four stages on scikit-learn's images, about 20 minutes on two cores.
 # make demo-full: the same with longer trainings and higher scores, under an hour.
 # make lint: ruff and mypy. make test: the tests.
 # make test-long: the slow tests that make test leaves out, under 40 minutes on two cores.
