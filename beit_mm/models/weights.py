@@ -249,6 +249,33 @@ def describe(value: Any, own: Tensor | None = None) -> str:
     return f'{str(value.dtype).removeprefix("torch.")}, {str(value.layout).removeprefix("torch.")}, on {value.device}'
 
 
+def has_tokenizer(state_dict: dict[str, Tensor], prefix: str) -> bool:
+    """Whether a checkpoint has weights under the prefix of a tokenizer; if not, the log says so."""
+    is_there = not prefix or any(name.startswith(prefix) for name in state_dict)
+    if not is_there:
+        print_log('tokenizer: the checkpoint has none, its weights stay as they are', logger='current')
+    return is_there
+
+
+def require_tokenizer_weights(
+    own: dict[str, Tensor], state_dict: dict[str, Tensor], prefix: str, sizes: str = ''
+) -> None:
+    """Refuse partial matches with a tokenizer's own tensors: loaded in part, it returns meaningless tokens.
+
+    `sizes` are the options that the shapes follow from, for the message.
+
+    Raises:
+        WeightsMismatch: If a tensor is missing, has another shape, or is no dense tensor of real numbers.
+    """
+    for name, tensor in own.items():
+        loaded = state_dict.get(prefix + name)
+        if not (is_plain(loaded, tensor) and loaded.shape == tensor.shape):
+            raise WeightsMismatch(
+                f'the checkpoint does not fit this tokenizer: {name} must be {tuple(tensor.shape)}{sizes}, '
+                f'got {describe(loaded, tensor)}'
+            )
+
+
 def _summary(names: list[str]) -> str:
     """Names by their first part, such as `blocks (12), norm (2)`; 'none' if there are none."""
     counts = Counter(name.split('.')[0] for name in names)

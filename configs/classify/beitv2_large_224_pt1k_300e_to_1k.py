@@ -3,16 +3,9 @@
 #   tools/dist_train.sh configs/classify/beitv2_large_224_pt1k_300e_to_1k.py 8  8 GPUs x 64 images, 2 steps accumulated
 #
 # Published: 86.6 % top-1 (BEiT v2 release).
-_base_ = ['../_base_/runtime.py', '../_base_/models/beit_large_classifier.py',
-          '../_base_/datasets/imagenet_finetune.py', '../_base_/schedules/finetune_50e.py']
+_base_ = 'beitv2_large_224_pt1k_to_1k.py'
 
-model = dict(
-    backbone=dict(
-        drop_path_rate=0.2,
-        init_cfg=dict(type='Pretrained', checkpoint='checkpoints/beitv2_large_patch16_224_pt1k_300e.pth',
-                      prefix='backbone.')))
+model = dict(backbone=dict(init_cfg=dict(checkpoint='checkpoints/beitv2_large_patch16_224_pt1k_300e.pth')))
 
-train_dataloader = dict(batch_size=64)
-optim_wrapper = dict(optimizer=dict(lr=5e-4), paramwise_cfg=dict(layer_decay_rate=0.8))
+optim_wrapper = dict(optimizer=dict(lr=5e-4))
 param_scheduler = [_base_.param_scheduler[0], dict(_base_.param_scheduler[1], eta_min_ratio=1e-6 / 5e-4)]
-default_hooks = dict(checkpoint=dict(save_best='auto'))

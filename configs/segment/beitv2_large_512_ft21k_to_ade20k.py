@@ -4,13 +4,8 @@
 #   python tools/test.py configs/segment/beitv2_large_512_ft21k_to_ade20k.py FILE
 #
 # Published for beitv2_large_patch16_224_pt1k_ft21ktoade20k.pth: 57.5 % mIoU (BEiT v2 release).
-_base_ = ['../_base_/seg_runtime.py', '../_base_/models/beit_large_upernet.py',
-          '../_base_/datasets/ade20k.py', '../_base_/schedules/ade20k_160k.py']
+_base_ = 'beitv2_large_512_pt1k_to_ade20k.py'
 
-model = dict(
-    backbone=dict(
-        layer_scale_init_value=1e-6,
-        init_cfg=dict(type='Pretrained', checkpoint='checkpoints/beitv2_large_patch16_224_pt1k_ft21k.pth',
-                      prefix='backbone.')))
+model = dict(backbone=dict(init_cfg=dict(checkpoint='checkpoints/beitv2_large_patch16_224_pt1k_ft21k.pth')))
 
-optim_wrapper = dict(optimizer=dict(lr=3e-5), paramwise_cfg=dict(layer_decay_rate=0.9))
+optim_wrapper = dict(optimizer=dict(lr=3e-5))

@@ -83,7 +83,7 @@ def test(args: Namespace) -> None:
             if 'pipeline' in node:
                 node['pipeline'] = cfg.tta_pipeline
     if args.out is not None and not is_mmseg and not args.out.endswith(('.pkl', '.pickle')):
-        raise UserError(f'--out of a classifier must be a .pkl file, got {args.out}; beit_mm classify writes tables')
+        raise UserError(f'--out of a classifier must be a .pkl file, got {args.out}; beit-mm classify writes tables')
     # As in the hosts' tools: a folder of label maps in MMSegmentation, a file of all predictions in MMPretrain.
     if args.out is not None and is_mmseg:
         metrics = [part for _, part in entries(cfg, 'test_evaluator') if WRITES_MAPS.search(str(part.get('type')))]

@@ -14,7 +14,7 @@ from torch import nn, Tensor
 from torch.nn import functional as F
 
 from beit_mm.errors import UserError
-from beit_mm.models.weights import describe, is_plain, naming_checkpoint, WeightsMismatch
+from beit_mm.models.weights import has_tokenizer, naming_checkpoint, require_tokenizer_weights
 from beit_mm.registry import MODELS
 
 STRIDE = 8  # three poolings by two
@@ -268,13 +268,12 @@ def codebook_use(counts: Tensor) -> dict[str, Tensor]:
 
 
 def _check_tokenizer_weights(module: DiscreteVAE, state_dict: dict[str, Tensor], prefix: str, *_) -> None:
-    """Pre-load hook: refuse partial matches, because a tokenizer that is loaded in part returns meaningless tokens.
+    """Pre-load hook, see require_tokenizer_weights.
 
     A checkpoint of the encoder alone (OpenAI's encoder.pkl) is enough to encode. One without any tokenizer changes
     nothing.
     """
-    if prefix and not any(key.startswith(prefix) for key in state_dict):
-        print_log('tokenizer: the checkpoint has none, its weights stay as they are', logger='current')
+    if not has_tokenizer(state_dict, prefix):
         return
     if f'{prefix}blocks.input.w' in state_dict:  # MMPretrain distributes the encoder without its prefix
         for name in [name for name in state_dict if name.startswith(f'{prefix}blocks.')]:
@@ -282,14 +281,10 @@ def _check_tokenizer_weights(module: DiscreteVAE, state_dict: dict[str, Tensor],
     decoder_names = [name for name in state_dict if name.startswith(f'{prefix}decoder.')]
     if not decoder_names:
         print_log('tokenizer: the checkpoint has no decoder, so tokens cannot be decoded', logger='current')
-    for name, tensor in module.state_dict().items():
-        loaded = state_dict.get(prefix + name)
-        is_used = name.startswith(('encoder.', 'decoder.') if decoder_names else 'encoder.')
-        if is_used and not (is_plain(loaded, tensor) and loaded.shape == tensor.shape):
-            raise WeightsMismatch(
-                f'the checkpoint does not fit this tokenizer: {name} must be {tuple(tensor.shape)} '
-                f'(vocab_size={module.vocab_size}, in_channels={module.in_channels}), got {describe(loaded, tensor)}'
-            )
+    used = ('encoder.', 'decoder.') if decoder_names else ('encoder.',)
+    own = {name: tensor for name, tensor in module.state_dict().items() if name.startswith(used)}
+    sizes = f' (vocab_size={module.vocab_size}, in_channels={module.in_channels})'
+    require_tokenizer_weights(own, state_dict, prefix, sizes)
     module.has_encoder = True
     # Biases are zero until the first update, so a decoder whose biases are all zero was never trained.
     module.has_decoder = any(bool(state_dict[name].any()) for name in decoder_names if name.endswith('.b'))

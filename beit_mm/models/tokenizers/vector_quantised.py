@@ -4,14 +4,13 @@ from functools import partial
 
 import torch
 from mmengine.dist import all_gather, all_reduce, broadcast, is_main_process
-from mmengine.logging import print_log
 from mmengine.model import BaseModel
 from torch import nn, Tensor
 from torch.nn import functional as F
 
 from beit_mm.errors import UserError
 from beit_mm.models.backbones.beit import BEiT
-from beit_mm.models.weights import CODES, describe, is_plain, naming_checkpoint, WeightsMismatch
+from beit_mm.models.weights import CODES, has_tokenizer, naming_checkpoint, require_tokenizer_weights, WeightsMismatch
 from beit_mm.registry import build_part, MODELS
 
 from .discrete_vae import codebook_use
@@ -263,9 +262,8 @@ def _drop_teacher(module: VectorQuantisedTokenizer, state_dict: dict[str, Tensor
 
 
 def _check_weights(module: VectorQuantisedTokenizer, state_dict: dict[str, Tensor], prefix: str, *_) -> None:
-    """Pre-load hook: refuse partial matches, because a tokenizer that is loaded in part returns meaningless tokens."""
-    if prefix and not any(name.startswith(prefix) for name in state_dict):
-        print_log('tokenizer: the checkpoint has none, its weights stay as they are', logger='current')
+    """Pre-load hook: see require_tokenizer_weights. What released files hold beside the tokenizer is left out."""
+    if not has_tokenizer(state_dict, prefix):
         return
     if f'{prefix}{CODES}' not in state_dict:
         trunk = next(
@@ -274,14 +272,9 @@ def _check_weights(module: VectorQuantisedTokenizer, state_dict: dict[str, Tenso
         raise WeightsMismatch(f'the checkpoint does not fit this tokenizer: it has no {CODES}{trunk}')
     for name in [name for name in state_dict if name.startswith(tuple(prefix + part for part in LEFT_OUT))]:
         del state_dict[name]
-    for name, tensor in module.state_dict().items():
-        loaded = state_dict.get(prefix + name)
-        is_resized = name.endswith(('grid_size', 'pos_embed'))  # by the trunks
-        if not is_resized and not (is_plain(loaded, tensor) and loaded.shape == tensor.shape):
-            raise WeightsMismatch(
-                f'the checkpoint does not fit this tokenizer: {name} must be {tuple(tensor.shape)}, '
-                f'got {describe(loaded, tensor)}'
-            )
+    resized = ('grid_size', 'pos_embed')  # by the trunks
+    own = {name: tensor for name, tensor in module.state_dict().items() if not name.endswith(resized)}
+    require_tokenizer_weights(own, state_dict, prefix)
     if module.teacher is not None:
         state_dict.update({f'{prefix}teacher.{name}': value for name, value in module.teacher.state_dict().items()})
     module.has_encoder = bool(state_dict[f'{prefix}quantize.embedding.initted'].all())
