@@ -7,7 +7,6 @@ import argparse
 import importlib
 import os
 import shutil
-import signal
 import sys
 import tempfile
 import time
@@ -31,7 +30,6 @@ def main() -> None:
     # Threads that spin while they wait would take the time of the other processes. OpenMP reads it when it is loaded.
     os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
     os.environ.setdefault('PYTHONWARNINGS', 'ignore')
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the stages, too
     importlib.import_module('beit_mm')  # first, as it keeps the hosts quiet
     from demonstration import Demonstration
 

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -23,6 +24,8 @@ PAGE_INTERVAL = 10.0  # seconds
 # Stages that run at the same time; each has its share of the cores.
 ROUNDS = (('tokenizer', 'finetune_from_random'), ('pretrain',), ('finetune',), ('segment',))
 CORES = len(os.sched_getaffinity(0))
+# What interrupts the demonstration, and what a process of a stage does by default.
+SIGNALS = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
 
 
 class Demonstration:
@@ -40,9 +43,11 @@ class Demonstration:
         self.stages = make_stages(root, full, seed)
         self.pictures: dict[str, Path] = {}
         self.processes: list[multiprocessing.Process] = []
+        self.is_interrupted = False
 
     def run(self) -> None:
         """Run all; an interruption ends the processes, whose trainings save their checkpoints."""
+        _handle_signals(dict.fromkeys(SIGNALS, self._note_interruption))
         try:
             self._run()
         finally:
@@ -100,17 +105,39 @@ class Demonstration:
                 sys.exit(f'{text}\n{stage.title} failed; all of it: {stage.log}')
 
     def _start(self, function: Callable, *args: object) -> multiprocessing.Process:
-        process = multiprocessing.get_context('fork').Process(target=function, args=args)
+        process = multiprocessing.get_context('fork').Process(target=_run_in_child, args=(function, *args))
         process.start()
         self.processes.append(process)
         return process
 
-    @staticmethod
-    def _wait(running: dict[str, multiprocessing.Process], look: Callable[[], None] = lambda: None) -> None:
-        while any(process.is_alive() for process in running.values()):
+    def _wait(self, running: dict[str, multiprocessing.Process], look: Callable[[], None] = lambda: None) -> None:
+        while any(process.is_alive() for process in running.values()) and not self.is_interrupted:
             look()
             time.sleep(1)
+        if self.is_interrupted:
+            raise KeyboardInterrupt
         look()
+
+    def _note_interruption(self, number: int, frame: object) -> None:
+        """Only notes it: an exception raised here is lost when Python is within a destructor or a callback."""
+        self.is_interrupted = True
+        signal.signal(number, signal.default_int_handler)  # a second one ends at once
 
     def _write_page(self, state: str, table: list[Row] = ()) -> None:
         write_page(self.root / 'index.html', list(self.stages.values()), self.pictures, table, state)
+
+
+def _handle_signals(handlers: dict[signal.Signals, Callable]) -> None:
+    """Set handlers of signals that are not ignored, as they are under nohup."""
+    for number, handler in handlers.items():
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, handler)
+
+
+def _run_in_child(function: Callable, *args: object) -> None:
+    """Run it with the default handlers, so that `terminate` ends it; an interruption needs no traceback."""
+    _handle_signals(SIGNALS)
+    try:
+        function(*args)
+    except KeyboardInterrupt:
+        sys.exit(130)
