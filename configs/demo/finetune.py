@@ -34,7 +34,7 @@ val_dataloader = dict(
     dataset=dict(**dataset, pipeline=[dict(type='beit_mm.LoadImage'), dict(type='PackInputs')]))
 test_dataloader = val_dataloader
 
-max_epochs = 12
+max_epochs = 9
 warmup_epochs = 1
 # As in pre-training, the biases must grow quickly.
 optim_wrapper = dict(

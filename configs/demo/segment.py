@@ -13,7 +13,7 @@ crop_size = (96, 96)
 model = dict(
     data_preprocessor=dict(size=crop_size, test_cfg=dict(size=crop_size)),
     backbone=dict(img_size=96, embed_dim=width, depth=4, num_heads=4, drop_path_rate=0.0, out_indices=[0, 1, 2, 3],
-                  init_cfg=dict(checkpoint='work_dirs/demo/finetune/epoch_12.pth')),
+                  init_cfg=dict(checkpoint='work_dirs/demo/finetune/epoch_9.pth')),
     neck=dict(embed_dim=width),
     decode_head=dict(in_channels=[width] * 4, channels=64, num_classes=num_classes),
     auxiliary_head=dict(in_channels=width, channels=32, num_classes=num_classes),
@@ -48,7 +48,7 @@ val_dataloader = dict(
     dataset=dict(**dataset, pipeline=test_pipeline))
 test_dataloader = val_dataloader
 
-max_iters = 1200
+max_iters = 1050
 optim_wrapper = dict(
     optimizer=dict(lr=3e-3),
     paramwise_cfg=dict(layer_decay_rate=0.9, custom_keys=dict(relative_position_bias_table=dict(lr_mult=10))))

@@ -22,7 +22,7 @@ from support.recipes import shrink, SMALL_SCENES, SMALL_VIEWS
 from support.tools import run, run_here
 
 # Names on the pages that stand for the reader's own paths.
-PLACEHOLDERS = dict(IN='work_dirs/demo/finetune/epoch_12.pth', OUT='work_dirs/converted', LAYOUT='timm')
+PLACEHOLDERS = dict(IN='work_dirs/demo/finetune/epoch_9.pth', OUT='work_dirs/converted', LAYOUT='timm')
 REFERENCE = ROOT / 'tests' / 'reference' / 'data'
 
 

@@ -20,6 +20,8 @@ from support import CONFIGS, ROOT
 from support.digits import CLASSES, make_digits, write_classification, write_segmentation
 from support.tools import import_tool, tool
 
+from beit_mm.models import DiscreteVAE
+
 digit_pictures = import_tool('demo', 'digit_pictures')
 TINY = dict(size=64, limit=5)  # per class four digits to training, one to validation
 SCENES = dict(TINY, num_train=30, num_val=10)
@@ -246,3 +248,9 @@ def test_an_interrupted_demonstration_goes_on_and_ends_with_a_table_pictures_and
     assert 'Finished.' in page and page.count('<svg') >= 8 and page.count('<img') >= 8
     made = json.loads((root / 'models' / 'models.json').read_text())
     assert sum(file['bytes'] for file in made['files'].values()) < 5e6
+
+
+def test_tokens_in_bfloat16_are_compared_with_those_in_float32(folder):
+    tokenizer = DiscreteVAE(vocab_size=16, n_hid=8, n_init=8, blocks_per_group=1).eval()
+    paths = sorted((folder / 'imagenet').rglob('*.jpg'))[:4]
+    assert 0.5 < import_tool('demo', 'figures').bfloat16_agreement(tokenizer, paths) <= 1

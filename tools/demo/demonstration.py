@@ -15,6 +15,7 @@ import mmseg.datasets  # noqa: F401
 import torch.utils.tensorboard  # noqa: F401
 from figures import DATA, draw_data, draw_results, Row, score_rows, time_row
 from make_digits import write_classification, write_segmentation
+from mmengine.logging import MMLogger
 from page import write_page
 from progress import Show
 from small_models import write_small_models
@@ -66,6 +67,7 @@ class Demonstration:
         for names in ROUNDS:
             self._train([name for name in names if not self.stages[name].is_done])
         self._write_page('Drawing.')
+        MMLogger.get_current_instance().setLevel('WARNING')  # which weights are loaded is in the trainings' logs
         self.pictures = draw_results(self.stages, self.root) | self.pictures
         rows = score_rows(self.stages, self.full)
         write_small_models(self.root / 'models', self.stages, rows, self.seed)

@@ -10,6 +10,7 @@ from stages import Stage
 
 from beit_mm.apis import load_model, reconstruct
 from beit_mm.engine.optimizers.autocast_wrapper import computes_in_bfloat16
+from beit_mm.models import DiscreteVAE
 from beit_mm.visualization import draw_reconstructions, segmentation_panel
 from beit_mm.visualization.sheets import stack_rows
 
@@ -42,7 +43,8 @@ def score_rows(stages: dict[str, Stage], full: bool) -> list[Row]:
         ('scenes, mIoU, %', f'at least {least_miou}', *_verdict(score('segment', 'mIoU'), least_miou)),
     ]
     if computes_in_bfloat16('cpu'):
-        share = 100 * bfloat16_agreement(stages['pretrain'])
+        tokenizer = load_model(str(stages['tokenizer'].config), str(stages['tokenizer'].checkpoint), device='cpu')
+        share = 100 * bfloat16_agreement(tokenizer, _digits())
         rows.insert(2, ('tokens equal in bfloat16 and float32, %', '', f'{share:.1f}', ''))
     return rows
 
@@ -57,15 +59,14 @@ def _verdict(figure: float, aim: float, below: bool = False) -> tuple[str, str]:
 
 
 @torch.no_grad()
-def bfloat16_agreement(pretrain: Stage) -> float:
-    """Share of visual tokens of validation images that the tokenizer gives in bfloat16 as in float32, 0 to 1."""
-    model = load_model(str(pretrain.config), str(pretrain.checkpoint), device='cpu')
-    images = [np.asarray(Image.open(path).resize((48, 48), Image.LANCZOS)) for path in _digits()]
+def bfloat16_agreement(tokenizer: DiscreteVAE, paths: list[Path]) -> float:
+    """Share of visual tokens of images that the tokenizer gives in bfloat16 as in float32, 0 to 1."""
+    images = [np.asarray(Image.open(path).resize((48, 48), Image.LANCZOS)) for path in paths]
     views = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2) / 255
     tokens = []
-    for dtype in (torch.float32, torch.bfloat16):
-        model.target.tokenizer.encode_dtype = dtype
-        tokens.append(model.target.tokenizer.encode(views))
+    for dtype in ('float32', 'bfloat16'):
+        tokenizer.encode_dtype = dtype
+        tokens.append(tokenizer.encode(views))
     return (tokens[0] == tokens[1]).float().mean().item()
 
 
