@@ -1,7 +1,7 @@
 # The tiny BEiT under UperNet on scenes of digits over photographs: background and ten digits. Part of `make demo`.
 # It starts from the weights fine-tuned on single digits, the paper's intermediate fine-tuning (section 3.2).
 #
-#   python tools/train.py configs/demo/segment.py    1 process x 16 images
+#   python tools/train.py configs/demo/segment.py    1 process x 8 images
 #
 # No published score.
 _base_ = '../beit_segment.py'
@@ -31,7 +31,7 @@ dataset = dict(
     reduce_zero_label=True,
     metainfo=dict(classes=['background', *(f'digit {digit}' for digit in range(10))], palette=palette))
 train_dataloader = dict(
-    batch_size=16,
+    batch_size=8,
     num_workers=1,
     dataset=dict(
         **dataset,
@@ -40,7 +40,6 @@ train_dataloader = dict(
             dict(type='beit_mm.LoadAnnotations', num_classes=num_classes),
             dict(type='RandomResize', scale=(384, 96), ratio_range=(0.9, 1.3), keep_ratio=True),
             dict(type='beit_mm.RandomCrop', crop_size=crop_size),
-            dict(type='beit_mm.PhotoMetricDistortion'),
             dict(type='beit_mm.PackSegInputs')
         ]))
 val_dataloader = dict(
@@ -48,12 +47,12 @@ val_dataloader = dict(
     dataset=dict(**dataset, pipeline=test_pipeline))
 test_dataloader = val_dataloader
 
-max_iters = 1050
+max_iters = 1500
 optim_wrapper = dict(
     optimizer=dict(lr=3e-3),
     paramwise_cfg=dict(layer_decay_rate=0.9, custom_keys=dict(relative_position_bias_table=dict(lr_mult=10))))
 param_scheduler = [
-    dict(type='LinearLR', start_factor=1e-6, by_epoch=False, begin=0, end=40),
+    dict(type='LinearLR', start_factor=1e-6, by_epoch=False, begin=0, end=80),
     dict(type='PolyLR', power=1.0, eta_min=0.0, by_epoch=False, begin=0, end=max_iters),
 ]
 train_cfg = dict(max_iters=max_iters, val_interval=max_iters)

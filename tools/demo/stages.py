@@ -17,7 +17,7 @@ from beit_mm.errors import UserError
 from beit_mm.visualization.report.logs import current_training, Curve, read_curves, read_sessions, Session
 
 TRUNK = 'model.backbone.init_cfg.checkpoint'
-LONG = dict(tokenizer=(2000, 60), pretrain=(45, 3), finetune=(24, 2), segment=(1500, 100))  # and the warm-ups
+LONG = dict(tokenizer=(2000, 60), pretrain=(45, 3), finetune=(24, 2), segment=(3000, 200))  # and the warm-ups
 TOKENIZER = 'model.target.tokenizer.init_cfg.checkpoint'
 
 
