@@ -61,9 +61,12 @@ def blame(
         if match := re.search(r"multiple values for(?: keyword)? argument '(\w+)'", text):
             return Problem(f'{key}.{match[1]}', f'{label} sets it by itself; remove it')
         if match := re.search(r"unexpected(?: keyword)? argument '(\w+)'", text):
-            return _unknown_argument(match[1], text, key, part, cls, registry, cfg, root)
+            return _unknown_argument(match[1], text, key, cls, registry, cfg, frames[0][0])
         if match := re.search(r"missing \d+ required .*arguments?: '(\w+)'", text):
             return Problem(key, f'{label} needs the argument {match[1]}; add it')
+        match = re.search(r'\*\*(\w+)', source)
+        if 'after ** must be a mapping' in text and match and match[1] in part:
+            return Problem(f'{key}.{match[1]}', f'must be a dict, got {part[match[1]]!r}')
     can_run = not (isinstance(error, (ImportError, NotImplementedError, MemoryError)) or CANNOT_RUN.search(text))
     callers = ' '.join(_source(frames[at:]) for at in range(min(2, len(frames))))
     full = _find_argument(text, callers, cfg, key if part else key.rpartition('.')[0] or key)
@@ -176,8 +179,9 @@ def _find_argument(text: str, source: str, cfg: dict, key: str) -> str:
 
 
 def _arguments(cfg: dict, key: str) -> Iterator[tuple[str, str, Any]]:
-    """Key, name and value of all arguments of a part, then of the others that a step reads."""
-    for section in (key, 'model', 'train_dataloader', 'val_dataloader', 'optim_wrapper'):
+    """Key, name and value of all arguments of a part, then of the others that a step or an evaluation reads."""
+    training = () if key.startswith(('val_', 'test_')) else ('train_dataloader',)
+    for section in (key, 'model', *training, 'val_dataloader', 'optim_wrapper'):
         for node_key, node in walk(get(cfg, section), section):
             yield from ((f'{node_key}.{name}', name, value) for name, value in node.items() if name != 'type')
 
@@ -268,12 +272,17 @@ def accepted_arguments(cls: Any) -> set[str]:
 
 
 def _unknown_argument(
-    name: str, text: str, key: str, part: dict, cls: Any, registry: Registry | None, cfg: dict, root: str
+    name: str, text: str, key: str, cls: Any, registry: Registry | None, cfg: dict, frame: FrameType
 ) -> Problem:
-    function = re.match(r'(\w+)\(\)', text)
-    if name not in part and function:  # not the part's own: of a function that it calls
-        cls = getattr(torch.nn.utils, function[1], cls)
-        key = next((node_key for node_key, node in walk(cfg.get(root), root) if name in node), key)
+    part = get(cfg, key)
+    part = part if isinstance(part, dict) else {}
+    if name not in part:  # not the part's own: of a class or function that it calls, such as by `bottleneck`
+        callee = re.split(r'\.__init__|\(', text)[0]
+        values = [*frame.f_locals.values(), *frame.f_globals.values(), getattr(torch.nn.utils, callee, None)]
+        cls = next((value for value in values if getattr(value, '__name__', None) == callee), cls)
+        roots = key, key.split('.')[0]
+        places = [inner for root in roots for inner, node in walk(get(cfg, root), root) if name in node]
+        key, registry = (places or [key])[0], None if places else registry
     label = getattr(cls, '__name__', text.split('.')[0])
     arguments = {argument for argument in part if argument not in ('type', '_scope_')}
     if registry is not None and inspect.isclass(cls):

@@ -2,6 +2,7 @@
 
 import logging
 import random
+import re
 import sys
 import warnings
 from collections.abc import Iterable, Iterator
@@ -67,16 +68,17 @@ def check_config(
         problems += _guarded(run.check)
         problems += _guarded(course.check_course, plain, run.model, is_training)
         problems += _guarded(course.check_batch, plain, num_processes, cfg.text)
-        problems += _guarded(labels.check_labels, plain, run.model, run.drawn)
+        problems += _guarded(labels.check_labels, plain, run.model, run.listed, run.drawn.get('train_dataloader'))
         problems += _guarded(files.check_weights, plain, run.model)
         if counts is not None:
             with suppress(Exception):  # a data set that describe does not know
-                counts.update({key: describe(drawn.dataset) for key, drawn in run.drawn.items() if drawn.is_real})
+                counts.update({key: describe(each.dataset) for key, each in run.listed.items() if each.is_real})
     unread = {problem.key for problem in problems if problem.sentence.startswith(keys.UNREAD)}
     problems = [each for each in problems if each.key not in unread or each.sentence.startswith(keys.UNREAD)]
     once = {(problem.key, problem.sentence): problem for problem in problems[::-1]}
-    # What a loss says of a label comes after the sentence that says where the label is set.
-    return sorted(list(once.values())[::-1], key=lambda each: (not each.is_error, 'is out of bounds' in each.sentence))
+    # What a loss or a step of a pipeline says of a label comes after the sentence that says where the label is set.
+    later = re.compile('is out of bounds|must have labels')
+    return sorted(list(once.values())[::-1], key=lambda each: (not each.is_error, bool(later.search(each.sentence))))
 
 
 def _guarded(check, *arguments) -> Iterator[Problem]:

@@ -20,7 +20,7 @@ from .blame import blame, other_values
 from .course import on_cpu
 from .labels import check_losses, runs_on_gpus_only
 from .problems import Problem, suggest
-from .samples import collate, cut, cut_size, draw, Drawn, NotChecked, sides
+from .samples import collate, cut, cut_size, draw, list_images, Listed, NotChecked, sides
 from .small_parts import make_parts_small, pretend_to_be_trained
 
 MAX_TRIALS = 6  # of other numbers, in search of a mend
@@ -70,7 +70,8 @@ class DryRun:
 
     Attributes:
         model: the whole model on the meta device; None if it cannot be built there.
-        drawn: a sample of every loader in use, as far as there is one.
+        listed: the data set of every loader in use, as far as it can be built.
+        drawn: a sample of each, as far as there is one.
     """
 
     def __init__(
@@ -82,7 +83,8 @@ class DryRun:
         self.folder = folder
         self.may_mend = may_mend
         self.model: nn.Module | None = None
-        self.drawn: dict[str, Drawn] = {}
+        self.listed: dict[str, Listed] = {}
+        self.drawn: dict[str, Any] = {}
         self.scores: list[str] = []  # names of those that the metrics give
         self.cuts: dict[int, int] = {}  # sides of windows in the small copy and the config's
         self._built: tuple[int, nn.Module] | None = None
@@ -97,7 +99,7 @@ class DryRun:
         is_for_cpus = not any(map(runs_on_gpus_only, self.model.modules()))
         if isinstance(self.cfg.get('optim_wrapper'), dict) and is_for_cpus:
             problems = self._at_any_size(partial(self._step, drawn), sides(drawn)[: None if self.may_mend else 1])
-        if self.may_mend and drawn and problems and problems[0].is_error:
+        if self.may_mend and drawn is not None and problems and problems[0].is_error:
             problems[0] = self._mend(problems[0])
         yield from problems
         evaluation = []
@@ -155,7 +157,8 @@ class DryRun:
             source = {name: self.cfg[loader].get(name) for name in ('dataset', 'collate_fn')}
             if source not in sources:  # a test may be on the validation's images
                 with self._catch(problems, loader):
-                    self.drawn[loader] = draw(self.cfg, loader, self.folder, loader in self.lists)
+                    self.listed[loader] = list_images(self.cfg, loader, self.folder, loader in self.lists)
+                    self.drawn[loader] = draw(self.cfg, self.listed[loader])
                     sources.append(source)
         return problems
 
@@ -173,7 +176,7 @@ class DryRun:
                 return Problem(key, f'{problem.sentence}; set {name}={value}')
         return problem
 
-    def _step(self, drawn: Drawn | None, side: int) -> list[Problem]:
+    def _step(self, sample: Any, side: int) -> list[Problem]:
         """The optimizer with its schedules, and a step on a sample if there is one."""
         problems: list[Problem] = []
         with self._catch(problems, 'model'):
@@ -189,9 +192,9 @@ class DryRun:
         for key, schedule in entries(self.cfg, 'param_scheduler'):
             with self._catch(problems, key):
                 PARAM_SCHEDULERS.build(dict(schedule), default_args=dict(optimizer=wrapper, epoch_length=100))
-        if drawn:
+        if sample is not None:
             with self._catch(problems, 'optim_wrapper', _owners(model)):
-                batch = collate(self.cfg, 'train_dataloader', cut(drawn.sample, side), self._num_images())
+                batch = collate(self.cfg, 'train_dataloader', cut(sample, side), self._num_images())
                 model.train_step(batch, wrapper)
         return problems
 
@@ -250,9 +253,9 @@ class DryRun:
     def _predict(self, loader: str, evaluator: str, side: int) -> list[Problem]:
         """A prediction and its metrics."""
         problems: list[Problem] = []
-        drawn, owners = self.drawn[loader], dict[int, str]()
+        owners = dict[int, str]()
         with self._catch(problems, 'model', owners):
-            batch = collate(self.cfg, loader, cut(drawn.sample, side), 1)
+            batch = collate(self.cfg, loader, cut(self.drawn[loader], side), 1)
             model = self._small_model(side).eval()
             owners.update(_owners(model))
             with torch.no_grad():
@@ -260,7 +263,7 @@ class DryRun:
         for key, node in () if problems else entries(self.cfg, evaluator):
             with self._catch(problems, key, owners):
                 metric = METRICS.build(copy.deepcopy(node))
-                metric.dataset_meta = getattr(drawn.dataset, 'metainfo', None)
+                metric.dataset_meta = getattr(self.listed[loader].dataset, 'metainfo', None)
                 owners[id(metric)] = key
                 metric.process(batch, [output if isinstance(output, dict) else output.to_dict() for output in outputs])
                 prefix = f'{metric.prefix}/' if metric.prefix else ''

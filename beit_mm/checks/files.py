@@ -1,7 +1,6 @@
 """Files that a config names: data folders, annotation files, shards, checkpoints and the names of weights in them."""
 
 import inspect
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from beit_mm.config.parts import entries, walk
 from beit_mm.datasets.listing import iterate_files, LeftOut, name_suffixes
 from beit_mm.datasets.webdataset import expand_shards
 from beit_mm.errors import UserError
+from beit_mm.models.layout import first_words
 from beit_mm.models.weight_layouts import find_layouts
 from beit_mm.text import hint_at_path, show
 
@@ -157,7 +157,7 @@ def check_weights(cfg: dict, model: nn.Module | None) -> Iterator[Problem]:
             continue
         names = _our_names(path)
         if names is not None and not any(name.startswith(f'{prefix.rstrip(".")}.') for name in names):
-            held = _prefixes(names)
+            held = first_words(names)
             mend = f"it holds {', '.join(held[:4])}; name another file, or prefix=None for a trunk's own"
             yield Problem(f'{key}.prefix', f'{prefix} is not in {path}; {suggest(prefix, held, mend)}')
     path = cfg.get('load_from')
@@ -165,15 +165,9 @@ def check_weights(cfg: dict, model: nn.Module | None) -> Iterator[Problem]:
         return
     names = _our_names(path)
     if names is not None and not set(model.state_dict()) & {name.removeprefix('module.') for name in names}:
-        listing = ', '.join(_prefixes(names)[:4]) or 'other names'
+        listing = ', '.join(first_words(names)[:4]) or 'other names'
         what = f'{path} holds no tensor of this {type(model).__name__}'
         yield Problem('load_from', f'{what}, it holds {listing}; name a checkpoint of this model')
-
-
-def _prefixes(names: set[str]) -> list[str]:
-    """First words of names, the most frequent first."""
-    counts = Counter(name.split('.')[0] for name in sorted(names) if '.' in name)
-    return [f'{word}.' for word, _ in counts.most_common()]
 
 
 def _our_names(checkpoint: str) -> set[str] | None:

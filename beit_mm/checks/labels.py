@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from mmengine.device import get_device
@@ -20,7 +21,7 @@ from beit_mm.errors import UserError
 
 from .blame import find_class, nearest
 from .problems import Problem, warn
-from .samples import Drawn
+from .samples import Listed
 
 IGNORED = 255  # by default, in MMSegmentation
 MAX_LABELS = 100  # label maps of a data set, from its whole length
@@ -67,8 +68,10 @@ def _losses(head: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             yield from ((f'{name}.{part}'.rstrip('.'), loss) for part, loss in child.named_modules())
 
 
-def check_labels(cfg: dict, model: nn.Module | None, drawn: dict[str, Drawn]) -> Iterator[Problem]:
-    """Class counts and ignored labels of heads, of the data sets that are there, and of metrics."""
+def check_labels(cfg: dict, model: nn.Module | None, listed: dict[str, Listed], drawn: Any) -> Iterator[Problem]:
+    """Class counts and ignored labels of heads, of the data sets that are there, and of metrics; sizes of images, of a
+    training sample `drawn`.
+    """
     if model is None:
         return
     parts = {f'model.{name}': module for name, module in model.named_modules()}
@@ -87,7 +90,7 @@ def check_labels(cfg: dict, model: nn.Module | None, drawn: dict[str, Drawn]) ->
         if isinstance(size, int) and node.get('vocab_size', size) != size:
             sentence = f"must be the tokenizer's {size}, got {node['vocab_size']}; set vocab_size={size}"
             yield Problem(f'{key}.vocab_size', sentence, is_error=node['vocab_size'] < size)
-    yield from _check_sizes(cfg, drawn.get('train_dataloader'))
+    yield from _check_sizes(cfg, drawn)
     if main is None:
         return
     ignored = getattr(parts[main], 'ignore_index', None)
@@ -95,8 +98,8 @@ def check_labels(cfg: dict, model: nn.Module | None, drawn: dict[str, Drawn]) ->
         yield from _check_ignored(cfg, [key for key in heads if key != main], main, ignored)
     zeros: dict[bool, str] = {}
     classes: dict[str, tuple] = {}
-    for loader, sample in drawn.items():
-        key, dataset = f'{loader}.dataset', sample.dataset
+    for loader, images in listed.items():
+        key, dataset = f'{loader}.dataset', images.dataset
         if isinstance(dataset, BaseSegDataset):
             zero = bool(dataset.reduce_zero_label)
             if zeros and zero not in zeros:
@@ -108,7 +111,7 @@ def check_labels(cfg: dict, model: nn.Module | None, drawn: dict[str, Drawn]) ->
                 what = f"reduce_zero_label makes of 0 in MMSegmentation's LoadAnnotations of {loader}"
                 mend = f'use beit_mm.LoadAnnotations with ignore_index={ignored} there'
                 yield Problem(f'{main}.ignore_index', f'must be {IGNORED}, which {what}, got {ignored}; or {mend}')
-        if sample.is_real:
+        if images.is_real:
             yield from _check_values(dataset, key, main, heads[main], ignored)
             if isinstance(dataset, CustomDataset) and not dataset.ann_file:
                 classes[key] = tuple(dataset.metainfo.get('classes') or ())
@@ -145,14 +148,14 @@ def _own_loading(cfg: dict, loader: str) -> Iterator[str]:
             yield key
 
 
-def _check_sizes(cfg: dict, drawn: Drawn | None) -> Iterator[Problem]:
+def _check_sizes(cfg: dict, sample: Any) -> Iterator[Problem]:
     """Training images against the trunk's training size and the preprocessor's padding."""
-    if drawn is None or not isinstance(drawn.sample, dict) or not isinstance(drawn.sample.get('inputs'), Tensor):
+    if not isinstance(sample, dict) or not isinstance(sample.get('inputs'), Tensor):
         return
-    images = drawn.sample['inputs']
+    images = sample['inputs']
     height, width = images.shape[-2:]
     for _, node in walk(cfg['train_dataloader'], ''):  # small images are padded to it later
-        if 'gt_sem_seg' in drawn.sample.get('data_samples', ()) and isinstance(node.get('crop_size'), (list, tuple)):
+        if 'gt_sem_seg' in sample.get('data_samples', ()) and isinstance(node.get('crop_size'), (list, tuple)):
             height, width = node['crop_size']
     for key in ('model.backbone.img_size', 'model.data_preprocessor.size'):
         size = get(cfg, key)

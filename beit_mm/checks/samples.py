@@ -37,16 +37,25 @@ class NotChecked(Exception):
         self.problem = problem
 
 
-class Drawn(NamedTuple):
-    """A sample of a loader, through its pipeline."""
+class Listed(NamedTuple):
+    """A loader's innermost data set.
 
-    sample: Any
-    dataset: Dataset  # the innermost
-    is_real: bool  # whether the data set has listed its images and the sample is one of them
+    Attributes:
+        key: where its config stands.
+        steps: of its pipeline.
+        infos: what it knows of its first images, or of a random one.
+        is_real: whether it has listed its images.
+    """
+
+    key: str
+    dataset: Dataset
+    steps: list
+    infos: list
+    is_real: bool
 
 
-def draw(cfg: dict, loader: str, folder: Path, may_list: bool) -> Drawn:
-    """One sample of a loader's innermost data set through its pipeline; NotChecked if there is none.
+def list_images(cfg: dict, loader: str, folder: Path, may_list: bool) -> Listed:
+    """Build a loader's innermost data set and its pipeline; NotChecked if that fails.
 
     Args:
         cfg: the whole config.
@@ -64,16 +73,20 @@ def draw(cfg: dict, loader: str, folder: Path, may_list: bool) -> Drawn:
         _try(cfg, key, check_lines, dataset)
     may_list = may_list or not is_lazy or isinstance(dataset, BaseSegDataset)  # the files of label maps are few
     infos = _try(cfg, key, _real_infos, dataset) if may_list else []
-    is_real = bool(infos)
-    if not is_real:
-        channels = get(cfg, 'model.backbone.in_channels') or get(cfg, 'model.in_channels') or 3
-        infos = [_random_info(dataset, folder, channels)]
-    for info in infos:
+    if infos:
+        return Listed(key, dataset, transforms, infos, is_real=True)
+    channels = get(cfg, 'model.backbone.in_channels') or get(cfg, 'model.in_channels') or 3
+    return Listed(key, dataset, transforms, [_random_info(dataset, folder, channels)], is_real=False)
+
+
+def draw(cfg: dict, listed: Listed) -> Any:
+    """One sample of a data set through its pipeline; NotChecked if there is none."""
+    for info in listed.infos:
         try:
-            return Drawn(_run(cfg, key, transforms, info), dataset, is_real)
+            return _run(cfg, listed.key, listed.steps, info)
         except BadImage as error:
             reason = str(error)
-    raise NotChecked(Problem(key, f'none of the first {len(infos)} images can be read: {reason}'))
+    raise NotChecked(Problem(listed.key, f'none of the first {len(listed.infos)} images can be read: {reason}'))
 
 
 def leaf_datasets(cfg: dict, loader: str) -> list[tuple[str, dict]]:
@@ -172,9 +185,8 @@ class _Samples(list, Dataset):  # type: ignore[misc]  # both have __add__
     """A list that loaders take for a data set."""
 
 
-def sides(drawn: Drawn | None) -> tuple[int, ...]:
+def sides(sample: Any) -> tuple[int, ...]:
     """Sizes to cut large images to, one after the other while a model refuses them."""
-    sample = drawn.sample if drawn else None
     images = sample.get('inputs') if isinstance(sample, dict) else None
     is_large = isinstance(images, torch.Tensor) and max(images.shape[1:]) > MAX_SIDE
     return SIDES if is_large else SIDES[:1]

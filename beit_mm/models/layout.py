@@ -1,6 +1,7 @@
 """Layout: how an implementation names BEiT's weights, and how to rename them to ours and back."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -32,6 +33,12 @@ _WRAPPERS = re.compile(
 
 def drop_wrappers(name: str) -> str:
     return _WRAPPERS.sub('', name)
+
+
+def first_words(names: Iterable[str]) -> list[str]:
+    """The words before the first dot of names, such as `backbone.`, the most frequent first."""
+    counts = Counter(name.split('.')[0] for name in sorted(names) if '.' in name)
+    return [f'{word}.' for word, _ in counts.most_common()]
 
 
 def task_of(names: Iterable[str]) -> str | None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from mmengine.logging import print_log
+from mmengine.runner import CheckpointLoader
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -14,7 +15,7 @@ from beit_mm.errors import UserError
 from beit_mm.models.backbones.relative_position import expand_bias, Grid, grid_of_index, infer_grid, nearest_grid
 from beit_mm.text import show_start
 
-from .layout import drop_wrappers, INDEX, MAX_NAMES
+from .layout import drop_wrappers, first_words, INDEX, MAX_NAMES
 from .weight_layouts import find_layouts, OPENMMLAB
 
 SHARED_TABLE = 'rel_pos_bias.relative_position_bias_table'
@@ -33,7 +34,7 @@ class WeightsMismatch(UserError):
 
 @contextmanager
 def naming_checkpoint(module: Any) -> Iterator[None]:
-    """Name the file of a module's init_cfg in errors about its weights, a missing prefix included.
+    """Name the file of a module's init_cfg in errors about its weights; for a prefix that it lacks, those that it has.
 
     An empty name, as in MMPretrain's configs, is no start, and the log says so.
     """
@@ -49,6 +50,13 @@ def naming_checkpoint(module: Any) -> Iterator[None]:
         is_prefix = str(error).endswith('is not in the pretrained model')
         if not files or not (is_prefix or isinstance(error, WeightsMismatch)):
             raise
+        if is_prefix:
+            content = CheckpointLoader.load_checkpoint(files[0], 'cpu')
+            held = ', '.join(map(show_start, first_words(content.get('state_dict', content))[:4])) or 'no prefix'
+            prefix = str(error).partition(' ')[0]
+            raise UserError(
+                f'{files[0]}: no name begins with the prefix {prefix} of init_cfg, it has {held}'
+            ) from error
         raise UserError(f'{files[0]}: {error}') from error
 
 

@@ -19,7 +19,8 @@ model = dict(
     auxiliary_head=dict(in_channels=width, channels=32, num_classes=num_classes),
     test_cfg=dict(crop_size=crop_size, stride=(64, 64)))
 
-test_pipeline = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations'), dict(type='PackSegInputs')]
+load_labels = dict(type='beit_mm.LoadAnnotations', num_classes=num_classes)
+test_pipeline = [dict(type='LoadImageFromFile'), load_labels, dict(type='PackSegInputs')]
 # The background is grey; the digits' hues are spread over the circle.
 palette = [[60, 60, 60], [255, 51, 51], [255, 173, 51], [214, 255, 51], [92, 255, 51], [51, 255, 133],
            [51, 255, 255], [51, 133, 255], [92, 51, 255], [214, 51, 255], [255, 51, 173]]
@@ -37,7 +38,7 @@ train_dataloader = dict(
         **dataset,
         pipeline=[
             dict(type='beit_mm.LoadImage', imdecode_backend='simplejpeg'),
-            dict(type='beit_mm.LoadAnnotations', num_classes=num_classes),
+            load_labels,
             dict(type='RandomResize', scale=(384, 96), ratio_range=(0.9, 1.3), keep_ratio=True),
             dict(type='beit_mm.RandomCrop', crop_size=crop_size),
             dict(type='beit_mm.PackSegInputs')

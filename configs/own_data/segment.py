@@ -34,6 +34,7 @@ dataset = dict(
     reduce_zero_label=False,
     metainfo=dict(classes=classes, palette=palette))
 scale = (4 * crop, crop)
+load_labels = dict(_base_.load_labels, num_classes=num_classes)
 train_dataloader = dict(
     batch_size=8,
     dataset=dict(
@@ -42,7 +43,7 @@ train_dataloader = dict(
         data_prefix=dict(img_path='images/train', seg_map_path='labels/train'),
         pipeline=[
             _base_.load,
-            dict(_base_.load_labels, num_classes=num_classes),
+            load_labels,
             dict(_base_.random_resize, scale=scale),
             dict(_base_.random_crop, crop_size=crop_size),
             _base_.flip,
@@ -52,7 +53,7 @@ train_dataloader = dict(
 test_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='Resize', scale=scale, keep_ratio=True),
-    dict(type='LoadAnnotations'),
+    load_labels,
     dict(type='PackSegInputs')
 ]
 val_dataloader = dict(
@@ -71,7 +72,7 @@ tta_pipeline = [
             [dict(type='Resize', scale=(int(4 * crop * max(ratio, 1)), int(crop * max(ratio, 1))), keep_ratio=True)
              for ratio in _base_.img_ratios],
             _base_.flips,
-            [dict(type='LoadAnnotations')],
+            [load_labels],
             [dict(type='PackSegInputs')],
         ])
 ]

@@ -258,8 +258,9 @@ def test_a_data_set_that_cannot_be_listed_is_an_error_at_its_key(tmp_path):
 
 
 IGNORING = {f'model.{head}_head.ignore_index': 250 for head in ('decode', 'auxiliary')}
-IGNORING |= {'train_dataloader.dataset.pipeline.1.ignore_index': 250, 'val_evaluator.ignore_index': 250}
-IGNORING |= {'test_evaluator.ignore_index': 250, 'model.data_preprocessor.seg_pad_val': 250}
+IGNORING |= {f'{split}_dataloader.dataset.pipeline.1.ignore_index': 250 for split in ('train', 'val', 'test')}
+IGNORING |= {f'{split}_evaluator.ignore_index': 250 for split in ('val', 'test')}
+IGNORING |= {'model.data_preprocessor.seg_pad_val': 250}
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,8 @@ def scenes(folder: Path, values: list[list[int]], classes: list[str], reduces: b
     cfg.merge_from_dict(
         {f'{loader}.metainfo': dict(classes=classes, palette=[[0, 0, 0]] * len(classes)) for loader in loaders}
     )
-    cfg.merge_from_dict({'train_dataloader.dataset.pipeline.1.num_classes': len(classes), **options})
+    cfg.merge_from_dict({f'{loader}.pipeline.1.num_classes': len(classes) for loader in loaders})
+    cfg.merge_from_dict(options)
     cfg.dump(folder / 'config.py')
     return cfg
 
@@ -89,16 +90,29 @@ def test_more_than_255_classes_with_label_0_left_out(tmp_path):
     for path in tmp_path.glob('annotations/*/*.png'):
         Image.fromarray((np.arange(96 * 96, dtype=np.uint16) % 300).reshape(96, 96)).save(path)
     nodes = [cfg.model.decode_head, cfg.model.auxiliary_head, cfg.val_evaluator, cfg.test_evaluator]
-    nodes += [step for step in cfg.train_dataloader.dataset.pipeline if step.type in OURS]
+    loaders = (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader)
+    nodes += [step for loader in loaders for step in loader.dataset.pipeline if step.type in OURS]
     for node in nodes:
         node.ignore_index = 65535
     cfg.model.data_preprocessor.seg_pad_val = 65535
-    (loading,) = [step for step in cfg.val_dataloader.dataset.pipeline if step.type == 'LoadAnnotations']
     loaders = ('train_dataloader', 'val_dataloader')
+    assert not [problem for problem in check_config(cfg, loaders) if problem.is_error]
+    cfg.val_dataloader.dataset.pipeline[1] = dict(type='LoadAnnotations')
     words = "in MMSegmentation's LoadAnnotations of val_dataloader, got 65535; or use beit_mm.LoadAnnotations"
     assert any(words in problem.sentence for problem in check_config(cfg, loaders))
-    loading.update(type='beit_mm.LoadAnnotations', num_classes=299, ignore_index=65535)
-    assert not [problem for problem in check_config(cfg, loaders) if problem.is_error]
+
+
+LOADING = [dict(type='beit_mm.LoadAnnotations', num_classes=2), dict(type='LoadAnnotations')]
+
+
+@pytest.mark.parametrize('loading, name', zip(LOADING, ('pipeline.1.num_classes', 'reduce_zero_label')))
+def test_labels_that_count_from_one_stand_at_the_head_first_and_at_the_data_set_of_their_file(loading, name, tmp_path):
+    cfg = scenes(tmp_path, [[1, 2]], TWO, **NO_START)
+    cfg.val_dataloader.dataset.pipeline[1] = loading
+    problems = check_config(cfg, ('train_dataloader', 'val_dataloader'))
+    keys = ['train_dataloader.dataset.pipeline.1.num_classes', f'val_dataloader.dataset.{name}']
+    assert [problem.key for problem in problems] == ['model.decode_head.num_classes'] * 2 + keys
+    assert 'set reduce_zero_label=True if 0 means unlabelled' in problems[0].sentence
 
 
 @pytest.mark.parametrize(

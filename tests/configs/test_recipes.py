@@ -4,8 +4,9 @@ import re
 
 import pytest
 import torch
-from mmcv.transforms import Compose
+from mmcv.transforms import Compose, LoadAnnotations
 from mmengine.registry import DATASETS, HOOKS, METRICS
+from mmseg.datasets.transforms import LoadAnnotations as SegLoadAnnotations
 from support.recipe_table import NAMES, TOKENIZERS_V2
 from support.recipe_table import RECIPES as TABLE
 from support.recipes import build_schedules, count_parameters, header, load, meta_model, optim_wrapper, RECIPES
@@ -40,9 +41,12 @@ def test_every_part_builds(name):
         if cfg.get(key):
             dataset = cfg[key].dataset
             assert find(DATASETS, dataset.type) is not None
-            assert len(Compose(dataset.pipeline).transforms) == len(dataset.pipeline)
+            steps = Compose(dataset.pipeline).transforms
+            assert len(steps) == len(dataset.pipeline)
+            assert not any(type(step) in (LoadAnnotations, SegLoadAnnotations) for step in steps), 'takes wrong labels'
     if 'tta_pipeline' in cfg:
         assert Compose(cfg.tta_pipeline).transforms
+        assert "'LoadAnnotations'" not in str(cfg.tta_pipeline)
     assert optim_wrapper(name)._skips_on_device, 'else every update waits for the device'
     groups = optim_wrapper(name).optimizer.param_groups
     trainable = [parameter for parameter in meta_model(name).parameters() if parameter.requires_grad]

@@ -127,9 +127,10 @@ def _is_upright(content: bytes) -> bool:
 
 @TRANSFORMS.register_module()
 class LoadAnnotations(host.LoadAnnotations):
-    """MMSegmentation's LoadAnnotations for training: the same label map, refused if it does not fit.
+    """MMSegmentation's LoadAnnotations: the same label map, refused if it does not fit.
 
-    `gt_seg_map` is uint8 (H, W); with more than 255 classes uint16, also from pictures of 16 bits.
+    `gt_seg_map` is uint8 (H, W); with more than 255 classes uint16, also from pictures of 16 bits. An image of no data
+    set stays as it is, without labels: the hosts' inferencers, which remove only their own step, give such.
 
     Args:
         num_classes: labels are 0 to num_classes - 1 after `reduce_zero_label` and the data set's `label_map`, or
@@ -158,6 +159,9 @@ class LoadAnnotations(host.LoadAnnotations):
                 'it also in the heads, the metrics and RandomCrop, and as seg_pad_val of the data preprocessor'
             )
         self.num_classes, self.ignore_index = num_classes, ignore_index
+
+    def transform(self, results: dict) -> dict:
+        return super().transform(results) if 'seg_fields' in results else results
 
     def _load_seg_map(self, results: dict) -> None:
         path = results['seg_map_path']

@@ -38,6 +38,9 @@ MENDS = {
     'in one, such as by a Resize without keep_ratio or a crop',
     'Target .* is out of bounds|device-side assert triggered': 'a label is no class of the head ({0}): '
     '`beit-mm check CONFIG --data` names its file',
+    '[^ ]* is not in the pretrained model': '{0}: no name of its checkpoint begins with this prefix of an init_cfg',
+    r'failed to load image: [^{].*|OpenCV.*imgcodecs.*': 'an image cannot be read ({0}): '
+    '`beit-mm check CONFIG --data` names its file',
     r'server socket has failed to listen.*port: \d+': 'another run uses this port ({0}): give another (MASTER_)PORT',
     'invalid device ordinal': 'there must be a GPU for every process ({0})',
     LOST: 'the connection to another process of this run is lost ({0}); it says why, if it was not killed',

@@ -33,11 +33,12 @@ class ClassTokenBottleneck(nn.Module):
         if not isinstance(trunk, BEiT):
             raise UserError(f'a class token bottleneck needs a backbone of type BEiT, got {type(trunk).__name__}')
         depth = len(trunk.blocks)
-        if not 1 <= early_layers <= depth or head_layers < 1:
+        if not 1 <= early_layers <= depth:
             raise UserError(
-                f'bottleneck needs early_layers of 1 to {depth}, the depth of the trunk, and head_layers of at least '
-                f'1, got {early_layers} and {head_layers}'
+                f'bottleneck needs early_layers of 1 to {depth}, the depth of the trunk, got {early_layers}'
             )
+        if head_layers < 1:
+            raise UserError(f'bottleneck needs head_layers of at least 1, got {head_layers}')
         self.early_layers = early_layers
         slope = trunk.drop_path_rate / max(depth - 1, 1)
         indices = range(early_layers, early_layers + head_layers)  # of the blocks that these stand for

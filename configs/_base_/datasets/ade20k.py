@@ -1,15 +1,15 @@
 # ADE20K at 512 x 512.
 # Colours equal those of MMSegmentation's step, except for one rounding where saturation and hue both change.
 crop_size = (512, 512)
-# mmseg.apis.inference_model reads this name.
+load_labels = dict(type='beit_mm.LoadAnnotations', num_classes=150)
+# mmseg.apis.inference_model reads this name, and MMSegInferencer needs MMCV's loader by its name.
 test_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='Resize', scale=(2048, 512), keep_ratio=True),
-    dict(type='LoadAnnotations'),
+    load_labels,
     dict(type='PackSegInputs')
 ]
 load = dict(type='beit_mm.LoadImage', imdecode_backend='simplejpeg')
-load_labels = dict(type='beit_mm.LoadAnnotations', num_classes=150)
 random_resize = dict(type='RandomResize', scale=(2048, 512), ratio_range=(0.5, 2.0), keep_ratio=True)
 random_crop = dict(type='beit_mm.RandomCrop', crop_size=crop_size, cat_max_ratio=0.75)
 flip = dict(type='beit_mm.RandomFlip', prob=0.5)
@@ -59,7 +59,7 @@ tta_pipeline = [
                 for ratio in img_ratios
             ],
             flips,
-            [dict(type='LoadAnnotations')],
+            [load_labels],
             [dict(type='PackSegInputs')],
         ])
 ]

@@ -12,7 +12,7 @@ train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
 test_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='Resize', scale=(2560, 640), keep_ratio=True),
-    dict(type='LoadAnnotations'),
+    _base_.load_labels,
     dict(type='PackSegInputs')
 ]
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
@@ -28,7 +28,7 @@ tta_pipeline = [
                 for ratio in _base_.img_ratios
             ],
             _base_.flips,
-            [dict(type='LoadAnnotations')],
+            [_base_.load_labels],
             [dict(type='PackSegInputs')],
         ])
 ]

@@ -89,6 +89,11 @@ def test_sixteen_bits_are_for_more_than_255_classes(tmp_path, reduces):
         LoadAnnotations(300)
 
 
+def test_images_of_no_data_set_stay_as_they_are():
+    """MMSegInferencer and inference_model remove only the host's own step."""
+    assert LoadAnnotations(3)(dict(img_path='a.jpg')) == dict(img_path='a.jpg')
+
+
 def test_palettes_and_single_bits_are_labels(tmp_path):
     palette = Image.fromarray(LABELS % 3).convert('P')
     palette.putpalette([255] * 768)

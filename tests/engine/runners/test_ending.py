@@ -101,6 +101,7 @@ def error_of_worker(error: Exception) -> Exception:
 
 PORT = 'The server socket has failed to listen on any local network address. port: 29500, useIpv6: false'
 SIZES = 'stack expects each tensor to be equal size, but got [3, 48, 64] at entry 0 and [3, 50, 64] at entry 1'
+OPENCV = "OpenCV(5.0.0) /io/opencv/modules/imgcodecs/src/loadsave.cpp:1291: error: (-215) in function 'imdecode_'"
 SHM = 'DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that'
 
 
@@ -122,6 +123,12 @@ SHM = 'DataLoader worker (pid 7) is killed by signal: Bus error. It is possible 
         (error_of_worker(OSError(24, 'Too many open files')), 'error: Too many open files: raise `ulimit -n`'),
         (error_of_worker(RuntimeError(SIZES)), 'one size, stack expects each tensor .*: let the pipeline end in one'),
         (IndexError('Target 12 is out of bounds.'), 'no class of the head (Target 12 is out of bounds): `beit'),
+        (
+            error_of_worker(AssertionError('failed to load image: b/a.jpg')),
+            'be read (failed to load image: b/a.jpg): `',
+        ),
+        (error_of_worker(RuntimeError(OPENCV)), "be read (OpenCV.*'imdecode_'): `beit-mm check CONFIG --data` names"),
+        (AssertionError('heads. is not in the pretrained model'), 'heads. is not in the pretrained model: no name of'),
         (RuntimeError(SHM), 'workers need more shared memory'),
         (RuntimeError(PORT), 'give another (MASTER_)PORT'),
         (RuntimeError('[pair.cc:538] Connection closed by peer [127.0.0.1]:1'), 'connection to another process'),

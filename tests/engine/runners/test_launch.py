@@ -10,11 +10,12 @@ from mmengine.config import Config
 from mmengine.hooks import IterTimerHook
 from mmengine.runner import Runner
 from support import CONFIGS
-from support.tiny import make, SEGMENTOR
+from support.tiny import make, SEGMENTOR, trunk
 from torch import nn
 
 from beit_mm.engine import PicturesHook, ReportHook
 from beit_mm.engine.runners import launch
+from beit_mm.errors import UserError
 
 
 @pytest.fixture
@@ -72,6 +73,14 @@ def test_a_config_that_resumes_takes_the_newest_that_is_whole(load_from, cfg):
     cfg.resume, cfg.load_from = True, load_from
     launch._set_resume(cfg, None)
     assert cfg.resume and cfg.load_from == (load_from or whole)
+
+
+def test_weights_alone_are_no_run(tmp_path):
+    """Runner.resume of MMEngine, by which no hook of a training loop is asked."""
+    torch.save(trunk().state_dict(), tmp_path / 'weights.pth')
+    runner = Runner(nn.Linear(1, 1), str(tmp_path), default_scope='mmpretrain', log_level='CRITICAL')
+    with pytest.raises(UserError, match='a checkpoint of a training, got weights only; use load_from without resume'):
+        runner.resume(str(tmp_path / 'weights.pth'))
 
 
 def test_default_hooks_that_are_none_are_left_out(tmp_path):
