@@ -10,12 +10,25 @@ import sys
 from collections.abc import Sequence
 
 from beit_mm import __version__, register
-from beit_mm.commands import attention, check, classify, convert, export, features, models, reconstruct, segment, trial
+from beit_mm.commands import (
+    attention,
+    check,
+    classify,
+    convert,
+    export,
+    features,
+    models,
+    pretrain,
+    reconstruct,
+    segment,
+    trial,
+)
 from beit_mm.commands.arguments import Parser, read_pairs
 
 # In the order of --help. A command is a module with a docstring, `add_arguments(parser)` and `run(args)`.
 COMMANDS = {
     'try': trial,
+    'pretrain': pretrain,
     'classify': classify,
     'segment': segment,
     'features': features,

@@ -78,6 +78,11 @@ MISTAKES = {
     'features here --model {config} --weights here --out x.npy': 'must end in .npz, or be a folder, got x.npy',
     'segment here --model {config} --weights here --out x --opacity 2': '--opacity: must be 0 to 1, got 2',
     'attention here --model {config} --weights here --points 1;2': 'must be X,Y in whole pixels, such as 120,80, got',
+    'pretrain nowhere': 'FOLDER: must be a file or folder that exists, got nowhere',
+    'pretrain here': 'FOLDER: must be a folder, got the file here',
+    'pretrain . --minutes -1': '--minutes: must be a number of at least 1, got -1',
+    'pretrain . --minutes 0.1': '--minutes: must be a number of at least 1, got 0.1',
+    'pretrain . --labels here': '--labels: must be a folder, got the file here',
     'check imagnet': 'must be a config file or one of imagenet, imagenet22k, cifar100, ade20k, got imagnet',
 }
 

@@ -92,7 +92,7 @@ def test_commands_name_files_and_options_that_exist(page, monkeypatch):
             config = getattr(arguments, 'config', None)
             if config and config not in written:
                 options = dict(cfg_options=getattr(arguments, 'cfg_options', None), work_dir=None, launcher='none')
-                launch._load_config(Namespace(config=str(ROOT / config), **options))
+                launch.prepare_config(Namespace(config=str(ROOT / config), **options))
 
 
 @pytest.mark.parametrize('page', [pytest.param(page, marks=pytest.mark.long) for page in PAGES if page != IN_MAKE_TEST])

@@ -41,7 +41,7 @@ def test_its_options_are_taken():
         'default_hooks.watchdog.limit': 60,
     }
     assert all(key in PAGE for key in options)
-    cfg = launch._load_config(
+    cfg = launch.prepare_config(
         Namespace(config=str(CONFIGS / 'beit_pretrain.py'), cfg_options=options, work_dir=None, launcher='none')
     )
     assert (

@@ -37,7 +37,7 @@ RANKS = dict(pytorch='RANK', slurm='SLURM_PROCID', mpi='OMPI_COMM_WORLD_RANK')
 
 def train(args: Namespace) -> None:
     """Train as the arguments of tools/train.py say."""
-    cfg = _load_config(args)
+    cfg = prepare_config(args)
     if cfg.get('train_dataloader') is None:
         raise UserError(f'{args.config} has no train_dataloader, so there is nothing to train on')
     args.work_dir = None  # no traceback goes there while another run may hold it
@@ -64,7 +64,7 @@ def _train(args: Namespace, cfg: Config) -> None:
 
 def test(args: Namespace) -> None:
     """Evaluate as the arguments of tools/test.py say."""
-    cfg = _load_config(args)
+    cfg = prepare_config(args)
     if cfg.get('test_dataloader') is None:
         raise UserError(f'{args.config} has no test_dataloader, so there is nothing to test on')
     cfg.load_from, cfg.resume = args.checkpoint, False
@@ -103,7 +103,7 @@ def test(args: Namespace) -> None:
     explain(cfg, runner, runner.test)
 
 
-def _load_config(args: Namespace) -> Config:
+def prepare_config(args: Namespace) -> Config:
     """The config file with what all tools' arguments change in it, fit for this machine."""
     cfg = read_config(args.config, args.cfg_options)
     if cfg.get('model') is None:

@@ -88,7 +88,7 @@ def test_default_hooks_that_are_none_are_left_out(tmp_path):
 
     def hooks_of(name: str, **options) -> set:
         args = dict(config=str(CONFIGS / 'demo' / 'finetune.py'), work_dir=str(tmp_path / name), launcher='none')
-        hooks = launch._load_config(Namespace(cfg_options=options, **args)).default_hooks
+        hooks = launch.prepare_config(Namespace(cfg_options=options, **args)).default_hooks
         options = dict(default_scope='mmpretrain', experiment_name=name, log_level='ERROR')
         return {type(hook) for hook in Runner(nn.Linear(1, 1), args['work_dir'], default_hooks=hooks, **options).hooks}
 

@@ -1,0 +1,200 @@
+"""A pre-training on one's own images: look at them, choose, write configs, train by them."""
+
+import math
+import sys
+import tempfile
+import time
+from argparse import Namespace
+from contextlib import redirect_stdout
+from pathlib import Path
+from types import SimpleNamespace
+
+from mmengine.registry import DefaultScope, HOOKS
+
+from beit_mm.apis import load_model
+from beit_mm.config.parts import drop_pretrained
+from beit_mm.config.reading import read_config
+from beit_mm.engine.runners.launch import train
+from beit_mm.errors import UserError
+from beit_mm.text import show
+from beit_mm.visualization.report.logs import current_training, read_curves, read_sessions
+
+from .configs import train_tool, Writer
+from .folder import look_at
+from .labels import read_labels
+from .measuring import measure_step
+from .plan import candidates, choose, MAX_TOKENIZER_STEPS, MIN_STEPS, Plan, TOKENIZER_SHARE
+
+STAGES = ('tokenizer', 'pretrain')
+SHARE = 0.02  # of the time, for each look and each measurement
+MAX_MEASURED = 3  # plans
+START = 12.0  # seconds of a training besides its steps: check, loaders, checkpoints, pictures, report
+RESERVE = 0.95  # share of the time that is planned: a machine may become slower
+NEVER = 10**6  # steps of a config that is only measured
+SCORE = 'knn/top1'
+NAMES = dict(tokenizer='tokenizer', pretrain='pre-training')
+
+
+class Pretraining:
+    """A pre-training on a folder of images in a given time.
+
+    Args:
+        path: the folder of images.
+        out: a folder for configs, logs and checkpoints.
+        minutes: for everything.
+        start: when the time began, of time.monotonic().
+        launcher: as of tools/train.py.
+    """
+
+    def __init__(self, path: str, out: Path, minutes: float, start: float, launcher: str = 'none'):
+        self.path, self.out, self.minutes, self.launcher = path, out, minutes, launcher
+        self.start, self.end = start, start + 60 * minutes
+
+    @property
+    def left(self) -> float:
+        """Seconds."""
+        return self.end - time.monotonic()
+
+    def run(self, labels: str | None = None) -> None:
+        """Look, choose, write, train and report.
+
+        Args:
+            labels: a folder of labelled images, for a score; None for none.
+
+        Raises:
+            UserError, OSError: If the images, the time or a folder do not allow it.
+        """
+        prepare_folder(self.out, self.path)
+        folder = look_at(self.path, SHARE * 60 * self.minutes)
+        _say(folder=self.path, **folder.describe())
+        known = read_labels(labels, folder, self.out) if labels else None
+        if known:
+            _say(labels=known.describe())
+        self.writer = Writer(self.out, folder, known, candidates(folder)[0])
+        step, tokenizer_step = self._choose(candidates(folder)), self._measure('tokenizer')
+        left = self.left - 2 * START
+        length = min(MAX_TOKENIZER_STEPS, int(TOKENIZER_SHARE * left / tokenizer_step))
+        planned = self._steps(left - length * tokenizer_step, step)
+        if planned < MIN_STEPS or not length:
+            steps = (MIN_STEPS + self.writer.steps_of_scores) * step / RESERVE
+            needed = 60 * self.minutes - left + max(steps / (1 - TOKENIZER_SHARE), tokenizer_step / TOKENIZER_SHARE)
+            what = f'{self.minutes:g} minutes are enough for {max(0, planned)} steps of the smallest model'
+            raise UserError(f'{what}, and {MIN_STEPS} are the least; give --minutes {math.ceil(needed / 60)} or more')
+        self._write('tokenizer', length, tokenizer_step, None)
+        tokens = self.writer.checkpoint('tokenizer', length)
+        self._write('pretrain', planned, step, tokens)
+        self._train('tokenizer')
+        # The time that is left is known now, and the machine may have become slower.
+        step = self._measure('pretrain')
+        self._write('pretrain', max(MIN_STEPS, self._steps(self.left - START, step)), step, tokens)
+        self._train('pretrain')
+
+    def _steps(self, seconds: float, step: float) -> int:
+        """Steps of the pre-training in a time, without that of its scores."""
+        return int(RESERVE * seconds / step) - self.writer.steps_of_scores
+
+    def _write(self, stage: str, steps: int, step: float, start: Path | None) -> None:
+        """Write a config and say what it does."""
+        plan, folder = self.writer.plan, self.writer.folder
+        batch = plan.tokenizer_batch if stage == 'tokenizer' else plan.batch
+        times = f'every image {steps * batch / folder.num_images:.1f} times'
+        text = f'{steps:,} steps of {step:.3g} s: {steps * step / 60:.1f} minutes, {batch} images a step, {times}'
+        seen = [f'{name}: {line}' for name, line in folder.describe().items()]
+        chosen = f'Chosen for {self.minutes:g} minutes on this machine, from measured steps: {plan.describe()}.'
+        self.writer.write(stage, steps, start, [*seen, chosen, text])
+        if stage == 'pretrain' and self.writer.labels:
+            self.writer.write('finetune', 0, self.writer.checkpoint(stage, steps))
+        _say(**{NAMES[stage]: text})
+
+    def _measure(self, stage: str) -> float:
+        return measure_step(self.writer.text(stage, NEVER), SHARE * 60 * self.minutes, self.launcher)
+
+    def _choose(self, plans: list[Plan]) -> float:
+        """Choose the plan; returns seconds of a step of its pre-training."""
+        measured: dict[Plan, float] = {}
+        while True:
+            plan = self.writer.plan = choose(plans, measured, (1 - TOKENIZER_SHARE) * (self.left - 2 * START))
+            if plan in measured:
+                break
+            if len(measured) < MAX_MEASURED:
+                measured[plan] = self._measure('pretrain')
+            else:
+                plans = [other for other in plans if other in measured]
+        if measured[plan] == math.inf:
+            raise UserError(f'the memory of this machine is too small for {plan.describe()}')
+        _say(model=plan.describe())
+        return measured[plan]
+
+    def _train(self, stage: str) -> None:
+        train_stage(self.writer.file(stage), None, self.launcher)
+
+
+def train_stage(config: Path, resume: str | None, launcher: str) -> None:
+    """Train by a config, as tools/train.py does; the log goes to standard error."""
+    arguments = dict(config=str(config), work_dir=None, cfg_options=None, resume=resume, launcher=launcher)
+    with redirect_stdout(sys.stderr):
+        train(Namespace(**arguments, no_validate=False, auto_scale_lr=False))
+
+
+def resume(path: str, out: Path, launcher: str) -> None:
+    """Go on with the configs in a folder: train what is not at its end.
+
+    UserError if there are none, or they are for other images.
+    """
+    files = [out / f'{stage}.py' for stage in STAGES]
+    for file in files:
+        if not file.is_file():
+            raise UserError(f'there is nothing to resume in {out}: {file.name} is missing; leave out --resume')
+        cfg = read_config(file)
+        if cfg.get('data_root') != path:
+            raise UserError(f'{file} is for the images in {cfg.get("data_root")}, got {path}; name another --out')
+    for file in files:
+        cfg = read_config(file)
+        if not Path(cfg.work_dir, f'iter_{cfg.train_cfg.max_iters}.pth').is_file():
+            train_stage(file, 'auto', launcher)
+
+
+def prepare_folder(out: Path, path: str) -> None:
+    """Make the folder for results; refuse one that holds an earlier run, or lies within the images."""
+    if Path(path).resolve() in (out.resolve(), *out.resolve().parents):
+        raise UserError(f'--out must lie outside of {path}, whose pictures are trained on, got {out}')
+    if used := [name for name in ('tokenizer.py', 'pretrain.py') if (out / name).exists()]:
+        raise UserError(f'{out} holds an earlier run ({used[0]}); add --resume to go on, or name another --out')
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise OSError(f'{out} must be a folder that can be written to: {error.strerror}; name another --out') from error
+
+
+def report(out: Path) -> None:
+    """Say where everything is, the score, and what may come next."""
+    config = out / 'pretrain.py'
+    cfg = read_config(config)
+    weights = Path(cfg.work_dir, f'iter_{cfg.train_cfg.max_iters}.pth')
+    _say(weights=weights, log=Path(cfg.work_dir, 'report.html'))
+    if hooks := [hook for hook in cfg.get('custom_hooks') or () if hook['type'] == 'beit_mm.KNNHook']:
+        curves = {curve.name: curve for curve in read_curves(current_training(read_sessions(Path(cfg.work_dir))))[1]}
+        score = f'{curves[SCORE].values[-1]:.1f} %, {score_of_random_weights(cfg, hooks[0]):.1f} % before the training'
+        _say(score=f'{score}: images whose class is that of their nearest neighbours')
+    lines = [f'beit-mm features {show(cfg.data_root)} --model {config} --weights {weights} --out {out}/features.npz']
+    if (out / 'finetune.py').is_file():
+        lines.append(f'python {train_tool()} {out}/finetune.py')
+    print('next:', *lines, sep='\n  ', flush=True)
+
+
+def score_of_random_weights(cfg, options: dict) -> float:
+    """The score of a KNNHook for the trunk before the training, in percent."""
+    drop_pretrained(cfg.model)
+    with redirect_stdout(sys.stderr), DefaultScope.overwrite_default_scope(cfg.default_scope):
+        hook = HOOKS.build(dict(options))
+        model = load_model(cfg)
+        hook.before_train(SimpleNamespace(model=model))
+        return hook.top1(model)
+
+
+def _say(**lines: object) -> None:
+    """Print aligned lines of a name and a text."""
+    for name, text in lines.items():
+        print(f'{name.replace("_", " "):<13} {show(text)}', flush=True)
