@@ -24,6 +24,7 @@ from beit_mm.hiding import hide_secrets
 from beit_mm.models.backbones.beit import BEiT
 from beit_mm.models.backbones.layers import patch_grid
 from beit_mm.models.classifiers.linear_probe import LinearProbeHead
+from beit_mm.models.inspection import unwrap
 from beit_mm.models.layout import task_of
 from beit_mm.version import __version__
 
@@ -141,7 +142,7 @@ def export(
         ValueError: If the outputs differ from the model's.
         FileExistsError: If the path exists.
     """
-    path = Path(path)
+    model, path = unwrap(model), Path(path)
     _check_options(path, batch, opset)
     write, run = FORMATS[path.suffix]
     reference, fitted = Part(model, part), Part(model, part)

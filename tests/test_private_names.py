@@ -62,6 +62,7 @@ NAMES = [
     ('torch.nn:Module', '_buffers', 'weights of a pickled module'),
     ('torch.nn:Module', '_modules', 'weights of a pickled module'),
     ('torch.nn:Module.state_dict', '_metadata', 'versions of modules in a state dict'),
+    ('torch._dynamo.eval_frame:OptimizedModule', '_orig_mod', 'the model inside torch.compile'),
     # Python
     ('pickle', '_Unpickler', 'the unpickler in Python, whose steps can be overridden'),
 ]

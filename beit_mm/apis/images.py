@@ -32,13 +32,16 @@ class NamedImage(NamedTuple):
     pixels: np.ndarray | None = None
 
 
-def find_images(images: Images, left_out: LeftOut | None = None) -> list[NamedImage]:
+def find_images(
+    images: Images, left_out: LeftOut | None = None, suffixes: Sequence[str] = IMAGE_SUFFIXES
+) -> list[NamedImage]:
     """List images in the order of the argument.
 
     Args:
         images: a file, a folder, an array uint8 (H, W, 3) in BGR or (H, W) in gray, a Pillow image, or a list of these.
             Folders are searched with all their subfolders, see list_files.
         left_out: counts what else the folders hold.
+        suffixes: of the images in folders.
 
     Raises:
         FileNotFoundError: If a file or folder does not exist.
@@ -54,7 +57,7 @@ def find_images(images: Images, left_out: LeftOut | None = None) -> list[NamedIm
     named = []
     for index, item in enumerate(items):
         if isinstance(item, (str, Path)):
-            for path in _find_files(Path(item), LeftOut() if left_out is None else left_out):
+            for path in _find_files(Path(item), LeftOut() if left_out is None else left_out, suffixes):
                 result_path = Path(os.path.relpath(path.absolute(), shared)).as_posix()
                 named.append(NamedImage(str(path), str(path), result_path))
         elif isinstance(item, (np.ndarray, Image.Image)):
@@ -64,15 +67,15 @@ def find_images(images: Images, left_out: LeftOut | None = None) -> list[NamedIm
     return named
 
 
-def _find_files(path: Path, left_out: LeftOut) -> list[Path]:
+def _find_files(path: Path, left_out: LeftOut, suffixes: Sequence[str]) -> list[Path]:
     if path.is_file():
         return [path]
     if not path.is_dir():
         raise FileNotFoundError(f'an image must be a file or folder that exists, got {path}{hint_at_path(path)}')
-    names = list_files(str(path), IMAGE_SUFFIXES, left_out)
+    names = list_files(str(path), suffixes, left_out)
     if not names:
         others = f'; left out: {left_out}' if left_out else ''
-        raise UserError(f'{path} must hold images ({", ".join(IMAGE_SUFFIXES)}), got none{others}')
+        raise UserError(f'{path} must hold images ({", ".join(suffixes)}), got none{others}')
     return [path / name for name in sorted(names, key=lambda name: name.split('/'))]
 
 

@@ -13,14 +13,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from beit_mm.datasets.bad_images import BadImage
-from beit_mm.datasets.images import count_channels, read_image
+from beit_mm.datasets.images import count_channels, find_loader, find_suffixes, read_image
 from beit_mm.datasets.listing import LeftOut
 from beit_mm.datasets.transforms.loading import MAX_PIXELS
 from beit_mm.errors import describe_shortage, OutOfMemory, UserError
 from beit_mm.text import show
 
 from .images import find_images, Images, NamedImage
-from .models import find_loader, load_for_inference, Model
+from .models import load_for_inference, Model
 
 MAX_THREADS = 8
 NUM_SHOWN = 3  # names of images that could not be read, in a message
@@ -56,7 +56,8 @@ class Inferencer:
     def __init__(self, model: Model, weights: str | None = None, **loading):
         self.model = load_for_inference(model, weights, **loading)
         self.channels = count_channels(self.model)
-        self.load = find_loader(self.model, self.channels, self.max_pixels)
+        self.load = find_loader(self.model, self.channels)
+        self.load.max_pixels = self.max_pixels
 
     def prepare(self, image: np.ndarray, name: str) -> dict:
         """From an image, see read_image, to a dict with the tensor `inputs`. Threads call it."""
@@ -101,7 +102,7 @@ class Predictions:
         if batch_size < 1:
             raise UserError(f'batch_size must be at least 1, got {batch_size}')
         self.left_out = LeftOut()
-        self.images = find_images(images, self.left_out)
+        self.images = find_images(images, self.left_out, find_suffixes(inferencer.model))
         self.skipped: dict[str, str] = {}
         self.inferencer, self._batch_size, self._progress = inferencer, batch_size, progress
 

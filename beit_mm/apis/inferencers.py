@@ -22,6 +22,7 @@ from beit_mm.datasets.images import input_format, normalize, resize_image
 from beit_mm.errors import UserError
 from beit_mm.models import BEiT
 from beit_mm.models.backbones.beit import POOLINGS, resolve_blocks
+from beit_mm.models.inspection import unwrap
 
 from .inferencer import Inferencer
 from .models import Model
@@ -170,7 +171,8 @@ class FeatureInferencer(Inferencer):
         if pooling not in POOLINGS:
             raise UserError(f'pooling must be one of {", ".join(POOLINGS)}, got {pooling!r}')
         super().__init__(model, weights, trunk_only=True, **loading)
-        self.trunk = trunk = getattr(self.model, 'backbone', None)
+        trunk = getattr(self.model, 'backbone', None)
+        self.trunk = trunk = None if trunk is None else unwrap(trunk)
         if not isinstance(trunk, BEiT):
             raise UserError(f'extract_features needs a model whose trunk is BEiT, got {type(self.model).__name__}')
         if own_size:

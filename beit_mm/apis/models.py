@@ -18,12 +18,11 @@ from beit_mm.checkpoint.sources import load_from_anywhere, read_from_anywhere
 from beit_mm.config.flatten import drop_scope_stamps
 from beit_mm.config.parts import drop_pretrained, innermost_dataset, pretrained_of, use_plain_batch_norm
 from beit_mm.config.reading import merge_options, read_config, unread_options
-from beit_mm.datasets.images import loader_for
-from beit_mm.datasets.transforms.loading import LoadImage
 from beit_mm.engine.hooks.check_weights_hook import require_weights
 from beit_mm.errors import UserError
 from beit_mm.model_index import configs_by_name, find_config, find_public_weights
 from beit_mm.models import DiscreteVAE, VectorQuantisedTokenizer
+from beit_mm.models.inspection import unwrap
 from beit_mm.models.weights import WeightsMismatch
 from beit_mm.text import show
 
@@ -98,7 +97,7 @@ def load_model(
 
 
 def load_for_inference(model: Model, weights: str | None = None, **loading) -> BaseModel:
-    """Like load_model, but random weights are an error, and a loaded model is put in evaluation mode.
+    """Like load_model, but random weights are an error, and a loaded model is put in evaluation mode, without wrappers.
 
     A name alone means its public weights, unless `options` have an `init_cfg`.
 
@@ -110,7 +109,7 @@ def load_for_inference(model: Model, weights: str | None = None, **loading) -> B
         superfluous = sorted(name for name, value in arguments.items() if value not in (None, False))
         if superfluous:
             raise UserError(f'{" and ".join(superfluous)} must be None for a loaded {type(model).__name__}')
-        return model.eval()
+        return unwrap(model).eval()
     names_start = any('init_cfg' in key for key in loading.get('options') or ())
     loading.setdefault('pretrained', str(model) in configs_by_name() and not names_start)
     loaded = load_model(model, weights, **loading)
@@ -118,15 +117,6 @@ def load_for_inference(model: Model, weights: str | None = None, **loading) -> B
     if not (weights or loading['pretrained'] or _weights_of_whole_model(loaded.cfg) or pretrained_of(trunk)):
         raise UserError(f'weights must name a checkpoint for {type(loaded).__name__}, got none')
     return loaded
-
-
-def find_loader(model: nn.Module, channels: int, max_pixels: int) -> LoadImage:
-    """How files are read for a model: with the bands and bits with which its config reads images to test."""
-    dataset = innermost_dataset((getattr(model, 'cfg', None) or {}).get('test_dataloader')) or {}
-    color_types = [step['color_type'] for step in dataset.get('pipeline') or () if 'color_type' in step]
-    load = loader_for(channels, *color_types[:1])
-    load.max_pixels = max_pixels
-    return load
 
 
 def _find_device(device: str | torch.device | None) -> torch.device:

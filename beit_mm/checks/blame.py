@@ -274,8 +274,9 @@ def accepted_arguments(cls: Any) -> set[str]:
 def _unknown_argument(
     name: str, text: str, key: str, cls: Any, registry: Registry | None, cfg: dict, frame: FrameType
 ) -> Problem:
-    part = get(cfg, key)
-    part = part if isinstance(part, dict) else {}
+    part = found if isinstance(found := get(cfg, key), dict) else {}
+    if name not in part and '.forward()' in text:
+        return Problem(key, f'its forward takes no {name}, with which the model calls it; use another class')
     if name not in part:  # not the part's own: of a class or function that it calls, such as by `bottleneck`
         callee = re.split(r'\.__init__|\(', text)[0]
         values = [*frame.f_locals.values(), *frame.f_globals.values(), getattr(torch.nn.utils, callee, None)]
@@ -290,9 +291,8 @@ def _unknown_argument(
             is_namesake = full.rpartition('.')[2] == cls.__name__ and other is not cls
             if is_namesake and arguments <= accepted_arguments(other):
                 package = cls.__module__.partition('.')[0]
-                return Problem(
-                    f'{key}.type', f'the {label} of {package} takes no argument {name}; did you mean {full}?'
-                )
+                sentence = f'the {label} of {package} takes no argument {name}; did you mean {full}?'
+                return Problem(f'{key}.type', sentence)
     known = accepted_arguments(cls) if callable(cls) else set()
     meant = OTHER_WORDS.get(name, '') if OTHER_WORDS.get(name) in known else closest(name, known)
     listing = ', '.join(sorted(known)[:12]) + (', ...' if len(known) > 12 else '')

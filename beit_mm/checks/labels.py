@@ -45,6 +45,9 @@ def check_losses(cfg: dict, model: nn.Module | None) -> Iterator[Problem]:
             elif weights is not None and isinstance(head, BaseDecodeHead) and getattr(loss, 'use_sigmoid', False):
                 mend = 'set use_sigmoid=False or leave them out'
                 yield Problem(f'{key}.class_weight', f"MMSegmentation's losses fail with them and a sigmoid; {mend}")
+            elif weights is not None and isinstance(head, BaseDecodeHead) and getattr(loss, 'avg_non_ignore', False):
+                why = "MMSegmentation's loss fails with it and class_weight, which leave out ignored pixels anyway"
+                yield Problem(f'{key}.avg_non_ignore', f'{why}; set it to False')
             if runs_on_gpus_only(loss):
                 what = "MMSegmentation's FocalLoss fails on CPUs"
                 yield Problem(key, f'{what}; take another loss, or a GPU', is_error=get_device() == 'cpu')
@@ -222,11 +225,9 @@ def describe_missing(
         return f'{what}; {hidden}', True
     if is_maps and counts[ignored] and getattr(dataset, 'reduce_zero_label', False):
         mend = 'reduce_zero_label=True leaves out label 0 and lowers the others by one; set it to False if 0 is a class'
-    elif is_maps and counts[ignored]:
-        value = missing[0] if is_alone else 'the number of the class'
-        mend = (
-            f'{ignored}, which is ignored, occurs: if it is the class, store {value} instead of {ignored} in the maps'
-        )
+    elif is_maps and counts[ignored] and len(missing) == 1:
+        stored = f'store {missing[0]} instead of {ignored} in the maps'
+        mend = f'{ignored}, which is ignored, occurs: if it is the class, {stored}'
     else:
         left_out = getattr(dataset, 'left_out', None)
         return f'{what}; add some, or remove the class{f"; left out: {left_out}" if left_out else ""}', False

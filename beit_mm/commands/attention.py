@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> None:
     from beit_mm.apis.images import find_images
     from beit_mm.apis.models import load_for_inference
     from beit_mm.apis.writing import refuse_inputs
-    from beit_mm.datasets.images import count_channels, loader_for, read_image
+    from beit_mm.datasets.images import count_channels, find_loader, read_image
     from beit_mm.files import atomic_write
     from beit_mm.text import show
     from beit_mm.visualization import attention_figure, grid_points, point_attention_maps
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> None:
     refuse_inputs(find_images(args.image), [args.out, *([args.npz] if args.npz else [])])
     model = load(load_for_inference, args, trunk_only=True)
     channels = count_channels(model)
-    image = read_image(args.image, loader_for(channels), channels)
+    image = read_image(args.image, find_loader(model, channels), channels)
     points = args.points or grid_points(image.shape[:2], *args.grid)
     maps = point_attention_maps(model, image, points, args.blocks, args.size)
     heads = range(next(iter(maps.values())).shape[1]) if 'all' in args.heads else args.heads

@@ -11,9 +11,11 @@ from PIL import Image, ImageOps
 from torch import nn, Tensor
 from torch.nn import functional as F
 
+from beit_mm.config.parts import innermost_dataset
 from beit_mm.datasets.transforms.loading import LoadImage, SIMPLEJPEG
 
 from .bad_images import BadImage, is_bad_file
+from .listing import IMAGE_SUFFIXES
 
 MAX_RATIO = 4  # of the longer side to the shorter; attention is quadratic in the number of patches
 Source = str | Path | np.ndarray | Image.Image
@@ -32,6 +34,27 @@ def loader_for(channels: int, color_type: str | None = None) -> LoadImage:
 
 
 LOAD_COLOR = loader_for(3)
+
+
+def find_loader(model: nn.Module, channels: int) -> LoadImage:
+    """How files are read for a model: with the bands and bits of the images that its config names."""
+    pipeline = _own_dataset(model).get('pipeline') or ()
+    color_types = [step['color_type'] for step in pipeline if 'color_type' in step]
+    return loader_for(channels, *color_types[:1])
+
+
+def find_suffixes(model: nn.Module) -> tuple[str, ...]:
+    """Ends of the names of images in folders: the usual ones, and .npy if the data of the model's config are such."""
+    dataset = _own_dataset(model)
+    own = dataset.get('extensions') or dataset.get('img_suffix') or ()
+    return (*IMAGE_SUFFIXES, '.npy') if '.npy' in own else IMAGE_SUFFIXES
+
+
+def _own_dataset(model: nn.Module) -> dict:
+    """The first data set that the config of a model names: of a test, a validation or a training."""
+    cfg = getattr(model, 'cfg', None) or {}
+    loaders = (cfg.get(f'{split}_dataloader') for split in ('test', 'val', 'train'))
+    return next((dataset for loader in loaders if (dataset := innermost_dataset(loader))), {})
 
 
 class InputFormat(NamedTuple):

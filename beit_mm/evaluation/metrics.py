@@ -141,8 +141,8 @@ class IoUMetric(HostIoUMetric):
                 corner = stored[tuple(map(slice, labels.shape))]  # the check before a training cuts samples
                 if not np.array_equal(corner, labels.cpu().numpy()):
                     raise UserError(
-                        f'{path} must be a picture with one 8-bit label per pixel, or loaded by '
-                        'beit_mm.LoadAnnotations: this pipeline changes its labels'
+                        f"{path} must be a picture with one 8-bit label per pixel, as MMSegmentation's "
+                        'LoadAnnotations changes other labels; or use beit_mm.LoadAnnotations in this pipeline'
                     )
             check_labels(path, labels, predicted.shape, num_classes, reduces, self.ignore_index)
         output_dir, self.output_dir = self.output_dir, None  # MMSegmentation would write 8 bits, into one folder

@@ -12,8 +12,9 @@ from torch import nn
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """A model without MMEngine's wrapper around it, such as DDP."""
-    return cast(nn.Module, model.module) if is_model_wrapper(model) else model
+    """A model without the wrappers around it, such as DDP, DataParallel and torch.compile."""
+    inner = model.module if is_model_wrapper(model) else model._modules.get('_orig_mod')
+    return model if inner is None else unwrap(cast(nn.Module, inner))
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from torch import nn, Tensor
 from beit_mm.datasets.bad_images import BadImage
 from beit_mm.datasets.images import (
     count_channels,
+    find_loader,
     input_format,
     loader_for,
     normalize,
@@ -25,7 +26,7 @@ from beit_mm.errors import UserError
 from beit_mm.models import BEiT
 from beit_mm.models.backbones.beit import resolve_blocks
 from beit_mm.models.backbones.layers import patch_grid
-from beit_mm.models.inspection import evaluating
+from beit_mm.models.inspection import evaluating, unwrap
 
 from .sheets import fit_to_cell, to_picture
 
@@ -102,12 +103,14 @@ def point_attention_maps(
         UserError: If a point is outside the image, there is no such block, the size does not fit, or the model has no
             BEiT.
     """
+    model = unwrap(model)
     trunk = getattr(model, 'backbone', None)
+    trunk = None if trunk is None else unwrap(trunk)
     if not isinstance(trunk, BEiT):
         actual = f'{type(model).__name__} with {type(trunk).__name__}'
         raise UserError(f'attention maps need a model with a BEiT as backbone, got {actual}')
     channels = count_channels(model)
-    image = read_image(image, loader_for(channels), channels)
+    image = read_image(image, find_loader(model, channels), channels)
     patch_size = trunk.patch_embed.patch_size
     size = size or size_for(image.shape[:2], patch_size * min(trunk.grid), patch_size)
     grid = patch_grid(size, patch_size)

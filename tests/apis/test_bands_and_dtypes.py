@@ -1,5 +1,8 @@
 """Inference takes images with the bands of the model, in its dtype."""
 
+from functools import partial
+
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -8,6 +11,8 @@ from support.tiny import draw
 
 from beit_mm.apis import classify, extract_features, load_model, reconstruct, segment
 from beit_mm.datasets.bad_images import BadImage
+from beit_mm.errors import UserError
+from beit_mm.export import export
 from beit_mm.visualization import attention_figure, point_attention_maps
 
 IMAGE = draw(60, 80)
@@ -41,6 +46,39 @@ def test_models_see_the_bands_of_their_images(bands, pretrained, tmp_path):
     assert maps[1].shape == (1, 2, 2, 2) and attention_figure(image, [(1, 2)], maps).axes
     with pytest.raises(BadImage, match=f'must have the {bands} bands that the model takes, got 2'):
         features(model, image[..., :1].repeat(2, axis=2))
+
+
+@pytest.mark.parametrize('bands', [1, 3])
+def test_files_have_the_bits_of_the_training(bands, pretrained, tmp_path):
+    """Of a pre-training, whose config has no test data set, images of one and three bands have 16 bits, too."""
+    options = {
+        **pretrained.options,
+        'model.target.tokenizer.in_channels': bands,
+        'model.target.tokenizer.init_cfg': None,
+        'model.backbone.in_channels': bands,
+        'model.data_preprocessor.mean': [32768.0] * bands,
+        'model.data_preprocessor.std': [16384.0] * bands,
+        'train_dataloader.dataset.pipeline.0.color_type': 'unchanged',
+    }
+    model = load_model(pretrained.model, options=options, device='cpu')
+    pixels = np.random.default_rng(0).integers(0, 2**16, (37, 37, bands), dtype=np.uint16)
+    assert cv2.imwrite(str(tmp_path / 'image.png'), pixels)
+    for read in (
+        lambda source: features(model, source),
+        lambda source: reconstruct(model, source)[0]['original'],
+        lambda source: reconstruct(model, source)[0]['perplexity'],
+        lambda source: point_attention_maps(model, source, [(1, 2)])[1],
+    ):
+        assert np.array_equal(read(tmp_path / 'image.png'), read(pixels))
+
+
+def test_folders_of_arrays_are_read_if_the_models_data_are_arrays(classifier, tmp_path):
+    np.save(tmp_path / 'image.npy', IMAGE)
+    options = {**classifier.options, 'test_dataloader.dataset.extensions': ['.npy']}
+    results = extract_features(classifier.model, tmp_path, str(classifier.weights), options=options, device='cpu')
+    assert [result['image'] for result in results] == [str(tmp_path / 'image.npy')]
+    with pytest.raises(UserError, match='left out: 1 .npy'):
+        features(classifier.load(), tmp_path)
 
 
 @pytest.mark.parametrize('bands', [4, 13])
@@ -83,3 +121,19 @@ def test_inputs_follow_the_dtype_of_the_model(dtype, classifier, segmentor, pret
     ]:
         expected, actual = values(tiny.load()), values(tiny.load().to(dtype))
         np.testing.assert_allclose(actual, expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize('wrap', [torch.nn.DataParallel, partial(torch.compile, backend='eager')])
+def test_wrapped_models_compute_the_same(wrap, classifier, segmentor, pretrained, tmp_path):
+    for tiny, values in [
+        (classifier, lambda model: scores(classify(model, IMAGE))),
+        (segmentor, lambda model: segment(model, IMAGE)[0]['labels']),
+        (pretrained, lambda model: reconstruct(model, IMAGE)[0]['perplexity']),
+        (pretrained, lambda model: point_attention_maps(model, IMAGE, [(1, 2)])[1]),
+        (pretrained, features),
+    ]:
+        assert np.array_equal(values(wrap(tiny.load())), values(tiny.load()))
+    inside = pretrained.load()
+    inside.backbone = wrap(inside.backbone)
+    assert np.array_equal(features(inside), features(pretrained.load()))
+    assert export(wrap(classifier.load()), tmp_path / 'a.safetensors').part == 'classifier'

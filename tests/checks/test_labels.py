@@ -59,6 +59,14 @@ MAPS = {
     ),
     'label 0 left out': ([[0, 1]], TWO, True, 'road (1)', 'reduce_zero_label=True leaves out label 0', True),
     'a class that never occurs': ([[0, 1]] * 2, THREE, False, 'house (2) in 2 label maps', 'remove the class', False),
+    'two classes that never occur, and ignored pixels': (
+        [[0, 1, 255]],
+        [*THREE, 'tree'],
+        False,
+        'house (2), tree (3) in 1 label maps; add some',
+        'remove the class',
+        False,
+    ),
     'all classes': ([[0, 1], [2, 2]], THREE, False, '', '', False),
     'all classes and ignored pixels': ([[0, 255], [1, 0]], TWO, False, '', '', False),
 }
@@ -120,6 +128,8 @@ def test_labels_that_count_from_one_stand_at_the_head_first_and_at_the_data_set_
     [
         (dict(type='FocalLoss'), 'FocalLoss fails on CPUs'),
         (dict(type='CrossEntropyLoss', use_sigmoid=True, class_weight=[1.0, 2.0]), 'set use_sigmoid=False'),
+        (dict(type='CrossEntropyLoss', avg_non_ignore=True, class_weight=[1.0, 2.0]), 'set it to False'),
+        (dict(type='OhemCrossEntropy'), 'its forward takes no weight, with which the model calls it'),
     ],
 )
 def test_losses_that_fail_inside_mmsegmentation(loss, words, tmp_path):

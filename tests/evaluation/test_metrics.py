@@ -90,7 +90,10 @@ def test_label_maps_that_do_not_fit_are_named(labels, reduces, words):
 
 @pytest.mark.parametrize(
     'picture, words',
-    [(np.full((2, 2), 256, np.uint16), 'this pipeline changes'), (np.zeros((2, 2, 3), np.uint8), 'colours')],
+    [
+        (np.full((2, 2), 256, np.uint16), 'use beit_mm.LoadAnnotations in this pipeline'),
+        (np.zeros((2, 2, 3), np.uint8), 'colours'),
+    ],
 )
 def test_pictures_that_are_no_label_maps_are_named(tmp_path, picture, words):
     """MMSegmentation's step has cut 16 bits to 8 by then: 256 to 0."""
@@ -104,7 +107,7 @@ def test_label_maps_that_another_step_loads_wrongly_are_named(tmp_path):
     bits, path = np.eye(2, dtype=bool), tmp_path / 'a.png'
     Image.fromarray(bits).save(path)
     assert score(IoUMetric, bits.astype(int), np.eye(2, dtype=int), path)['aAcc'] == 100
-    with pytest.raises(ValueError, match='a.png must be .* loaded by beit_mm.LoadAnnotations'):
+    with pytest.raises(ValueError, match='a.png must be .* use beit_mm.LoadAnnotations'):
         score(IoUMetric, np.where(bits, 255, 0), np.eye(2, dtype=int), path)
     labels = np.array([[0, 299], [65535, 256]])
     Image.fromarray(labels.astype(np.uint16)).save(path)
