@@ -15,6 +15,8 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from beit_mm.config.parts import entries, get, use_plain_batch_norm, walk
+from beit_mm.errors import UserError
+from beit_mm.evaluation.metrics import describe_no_scores
 
 from .blame import blame, other_values
 from .course import on_cpu
@@ -267,7 +269,10 @@ class DryRun:
                 owners[id(metric)] = key
                 metric.process(batch, [output if isinstance(output, dict) else output.to_dict() for output in outputs])
                 prefix = f'{metric.prefix}/' if metric.prefix else ''
-                self.scores += [f'{prefix}{name}' for name in metric.compute_metrics(metric.results)]
+                scores = metric.compute_metrics(metric.results)
+                if mistake := describe_no_scores(metric, scores):
+                    raise UserError(mistake)
+                self.scores += [f'{prefix}{name}' for name in scores]
         return problems
 
     def _check_best(self) -> Iterator[Problem]:

@@ -110,6 +110,16 @@ class LinearProbeAccuracy(BaseMetric):
         )
 
 
+def describe_no_scores(metric: BaseMetric, scores: object) -> str:
+    """What is wrong, and in which file, if what a metric has computed is no dict of scores; else empty."""
+    if isinstance(scores, dict):
+        return ''
+    cls = type(metric)
+    function = cls.compute_metrics if cls.evaluate is BaseMetric.evaluate else cls.evaluate
+    place = f'{function.__code__.co_filename}, line {function.__code__.co_firstlineno}'
+    return f'{place}: {function.__qualname__} must return a dict of scores, got {scores!r}'
+
+
 @METRICS.register_module()
 class IoUMetric(HostIoUMetric):
     """MMSegmentation's IoUMetric, which refuses label maps that do not fit, and keeps the scores of every class.

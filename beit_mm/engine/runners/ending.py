@@ -17,9 +17,11 @@ from pathlib import Path
 import torch.distributed as dist
 from mmengine.config import Config
 from mmengine.dist import is_main_process
+from mmengine.evaluator import BaseMetric
 from mmengine.runner import Runner
 
 from beit_mm.errors import describe_shortage, find_own_code, OutOfMemory, TrainingStopped, UserError
+from beit_mm.evaluation.metrics import describe_no_scores
 from beit_mm.hiding import hide_secrets, hide_secrets_in_logs
 from beit_mm.models.weights import WeightsMismatch
 from beit_mm.text import show
@@ -61,6 +63,8 @@ def explain(cfg: Config, runner: Runner, job: Callable[[], object]) -> None:
         elif isinstance(error, SystemExit) and not isinstance(error, TrainingStopped):
             place = find_own_code(traceback.format_exc(), Path(sys.argv[0]).absolute().parent)
             explained = UserError(f'{place or "a part of the config"} ended the run by sys.exit({error.code!r})')
+        elif isinstance(error, AttributeError) and (mistake := _describe_lost_scores(error)):
+            explained = UserError(mistake)
         runner.call_hook('on_exception', error=explained)
         if explained is not error:
             raise explained from error
@@ -97,6 +101,13 @@ def _advise_on_memory(cfg: Config, stage: str, error: BaseException) -> str | No
     if not options:
         advice = 'the model needs more than one such device (docs/scale.md)'
     return f'{shortage}; with {batch}={batch_size}, {advice}'
+
+
+def _describe_lost_scores(error: AttributeError) -> str:
+    """Which metric gave no scores: MMEngine fails in its own code, in `evaluate` of its Evaluator or BaseMetric."""
+    names = list(traceback.walk_tb(error.__traceback__))[-1][0].f_locals
+    metric, key = names.get('metric', names.get('self')), '_results' if '_results' in names else '_metrics'
+    return describe_no_scores(metric, names[key]) if isinstance(metric, BaseMetric) and key in names else ''
 
 
 def _describe_killed_worker(error: BaseException) -> str | None:

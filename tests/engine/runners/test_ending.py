@@ -7,11 +7,13 @@ import sys
 import tempfile
 import time
 from argparse import Namespace
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.evaluator import BaseMetric, Evaluator
 from support import CONFIGS, ROOT
 from torch.utils.data import DataLoader
 
@@ -43,14 +45,16 @@ def no_watch_over_the_launcher(monkeypatch):
     monkeypatch.setattr(ending, '_end_with_launcher', lambda: None)
 
 
-def run(error: BaseException | None, work_dir=None, cfg: Config | None = None, stage: str = 'train') -> int:
-    """Exit code of a training that raises an error, or ends well."""
+def run(error: BaseException | Callable | None, work_dir=None, cfg: Config | None = None, stage: str = 'train') -> int:
+    """Exit code of a training that raises an error, calls a function, or ends well."""
     hub = SimpleNamespace(runtime_info=dict(loop_stage=stage))
     runner = SimpleNamespace(message_hub=hub, call_hook=lambda *args, **kwargs: None)
 
     def train():
-        if error is not None:
+        if isinstance(error, BaseException):
             raise error
+        if error is not None:
+            error()
 
     try:
         ending.run(lambda args: ending.explain(cfg or Config(), runner, train), Namespace(work_dir=work_dir))
@@ -187,6 +191,25 @@ def test_errors_of_a_user_s_own_code_name_its_file(error, what, tmp_path, capsys
     pattern = re.escape(what.format(file=__file__, line='LINE')).replace('LINE', r'\d+')
     assert re.fullmatch(pattern, capsys.readouterr().err.splitlines()[-1])
     assert (tmp_path / 'traceback.txt').is_file()
+
+
+class NoScores(BaseMetric):
+    def process(self, data_batch, data_samples):
+        self.results.append(0)
+
+    def compute_metrics(self, results):
+        return None
+
+
+@pytest.mark.parametrize('prefix', [None, 'own'])
+def test_a_metric_without_scores_is_named_with_its_file(prefix, tmp_path, capsys):
+    """MMEngine fails at them in its own code."""
+    metric = NoScores(prefix=prefix)
+    metric.process(None, None)
+    metric.dataset_meta = {}
+    assert run(lambda: Evaluator([metric]).evaluate(1), tmp_path) == 1
+    pattern = rf'error: {__file__}, line \d+: NoScores.compute_metrics must return a dict of scores, got None'
+    assert re.fullmatch(pattern, capsys.readouterr().err.splitlines()[-1])
 
 
 def test_a_report_that_cannot_be_written_is_left_out(tmp_path, capsys, monkeypatch):
