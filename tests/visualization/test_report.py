@@ -17,6 +17,7 @@ from support import ROOT
 from support.tools import run_here
 
 from beit_mm.hiding import hide_secrets_in_logs
+from beit_mm.text import show
 from beit_mm.visualization.report import Record, write_report
 from beit_mm.visualization.report.logs import current_training, Curve, read_curves, read_sessions
 from beit_mm.visualization.report.page import draw_chart, format_duration
@@ -278,16 +279,18 @@ def test_the_first_and_the_latest_picture_of_every_name_are_in_the_page_unless_d
 
 @pytest.mark.charts
 def test_nothing_outside_is_referenced_and_no_text_becomes_markup(tmp_path):
-    texts = dict.fromkeys(('message', 'source'), HOSTILE)
-    tables = dict(model={'model': HOSTILE, 'parameters': '1'}, versions={HOSTILE: HOSTILE}, seconds={HOSTILE: 1.0})
-    record = Record('train', config=f'{HOSTILE}.py', command=[HOSTILE], state='failed', **texts, **tables)
-    lines = losses([1, 2], **{HOSTILE: 1.0})
-    folder = write_log(tmp_path, '1', [*lines, {f'class {HOSTILE}': 1.0, 'time': 1, 'step': 1}], record)
-    (folder / 'config.py').write_text(f"classes = ['{HOSTILE}']")
-    (tmp_path / 'bad_images.txt').write_text(f'{HOSTILE}\tcut off\n')
-    (tmp_path / '1' / '1.json').write_text(json.dumps({HOSTILE: 3.0}))
+    hostile = f'{HOSTILE}\x1b[31m\u202e'
+    texts = dict.fromkeys(('message', 'source'), hostile)
+    tables = dict(model={'model': hostile, 'parameters': '1'}, versions={hostile: hostile}, seconds={hostile: 1.0})
+    record = Record('train', config=f'{hostile}.py', command=[hostile], state='failed', **texts, **tables)
+    lines = losses([1, 2], **{hostile: 1.0})
+    folder = write_log(tmp_path, '1', [*lines, {f'class {hostile}': 1.0, 'time': 1, 'step': 1}], record)
+    (folder / 'config.py').write_text(f"classes = ['{hostile}']")
+    (tmp_path / 'bad_images.txt').write_text(f'{hostile}\tcut off\n')
+    (tmp_path / '1' / '1.json').write_text(json.dumps({hostile: 3.0}))
     page = Page(tmp_path)
-    assert page.text.count(HOSTILE) >= 10
+    assert page.text.count(show(hostile)) >= 10
+    assert not re.search('[\x00-\x08\x0b-\x1f\u202e]', page.source), 'control characters'
     assert not {'script', 'img', 'iframe', 'object'} & {tag for tag, _ in page.tags}
     for _, attributes in page.tags:
         assert not [name for name in attributes if name.startswith('on')]

@@ -15,6 +15,7 @@ from mmpretrain.structures import DataSample
 from beit_mm.errors import TrainingStopped
 from beit_mm.models.inspection import unwrap
 from beit_mm.registry import HOOKS
+from beit_mm.text import show
 from beit_mm.visualization.report import Record, versions, write_report
 
 TIME_FORMAT = '%Y-%m-%d %H:%M:%S'
@@ -151,7 +152,7 @@ class ReportHook(Hook):
         with errors_as_warnings(runner):
             self._record.write(Path(runner.log_dir))
             if self._record.ended:
-                runner.logger.info(f'report of the run: {write_report(Path(runner.work_dir))}')
+                runner.logger.info(f'report of the run: {show(write_report(Path(runner.work_dir)))}')
 
     def _end(self, runner, state: str, message: str) -> None:
         self._save(runner, state=state, message=message, ended=time.strftime(TIME_FORMAT))

@@ -13,6 +13,7 @@ from PIL import Image
 from beit_mm.datasets.bad_images import BadImages
 from beit_mm.files import atomic_write
 from beit_mm.hiding import hide_secrets
+from beit_mm.text import show
 
 from .logs import current_training, Curve, read_curves, read_sessions, Session
 from .record import FOLDER, Record
@@ -38,6 +39,8 @@ TITLES = {
     'time|data_time': 'Seconds per step',
     'memory': 'Memory, MB',
 }
+# Control characters but tabs and line breaks, and those that turn the direction of a text.
+CONTROLS = re.compile('[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u202a-\\u202e\\u2066-\\u2069]')
 LAST = ('Seconds per step', 'Memory, MB')
 
 
@@ -61,7 +64,7 @@ def write_report(work_dir: Path, path: Path | None = None) -> Path:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(duration=format_duration, number=lambda value: f'{value:.4g}')
     template = environment.from_string(Path(__file__).with_name('page.html').read_text(encoding='utf-8'))
-    page = template.render(_collect(work_dir))
+    page = CONTROLS.sub(lambda match: show(match[0]), template.render(_collect(work_dir)))
     with atomic_write(path) as temporary:
         temporary.write_text(page, encoding='utf-8', errors='replace')
     return path
@@ -146,13 +149,13 @@ def draw_chart(title: str, curves: Sequence[Curve], marks: Sequence[int] = ()) -
     with matplotlib.rc_context(style):
         figure = Figure(figsize=(5.5, 3), layout='constrained')
         axes = figure.add_subplot(xlabel=curves[0].unit)
-        axes.set_title(title, loc='left', fontweight='bold')
+        axes.set_title(show(title), loc='left', fontweight='bold')
         axes.spines[['top', 'right']].set_visible(False)
         axes.grid(alpha=0.25)
         for curve in curves:
             values = np.where(np.isfinite(curve.values), curve.values, np.nan)
             num_others = np.isnan(values).sum()
-            label = f'{curve.name} {curve.values[-1]:.4g}' + (f', {num_others} not finite' if num_others else '')
+            label = f'{show(curve.name)} {curve.values[-1]:.4g}' + (f', {num_others} not finite' if num_others else '')
             marker, is_long = '.' if len(values) <= MAX_MARKERS else '', len(values) > MAX_VECTOR_POINTS
             axes.plot(curve.steps, values, marker=marker, label=label, rasterized=is_long)
         for mark in marks:
