@@ -3,6 +3,8 @@ our models in MMPretrain's list.
 """
 
 import io
+import os
+import signal
 import sys
 import warnings
 from contextlib import redirect_stdout
@@ -31,3 +33,5 @@ def register() -> None:
 _started = sys.orig_argv[1:3]
 if _started != ['-m', 'beit_mm'] and not (_started and _started[0].endswith('/beit-mm')):
     register()
+elif signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # until a command runs; not ignored, as by nohup
+    signal.signal(signal.SIGINT, lambda *_: (os.write(2, b'interrupted\n'), os._exit(130)))

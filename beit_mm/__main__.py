@@ -53,8 +53,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         except OSError as error:  # such as a full disk
             sys.exit(f'error: {error}')
         return
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # while torch is imported, see tools/train.py
-        signal.signal(signal.SIGINT, lambda *_: (os.write(2, b'interrupted\n'), os._exit(130)))
     register()
     import warnings
 

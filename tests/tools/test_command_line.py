@@ -197,11 +197,18 @@ BlockwiseMaskGenerator.generate = generate
     assert output.splitlines()[-1].endswith(': no mask can be drawn on this process')
 
 
-@pytest.mark.parametrize('words', [['tools/train.py'], ['tools/test.py'], ['tools/torchrun.py'], CHECK])
+SCRIPTS = 'train.py', 'test.py', 'torchrun.py', 'benchmark', 'misc/print_config.py', 'analysis_tools/report.py'
+
+
+@pytest.mark.parametrize('words', [*([f'tools/{name}'] for name in SCRIPTS), ['tools/demo', '--work-dir', '{}'], CHECK])
 def test_ctrl_c_while_torch_is_imported(words, tmp_path):
     (tmp_path / 'torch.py').write_text('import os, signal\nos.kill(os.getpid(), signal.SIGINT)')
     paths = dict(PYTHONPATH=f'{tmp_path}{os.pathsep}{ROOT}')
     ended = subprocess.run(
-        [sys.executable, *words], cwd=ROOT, env={**os.environ, **paths}, capture_output=True, text=True
+        [sys.executable, *(word.format(tmp_path) for word in words)],
+        cwd=ROOT,
+        env={**os.environ, **paths},
+        capture_output=True,
+        text=True,
     )
     assert (ended.returncode, ended.stderr) == (130, 'interrupted\n')

@@ -235,6 +235,7 @@ def test_an_interrupted_demonstration_goes_on_and_ends_with_a_table_pictures_and
             time.sleep(0.2)
         os.killpg(process.pid, signal.SIGINT)
         assert 'interrupted: the same command goes on where it stopped' in process.stdout.read()
+    assert process.returncode == 130
     stopped = list((tmp_path / 'work_dirs/demo/tokenizer').glob('*.pth'))
     assert stopped
     finished = subprocess.run(command, **settings)

@@ -1,7 +1,12 @@
 """Write the report of a work directory again, or of runs that were killed."""
 
 import argparse
+import os
+import signal
 from pathlib import Path
+
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # while torch is imported; not ignored, as by nohup
+    signal.signal(signal.SIGINT, lambda *_: (os.write(2, b'interrupted\n'), os._exit(130)))
 
 from beit_mm.engine.runners.ending import run
 from beit_mm.text import show

@@ -2,8 +2,13 @@
 
 import argparse
 import json
+import os
+import signal
 from dataclasses import asdict
 from pathlib import Path
+
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # while torch is imported; not ignored, as by nohup
+    signal.signal(signal.SIGINT, lambda *_: (os.write(2, b'interrupted\n'), os._exit(130)))
 
 import torch
 from limits import compare_limits

@@ -7,10 +7,14 @@ import argparse
 import importlib
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # while torch is imported; not ignored, as by nohup
+    signal.signal(signal.SIGINT, lambda *_: (os.write(2, b'interrupted\n'), os._exit(130)))
 
 NEEDED = 500  # MB, of data, checkpoints and logs
 
@@ -55,4 +59,5 @@ if __name__ == '__main__':
     except (ValueError, OSError) as error:  # such as a data folder that holds other files
         sys.exit(f'error: {error}')
     except KeyboardInterrupt:
-        sys.exit('interrupted: the same command goes on where it stopped')
+        print('interrupted: the same command goes on where it stopped', file=sys.stderr)
+        sys.exit(130)

@@ -1,8 +1,13 @@
 """Print a config without its bases, or write that to a file: python tools/misc/print_config.py CONFIG"""
 
 import argparse
+import os
+import signal
 import sys
 from contextlib import redirect_stdout
+
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # while torch is imported; not ignored, as by nohup
+    signal.signal(signal.SIGINT, lambda *_: (os.write(2, b'interrupted\n'), os._exit(130)))
 
 with redirect_stdout(sys.stderr):  # the hosts print while they are imported
     from beit_mm.config import flatten as print_config
