@@ -14,7 +14,7 @@ from pathlib import Path
 if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # while torch is imported; not ignored, as by nohup
     signal.signal(signal.SIGINT, lambda *_: (os.write(2, b'interrupted\n'), os._exit(130)))
 
-from torch.distributed import run, TCPStore
+from torch.distributed import DistNetworkError, run, TCPStore
 from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.elastic.rendezvous import (
@@ -88,6 +88,8 @@ def main(processes: str, script: str, *arguments: str) -> None:
             code, reason = 1, f'error: process {rank} (pid {failure.pid}) {how}'
         except SignalException as error:
             code, reason = 128 + error.sigval, f'ended by {signal.Signals(error.sigval).name}'
+        except DistNetworkError as error:  # of several nodes
+            code, reason = 1, f'error: MASTER_ADDR and PORT must be free on node 0 and reached by all others: {error}'
         # What the first process to end wrote, of the last attempt.
         attempts = sorted(Path(logs).glob('*/attempt_*'), key=lambda path: int(path.name.removeprefix('attempt_')))
         if attempts and (attempts[-1] / 'end').is_file():

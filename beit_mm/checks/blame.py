@@ -31,6 +31,7 @@ OTHER_WORDS = dict(num_layers='depth', init_values='layer_scale_init_value', in_
 # Errors of this machine or of the trial, not of the config: such a check could not run.
 CANNOT_RUN = re.compile(
     r'\bmeta\b|CUDA|GPU|No backend type|not implemented for|only (?:available|supported) on|download|Connection'
+    '|No space left|Disk quota|File too large|Read-only file system'
 )
 
 
@@ -48,8 +49,7 @@ def blame(
     """
     frames = list(traceback.walk_tb(error.__traceback__))[::-1]  # innermost first
     key, cls, registry = _find_part(frames, cfg, root, owners or {})
-    part = get(cfg, key)
-    part = part if isinstance(part, dict) else {}
+    part = found if isinstance(found := get(cfg, key), dict) else {}
     source = _source(frames)
     text = _describe(error, source)
     for new, old in (cuts or {}).items():

@@ -177,6 +177,15 @@ def test_an_error_of_our_own_code_is_no_mistake_of_the_config(monkeypatch, capsy
     assert 'Traceback' in output and 'bug' in output and not output.startswith('error: ')
 
 
+def test_a_full_disk_is_no_mistake_of_the_config(monkeypatch):
+    def fail(self, images):
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr(BEiT, 'forward', fail)
+    problems = without_files(check_config(load('demo/finetune.py')))
+    assert problems and not any(problem.is_error for problem in problems)
+
+
 def test_the_traceback_of_a_mistake_has_what_the_check_met(digits):
     cfg = load(
         'demo/finetune.py',

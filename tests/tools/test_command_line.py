@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -195,6 +196,15 @@ BlockwiseMaskGenerator.generate = generate
     options = ['--work-dir', tmp_path / 'run', *pretrain_options]
     output = run('tools/dist_train.sh', config, '2', *options, ok=False, PYTHONPATH=f'{tmp_path}:{ROOT}')
     assert output.splitlines()[-1].endswith(': no mask can be drawn on this process')
+
+
+def test_a_port_in_use_is_one_sentence_and_the_last():
+    """Of several nodes; one node finds a free port by itself."""
+    with socket.create_server(('0.0.0.0', 0)) as other:
+        nodes = dict(NNODES='2', NODE_RANK='0', MASTER_ADDR='127.0.0.1', PORT=str(other.getsockname()[1]))
+        output = run('tools/dist_train.sh', f'{DEMO}/finetune.py', '1', ok=False, **nodes)
+    assert re.match('error: MASTER_ADDR and PORT must be free .*failed to listen', output.splitlines()[-1])
+    assert 'Traceback' not in output
 
 
 SCRIPTS = 'train.py', 'test.py', 'torchrun.py', 'benchmark', 'misc/print_config.py', 'analysis_tools/report.py'
