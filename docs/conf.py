@@ -58,7 +58,7 @@ def write_pages(folder: Path) -> None:
             parts.append(f'.. auto{"class" if inspect.isclass(part) else "function"}:: {module}.{name}\n')
         (folder / f'{module}.rst').write_text('\n'.join([heading, *parts]))
     lines = ['# Configs', '']
-    for section in ('', 'pretrain', 'classify', 'segment', 'own_data', 'demo'):
+    for section in ('', 'pretrain', 'classify', 'segment', 'own_data', 'demo', 'demo/v2'):
         lines += [f'## configs/{section}', '']
         for file in sorted((CONFIGS / section).glob('*.py')):
             lines += [f'`{file.name}`', f': {describe_config(file)}', '']

@@ -23,7 +23,7 @@ from beit_mm.text import show_start
 _KEYS = ('state_dict', 'model', 'module', 'model_state_dict')
 AVERAGED = ('state_dict_ema', 'ema_state_dict', 'model_ema', 'ema')
 _OTHERS_TRUNK = ('attn.qkv.bias', 'attention.key.bias', 'k_proj.bias')  # endings of names that BEiT does not have
-_TOKENIZERS = ('d_vae.', 'target_generator.')  # of PASSL and of MMPretrain's BEiT v2; they have no counterpart here
+_TOKENIZER = 'd_vae.'  # of PASSL; it has no counterpart here
 MAX_UNKNOWN_SHARE = 0.1
 MAX_TRUNKS = 16  # of a state dict that are looked at
 
@@ -94,7 +94,7 @@ def _is_beit(weights: dict[str, Tensor], layout: Layout, prefix: str) -> bool:
         return False
     names = {name: layout.our_name(name, prefix) for name in weights}
     ours = {names[name] or name: tensor for name, tensor in weights.items()}
-    unknown = sum(our_name is None and not name.startswith(_TOKENIZERS) for name, our_name in names.items())
+    unknown = sum(our_name is None and not name.startswith(_TOKENIZER) for name, our_name in names.items())
     first, second = (ours.get(f'backbone.blocks.0.mlp.{name}') for name in ('fc1.bias', 'fc2.weight'))
     if first is not None and second is not None and first.numel() not in second.shape:
         return False

@@ -39,7 +39,9 @@ def make_parts_small(model: dict) -> None:
 
 
 def pretend_to_be_trained(model: nn.Module) -> None:
-    """Let tokenizers encode, whose weights are not loaded."""
+    """Let tokenizers encode, whose weights are not loaded, and keep their teachers from loading theirs."""
     for module in model.modules():
         if isinstance(module, VectorQuantisedTokenizer):
             module.has_encoder = True
+            if module.teacher is not None:
+                module.teacher.is_init = True

@@ -7,6 +7,8 @@ since version 5), MMPretrain, MMSegmentation, PASSL (github.com/PaddlePaddle/PAS
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
+from torch import Tensor
+
 from .layout import Layout
 
 
@@ -81,17 +83,26 @@ OPENMMLAB = Layout(
     'openmmlab',
     [
         (f'{theirs}.{{}}.{start}', f'{ours}.{{}}.{end}')
-        for theirs, ours in (('@layers', 'backbone.blocks'), ('neck.patch_aggregation', 'bottleneck.blocks'))
+        for theirs, ours in (
+            ('@layers', 'backbone.blocks'),
+            ('neck.patch_aggregation', 'bottleneck.blocks'),
+            ('target_generator.encoder.layers', 'target.tokenizer.encoder.blocks'),
+        )
         for start, end in _table(_HOSTS_BLOCK)
     ]
     + _table(
         """
-        @patch_embed.projection.    backbone.patch_embed.proj.
-        @ln1.                       backbone.norm.
-        @ln2.                       backbone.fc_norm.
-        head.cls_head.              lm_head.
-        target_generator.blocks.    target.tokenizer.encoder.blocks.
+        @patch_embed.projection.                            backbone.patch_embed.proj.
+        @ln1.                                               backbone.norm.
+        @ln2.                                               backbone.fc_norm.
+        head.cls_head.                                      lm_head.
+        target_generator.blocks.                            target.tokenizer.encoder.blocks.
+        target_generator.encoder.patch_embed.projection.    target.tokenizer.encoder.patch_embed.proj.
+        target_generator.encoder.ln1.                       target.tokenizer.encoder.fc_norm.
         """
+    )
+    + _same(
+        'encoder.cls_token encoder.pos_embed quantize. encode_task_layer.', 'target_generator.', 'target.tokenizer.'
     )
     + _same('cls_token mask_token pos_embed rel_pos_bias.', '@', 'backbone.')
     + _same('head.fc.')
@@ -194,3 +205,13 @@ def find_layouts(names: Iterable[str]) -> Iterator[tuple[Layout, str, str]]:
         for ending, layout in _FIRST_BLOCK.items():
             if name == ending or name.endswith(f'.{ending}'):
                 yield layout, name.removesuffix(ending), name
+
+
+def rename_hosts_tokenizer(state_dict: dict[str, Tensor], prefix: str) -> None:
+    """Give the weights of MMPretrain's tokenizer of BEiT v2, if there is one under the prefix, our names, in place."""
+    if f'{prefix}encoder.layers.0.ln1.weight' not in state_dict:
+        return
+    for name in [name for name in state_dict if name.startswith(f'{prefix}encoder.')]:
+        ours = OPENMMLAB.our_name(f'target_generator.{name[len(prefix) :]}', 'backbone.')
+        if ours is not None:
+            state_dict[prefix + ours.removeprefix('target.tokenizer.')] = state_dict.pop(name)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.logging import MMLogger
-from mmengine.registry import DefaultScope
+from mmengine.registry import DefaultScope, MODELS
 from PIL import Image
 from support import CONFIGS
 from support.seeded_mistakes import ERRORS, FINETUNE, PRETRAIN, SEGMENT, TOKENIZER, WARNINGS
@@ -44,6 +44,13 @@ def mark(name: str, is_short: bool) -> list:
 @pytest.mark.parametrize('name', [pytest.param(name, marks=mark(name, name in STRUCTURES)) for name in RECIPES])
 def test_our_configs_have_no_mistakes(name):
     assert without_files(check_config(load(name))) == []
+
+
+def test_weights_of_a_teacher_are_no_mistake_in_the_small_copy(tmp_path):
+    cfg = load('demo/v2/tokenizer.py', {'model.teacher.trunk.init_cfg.checkpoint': str(tmp_path / 'teacher.pth')})
+    trunk = MODELS.build({**cfg.model.teacher.trunk, 'init_cfg': None})
+    torch.save({f'backbone.{name}': tensor for name, tensor in trunk.state_dict().items()}, tmp_path / 'teacher.pth')
+    assert without_files(check_config(cfg)) == []
 
 
 @pytest.mark.parametrize('channels', [1, 4, 13])

@@ -81,7 +81,8 @@ def test_the_table_has_every_recipe_with_published_settings():
     ours = {'beit_tokenizer.py', 'pretrain/beit_tiny_own_data.py', 'pretrain/beit_small_own_data.py', *TOKENIZERS_V2}
     actual = {name for name in RECIPES if re.match('beit_|pretrain/|segment/|classify/beit', name)}
     assert set(NAMES) == actual and set(TABLE) == actual - ours
-    assert {f'demo/{stage}.py' for stage in ('tokenizer', 'pretrain', 'finetune', 'segment')} < set(RECIPES)
+    stages = ('tokenizer', 'pretrain', 'finetune', 'segment', 'v2/tokenizer', 'v2/pretrain', 'v2/finetune')
+    assert {f'demo/{stage}.py' for stage in stages} < set(RECIPES)
 
 
 @pytest.mark.parametrize('name', MILLIONS)

@@ -29,8 +29,10 @@ from support.fidelity import (
     segmentor,
 )
 from torch import nn, Tensor
+from torch.nn import functional as F
 
-from beit_mm.models import BEiT, DiscreteVAE
+from beit_mm.errors import UserError
+from beit_mm.models import BEiT, DiscreteVAE, VectorQuantisedTokenizer
 
 BLOCKS = [0, 1, 2, 3]
 PIXELS, MASK = images(64), masks(4)
@@ -139,6 +141,21 @@ def our_pre_training(n_hid: int, vocab: int) -> nn.Module:
     return pre_training_model(vocab, dict(type='beit_mm.VisualTokens', tokenizer=tokenizer), **SIZE)
 
 
+VQKD = dict(type='VQKD', num_embed=61, embed_dims=8)
+TOKENIZER_V2 = dict(vocab_size=61, code_dim=8, img_size=64, embed_dim=32, num_heads=2, encoder_depth=4, decoder_depth=1)
+# MMPretrain has none of these.
+LEFT_OUT_V2 = tuple(f'target.tokenizer.{part}' for part in ('decoder.', 'decode_task_layer.', 'encoder.grid_size'))
+
+
+def mmpretrain_tokenizer_v2() -> dict:
+    """As in its configs of BEiT v2."""
+    positions = dict(use_abs_pos_emb=True, use_rel_pos_bias=False, use_shared_rel_pos_bias=False)
+    encoder = dict(arch=ARCH, img_size=64, patch_size=16, **positions, layer_scale_init_value=0.0)
+    return dict(
+        VQKD, encoder_config=dict(encoder, final_norm=True, out_type='featmap', norm_cfg=dict(type='LN', eps=1e-6))
+    )
+
+
 @DefaultScope.overwrite_default_scope('mmpretrain')
 def mmpretrain_pre_training_v2() -> nn.Module:
     arch = dict(ARCH, depth=ARCH['num_layers'])
@@ -146,11 +163,13 @@ def mmpretrain_pre_training_v2() -> nn.Module:
     neck = dict(type='BEiTV2Neck', num_layers=2, early_layers=3, backbone_arch=arch)
     head = dict(type='BEiTV2Head', embed_dims=32, num_embed=61, loss=dict(type='CrossEntropyLoss'))
     backbone = dict(type='BEiTPretrainViT', **trunk, final_norm=False, out_type='raw')
-    return MODELS.build(dict(type='BEiT', backbone=backbone, neck=neck, head=head))
+    tokenizer = mmpretrain_tokenizer_v2()
+    return MODELS.build(dict(type='BEiT', backbone=backbone, neck=neck, head=head, target_generator=tokenizer))
 
 
 def our_pre_training_v2() -> nn.Module:
-    return pre_training_model(61, bottleneck=dict(early_layers=3, head_layers=2), **SIZE)
+    target = dict(type='beit_mm.VisualTokens', tokenizer=dict(type='beit_mm.VectorQuantisedTokenizer', **TOKENIZER_V2))
+    return pre_training_model(61, target, bottleneck=dict(early_layers=3, head_layers=2), **SIZE)
 
 
 def two_predictions(ours: nn.Module, theirs: nn.Module) -> dict:
@@ -194,7 +213,7 @@ PAIRS = [
     mmpretrain_pair('no LayerScale', dict(layer_scale_init_value=0), dict(layer_scale_init_value=0)),
     Pair('mmpretrain', 'BEiTViT', lambda: mmpretrain().backbone, partial(BEiT, **SIZE), partial(logits, PIXELS)),
     mmpretrain_pre_training_pair(32, 512),
-    Pair('mmpretrain', 'BEiT v2', mmpretrain_pre_training_v2, our_pre_training_v2, two_predictions),
+    Pair('mmpretrain', 'BEiT v2', mmpretrain_pre_training_v2, our_pre_training_v2, two_predictions, LEFT_OUT_V2),
     pytest.param(mmpretrain_pre_training_pair(256, 8192), marks=pytest.mark.long),  # OpenAI's
     timm_pair(BASE, 'shrunk', 224, SHRUNK, {}, {}),
     timm_pair('beit_base_patch16_384', 'shrunk', 384, SHRUNK, {}, {}, 'safetensors'),
@@ -282,6 +301,23 @@ def test_mmpretrains_encoder_alone_whose_names_start_with_blocks(n_hid, vocab, w
     assert torch.equal(model.encode(views), codes.argmax(dim=1))
     encoder = without(model.state_dict(), 'decoder.')
     assert_same({name.removeprefix('encoder.'): tensor for name, tensor in encoder.items()}, start)
+
+
+@torch.no_grad()
+def test_mmpretrains_tokenizer_of_v2_alone_and_in_its_pre_training_gives_its_tokens_and_has_no_decoder(folder):
+    peer = draw(mmpretrain_pre_training_v2())
+    codes = peer.target_generator.quantize.embedding.weight
+    codes.copy_(F.normalize(codes, dim=1))
+    peer.target_generator.encoder.patch_embed.projection.weight.mul_(8)  # else all patches have the same few tokens
+    alone = save(folder / 'vqkd.pth', peer.target_generator)
+    views = coloured_squares(64) / 255
+    expected = peer.target_generator(2 * views - 1).unflatten(1, (4, 4))
+    assert len(expected.unique()) > 5
+    whole = load(our_pre_training_v2(), save(folder / 'pre_training.pth', peer), strict=False)
+    for tokenizer in (load(VectorQuantisedTokenizer(**TOKENIZER_V2), alone, strict=False), whole.target.tokenizer):
+        assert torch.equal(tokenizer.encode(views), expected)
+        with pytest.raises(UserError, match='decoding needs a tokenizer with its decoder, got weights without one'):
+            tokenizer.decode_features(expected)
 
 
 def test_a_checkpoint_of_timms_training_has_weights_and_averaged_weights(folder):

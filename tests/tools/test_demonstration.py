@@ -22,6 +22,7 @@ from support.tools import import_tool, tool
 
 from beit_mm.models import DiscreteVAE
 
+TRIAL = ROOT / 'beit_mm' / 'trial'
 digit_pictures = import_tool('demo', 'digit_pictures')
 TINY = dict(size=64, limit=5)  # per class four digits to training, one to validation
 SCENES = dict(TINY, num_train=30, num_val=10)
@@ -176,9 +177,15 @@ def test_the_tool_ends_with_one_sentence(tmp_path):
     assert output.splitlines()[-1].startswith(f'error: {tmp_path}/imagenet must be new, empty')
 
 
-def test_a_stage_is_trained_again_if_its_start_is_newer(tmp_path, monkeypatch):
+@pytest.fixture
+def project(tmp_path, monkeypatch) -> Path:
+    """A working directory with the configs."""
     (tmp_path / 'configs').symlink_to(CONFIGS)
     monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_stage_is_trained_again_if_its_start_is_newer(project):
     stages = import_tool('demo', 'stages').make_stages(Path('work_dirs/demo'), full=False, seed=0)
     tokenizer, pretrain = (stages[name].checkpoint for name in ('tokenizer', 'pretrain'))
     for stage, other in (('pretrain', 'finetune'), ('finetune', 'segment')):  # as the configs say
@@ -196,6 +203,22 @@ def test_a_stage_is_trained_again_if_its_start_is_newer(tmp_path, monkeypatch):
         assert stages['pretrain'].is_done == expected
 
 
+def test_v2_is_taught_by_the_models_of_the_demonstration_or_of_the_package(project):
+    plan_beit_v2 = import_tool('demo', 'plans').plan_beit_v2
+
+    def teachers() -> list[Path]:
+        stages = plan_beit_v2(Path('work_dirs/demo_v2'), seed=0).stages
+        pretrain, finetune = (Config.fromfile(stages[name].config).model for name in ('pretrain', 'finetune'))
+        starts = pretrain.target.tokenizer.init_cfg, finetune.backbone.init_cfg
+        assert [init.checkpoint for init in starts] == [str(stages[n].checkpoint) for n in ('tokenizer', 'pretrain')]
+        return [stages[f'tokenizer{arm}'].start_file for arm in ('', '_label_free')]
+
+    for folder in (TRIAL, Path('work_dirs/demo/models')):
+        if folder is not TRIAL:
+            shutil.copytree(TRIAL, folder)
+        assert teachers() == [folder / 'finetune.safetensors', folder / 'pretrain.safetensors']
+
+
 @pytest.mark.parametrize(
     'free, message', [(1e6, 'must have 500 MB free, got 1 MB'), (1e12, 'can be written to: Not a')]
 )
@@ -210,7 +233,8 @@ def test_a_place_without_room_or_permission_is_refused_before_the_start(free, me
 def write_short_configs(folder: Path) -> None:
     """All configs, with a few steps for every stage of the demonstration."""
     shutil.copytree(CONFIGS, folder / 'configs')
-    for unit, names in (('epochs', ('pretrain', 'finetune')), ('iters', ('tokenizer', 'segment'))):
+    by_epoch = ('pretrain', 'finetune', 'v2/tokenizer')  # which the others of v2 begin with
+    for unit, names in (('epochs', by_epoch), ('iters', ('tokenizer', 'segment'))):
         for name in names:
             few = "train_dataloader['dataset'].update(indices=320)\n" if unit == 'epochs' else ''
             length = 2 if unit == 'epochs' else 20
@@ -255,3 +279,25 @@ def test_tokens_in_bfloat16_are_compared_with_those_in_float32(folder):
     tokenizer = DiscreteVAE(vocab_size=16, n_hid=8, n_init=8, blocks_per_group=1).eval()
     paths = sorted((folder / 'imagenet').rglob('*.jpg'))[:4]
     assert 0.5 < import_tool('demo', 'figures').bfloat16_agreement(tokenizer, paths) <= 1
+
+
+@pytest.mark.long
+def test_the_demonstration_of_v2_ends_with_a_table_beside_the_first_and_pictures(tmp_path):
+    write_short_configs(tmp_path)
+    command = [sys.executable, '-u', str(ROOT / 'tools' / 'demo'), '--v2']
+    environment = dict(os.environ, PYTHONPATH=str(ROOT), TERM='dumb')
+    finished = subprocess.run(
+        command, cwd=tmp_path, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    assert finished.returncode == 0, finished.stdout
+    root = tmp_path / 'work_dirs' / 'demo_v2'
+    table = (root / 'table.md').read_text()
+    rows = [line.strip('| ').split(' | ') for line in table.splitlines() if line.startswith('|')]
+    assert table in finished.stdout and {len(row) for row in rows[2:-1]} == {4}
+    figures = {
+        figure['what']: figure['figure'] for figure in json.loads((TRIAL / 'models.json').read_text())['figures']
+    }
+    assert [row[1] for row in rows if row[0] == 'held-out digits, top-1 %'] == [figures['held-out digits, top-1 %']]
+    page = (root / 'index.html').read_text()
+    assert 'Finished.' in page and 'fine-tuned with the labels' in page
+    assert page.count('<svg') >= 14 and page.count('Patches with the same code') >= 2

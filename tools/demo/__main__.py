@@ -1,6 +1,6 @@
 """The demonstration: train and test all four stages on real images, with a page that shows them as they learn.
 
-python tools/demo [--full] [--seed N] [--work-dir FOLDER]
+python tools/demo [--full | --v2] [--seed N] [--work-dir FOLDER]
 """
 
 import argparse
@@ -22,11 +22,16 @@ NEEDED = 500  # MB, of data, checkpoints and logs
 def main() -> None:
     """Say where the page is and what is wrong with the place; then import torch and begin."""
     parser = argparse.ArgumentParser(prog='tools/demo', description=__doc__.splitlines()[0])
-    parser.add_argument('--full', action='store_true', help='train longer, for higher scores')
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument('--full', action='store_true', help='train longer, for higher scores')
+    which.add_argument('--v2', action='store_true', help='BEiT v2, with the models of the demonstration as teachers')
     parser.add_argument('--seed', type=int, default=0, help='of all weights and draws; default: 0')
-    parser.add_argument('--work-dir', type=Path, help='default: work_dirs/demo, or demo_full with --full')
+    parser.add_argument(
+        '--work-dir', type=Path, help='default: work_dirs/demo, demo_full with --full, demo_v2 with --v2'
+    )
     args = parser.parse_args()
-    start, root = time.time(), args.work_dir or Path('work_dirs', 'demo_full' if args.full else 'demo')
+    folder = 'demo_v2' if args.v2 else 'demo_full' if args.full else 'demo'
+    start, root = time.time(), args.work_dir or Path('work_dirs', folder)
     for folder in (root, Path('data')):
         check_place(folder)
     print(f'Everything will be shown in {(root / "index.html").resolve()}: open it in a browser.')
@@ -36,8 +41,10 @@ def main() -> None:
     os.environ.setdefault('PYTHONWARNINGS', 'ignore')
     importlib.import_module('beit_mm')  # first, as it keeps the hosts quiet
     from demonstration import Demonstration
+    from plans import plan_beit, plan_beit_v2
 
-    Demonstration(root, args.full, args.seed, start).run()
+    plan = plan_beit_v2(root, args.seed) if args.v2 else plan_beit(root, args.full, args.seed)
+    Demonstration(root, plan, start).run()
 
 
 def check_place(folder: Path) -> None:

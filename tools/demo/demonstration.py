@@ -1,4 +1,4 @@
-"""The run of the demonstration: data, stages in processes of their own, the page, the table and the small models."""
+"""The run of a demonstration: data, stages in processes of their own, the page and the table."""
 
 import multiprocessing
 import os
@@ -13,35 +13,30 @@ import matplotlib.figure  # noqa: F401
 import mmpretrain.datasets  # noqa: F401
 import mmseg.datasets  # noqa: F401
 import torch.utils.tensorboard  # noqa: F401
-from figures import DATA, draw_data, draw_results, Row, score_rows, time_row
-from make_digits import write_classification, write_segmentation
+from figures import DATA, draw_data, Row
 from mmengine.logging import MMLogger
 from page import write_page
+from plans import Plan
 from progress import Show
-from small_models import write_small_models
-from stages import make_stages
 
 PAGE_INTERVAL = 10.0  # seconds
-# Stages that run at the same time; each has its share of the cores.
-ROUNDS = (('tokenizer', 'finetune_from_random'), ('pretrain',), ('finetune',), ('segment',))
 CORES = len(os.sched_getaffinity(0))
 # What interrupts the demonstration, and what a process of a stage does by default.
 SIGNALS = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
 
 
 class Demonstration:
-    """Trains what is not there yet, and writes index.html, table.md, pictures and small models into a folder.
+    """Trains what is not there yet of a plan, and writes index.html, table.md and pictures into a folder.
 
     Args:
         root: the folder.
-        full: train longer.
-        seed: of all weights and draws; the data is always the same.
+        plan: what to train and to show.
         start: when the command started, in seconds since the epoch.
     """
 
-    def __init__(self, root: Path, full: bool, seed: int, start: float):
-        self.root, self.full, self.seed, self.start = root, full, seed, start
-        self.stages = make_stages(root, full, seed)
+    def __init__(self, root: Path, plan: Plan, start: float):
+        self.root, self.plan, self.start = root, plan, start
+        self.stages = plan.stages
         self.pictures: dict[str, Path] = {}
         self.processes: list[multiprocessing.Process] = []
         self.is_interrupted = False
@@ -60,21 +55,18 @@ class Demonstration:
     def _run(self) -> None:
         is_whole = not any(stage.folder.exists() for stage in self.stages.values())
         self._write_page('Making the data.')
-        made = {'imagenet': write_classification, 'ade20k': write_segmentation}
-        self._wait({name: self._start(write, DATA / name) for name, write in made.items()})
-        draw_data(self.root / 'data.png')
+        self._wait({name: self._start(write, DATA / name) for name, write in self.plan.data.items()})
+        draw_data(self.root / 'data.png', self.plan.data)
         self.pictures['Data'] = self.root / 'data.png'
-        for names in ROUNDS:
+        for names in self.plan.rounds:
             self._train([name for name in names if not self.stages[name].is_done])
         self._write_page('Drawing.')
         MMLogger.get_current_instance().setLevel('WARNING')  # which weights are loaded is in the trainings' logs
-        self.pictures = draw_results(self.stages, self.root) | self.pictures
-        rows = score_rows(self.stages, self.full)
-        write_small_models(self.root / 'models', self.stages, rows, self.seed)
-        if is_whole and not self.full:
-            rows.append(time_row((time.time() - self.start) / 60))
-        table = [('', 'aim', 'result', ''), *rows]
-        lines = [f'| {" | ".join(cells)} |' for cells in (table[0], ('---',) * 4, *rows)]
+        self.pictures = self.plan.draw() | self.pictures
+        table = self.plan.finish((time.time() - self.start) / 60 if is_whole else None)
+        head, *rows = [f'| {" | ".join(cells)} |' for cells in table]
+        notes = [line for note in self.plan.notes for line in ('', note)]
+        lines = [head, '| --- ' * len(table[0]) + '|', *rows, *notes]
         (self.root / 'table.md').write_text('\n'.join(lines) + '\n')
         self._write_page('', table)
         print('\n'.join(['', *lines, '', f'Pictures, curves and this table: {self.root / "index.html"}']))
@@ -126,7 +118,7 @@ class Demonstration:
         signal.signal(number, signal.default_int_handler)  # a second one ends at once
 
     def _write_page(self, state: str, table: list[Row] = ()) -> None:
-        write_page(self.root / 'index.html', list(self.stages.values()), self.pictures, table, state)
+        write_page(self.root / 'index.html', self.plan, self.pictures, table, state)
 
 
 def _handle_signals(handlers: dict[signal.Signals, Callable]) -> None:

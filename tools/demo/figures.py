@@ -1,5 +1,6 @@
 """The demonstration's aims and figures, and its pictures of validation images."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -102,10 +103,10 @@ def _foreground_iou(segment: Stage) -> float:
     return 100 * both / either
 
 
-def draw_data(path: Path) -> None:
-    """Some of the pictures that the models learn from: a row of digits and a row of scenes."""
+def draw_data(path: Path, names: Iterable[str]) -> None:
+    """Some of the pictures that the models learn from: a row for each folder of the data, of digits or of scenes."""
     rows = []
-    for folder in (DATA / 'imagenet' / 'train', DATA / 'ade20k' / 'images' / 'training'):
+    for folder in (DATA / name / dict(imagenet='train', ade20k='images/training')[name] for name in names):
         files = sorted(folder.rglob('*.jpg'))
         rows.append([Image.open(files[index]) for index in np.linspace(0, len(files) - 1, NUM_SHOWN).astype(int)])
     stack_rows(rows).save(path)

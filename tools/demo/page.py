@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
+from plans import Plan
 from stages import Progress, Stage
 
 from beit_mm.files import atomic_write
@@ -12,11 +13,12 @@ from beit_mm.visualization.report.page import draw_chart, read_picture, read_pic
 REFRESH = 10  # seconds, of the browser
 
 
-def write_page(path: Path, stages: Sequence[Stage], pictures: dict[str, Path], table: Sequence, state: str) -> None:
+def write_page(path: Path, plan: Plan, pictures: dict[str, Path], table: Sequence, state: str) -> None:
     """Write the page, also while stages run.
 
     Args:
         path: of the page.
+        plan: with the title, the stages and the notes.
         pictures: files by their titles, shown first.
         table: rows for the end; none before.
         state: what goes on; '' at the end, after which browsers do not read the page again.
@@ -25,10 +27,12 @@ def write_page(path: Path, stages: Sequence[Stage], pictures: dict[str, Path], t
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     content = dict(
         refresh=REFRESH,
+        title=plan.title,
+        notes=plan.notes,
         state=state,
         table=table,
         pictures={title: read_picture(file) for title, file in pictures.items()},
-        stages=[_describe(stage, path.parent) for stage in stages],
+        stages=[_describe(stage, path.parent) for stage in plan.stages.values()],
     )
     with atomic_write(path) as temporary:
         temporary.write_text(environment.from_string(template).render(content), encoding='utf-8')

@@ -1,4 +1,4 @@
-"""The stages of the demonstration: what each starts from, whether it is done, how far it is, and its process."""
+"""The stages of both demonstrations: what each starts from, whether it is done, how far it is, and its process."""
 
 import os
 import sys
@@ -19,6 +19,7 @@ from beit_mm.visualization.report.logs import current_training, Curve, read_curv
 TRUNK = 'model.backbone.init_cfg.checkpoint'
 LONG = dict(tokenizer=(2000, 60), pretrain=(45, 3), finetune=(24, 2), segment=(3000, 200))  # and the warm-ups
 TOKENIZER = 'model.target.tokenizer.init_cfg.checkpoint'
+TEACHER = 'model.teacher.trunk.init_cfg.checkpoint'
 
 
 @dataclass
@@ -30,7 +31,7 @@ class Stage:
         config: its config file.
         title, text: what the page says of it.
         score, score_text, scale: a number that it logs, by its name in the logs and in words, in percent times a scale.
-        start, start_key: the stage that it starts from, and where the config names that stage's checkpoint.
+        start, start_key: the stage or the file that it starts from, and where the config names that checkpoint.
         options: keys of the config that change.
     """
 
@@ -41,7 +42,7 @@ class Stage:
     score: str
     score_text: str
     scale: float = 1.0
-    start: 'Stage | None' = None
+    start: 'Stage | Path | None' = None
     start_key: str = TRUNK
     options: dict[str, object] = field(default_factory=dict)
 
@@ -54,9 +55,14 @@ class Stage:
         last = f'epoch_{cfg.max_epochs}' if 'max_epochs' in cfg else f'iter_{cfg.max_iters}'
         return self.folder / f'{last}.pth'
 
+    @property
+    def start_file(self) -> Path | None:
+        """The checkpoint that it starts from."""
+        return self.start.checkpoint if isinstance(self.start, Stage) else self.start
+
     def is_current(self, checkpoint: Path) -> bool:
         """Whether a checkpoint is there and newer than the config and than what the stage starts from."""
-        sources = [self.config, *([self.start.checkpoint] if self.start else [])]
+        sources = [self.config, *([self.start_file] if self.start_file else [])]
         return checkpoint.is_file() and all(
             source.is_file() and source.stat().st_mtime < checkpoint.stat().st_mtime for source in sources
         )
@@ -75,8 +81,10 @@ class Stage:
         for stream in (1, 2):
             os.dup2(log, stream)
         torch.set_num_threads(threads)
+        # For heads as small as these its backward pass in bfloat16 takes ten times as long as the plain one, on a CPU.
+        torch.backends.cuda.enable_flash_sdp(False)
         sys.argv = ['tools/train.py', str(self.config), '--work-dir', str(self.folder)]
-        options = dict(self.options, **({self.start_key: str(self.start.checkpoint)} if self.start else {}))
+        options = dict(self.options, **({self.start_key: str(self.start_file)} if self.start_file else {}))
         goes_on = any(map(self.is_current, self.folder.glob('*.pth')))
         paths = dict(config=str(self.config), work_dir=str(self.folder), resume='auto' if goes_on else None)
         run(train, Namespace(**paths, cfg_options=options, launcher='none', no_validate=False, auto_scale_lr=False))
@@ -109,6 +117,13 @@ class Progress:
     def last(self, name: str) -> float | None:
         """The last value of a curve; None before the first."""
         return float(self.curves[name].values[-1]) if name in self.curves else None
+
+
+TOP1 = 'accuracy/top1', 'held-out digits right'
+FROM_RANDOM = (
+    'Classification from random weights',
+    'For comparison: the same model learns the ten digits without pre-training.',
+)
 
 
 def _lengthen(config: str) -> dict[str, object]:
@@ -151,19 +166,13 @@ def make_stages(root: Path, full: bool, seed: int) -> dict[str, Stage]:
         start_key=TOKENIZER,
         options=fast,
     )
-    words = 'accuracy/top1', 'held-out digits right'
     finetune = stage(
-        'finetune', 'Classification', 'The pre-trained model learns the ten digits.', *words, start=pretrain
+        'finetune', 'Classification', 'The pre-trained model learns the ten digits.', *TOP1, start=pretrain
     )
     stages = [
         tokenizer,
         stage(
-            'finetune_from_random',
-            'Classification from random weights',
-            'For comparison: the same model learns the ten digits without pre-training.',
-            *words,
-            config='finetune',
-            options={'model.backbone.init_cfg': None},
+            'finetune_from_random', *FROM_RANDOM, *TOP1, config='finetune', options={'model.backbone.init_cfg': None}
         ),
         pretrain,
         finetune,
@@ -180,4 +189,57 @@ def make_stages(root: Path, full: bool, seed: int) -> dict[str, Stage]:
             },
         ),
     ]
+    return {stage.folder.name: stage for stage in stages}
+
+
+def make_v2_stages(root: Path, teachers: Path, seed: int) -> dict[str, Stage]:
+    """The stages of BEiT v2 by name, with a teacher that has seen labels and, `_label_free`, with one that has not.
+
+    Args:
+        root: the folder of their folders.
+        teachers: folder of the demonstration's small models; the fine-tuned one and the pre-trained one teach.
+        seed: of all weights and draws.
+    """
+
+    def stage(name: str, *words: str, config: str, options: dict | None = None, **settings) -> Stage:
+        path = Path('configs', 'demo', f'{config}.py')
+        return Stage(root / name, path, *words, options={'randomness.seed': seed, **(options or {})}, **settings)
+
+    stages = [
+        stage('finetune_from_random', *FROM_RANDOM, *TOP1, config='finetune', options={'model.backbone.init_cfg': None})
+    ]
+    for suffix, teacher, kind, words in (
+        ('', 'finetune', 'teacher with labels', 'was fine-tuned with the labels of these pictures'),
+        ('_label_free', 'pretrain', 'teacher without labels', 'was pre-trained and never saw a label'),
+    ):
+        tokenizer = stage(
+            f'tokenizer{suffix}',
+            f'Tokenizer, {kind}',
+            f'Codes, one per 16 x 16 pixels, learn to rebuild the features of a BEiT that {words}.',
+            'codebook/used_codes',
+            'codes in use by a batch',
+            config='v2/tokenizer',
+            start=teachers / f'{teacher}.safetensors',
+            start_key=TEACHER,
+        )
+        pretrain = stage(
+            f'pretrain{suffix}',
+            f'Pre-training, {kind}',
+            'The model predicts the codes of masked patches twice: from its last block, and through its class token.',
+            'masked_token_accuracy',
+            'masked tokens right',
+            scale=100.0,
+            config='v2/pretrain',
+            start=tokenizer,
+            start_key=TOKENIZER,
+        )
+        finetune = stage(
+            f'finetune{suffix}',
+            f'Classification, {kind}',
+            'The pre-trained model learns the ten digits, as long as that from random weights.',
+            *TOP1,
+            config='v2/finetune',
+            start=pretrain,
+        )
+        stages += [tokenizer, pretrain, finetune]
     return {stage.folder.name: stage for stage in stages}

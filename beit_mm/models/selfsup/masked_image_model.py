@@ -14,7 +14,7 @@ from beit_mm.registry import build_part, MODELS
 
 from .class_token_bottleneck import ClassTokenBottleneck
 
-HOST_NAMES = ('head.cls_head.', 'target_generator.blocks.', 'neck.patch_aggregation.', 'neck.norm.')
+HOST_NAMES = ('head.cls_head.', 'target_generator.', 'neck.patch_aggregation.', 'neck.norm.')
 
 
 @MODELS.register_module()
@@ -244,7 +244,9 @@ def _select(tokens: Tensor, indices: Tensor) -> Tensor:
 def _check_head_weights(module: MaskedImageModel, state_dict: dict[str, Tensor], prefix: str, *_) -> None:
     """Pre-load hook: rename MMPretrain's names, and refuse a head for another vocabulary."""
     for name in [name for name in state_dict if name.startswith(tuple(prefix + host for host in HOST_NAMES))]:
-        state_dict[prefix + OPENMMLAB.our_name(name[len(prefix) :], 'backbone.')] = state_dict.pop(name)
+        ours = OPENMMLAB.our_name(name[len(prefix) :], 'backbone.')
+        if ours is not None:
+            state_dict[prefix + ours] = state_dict.pop(name)
     for name, own in module.lm_head.state_dict().items():
         value = state_dict.get(f'{prefix}lm_head.{name}', own)
         if not is_plain(value, own):

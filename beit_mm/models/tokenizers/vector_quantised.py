@@ -4,12 +4,14 @@ from functools import partial
 
 import torch
 from mmengine.dist import all_gather, all_reduce, broadcast, is_main_process
+from mmengine.logging import print_log
 from mmengine.model import BaseModel
 from torch import nn, Tensor
 from torch.nn import functional as F
 
 from beit_mm.errors import UserError
 from beit_mm.models.backbones.beit import BEiT
+from beit_mm.models.weight_layouts import rename_hosts_tokenizer
 from beit_mm.models.weights import CODES, has_tokenizer, naming_checkpoint, require_tokenizer_weights, WeightsMismatch
 from beit_mm.registry import build_part, MODELS
 
@@ -18,13 +20,10 @@ from .discrete_vae import codebook_use
 NUM_KMEANS_ITERS = 10
 MAX_VECTORS = 2**14  # whose similarities to all codes are held at once: 512 MiB for 8,192 codes in float32
 # Parts of released files that are not read: the teacher, its normalisation, and records of the training.
-LEFT_OUT = (
-    'teacher_model.',
-    'scaling_layer.',
-    'loss',
-    'quantize.embedding.cluster_size',
-    'quantize.embedding.embed_avg',
+LEFT_OUT = tuple(
+    'teacher_model. scaling_layer. loss quantize.embedding.cluster_size quantize.embedding.embed_avg'.split()
 )
+DECODER = ('decoder.', 'decode_task_layer.')
 
 
 def nearest_codes(vectors: Tensor, codes: Tensor) -> Tensor:
@@ -118,6 +117,10 @@ class VectorQuantisedTokenizer(BaseModel):
         decay: of the codes' moving averages.
         commitment_weight: weight of the distance between vectors and their codes.
         data_preprocessor, init_cfg: MMEngine's.
+
+    Attributes:
+        has_encoder, has_decoder: whether the part can be used. has_encoder is False until the codes have values.
+            has_decoder is False after a checkpoint without a decoder, such as MMPretrain's, or with an untrained one.
     """
 
     def __init__(
@@ -154,7 +157,7 @@ class VectorQuantisedTokenizer(BaseModel):
         self.decoder = trunk(self.encoder.grid, 1, in_channels=code_dim, depth=decoder_depth)
         self.encode_task_layer = _projection(embed_dim, code_dim)
         self.decode_task_layer = _projection(embed_dim, teacher_dim)
-        self.has_encoder = False  # until the codes have values
+        self.has_encoder, self.has_decoder = False, True
         self.teacher = None if teacher is None else build_part(teacher).requires_grad_(False).eval()
         self.register_load_state_dict_pre_hook(_check_weights)
         self.register_state_dict_post_hook(_drop_teacher)
@@ -182,7 +185,13 @@ class VectorQuantisedTokenizer(BaseModel):
         return nearest_codes(vectors.flatten(0, 2), self.quantize.codes).view(vectors.shape[:3])
 
     def decode_features(self, tokens: Tensor) -> Tensor:
-        """Visual tokens (B, h, w) to features like the teacher's, (B, h, w, teacher_dim)."""
+        """Visual tokens (B, h, w) to features like the teacher's, (B, h, w, teacher_dim).
+
+        Raises:
+            UserError: If the weights have no decoder.
+        """
+        if not self.has_decoder:
+            raise UserError('decoding needs a tokenizer with its decoder, got weights without one: load a released one')
         return self._decode(F.embedding(tokens, self.quantize.codes))
 
     def forward(self, inputs: Tensor, data_samples=None, mode: str = 'tensor'):
@@ -204,6 +213,7 @@ class VectorQuantisedTokenizer(BaseModel):
             `loss_teacher`, 1 - cosine, and `loss_commitment`; for the log `perplexity` and `used_codes` (percent of the
             vocabulary) of the batch's tokens.
         """
+        self.has_decoder = True  # trained from now on
         vectors = self._encode(images)  # (B, h, w, D)
         flat = vectors.flatten(0, 2)
         if self.training and not self.has_encoder:
@@ -265,6 +275,7 @@ def _check_weights(module: VectorQuantisedTokenizer, state_dict: dict[str, Tenso
     """Pre-load hook: see require_tokenizer_weights. What released files hold beside the tokenizer is left out."""
     if not has_tokenizer(state_dict, prefix):
         return
+    rename_hosts_tokenizer(state_dict, prefix)
     if f'{prefix}{CODES}' not in state_dict:
         trunk = next(
             (f', but a trunk, {name}' for name in ('backbone.cls_token', 'cls_token') if name in state_dict), ''
@@ -274,7 +285,14 @@ def _check_weights(module: VectorQuantisedTokenizer, state_dict: dict[str, Tenso
         del state_dict[name]
     resized = ('grid_size', 'pos_embed')  # by the trunks
     own = {name: tensor for name, tensor in module.state_dict().items() if not name.endswith(resized)}
+    decoder = {prefix + name: tensor for name, tensor in module.state_dict().items() if name.startswith(DECODER)}
+    has_decoder = not decoder.keys().isdisjoint(state_dict)
+    if not has_decoder:
+        print_log('tokenizer: the checkpoint has no decoder, so features cannot be decoded', logger='current')
+        state_dict.update(decoder)
     require_tokenizer_weights(own, state_dict, prefix)
     if module.teacher is not None:
         state_dict.update({f'{prefix}teacher.{name}': value for name, value in module.teacher.state_dict().items()})
     module.has_encoder = bool(state_dict[f'{prefix}quantize.embedding.initted'].all())
+    # Biases of a block are zero until the first update.
+    module.has_decoder = has_decoder and bool(state_dict[f'{prefix}decoder.blocks.0.mlp.fc1.bias'].any())
