@@ -128,7 +128,7 @@ def _describe(error: Exception, source: str) -> str:
     """The message in one line, with the line of code where it says too little."""
     if isinstance(error, KeyError) and error.args and ' ' not in str(error.args[0]):
         return f'{error.args[0]!r} is missing'
-    text = ' '.join(line.strip() for line in str(error).strip().splitlines()[:3])
+    text = ' '.join(' '.join(str(error).strip().splitlines()[:3]).split())
     is_short = not text or isinstance(error, (IndexError, AttributeError))
     return f'{text or type(error).__name__} at `{source}`' if is_short else text
 

@@ -129,6 +129,7 @@ def test_labels_that_count_from_one_stand_at_the_head_first_and_at_the_data_set_
         (dict(type='FocalLoss'), 'FocalLoss fails on CPUs'),
         (dict(type='CrossEntropyLoss', use_sigmoid=True, class_weight=[1.0, 2.0]), 'set use_sigmoid=False'),
         (dict(type='CrossEntropyLoss', avg_non_ignore=True, class_weight=[1.0, 2.0]), 'set it to False'),
+        (dict(type='LovaszLoss'), "reduction should be 'none' when per_image is False"),
         (dict(type='OhemCrossEntropy'), 'its forward takes no weight, with which the model calls it'),
     ],
 )

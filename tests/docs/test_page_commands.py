@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS
@@ -115,6 +116,21 @@ def test_every_command_of_own_data_runs(clone):
     assert trained == own | {'pretrain_shards', 'finetune_table', 'finetune_balanced'}
     for command in actual:
         run_command(command)
+
+
+def test_config_for_other_bands_trains(clone):
+    """Of docs/own_data.md as printed, from weights for RGB, on TIFF files of four bands of 16 bits."""
+    rng, config = np.random.default_rng(0), 'configs/own_data/finetune_bands.py'
+    for label in Config.fromfile(config).classes:
+        for part, index in (('train', 0), ('train', 1), ('val', 2)):
+            path = clone / 'data' / 'bands' / part / label / f'{index}.tif'
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pixels = rng.integers(0, 2**16, (80, 100, 4), np.uint16)
+            tifffile.imwrite(path, pixels, photometric='minisblack', planarconfig='contig')
+    roots = [f'{part}_dataloader.dataset.data_root=data/bands' for part in ('train', 'val', 'test')]
+    run_command(f'python tools/train.py {config} --cfg-options {" ".join(roots)}')
+    (log,) = (clone / 'work_dirs/own_data/finetune_bands').glob('*/*.log')
+    assert 'patch embedding of 3 channels to 4 (repeated, times 3/4)' in log.read_text()
 
 
 @pytest.mark.long
