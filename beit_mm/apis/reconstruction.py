@@ -66,6 +66,7 @@ class ReconstructionInferencer(Inferencer):
         decoding_tokenizer(self.model)  # an error says what is missing
         self.trunk = self.model.backbone
         self.patch_size = self.trunk.patch_embed.patch_size
+        self.view_patch_size = getattr(self.model.target.tokenizer, 'patch_size', STRIDE)
         if size is not None:
             patch_grid(size, self.patch_size)
         self.num_masked, self.mask, self.seed, self.size = num_masked, mask, seed, size
@@ -75,7 +76,7 @@ class ReconstructionInferencer(Inferencer):
         short_side = self.patch_size * min(self.trunk.grid)
         size = tuple(self.size or size_for(image.shape[:2], short_side, self.patch_size))
         grid = patch_grid(size, self.patch_size)
-        view = resize_image(image, (STRIDE * grid[0], STRIDE * grid[1]), 'lanczos')
+        view = resize_image(image, (self.view_patch_size * grid[0], self.view_patch_size * grid[1]), 'lanczos')
         resized = resize_image(image, size)
         inputs, views = (channels_first(np.ascontiguousarray(pixels)) for pixels in (resized, view))
         return dict(inputs=inputs, views=views)
@@ -91,7 +92,7 @@ class ReconstructionInferencer(Inferencer):
 
         The shares are those of the training's generator, whose grid may be another.
         """
-        height, width = (side // STRIDE for side in view.shape[1:])
+        height, width = (side // self.view_patch_size for side in view.shape[1:])
         trained = self.trained_generator
         share = height * width / trained.num_patches
         num_masked = max(1, round(share * trained.num_masked)) if self.num_masked is None else self.num_masked

@@ -5,7 +5,7 @@ from mmseg.models.decode_heads import FCNHead, UPerHead
 from torch import nn
 
 from beit_mm.config.parts import walk
-from beit_mm.models import BEiT, DiscreteVAE, MaskedImageModel, TimmTeacher, VectorQuantisedTokenizer
+from beit_mm.models import BEiT, DiscreteVAE, KMeansTokenizer, MaskedImageModel, TimmTeacher, VectorQuantisedTokenizer
 
 from .blame import find_class
 
@@ -41,7 +41,7 @@ def make_parts_small(model: dict) -> None:
 def pretend_to_be_trained(model: nn.Module) -> None:
     """Let tokenizers encode, whose weights are not loaded, and keep their teachers from loading theirs."""
     for module in model.modules():
-        if isinstance(module, VectorQuantisedTokenizer):
+        if isinstance(module, (KMeansTokenizer, VectorQuantisedTokenizer)):
             module.has_encoder = True
             if module.teacher is not None:
                 module.teacher.is_init = True

@@ -156,7 +156,9 @@ def resize_backend(image: np.ndarray) -> str:
 
 
 def count_channels(model: nn.Module) -> int:
-    """Channels of the images that a model takes: those of its first convolution."""
+    """Channels of the images that a model takes: those of its first convolution, if it does not say."""
+    if isinstance(channels := getattr(model, 'in_channels', None), int):
+        return channels
     convolutions = (module for module in getattr(model, 'backbone', model).modules() if isinstance(module, nn.Conv2d))
     first = next(convolutions, None)
     return 3 if first is None else first.in_channels

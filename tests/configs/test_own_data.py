@@ -15,6 +15,7 @@ from support.tools import leave_text_as_it_is, scores
 CLASSES = [f'class_{index}' for index in range(7)]
 VALUES = dict(
     tokenizer=dict(data_root='elsewhere/images', img_size=96),
+    tokenizer_kmeans={},
     pretrain=dict(data_root='elsewhere/images', img_size=96),
     finetune=dict(data_root='elsewhere/classify', classes=CLASSES, img_size=64),
     segment=dict(data_root='elsewhere/segment', classes=CLASSES[:5], crop=64),
@@ -22,7 +23,9 @@ VALUES = dict(
     segment_base=dict(data_root='elsewhere/segment', classes=CLASSES[:5]),
 )
 PUBLISHED = {name: f'beit_{name}.py' for name in VALUES} | dict(
-    finetune_base='classify/beit_base_224_22k_to_1k.py', segment_base='segment/beit_base_512_ft22k_to_ade20k.py'
+    tokenizer_kmeans='beit_tokenizer.py',
+    finetune_base='classify/beit_base_224_22k_to_1k.py',
+    segment_base='segment/beit_base_512_ft22k_to_ade20k.py',
 )
 
 

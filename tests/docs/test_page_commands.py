@@ -113,7 +113,7 @@ def test_every_command_of_own_data_runs(clone):
     actual = [command for block in shell_blocks(IN_MAKE_TEST) if not block.needs for command in block.commands]
     trained = {Path(word).stem for command in actual for word in command.split() if word.startswith('configs/')}
     own = {path.stem for path in (ROOT / 'configs/own_data').glob('*.py')}
-    assert trained == own | {'pretrain_shards', 'finetune_table', 'finetune_balanced'}
+    assert trained == own | {'pretrain_kmeans', 'pretrain_shards', 'finetune_table', 'finetune_balanced'}
     for command in actual:
         run_command(command)
 

@@ -5,10 +5,14 @@ import operator
 import pytest
 import torch
 
-from beit_mm.models import BEiT, DiscreteVAE
+from beit_mm.models import BEiT, DiscreteVAE, KMeansTokenizer
 
-PARTS = {BEiT: dict(img_size=32, embed_dim=32, depth=2, num_heads=2), DiscreteVAE: dict(n_hid=8, n_init=8)}
-OTHER = {BEiT: dict(embed_dim=16), DiscreteVAE: dict(vocab_size=16)}
+PARTS = {
+    BEiT: dict(img_size=32, embed_dim=32, depth=2, num_heads=2),
+    DiscreteVAE: dict(n_hid=8, n_init=8),
+    KMeansTokenizer: dict(),
+}
+OTHER = {BEiT: dict(embed_dim=16), DiscreteVAE: dict(vocab_size=16), KMeansTokenizer: dict(vocab_size=16)}
 
 
 @pytest.mark.parametrize('part', PARTS)

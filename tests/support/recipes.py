@@ -19,6 +19,10 @@ from support.tools import forget_instances, scores
 RECIPES = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob('*.py') if '_base_' not in path.parts)
 TOKENIZER = dict(vocab_size=16, n_hid=8, n_init=8, blocks_per_group=1)
 TOKENIZER_V2 = dict(vocab_size=16, code_dim=8, embed_dim=32, num_heads=2, encoder_depth=1, decoder_depth=1)
+SIZES = {
+    'beit_mm.VectorQuantisedTokenizer': TOKENIZER_V2,
+    'beit_mm.KMeansTokenizer': dict(vocab_size=16, whitening_iters=1),
+}
 
 # Images and crops of a segmentation recipe, and views of its test at several scales, 64 pixels high instead of 512.
 SMALL_SCENES = {
@@ -143,7 +147,7 @@ def shrink_model(cfg: Config) -> dict[str, object]:
 
 
 def _sizes(tokenizer: dict) -> dict[str, int]:
-    return TOKENIZER_V2 if tokenizer.type == 'beit_mm.VectorQuantisedTokenizer' else TOKENIZER
+    return SIZES.get(tokenizer.type, TOKENIZER)
 
 
 def train(name: str, folder: Path, **options) -> Path:

@@ -30,6 +30,15 @@ KINDS = {
         'beit_tokenizer.py',
         {**ITERATIONS, 'param_scheduler.0.end': STEPS, 'custom_hooks.0.num_iters': 8, 'custom_hooks.1.num_iters': 4},
     ),
+    'tokenizer_kmeans': (
+        'own_data/tokenizer_kmeans.py',
+        {
+            **ITERATIONS,
+            'param_scheduler.0.end': STEPS,
+            'model.whitening_iters': 5,
+            'train_dataloader.dataset.data_root': 'data/own/images',
+        },
+    ),
     'tokenizer_v2': ('pretrain/beitv2_tokenizer_clip.py', EPOCHS),
     'pretrain': ('beit_pretrain.py', {**EPOCHS, **RANDOM_TRUNK, **AVERAGED}),
     # Three steps make an update: its gradients are in the making at the end of the first epoch.

@@ -208,13 +208,7 @@ class DiscreteVAE(BaseModel):
         return self.encoder.most_likely(features.float())
 
     def _to_encoder(self, images: Tensor) -> Tensor:
-        channels, height, width = images.shape[1:]
-        if channels != self.in_channels:
-            raise UserError(
-                f'images must have {self.in_channels} channels (in_channels of the tokenizer), got {channels}'
-            )
-        if height % STRIDE or width % STRIDE:
-            raise UserError(f'the tokenizer needs image sides that are multiples of {STRIDE}, got {height} x {width}')
+        check_images(images, self.in_channels, STRIDE)
         return map_pixels(images).contiguous(memory_format=torch.channels_last)
 
     def decode(self, tokens: Tensor) -> Tensor:
@@ -230,11 +224,7 @@ class DiscreteVAE(BaseModel):
         """'tensor': visual tokens; 'loss': the objective; 'predict': tokens and squared error of every image."""
         if mode == 'loss':
             return self.loss(inputs)
-        tokens = self.encode(inputs)
-        if mode == 'tensor':
-            return tokens
-        error = (self.decode(tokens) - inputs).square().flatten(1).mean(dim=1)
-        return [dict(tokens=t, squared_error=e) for t, e in zip(tokens, error)]
+        return self.encode(inputs) if mode == 'tensor' else measure_reconstruction(self, inputs)
 
     def loss(self, images: Tensor) -> dict[str, Tensor]:
         """Reconstruction through a Gumbel-softmax relaxation, plus the KL of the codes to the uniform prior.
@@ -258,6 +248,22 @@ class DiscreteVAE(BaseModel):
             losses['psnr'] = -10 * torch.log10(error)
             losses.update(codebook_use(torch.bincount(logits.argmax(dim=1).flatten(), minlength=self.vocab_size)))
         return losses
+
+
+def check_images(images: Tensor, in_channels: int, patch_size: int) -> None:
+    """UserError unless a tokenizer with these channels and this side of a token in pixels takes images (B, C, H, W)."""
+    channels, height, width = images.shape[1:]
+    if channels != in_channels:
+        raise UserError(f'images must have {in_channels} channels (in_channels of the tokenizer), got {channels}')
+    if height % patch_size or width % patch_size:
+        raise UserError(f'the tokenizer needs image sides that are multiples of {patch_size}, got {height} x {width}')
+
+
+def measure_reconstruction(tokenizer: Any, images: Tensor) -> list[dict[str, Tensor]]:
+    """For each image of (B, C, H, W) in [0, 1] its `tokens` (h, w) and the `squared_error` of what they decode to."""
+    tokens = tokenizer.encode(images)
+    error = (tokenizer.decode(tokens) - images).square().flatten(1).mean(dim=1)
+    return [dict(tokens=t, squared_error=e) for t, e in zip(tokens, error)]
 
 
 def codebook_use(counts: Tensor) -> dict[str, Tensor]:
