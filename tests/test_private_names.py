@@ -47,6 +47,9 @@ NAMES = [
     ('mmcv.transforms:LoadAnnotations', '_load_seg_map', 'overridden: label maps that do not fit are refused'),
     ('mmseg.models.decode_heads:UPerHead', '_transform_inputs', 'UperNetHead selects its inputs'),
     ('mmpretrain.datasets:CustomDataset', '_find_samples', 'overridden: labels follow the class names'),
+    ('mmpretrain.engine.hooks:VisualizationHook', '_draw_samples', 'overridden: images of other bands'),
+    ('mmpretrain.engine.hooks:VisualizationHook', '_visualizer', 'draws the predictions'),
+    ('mmseg.engine.hooks:SegVisualizationHook', '_test_index', 'numbers of the drawn predictions'),
     ('mmpretrain.apis:ModelHub', '_models_dict', 'which models are registered'),
     ('mmpretrain.apis:get_model', '_config', 'where get_model keeps the config of a model'),
     # PyTorch

@@ -11,6 +11,7 @@ from .hooks.logging_hooks import DeferredRuntimeInfoHook, MainProcessLoggerHook
 from .hooks.monitoring_hooks import KNNHook, PicturesHook
 from .hooks.report_hook import ReportHook
 from .hooks.stop_hook import StopOnSignalHook
+from .hooks.visualization_hooks import SegVisualizationHook, VisualizationHook
 from .hooks.watchdog_hook import WatchdogHook
 from .optimizers.autocast_wrapper import AutocastOptimWrapper
 from .optimizers.constructors import LayerDecayOptimWrapperConstructor, TrainableOptimWrapperConstructor
@@ -30,9 +31,11 @@ __all__ = [
     'MainProcessLoggerHook',
     'PicturesHook',
     'ReportHook',
+    'SegVisualizationHook',
     'StopOnSignalHook',
     'TrainableOptimWrapperConstructor',
     'VerifiedCheckpointHook',
+    'VisualizationHook',
     'WatchdogHook',
 ]
 

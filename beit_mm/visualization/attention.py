@@ -142,7 +142,7 @@ def grid_points(size: tuple[int, int], rows: int, columns: int) -> list[Point]:
     return [(x, y) for y, x in product(ys, xs)]
 
 
-def _read_any(image: Source) -> np.ndarray:
+def read_any(image: Source) -> np.ndarray:
     """Pixels of an image of any number of bands."""
     if isinstance(image, np.ndarray):
         return image
@@ -176,7 +176,7 @@ def attention_figure(image: Source, points: Sequence[Point], maps: dict[int, Ten
             if not 0 <= head < values.shape[1]:
                 raise UserError(f'a head must be 0 to {values.shape[1] - 1}, got {head}')
             columns[f'block {block}\nhead {head}'] = values[:, head]
-    image = to_picture(_read_any(image))
+    image = to_picture(read_any(image))
     height, width = image.shape[:2]
     if max(height, width) > MAX_PIXELS:
         image = np.asarray(fit_to_cell(image, MAX_PIXELS))

@@ -9,7 +9,7 @@ default_hooks = dict(
     param_scheduler=dict(type='ParamSchedulerHook'),
     checkpoint=dict(type='beit_mm.VerifiedCheckpointHook', interval=5, max_keep_ckpts=3),
     sampler_seed=dict(type='DistSamplerSeedHook'),
-    visualization=dict(type='VisualizationHook', enable=False),
+    visualization=dict(type='beit_mm.VisualizationHook', enable=False),
     pictures=dict(type='beit_mm.PicturesHook', interval=1000),
     report=dict(type='beit_mm.ReportHook'),
     stop=dict(type='beit_mm.StopOnSignalHook'),
