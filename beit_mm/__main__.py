@@ -53,6 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         except OSError as error:  # such as a full disk
             sys.exit(f'error: {error}')
         return
+    for name, value in getattr(COMMANDS[args.command], 'ENVIRONMENT', {}).items():
+        os.environ.setdefault(name, value)
     register()
     import warnings
 

@@ -53,7 +53,7 @@ class Writer:
         if not self.labels:
             return 0
         images = sum(min(pair) for pair in zip(self.labels.counts, MAX_LABELLED))
-        return math.ceil(NUM_SCORES * images / self.plan.batch / 3)
+        return math.ceil(NUM_SCORES * images / self.plan.batch / self.processes / 3)
 
     def text(self, stage: str, max_iters: int, start: Path | None = None, comment: Sequence[str] = ()) -> str:
         """The text of a config.
@@ -76,6 +76,7 @@ class Writer:
             max_iters=max_iters,
             work_dir=str(self.out / stage),
             checkpoint=str(start),
+            total_batch=plan.batch * self.processes,
             highest=2**folder.bits - 1,
             load="imdecode_backend='simplejpeg'"
             + ('' if folder.color_type == 'color' else f', color_type={folder.color_type!r}'),

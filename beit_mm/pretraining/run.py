@@ -5,10 +5,14 @@ import sys
 import tempfile
 import time
 from argparse import Namespace
+from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
+import torch
+from mmengine.dist import broadcast_object_list, get_world_size, init_dist, is_main_process
 from mmengine.registry import DefaultScope, HOOKS
 
 from beit_mm.apis import load_model
@@ -20,8 +24,8 @@ from beit_mm.text import show
 from beit_mm.visualization.report.logs import current_training, read_curves, read_sessions
 
 from .configs import train_tool, Writer
-from .folder import look_at
-from .labels import read_labels
+from .folder import Folder, look_at
+from .labels import Labels, read_labels
 from .measuring import measure_step
 from .plan import candidates, choose, MAX_TOKENIZER_STEPS, MIN_STEPS, Plan, TOKENIZER_SHARE
 
@@ -30,6 +34,7 @@ SHARE = 0.02  # of the time, for each look and each measurement
 MAX_MEASURED = 3  # plans
 START = 12.0  # seconds of a training besides its steps: check, loaders, checkpoints, pictures, report
 RESERVE = 0.95  # share of the time that is planned: a machine may become slower
+FEWEST = 20  # steps, if the machine has become so slow
 NEVER = 10**6  # steps of a config that is only measured
 SCORE = 'knn/top1'
 NAMES = dict(tokenizer='tokenizer', pretrain='pre-training')
@@ -48,12 +53,12 @@ class Pretraining:
 
     def __init__(self, path: str, out: Path, minutes: float, start: float, launcher: str = 'none'):
         self.path, self.out, self.minutes, self.launcher = path, out, minutes, launcher
-        self.start, self.end = start, start + 60 * minutes
+        self.end = start + 60 * minutes
 
     @property
     def left(self) -> float:
         """Seconds."""
-        return self.end - time.monotonic()
+        return on_first(lambda: self.end - time.monotonic())
 
     def run(self, labels: str | None = None) -> None:
         """Look, choose, write, train and report.
@@ -64,14 +69,11 @@ class Pretraining:
         Raises:
             UserError, OSError: If the images, the time or a folder do not allow it.
         """
-        prepare_folder(self.out, self.path)
-        folder = look_at(self.path, SHARE * 60 * self.minutes)
-        _say(folder=self.path, **folder.describe())
-        known = read_labels(labels, folder, self.out) if labels else None
-        if known:
-            _say(labels=known.describe())
-        self.writer = Writer(self.out, folder, known, candidates(folder)[0])
-        step, tokenizer_step = self._choose(candidates(folder)), self._measure('tokenizer')
+        start_processes(self.launcher)
+        folder, known = on_first(self._look, labels)
+        plans = candidates(folder, get_world_size())
+        self.writer = Writer(self.out, folder, known, plans[0], get_world_size())
+        step, tokenizer_step = self._choose(plans), self._measure('tokenizer')
         left = self.left - 2 * START
         length = min(MAX_TOKENIZER_STEPS, int(TOKENIZER_SHARE * left / tokenizer_step))
         planned = self._steps(left - length * tokenizer_step, step)
@@ -80,14 +82,23 @@ class Pretraining:
             needed = 60 * self.minutes - left + max(steps / (1 - TOKENIZER_SHARE), tokenizer_step / TOKENIZER_SHARE)
             what = f'{self.minutes:g} minutes are enough for {max(0, planned)} steps of the smallest model'
             raise UserError(f'{what}, and {MIN_STEPS} are the least; give --minutes {math.ceil(needed / 60)} or more')
-        self._write('tokenizer', length, tokenizer_step, None)
+        on_first(self._write, 'tokenizer', length, tokenizer_step, None)
         tokens = self.writer.checkpoint('tokenizer', length)
-        self._write('pretrain', planned, step, tokens)
+        on_first(self._write, 'pretrain', planned, step, tokens)
         self._train('tokenizer')
         # The time that is left is known now, and the machine may have become slower.
         step = self._measure('pretrain')
-        self._write('pretrain', max(MIN_STEPS, self._steps(self.left - START, step)), step, tokens)
+        on_first(self._write, 'pretrain', max(FEWEST, self._steps(self.left - START, step)), step, tokens)
         self._train('pretrain')
+
+    def _look(self, labels: str | None) -> tuple[Folder, Labels | None]:
+        prepare_folder(self.out, self.path)
+        folder = look_at(self.path, SHARE * 60 * self.minutes)
+        _say(folder=self.path, **folder.describe())
+        known = read_labels(labels, folder, self.out) if labels else None
+        if known:
+            _say(labels=known.describe())
+        return folder, known
 
     def _steps(self, seconds: float, step: float) -> int:
         """Steps of the pre-training in a time, without that of its scores."""
@@ -96,7 +107,7 @@ class Pretraining:
     def _write(self, stage: str, steps: int, step: float, start: Path | None) -> None:
         """Write a config and say what it does."""
         plan, folder = self.writer.plan, self.writer.folder
-        batch = plan.tokenizer_batch if stage == 'tokenizer' else plan.batch
+        batch = self.writer.processes * (plan.tokenizer_batch if stage == 'tokenizer' else plan.batch)
         times = f'every image {steps * batch / folder.num_images:.1f} times'
         text = f'{steps:,} steps of {step:.3g} s: {steps * step / 60:.1f} minutes, {batch} images a step, {times}'
         seen = [f'{name}: {line}' for name, line in folder.describe().items()]
@@ -107,7 +118,8 @@ class Pretraining:
         _say(**{NAMES[stage]: text})
 
     def _measure(self, stage: str) -> float:
-        return measure_step(self.writer.text(stage, NEVER), SHARE * 60 * self.minutes, self.launcher)
+        step = measure_step(self.writer.text(stage, NEVER), SHARE * 60 * self.minutes, self.launcher)
+        return on_first(lambda: step)
 
     def _choose(self, plans: list[Plan]) -> float:
         """Choose the plan; returns seconds of a step of its pre-training."""
@@ -127,6 +139,28 @@ class Pretraining:
 
     def _train(self, stage: str) -> None:
         train_stage(self.writer.file(stage), None, self.launcher)
+
+
+def start_processes(launcher: str) -> None:
+    """Let the processes of a launcher know each other."""
+    if launcher != 'none' and torch.cuda.is_available():
+        init_dist(launcher)
+    elif launcher != 'none':
+        torch.distributed.init_process_group('gloo')
+
+
+def on_first(job: Callable, *arguments) -> Any:
+    """What a function gives in the first process alone, in all processes; so are a user's mistakes."""
+    result = [None]
+    if is_main_process():
+        try:
+            result = [job(*arguments)]
+        except (UserError, OSError) as error:
+            result = [error]
+    broadcast_object_list(result)
+    if isinstance(result[0], Exception):
+        raise result[0]
+    return result[0]
 
 
 def train_stage(config: Path, resume: str | None, launcher: str) -> None:
@@ -181,7 +215,8 @@ def report(out: Path) -> None:
     lines = [f'beit-mm features {show(cfg.data_root)} --model {config} --weights {weights} --out {out}/features.npz']
     if (out / 'finetune.py').is_file():
         lines.append(f'python {train_tool()} {out}/finetune.py')
-    print('next:', *lines, sep='\n  ', flush=True)
+    if is_main_process():
+        print('next:', *lines, sep='\n  ', flush=True)
 
 
 def score_of_random_weights(cfg, options: dict) -> float:
@@ -195,6 +230,6 @@ def score_of_random_weights(cfg, options: dict) -> float:
 
 
 def _say(**lines: object) -> None:
-    """Print aligned lines of a name and a text."""
-    for name, text in lines.items():
+    """Print aligned lines of a name and a text, once."""
+    for name, text in lines.items() if is_main_process() else ():
         print(f'{name.replace("_", " "):<13} {show(text)}', flush=True)
