@@ -76,7 +76,8 @@ class Writer:
             max_iters=max_iters,
             work_dir=str(self.out / stage),
             checkpoint=str(start),
-            total_batch=plan.batch * self.processes,
+            total=plan.batch * self.processes,
+            tokenizer_total=plan.tokenizer_batch * self.processes,
             highest=2**folder.bits - 1,
             load="imdecode_backend='simplejpeg'"
             + ('' if folder.color_type == 'color' else f', color_type={folder.color_type!r}'),

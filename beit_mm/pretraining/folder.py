@@ -67,7 +67,7 @@ class Folder:
     def describe(self) -> dict[str, str]:
         """What there is, by names."""
         low, median, high = (f'{width} x {height}' for height, width in self.sizes)
-        mixed = ', as which files of several kinds are read' if self.is_mixed else ''
+        mixed = '; files of several kinds are read as these' if self.is_mixed else ''
         colors = ', '.join(f'{mean:.0f} ({std:.0f})' for mean, std in zip(self.mean[:4], self.std))
         lines = dict(
             images=f'{self.num_images:,}: {self.formats}' + (f'; left out: {self.left_out}' if self.left_out else ''),

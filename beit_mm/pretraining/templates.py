@@ -40,6 +40,7 @@ val_dataloader = val_cfg = val_evaluator = None
 test_dataloader = test_cfg = test_evaluator = None
 
 optim_wrapper = dict(optimizer=dict(lr={tokenizer_lr}))
+auto_scale_lr = dict(base_batch_size={tokenizer_total})
 custom_hooks = [
     dict(type='beit_mm.AnnealHook', attribute='temperature', start=1.0, end=1 / 16, num_iters=max(1, max_iters // 2)),
 ]
@@ -81,7 +82,7 @@ train_dataloader = dict(
 # Masked patches differ by their positions alone, which the model knows from these biases: they must grow quickly.
 optim_wrapper = dict(
     optimizer=dict(lr={lr}), paramwise_cfg=dict(custom_keys=dict(relative_position_bias_table=dict(lr_mult=10))))
-auto_scale_lr = dict(base_batch_size={total_batch})
+auto_scale_lr = dict(base_batch_size={total})
 """
 
 # It ends at the last step: the time that was given is in max_iters.
