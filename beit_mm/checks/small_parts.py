@@ -43,5 +43,5 @@ def pretend_to_be_trained(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, (KMeansTokenizer, VectorQuantisedTokenizer)):
             module.has_encoder = True
-            if module.teacher is not None:
-                module.teacher.is_init = True
+        if isinstance(module, VectorQuantisedTokenizer) and module.teacher is not None:
+            module.teacher.is_init = True
