@@ -54,7 +54,7 @@ def minutes(text: str) -> float:
 
 
 def run(args: argparse.Namespace) -> None:
-    from beit_mm.pretraining import Pretraining, report, resume
+    from beit_mm.pretraining import Pretraining, resume
 
     out = args.out or Path('work_dirs', f'pretrain_{Path(args.folder).resolve().name}')
     launcher = 'pytorch' if 'TORCHELASTIC_RUN_ID' in os.environ else 'none'
@@ -62,4 +62,3 @@ def run(args: argparse.Namespace) -> None:
         resume(args.folder, out, launcher)
     else:
         Pretraining(args.folder, out, args.minutes, START, launcher).run(args.labels)
-    report(out)

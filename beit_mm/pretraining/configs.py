@@ -1,6 +1,5 @@
 """The configs that a pre-training on a folder writes."""
 
-import math
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,8 +19,7 @@ TITLES = dict(
     pretrain='BEiT {plan.trunk}, pre-trained',
     finetune='BEiT {plan.trunk}, fine-tuned on labels',
 )
-MAX_LABELLED = 2000, 1000  # labelled images of a score, and those that are asked for
-NUM_SCORES = 6  # in a training, and of random weights
+MAX_LABELLED = 1000, 500  # labelled images of a score, and those that are asked for
 
 
 @dataclass
@@ -47,14 +45,6 @@ class Writer:
         """What a training of so many steps writes at its end."""
         return self.out / stage / f'iter_{max_iters}.pth'
 
-    @property
-    def steps_of_scores(self) -> int:
-        """Steps that take as long as the scores of a pre-training; a forward pass is about a third of a step."""
-        if not self.labels:
-            return 0
-        images = sum(min(pair) for pair in zip(self.labels.counts, MAX_LABELLED))
-        return math.ceil(NUM_SCORES * images / self.plan.batch / self.processes / 3)
-
     def text(self, stage: str, max_iters: int, start: Path | None = None, comment: Sequence[str] = ()) -> str:
         """The text of a config.
 
@@ -72,7 +62,9 @@ class Writer:
             title=TITLES[stage].format(plan=plan),
             train=train_tool(),
             file=self.file(stage),
-            comment='\n'.join(f'# {line}'.rstrip() for line in comment),
+            comment='\n'.join(
+                textwrap.fill(line, 118, initial_indent='# ', subsequent_indent='# ') for line in comment
+            ),
             max_iters=max_iters,
             work_dir=str(self.out / stage),
             checkpoint=str(start),

@@ -70,7 +70,7 @@ class Folder:
         mixed = '; files of several kinds are read as these' if self.is_mixed else ''
         colors = ', '.join(f'{mean:.0f} ({std:.0f})' for mean, std in zip(self.mean[:4], self.std))
         lines = dict(
-            images=f'{self.num_images:,}: {self.formats}' + (f'; left out: {self.left_out}' if self.left_out else ''),
+            images=f'{self.num_images:,} ({self.formats})' + (f'; left out: {self.left_out}' if self.left_out else ''),
             sizes=median if low == high else f'{median} in the median, {low} to {high}',
             bands=f'{self.bands} of {self.bits} bits{mixed}',
             mean=f'{colors}{", ..." if self.bands > 4 else ""} of {self.num_seen} images, (standard deviation)',
@@ -108,7 +108,9 @@ def look_at(path: str, seconds: float) -> Folder:
         what = f'{len(names)} images' + (f', {num_equal[0]} of them copies' if num_equal[0] else '')
         raise UserError(f'pre-training needs at least {MIN_IMAGES} different images, {path} has {what}')
     suffixes = Counter(os.path.splitext(name)[1].lower() for name in names)
-    formats = ', '.join(f'{count:,} {suffix}' for suffix, count in suffixes.most_common())
+    formats = ', '.join(
+        f'{count:,} {suffix}' if len(suffixes) > 1 else suffix for suffix, count in suffixes.most_common()
+    )
     folder = Folder(path, len(names), formats, extensions, str(left_out), num_equal)
     _sample(folder, names, seconds)
     return folder

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from mmengine.config import Config
 from mmengine.dist import broadcast_object_list, get_world_size, init_dist, is_main_process
 from mmengine.registry import DefaultScope, HOOKS
 
@@ -37,6 +38,7 @@ RESERVE = 0.95  # share of the time that is planned: a machine may become slower
 FEWEST = 20  # steps, if the machine has become so slow
 NEVER = 10**6  # steps of a config that is only measured
 SCORE = 'knn/top1'
+NUM_SCORES = 4  # in a training
 NAMES = dict(tokenizer='tokenizer', pretrain='pre-training')
 
 
@@ -76,20 +78,25 @@ class Pretraining:
         step, tokenizer_step = self._choose(plans), self._measure('tokenizer')
         left = self.left - 2 * START
         length = min(MAX_TOKENIZER_STEPS, int(TOKENIZER_SHARE * left / tokenizer_step))
-        planned = self._steps(left - length * tokenizer_step, step)
+        planned = int(RESERVE * (left - length * tokenizer_step) / step)
         if planned < MIN_STEPS or not length:
-            steps = (MIN_STEPS + self.writer.steps_of_scores) * step / RESERVE
-            needed = 60 * self.minutes - left + max(steps / (1 - TOKENIZER_SHARE), tokenizer_step / TOKENIZER_SHARE)
+            needed = max(MIN_STEPS * step / RESERVE / (1 - TOKENIZER_SHARE), tokenizer_step / TOKENIZER_SHARE)
+            least = math.ceil(self.minutes + (needed - left) / 60)
             what = f'{self.minutes:g} minutes are enough for {max(0, planned)} steps of the smallest model'
-            raise UserError(f'{what}, and {MIN_STEPS} are the least; give --minutes {math.ceil(needed / 60)} or more')
+            raise UserError(f'{what}, and {MIN_STEPS} are the least; give --minutes {least} or more')
         on_first(self._write, 'tokenizer', length, tokenizer_step, None)
         tokens = self.writer.checkpoint('tokenizer', length)
         on_first(self._write, 'pretrain', planned, step, tokens)
-        self._train('tokenizer')
+        commands = [f'python {train_tool()} {self.writer.file(stage)}' for stage in STAGES]
+        _print('written, and now done; the same by hand:', *commands)
+        train_stage(self.writer.file('tokenizer'), None, self.launcher)
         # The time that is left is known now, and the machine may have become slower.
-        step = self._measure('pretrain')
-        on_first(self._write, 'pretrain', max(FEWEST, self._steps(self.left - START, step)), step, tokens)
-        self._train('pretrain')
+        step, before = self._measure('pretrain'), self.left
+        score = score_of_random_weights(read_config(self.writer.file('pretrain'))) if known else None
+        left = self.left - START - (before - self.left) * NUM_SCORES
+        on_first(self._write, 'pretrain', max(FEWEST, int(RESERVE * left / step)), step, tokens)
+        train_stage(self.writer.file('pretrain'), None, self.launcher)
+        report(self.out, score)
 
     def _look(self, labels: str | None) -> tuple[Folder, Labels | None]:
         prepare_folder(self.out, self.path)
@@ -99,10 +106,6 @@ class Pretraining:
         if known:
             _say(labels=known.describe())
         return folder, known
-
-    def _steps(self, seconds: float, step: float) -> int:
-        """Steps of the pre-training in a time, without that of its scores."""
-        return int(RESERVE * seconds / step) - self.writer.steps_of_scores
 
     def _write(self, stage: str, steps: int, step: float, start: Path | None) -> None:
         """Write a config and say what it does."""
@@ -137,9 +140,6 @@ class Pretraining:
         _say(model=plan.describe())
         return measured[plan]
 
-    def _train(self, stage: str) -> None:
-        train_stage(self.writer.file(stage), None, self.launcher)
-
 
 def start_processes(launcher: str) -> None:
     """Let the processes of a launcher know each other."""
@@ -171,7 +171,7 @@ def train_stage(config: Path, resume: str | None, launcher: str) -> None:
 
 
 def resume(path: str, out: Path, launcher: str) -> None:
-    """Go on with the configs in a folder: train what is not at its end.
+    """Go on with the configs in a folder: train what is not at its end, and report.
 
     UserError if there are none, or they are for other images.
     """
@@ -186,6 +186,7 @@ def resume(path: str, out: Path, launcher: str) -> None:
         cfg = read_config(file)
         if not Path(cfg.work_dir, f'iter_{cfg.train_cfg.max_iters}.pth').is_file():
             train_stage(file, 'auto', launcher)
+    report(out)
 
 
 def prepare_folder(out: Path, path: str) -> None:
@@ -202,28 +203,38 @@ def prepare_folder(out: Path, path: str) -> None:
         raise OSError(f'{out} must be a folder that can be written to: {error.strerror}; name another --out') from error
 
 
-def report(out: Path) -> None:
-    """Say where everything is, the score, and what may come next."""
+def report(out: Path, before: float | None = None) -> None:
+    """Say where everything is, the score, and what may come next.
+
+    Args:
+        out: the folder for results.
+        before: the score of random weights, if it is known.
+    """
     config = out / 'pretrain.py'
     cfg = read_config(config)
     weights = Path(cfg.work_dir, f'iter_{cfg.train_cfg.max_iters}.pth')
     _say(weights=weights, log=Path(cfg.work_dir, 'report.html'))
-    if hooks := [hook for hook in cfg.get('custom_hooks') or () if hook['type'] == 'beit_mm.KNNHook']:
+    if neighbours_hook(cfg):
         curves = {curve.name: curve for curve in read_curves(current_training(read_sessions(Path(cfg.work_dir))))[1]}
-        score = f'{curves[SCORE].values[-1]:.1f} %, {score_of_random_weights(cfg, hooks[0]):.1f} % before the training'
+        before = score_of_random_weights(cfg) if before is None else before
+        score = f'{curves[SCORE].values[-1]:.1f} %, {before:.1f} % before the training'
         _say(score=f'{score}: images whose class is that of their nearest neighbours')
     lines = [f'beit-mm features {show(cfg.data_root)} --model {config} --weights {weights} --out {out}/features.npz']
     if (out / 'finetune.py').is_file():
         lines.append(f'python {train_tool()} {out}/finetune.py')
-    if is_main_process():
-        print('next:', *lines, sep='\n  ', flush=True)
+    _print('next:', *lines)
 
 
-def score_of_random_weights(cfg, options: dict) -> float:
-    """The score of a KNNHook for the trunk before the training, in percent."""
+def neighbours_hook(cfg: Config) -> dict | None:
+    """The KNNHook of a config."""
+    return next((hook for hook in cfg.get('custom_hooks') or () if hook['type'] == 'beit_mm.KNNHook'), None)
+
+
+def score_of_random_weights(cfg: Config) -> float:
+    """The score of the trunk before the training, in percent."""
     drop_pretrained(cfg.model)
     with redirect_stdout(sys.stderr), DefaultScope.overwrite_default_scope(cfg.default_scope):
-        hook = HOOKS.build(dict(options))
+        hook = HOOKS.build(dict(neighbours_hook(cfg)))
         model = load_model(cfg)
         hook.before_train(SimpleNamespace(model=model))
         return hook.top1(model)
@@ -233,3 +244,8 @@ def _say(**lines: object) -> None:
     """Print aligned lines of a name and a text, once."""
     for name, text in lines.items() if is_main_process() else ():
         print(f'{name.replace("_", " "):<13} {show(text)}', flush=True)
+
+
+def _print(title: str, *commands: str) -> None:
+    if is_main_process():
+        print(title, *commands, sep='\n  ', flush=True)

@@ -94,7 +94,7 @@ param_scheduler = [
 ]
 train_cfg = dict(_delete_=True, type='beit_mm.IterTrainLoop', max_iters=max_iters, max_bad_share={bad_share})
 log_processor = dict(by_epoch=False)
-interval = max(1, max_iters // 4)
+interval = -(-max_iters // 4)  # rounded up, so that the last one is at the end
 default_hooks = dict(
     logger=dict(interval=10, log_metric_by_epoch=False),
     checkpoint=dict(by_epoch=False, interval=interval, max_keep_ckpts=1),

@@ -75,7 +75,7 @@ def test_copies_other_files_and_unreadable_images_are_told(tmp_path):
     folder = look_at(str(tmp_path), 60)
     assert folder.num_images == 14 and folder.num_equal == (3, 14) and list(folder.bad) == ['cut.jpg']
     lines = folder.describe()
-    assert "14: 13 .png, 1 .jpg; left out: 1 .txt (such as 'notes.txt')" == lines['images']
+    assert "14 (13 .png, 1 .jpg); left out: 1 .txt (such as 'notes.txt')" == lines['images']
     assert lines['equal'] == '3 of 14 files have the content of another one'
     assert lines['unreadable'].startswith('1 of 14, such as cut.jpg: ')
 

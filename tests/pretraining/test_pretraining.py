@@ -16,7 +16,7 @@ from beit_mm.checks import check_config
 from beit_mm.config.flatten import drop_scope_stamps
 from beit_mm.config.reading import read_config
 from beit_mm.errors import UserError
-from beit_mm.pretraining import plan, Pretraining, report, resume, run
+from beit_mm.pretraining import plan, Pretraining, resume, run
 from beit_mm.pretraining.configs import Writer
 from beit_mm.pretraining.folder import look_at
 from beit_mm.pretraining.labels import read_labels
@@ -90,17 +90,19 @@ def clock(monkeypatch) -> None:
 
 def test_a_folder_becomes_weights_and_a_score_and_a_second_command_goes_on(photos, clock, capfd):
     out = Path('out')
-    Pretraining(photos, out, 2000, time.monotonic()).run(photos)
-    report(out)
+    Pretraining(photos, out, 1000, time.monotonic()).run(photos)
     printed = capfd.readouterr().out
     weights = out / 'pretrain' / Path((out / 'pretrain' / 'last_checkpoint').read_text().strip()).name
     assert f'weights       {weights}' in printed and '2 classes' in printed
     assert re.search(r'score +\d+\.\d %, \d+\.\d % before the training', printed)
+    assert [line.split()[-1] for line in printed.splitlines() if 'tools/train.py' in line] == [
+        f'out/{stage}.py' for stage in ('tokenizer', 'pretrain', 'finetune')
+    ]
     command = next(line for line in printed.splitlines() if 'beit-mm features' in line)
     main(command.split()[1:])
     assert np.load(out / 'features.npz')['features'].shape == (12, 32)
     with pytest.raises(UserError, match=r'out holds an earlier run \(tokenizer\.py\); add --resume to go on'):
-        Pretraining(photos, out, 2000, time.monotonic()).run()
+        Pretraining(photos, out, 1000, time.monotonic()).run()
     text = (out / 'pretrain.py').read_text()
     steps = int(re.search(r'max_iters = (\d+)', text)[1])
     (out / 'pretrain.py').write_text(text.replace(f'max_iters = {steps}', f'max_iters = {steps + 2}'))
