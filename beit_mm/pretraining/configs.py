@@ -12,7 +12,7 @@ from beit_mm.model_index import MIM
 from .folder import Folder, MAX_BAD_SHARE
 from .labels import Labels
 from .plan import Plan
-from .templates import DATA, FINETUNE, HEAD, NEIGHBOURS, PRETRAIN, SCHEDULE, TOKENIZER
+from .templates import DATA, FINETUNE, HEAD, LENGTH, NEIGHBOURS, PRETRAIN, TOKENIZER
 
 TITLES = dict(
     tokenizer='A tokenizer of {plan.vocab_size} visual tokens',
@@ -58,7 +58,7 @@ class Writer:
         width, depth, heads = plan.widths
         values = dict(
             vars(self),
-            name=stage,
+            base='tokenizer_kmeans' if stage == 'tokenizer' else stage,
             title=TITLES[stage].format(plan=plan),
             train=train_tool(),
             file=self.file(stage),
@@ -69,7 +69,6 @@ class Writer:
             work_dir=str(self.out / stage),
             checkpoint=str(start),
             total=plan.batch * self.processes,
-            tokenizer_total=plan.tokenizer_batch * self.processes,
             highest=2**folder.bits - 1,
             load="imdecode_backend='simplejpeg'"
             + ('' if folder.color_type == 'color' else f', color_type={folder.color_type!r}'),
@@ -82,7 +81,6 @@ class Writer:
             std=_wrap(folder.std),
             saturation=0.4 if folder.bands == 3 else 0.0,
             lr=plan.learning_rate(self.processes),
-            tokenizer_lr=3e-3 if plan.trunk == 'mini' else 1e-3,
         )
         if labels:
             for name, number, most in zip(('num_train', 'num_val'), labels.counts, MAX_LABELLED):
@@ -90,8 +88,8 @@ class Writer:
             values['classes'] = pformat(labels.classes, width=100, compact=True)
             values['finetune_batch'] = min(32, max(1, labels.counts[0] // 4))
         parts = dict(
-            tokenizer=[DATA, TOKENIZER, SCHEDULE],
-            pretrain=[DATA, PRETRAIN, SCHEDULE, *([NEIGHBOURS] if labels else [])],
+            tokenizer=[DATA, TOKENIZER, LENGTH],
+            pretrain=[DATA, PRETRAIN, LENGTH, *([NEIGHBOURS] if labels else [])],
             finetune=[FINETUNE],
         )
         return ''.join(part.format(**values) for part in [HEAD, *parts[stage]])

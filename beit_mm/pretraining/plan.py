@@ -15,7 +15,7 @@ SMALLEST = 48  # side with patches of 8 pixels
 STEPS = 1000  # that a pre-training should have, else a smaller model is taken
 MIN_STEPS = 100  # without which there is no pre-training
 TOKENIZER_SHARE = 0.25  # of the time for both trainings
-MAX_TOKENIZER_STEPS = 20_000  # as in configs/own_data/tokenizer.py
+MAX_TOKENIZER_STEPS = 500  # as in configs/own_data/tokenizer_kmeans.py
 
 
 @dataclass(frozen=True)
@@ -42,16 +42,13 @@ class Plan:
 
     @property
     def vocab_size(self) -> int:
-        return 128 if self.trunk == 'mini' else 1024
-
-    @property
-    def tokenizer_widths(self) -> str:
-        """Those of configs/demo and of configs/own_data."""
-        return 'n_hid=16, n_init=32, blocks_per_group=1' if self.trunk == 'mini' else 'n_hid=64, n_init=64'
+        """As in configs/demo and in configs/own_data, and fewer for few patches in a step."""
+        patches = self.tokenizer_batch * (self.img_size // self.patch_size) ** 2
+        return 128 if self.trunk == 'mini' else max(128, min(1024, 2 ** (patches.bit_length() - 3)))
 
     @property
     def tokenizer_batch(self) -> int:
-        return min(self.batch, 16 if self.trunk == 'mini' else 64)
+        return min(self.batch, 64)
 
     @property
     def cost(self) -> float:

@@ -36,7 +36,7 @@ MAX_MEASURED = 3  # plans
 START = 12.0  # seconds of a training besides its steps: check, loaders, checkpoints, pictures, report
 RESERVE = 0.95  # share of the time that is planned: a machine may become slower
 FEWEST = 20  # steps, if the machine has become so slow
-NEVER = 10**6  # steps of a config that is only measured
+MEASURED = dict(tokenizer=30, pretrain=10**6)  # steps of a config that is only measured
 SCORE = 'knn/top1'
 NUM_SCORES = 4  # in a training
 NAMES = dict(tokenizer='tokenizer', pretrain='pre-training')
@@ -121,7 +121,7 @@ class Pretraining:
         _say(**{NAMES[stage]: text})
 
     def _measure(self, stage: str) -> float:
-        step = measure_step(self.writer.text(stage, NEVER), SHARE * 60 * self.minutes, self.launcher)
+        step = measure_step(self.writer.text(stage, MEASURED[stage]), SHARE * 60 * self.minutes, self.launcher)
         return on_first(lambda: step)
 
     def _choose(self, plans: list[Plan]) -> float:

@@ -7,7 +7,7 @@ HEAD = """\
 #
 {comment}
 # No published score; all values are our choice.
-_base_ = 'beit_mm::own_data/{name}.py'
+_base_ = 'beit_mm::own_data/{base}.py'
 """
 
 DATA = """
@@ -23,9 +23,8 @@ load = dict(type='beit_mm.LoadImage', {load})
 """
 
 TOKENIZER = """
-vocab_size = {plan.vocab_size}
 model = dict(
-    vocab_size=vocab_size, {plan.tokenizer_widths}, in_channels=in_channels, kl_weight=6.6 / 192,
+    vocab_size={plan.vocab_size}, in_channels=in_channels, whitening_iters=max(1, max_iters // 10),
     data_preprocessor=dict(
         type='beit_mm.ClsDataPreprocessor', mean=[0.0] * in_channels, std=[float(highest)] * in_channels))
 
@@ -38,12 +37,7 @@ train_dataloader = dict(
         pipeline=[load, random_crop, _base_.flip, _base_.pack]))
 val_dataloader = val_cfg = val_evaluator = None
 test_dataloader = test_cfg = test_evaluator = None
-
-optim_wrapper = dict(optimizer=dict(lr={tokenizer_lr}))
-auto_scale_lr = dict(base_batch_size={tokenizer_total})
-custom_hooks = [
-    dict(type='beit_mm.AnnealHook', attribute='temperature', start=1.0, end=1 / 16, num_iters=max(1, max_iters // 2)),
-]
+param_scheduler = [dict(type='CosineAnnealingLR', eta_min=0.02, by_epoch=False, begin=0, end=max_iters)]
 """
 
 PRETRAIN = """
@@ -55,8 +49,8 @@ model = dict(
         drop_path_rate=0.0),
     target=dict(
         tokenizer=dict(
-            vocab_size={plan.vocab_size}, {plan.tokenizer_widths}, in_channels=in_channels,
-            init_cfg=dict(checkpoint={checkpoint!r}))),
+            _delete_=True, type='beit_mm.KMeansTokenizer', vocab_size={plan.vocab_size}, in_channels=in_channels,
+            init_cfg=dict(type='Pretrained', checkpoint={checkpoint!r}))),
     recovered=dict(num_masked=num_masked),
     data_preprocessor=dict(
         # Measured, a number for each band{order}.
@@ -82,16 +76,16 @@ train_dataloader = dict(
 # Masked patches differ by their positions alone, which the model knows from these biases: they must grow quickly.
 optim_wrapper = dict(
     optimizer=dict(lr={lr}), paramwise_cfg=dict(custom_keys=dict(relative_position_bias_table=dict(lr_mult=10))))
-auto_scale_lr = dict(base_batch_size={total})
-"""
-
-# It ends at the last step: the time that was given is in max_iters.
-SCHEDULE = """
 warmup_iters = max(1, max_iters // 20)
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-9, by_epoch=False, begin=0, end=warmup_iters),
     dict(type='CosineAnnealingLR', eta_min_ratio=0.01, by_epoch=False, begin=warmup_iters, end=max_iters),
 ]
+auto_scale_lr = dict(base_batch_size={total})
+"""
+
+# It ends at the last step: the time that was given is in max_iters.
+LENGTH = """
 train_cfg = dict(_delete_=True, type='beit_mm.IterTrainLoop', max_iters=max_iters, max_bad_share={bad_share})
 log_processor = dict(by_epoch=False)
 interval = -(-max_iters // 4)  # rounded up, so that the last one is at the end
