@@ -205,3 +205,26 @@ def predict_by_neighbours(
         votes = weights.new_zeros(len(part), int(train_labels.max()) + 1)
         predicted.append(votes.scatter_add_(1, train_labels[neighbours], weights).argmax(dim=1))
     return torch.cat(predicted)
+
+
+def predict_by_regression(
+    features: Tensor, train_features: Tensor, train_labels: Tensor, penalty: float = 1e-3
+) -> Tensor:
+    """Classes by ridge regression to one-hot labels: a linear probe in closed form.
+
+    Args:
+        features, train_features: (N, C) and (M, C).
+        train_labels: int64 (M,).
+        penalty: of the squared weights, for features of unit variance, and a mean over the images. Our choice: on the
+            demonstration's pre-trained model 1e-4 and 1e-2 gave 50.4 and 37.0 % where it gave 46.0 %.
+
+    Returns:
+        int64 (N,).
+    """
+    mean, std = train_features.mean(dim=0), train_features.std(dim=0).clamp(min=1e-6)
+    features, train_features = ((part - mean).div(std).double() for part in (features, train_features))
+    targets = torch.nn.functional.one_hot(train_labels).double()
+    covariance = train_features.t() @ train_features / len(targets)
+    covariance.diagonal().add_(penalty)
+    weights = torch.linalg.solve(covariance, train_features.t() @ targets / len(targets))
+    return (features @ weights + targets.mean(dim=0)).argmax(dim=1)

@@ -37,7 +37,7 @@ START = 12.0  # seconds of a training besides its steps: check, loaders, checkpo
 RESERVE = 0.95  # share of the time that is planned: a machine may become slower
 FEWEST = 20  # steps, if the machine has become so slow
 MEASURED = dict(tokenizer=30, pretrain=10**6)  # steps of a config that is only measured
-SCORE = 'knn/top1'
+SCORES = {'linear/top1': 'by ridge regression', 'knn/top1': 'by nearest neighbours'}
 NUM_SCORES = 4  # in a training
 NAMES = dict(tokenizer='tokenizer', pretrain='pre-training')
 
@@ -91,12 +91,12 @@ class Pretraining:
         _print('written, and now done; the same by hand:', *commands)
         train_stage(self.writer.file('tokenizer'), None, self.launcher)
         # The time that is left is known now, and the machine may have become slower.
-        step, before = self._measure('pretrain'), self.left
-        score = score_of_random_weights(read_config(self.writer.file('pretrain'))) if known else None
-        left = self.left - START - (before - self.left) * NUM_SCORES
+        step, start = self._measure('pretrain'), self.left
+        before_training = score_random_weights(read_config(self.writer.file('pretrain'))) if known else None
+        left = self.left - START - (start - self.left) * NUM_SCORES
         on_first(self._write, 'pretrain', max(FEWEST, int(RESERVE * left / step)), step, tokens)
         train_stage(self.writer.file('pretrain'), None, self.launcher)
-        report(self.out, score)
+        report(self.out, before_training)
 
     def _look(self, labels: str | None) -> tuple[Folder, Labels | None]:
         prepare_folder(self.out, self.path)
@@ -203,12 +203,12 @@ def prepare_folder(out: Path, path: str) -> None:
         raise OSError(f'{out} must be a folder that can be written to: {error.strerror}; name another --out') from error
 
 
-def report(out: Path, before: float | None = None) -> None:
-    """Say where everything is, the score, and what may come next.
+def report(out: Path, before: dict[str, float] | None = None) -> None:
+    """Say where everything is, the scores, and what may come next.
 
     Args:
         out: the folder for results.
-        before: the score of random weights, if it is known.
+        before: the scores of random weights, if they are known.
     """
     config = out / 'pretrain.py'
     cfg = read_config(config)
@@ -216,9 +216,12 @@ def report(out: Path, before: float | None = None) -> None:
     _say(weights=weights, log=Path(cfg.work_dir, 'report.html'))
     if neighbours_hook(cfg):
         curves = {curve.name: curve for curve in read_curves(current_training(read_sessions(Path(cfg.work_dir))))[1]}
-        before = score_of_random_weights(cfg) if before is None else before
-        score = f'{curves[SCORE].values[-1]:.1f} %, {before:.1f} % before the training'
-        _say(score=f'{score}: images whose class is that of their nearest neighbours')
+        before = before or score_random_weights(cfg)
+        for name, words in SCORES.items():
+            score = (
+                f'{curves[name].values[-1]:.1f} % of labelled images right, {before[name]:.1f} % before the training'
+            )
+            _say(**{name.partition('/')[0]: f'{score}: {words}'})
     lines = [f'beit-mm features {show(cfg.data_root)} --model {config} --weights {weights} --out {out}/features.npz']
     if (out / 'finetune.py').is_file():
         lines.append(f'python {train_tool()} {out}/finetune.py')
@@ -230,14 +233,14 @@ def neighbours_hook(cfg: Config) -> dict | None:
     return next((hook for hook in cfg.get('custom_hooks') or () if hook['type'] == 'beit_mm.KNNHook'), None)
 
 
-def score_of_random_weights(cfg: Config) -> float:
-    """The score of the trunk before the training, in percent."""
+def score_random_weights(cfg: Config) -> dict[str, float]:
+    """The scores of the trunk before the training, in percent."""
     drop_pretrained(cfg.model)
     with redirect_stdout(sys.stderr), DefaultScope.overwrite_default_scope(cfg.default_scope):
         hook = HOOKS.build(dict(neighbours_hook(cfg)))
         model = load_model(cfg)
         hook.before_train(SimpleNamespace(model=model))
-        return hook.top1(model)
+        return hook.scores(model)
 
 
 def _say(**lines: object) -> None:

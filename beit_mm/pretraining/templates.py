@@ -97,7 +97,8 @@ default_hooks = dict(
 
 # Labels are for the score alone: no gradient comes from them.
 NEIGHBOURS = """
-# The score knn/top1: how many labelled images have the class of their nearest neighbours in the trunk's features.
+# The scores linear/top1 and knn/top1: how many labelled images are classified right by the trunk's features, in which
+# the others are known.
 neighbours = dict({labels.sources[0]})
 asked = dict({labels.sources[1]})
 labelled = dict(batch_size={plan.batch}, num_workers={plan.workers})

@@ -8,6 +8,7 @@ import torch
 from mmengine.registry import METRICS
 from mmseg.evaluation import IoUMetric as HostIoUMetric
 from PIL import Image
+from sklearn.linear_model import Ridge
 from sklearn.neighbors import KNeighborsClassifier
 from torch.nn import functional as F
 
@@ -156,3 +157,14 @@ def test_votes_are_scikit_learns(k, temperature, limit, monkeypatch):
     found = metrics.predict_by_neighbours(features[300:], features[:300], labels[:300], k, temperature)
     assert torch.equal(found, expected) and 0.4 < (found == labels[300:]).double().mean() < 1
     assert held == ([(2, 300)] * 50 if limit == 700 else [(100, 300)])
+
+
+def test_regression_is_scikit_learns_ridge_of_one_hot_labels():
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, 3, (300,), generator=generator)
+    features = torch.randn(300, 8, generator=generator) + 2 * F.one_hot(labels, 8) + 5
+    train, mean, std = features[:200], features[:200].mean(dim=0), features[:200].std(dim=0)
+    expected = Ridge(alpha=0.1 * 200).fit(((train - mean) / std).numpy(), F.one_hot(labels[:200]).numpy())
+    expected = expected.predict(((features[200:] - mean) / std).numpy()).argmax(axis=1)
+    found = metrics.predict_by_regression(features[200:], train, labels[:200], penalty=0.1)
+    assert found.tolist() == expected.tolist() and (found == labels[200:]).double().mean() > 0.6

@@ -94,7 +94,7 @@ def test_a_folder_becomes_weights_and_a_score_and_a_second_command_goes_on(photo
     printed = capfd.readouterr().out
     weights = out / 'pretrain' / Path((out / 'pretrain' / 'last_checkpoint').read_text().strip()).name
     assert f'weights       {weights}' in printed and '2 classes' in printed
-    assert re.search(r'score +\d+\.\d %, \d+\.\d % before the training', printed)
+    assert re.search(r'linear +\d+\.\d % of labelled images right, \d+\.\d % before the training', printed)
     assert [line.split()[-1] for line in printed.splitlines() if 'tools/train.py' in line] == [
         f'out/{stage}.py' for stage in ('tokenizer', 'pretrain', 'finetune')
     ]

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from beit_mm.datasets.images import input_format, normalize
 from beit_mm.errors import UserError
-from beit_mm.evaluation.metrics import predict_by_neighbours
+from beit_mm.evaluation.metrics import predict_by_neighbours, predict_by_regression
 from beit_mm.models.backbones.beit import BEiT
 from beit_mm.models.inspection import evaluating, keeping_random_states, unwrap
 from beit_mm.registry import DATASETS, HOOKS
@@ -93,9 +93,10 @@ class PicturesHook(Hook):
 
 @HOOKS.register_module()
 class KNNHook(Hook):
-    """Classifies some validation images by their nearest training images in the trunk's features, at an interval.
+    """Classifies some validation images by the trunk's features of training images, at an interval.
 
-    `knn/top1`, in percent, goes to the log and to TensorBoard, over the number of iterations done. The model needs a
+    `knn/top1`, by their nearest neighbours, and `linear/top1`, by ridge regression, in percent, go to the log and to
+    TensorBoard, over the number of iterations done. Neighbours say little of small models. The model needs a
     `backbone` and a `data_preprocessor`. Processes share the work. Random states, modes and weights of the run do not
     change. Example::
 
@@ -179,17 +180,22 @@ class KNNHook(Hook):
     def _classify(self, runner, step: int) -> None:
         """Classify the validation images, and log the share that is right."""
         with timed(runner, 'validation'):
-            top1 = self.top1(unwrap(runner.model))
-        runner.logger.info(f'k-NN on frozen features after {step} iterations: knn/top1: {top1:.4f}')
-        runner.visualizer.add_scalar('knn/top1', top1, step)
+            scores = self.scores(unwrap(runner.model))
+        text = ', '.join(f'{name}: {score:.4f}' for name, score in scores.items())
+        runner.logger.info(f'frozen features after {step} iterations: {text}')
+        for name, score in scores.items():
+            runner.visualizer.add_scalar(name, score, step)
 
     @torch.no_grad()
-    def top1(self, model: nn.Module) -> float:
-        """Share of the validation images that are classified right, in percent, the same in every process."""
+    def scores(self, model: nn.Module) -> dict[str, float]:
+        """Shares of the validation images that are classified right, in percent, the same in every process."""
         with keeping_random_states(), evaluating(model.backbone):
             train, (features, labels) = [self._extract(model, **source) for source in self.sources]
-        predicted = predict_by_neighbours(features, *train, self.k, self.temperature)
-        return 100 * (predicted == labels).double().mean().item()
+        predicted = {
+            'knn/top1': predict_by_neighbours(features, *train, self.k, self.temperature),
+            'linear/top1': predict_by_regression(features, *train),
+        }
+        return {name: 100 * (classes == labels).double().mean().item() for name, classes in predicted.items()}
 
     def _extract(self, model: nn.Module, sampler: list[int], **loader) -> tuple[Tensor, Tensor]:
         """Features (N, C), of length 1, and labels (N,) of the chosen images; each process computes its share."""

@@ -63,7 +63,7 @@ def pre_training_model() -> MaskedImageModel:
 
 def look(hook: KNNHook, model: nn.Module) -> float:
     hook.before_train(SimpleNamespace(model=model))
-    return hook.top1(model)
+    return hook.scores(model)['knn/top1']
 
 
 @pytest.mark.parametrize('build', [pre_training_model, classifier, lambda: classifier(out_type='featmap')])
