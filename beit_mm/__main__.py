@@ -15,6 +15,7 @@ from beit_mm.commands import (
     check,
     classify,
     convert,
+    doctor,
     export,
     features,
     models,
@@ -38,6 +39,7 @@ COMMANDS = {
     'convert': convert,
     'export': export,
     'check': check,
+    'doctor': doctor,
 }
 LIGHT = (models,)  # run without torch and the hosts
 

@@ -60,7 +60,7 @@ def check_config(
     """
     plain = cfg.to_dict()
     used = tuple(key for key in loaders if isinstance(plain.get(key), dict))
-    with _isolated(plain.get('default_scope') or 'mmengine'), TemporaryDirectory() as folder:
+    with isolated(plain.get('default_scope') or 'mmengine'), TemporaryDirectory() as folder:
         run = DryRun(plain, used, tuple(lists), Path(folder))
         problems = [Problem(key, sentence) for key, sentence in unread_options(cfg, options).items()]
         problems += [*keys.check_keys(plain, used), *files.check_files(plain, used)]
@@ -116,7 +116,7 @@ def check_runner(runner) -> None:
 
 
 @contextmanager
-def _isolated(scope: str) -> Iterator[None]:
+def isolated(scope: str) -> Iterator[None]:
     """Run a block without output, then put back the random states and MMEngine's global instances."""
     managers = {manager: dict(manager._instance_dict) for manager in subclasses(ManagerMixin)}
     states = random.getstate(), np.random.get_state()

@@ -8,6 +8,7 @@ from .hooks.anneal_hook import AnnealHook
 from .hooks.check_weights_hook import CheckWeightsHook
 from .hooks.checkpoint_hook import VerifiedCheckpointHook
 from .hooks.logging_hooks import DeferredRuntimeInfoHook, MainProcessLoggerHook
+from .hooks.machine_hook import MachineHook
 from .hooks.monitoring_hooks import KNNHook, PicturesHook
 from .hooks.report_hook import ReportHook
 from .hooks.stop_hook import StopOnSignalHook
@@ -28,6 +29,7 @@ __all__ = [
     'IterTrainLoop',
     'KNNHook',
     'LayerDecayOptimWrapperConstructor',
+    'MachineHook',
     'MainProcessLoggerHook',
     'PicturesHook',
     'ReportHook',

@@ -1,0 +1,159 @@
+"""What is here: versions, device, memory, cores, compiler; and combinations that are known to fail."""
+
+import importlib.metadata
+import os
+import platform
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from beit_mm.checks.problems import Problem, warn
+from beit_mm.engine.hooks.machine_hook import device_name
+from beit_mm.engine.optimizers.autocast_wrapper import computes_in_bfloat16
+from beit_mm.errors import UserError
+from beit_mm.version import __version__
+
+HOSTS = ('mmengine', 'mmcv', 'mmpretrain', 'mmseg')
+OTHERS = ('torchvision', 'numpy')
+MIN_SHARED = 2**30  # bytes of /dev/shm, through which the workers of loaders send their batches
+
+
+def find_device(name: str | None) -> torch.device:
+    """The device of a name; None for the GPU if there is one. UserError if there is no such device."""
+    name = name or ('cuda' if torch.cuda.is_available() else 'cpu')
+    count = torch.cuda.device_count()
+    try:
+        device = torch.empty(1, device=name).device
+    except (RuntimeError, AssertionError) as error:  # an unknown name or number, or a build of torch without it
+        raise UserError(f'--device must be cpu, or cuda or cuda:N of {count} GPUs, got {name}') from error
+    if device.type not in ('cpu', 'cuda'):
+        raise UserError(f'--device must be cpu, or cuda or cuda:N of {count} GPUs, got {name}')
+    return device
+
+
+def describe(device: torch.device) -> dict[str, Any]:
+    """Facts by name: texts and numbers, sizes in bytes."""
+    facts: dict[str, Any] = dict(
+        device=device_name(device),
+        kind=device.type,
+        memory=total_memory(device),
+        free_memory=free_memory(device),
+        devices=max(torch.cuda.device_count(), 1) if device.type == 'cuda' else 1,
+        cores=count_cores(),
+        bfloat16=computes_in_bfloat16(device.type),
+        compiler=find_compiler(device),
+        shared_memory=shutil.disk_usage('/dev/shm').total if Path('/dev/shm').is_dir() else None,
+        python=platform.python_version(),
+        torch=torch.__version__,
+        beit_mm=__version__,
+    )
+    facts.update({name: _version(name) for name in (*OTHERS, *HOSTS)})
+    facts['threads'] = torch.get_num_threads()
+    facts['has_nvidia'] = Path('/proc/driver/nvidia/version').is_file()
+    if facts['has_nvidia']:
+        match = re.search(r'\b\d{3}\.[\d.]+', Path('/proc/driver/nvidia/version').read_text())
+        facts['driver'] = match[0] if match else 'unknown'
+    facts['cuda'] = torch.version.cuda
+    if device.type == 'cuda':
+        facts['capability'] = torch.cuda.get_device_capability(device)
+        facts['cudnn'] = torch.backends.cudnn.version()
+        facts['architectures'] = torch.cuda.get_arch_list()
+    return facts
+
+
+def _version(package: str) -> str:
+    """Of an installed module, from its distribution, without importing it."""
+    for name in (f'onedl-{dict(mmseg="mmsegmentation").get(package, package)}', package):
+        try:
+            return importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return 'unknown'
+
+
+def count_cores() -> int:
+    """Cores that this process may use: its affinity, and what a container leaves of their time."""
+    cores = len(os.sched_getaffinity(0))
+    quota = Path('/sys/fs/cgroup/cpu.max')
+    if quota.is_file() and (numbers := quota.read_text().split())[0].isdigit():
+        cores = min(cores, max(int(numbers[0]) // int(numbers[1]), 1))
+    return cores
+
+
+def total_memory(device: torch.device) -> int:
+    if device.type == 'cuda':
+        return torch.cuda.get_device_properties(device).total_memory
+    return _memory('MemTotal', '/sys/fs/cgroup/memory.max', 0)
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that a training may still take."""
+    if device.type == 'cuda':
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + cached
+    used = Path('/sys/fs/cgroup/memory.current')
+    return _memory('MemAvailable', '/sys/fs/cgroup/memory.max', int(used.read_text()) if used.is_file() else 0)
+
+
+def _memory(name: str, limit: str, used: int) -> int:
+    """Bytes of a line of /proc/meminfo, or what a container's limit leaves if that is less."""
+    info = Path('/proc/meminfo').read_text()
+    size = 1024 * int(re.search(rf'^{name}:\s+(\d+) kB', info, re.MULTILINE)[1])
+    text = Path(limit).read_text().strip() if Path(limit).is_file() else 'max'
+    return min(size, int(text) - used) if text.isdigit() else size
+
+
+def find_compiler(device: torch.device) -> str | None:
+    """What torch.compile needs on a device: Triton on a GPU, a C++ compiler on a CPU; None if it is not there."""
+    if device.type == 'cpu':
+        return next(filter(None, map(shutil.which, (os.environ.get('CXX', ''), 'g++', 'clang++'))), None)
+    try:
+        version = importlib.metadata.version('triton')
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    # Triton compiles its launcher in C.
+    has_c = any(map(shutil.which, (os.environ.get('CC', ''), 'gcc', 'clang', 'cc')))
+    return f'triton {version}' if has_c else None
+
+
+def known_problems(facts: dict[str, Any]) -> Iterator[Problem]:
+    """Combinations that are known to fail, as errors, and what is known to be slow or wrong in part, as warnings."""
+    version = tuple(int(number) for number in re.findall(r'\d+', facts['torch'])[:2])
+    if facts['kind'] == 'cpu' and facts.get('has_nvidia'):
+        if facts['cuda'] is None:
+            what = f'torch {facts["torch"]} is built without CUDA, but there is an NVIDIA driver'
+            yield Problem('torch', f'{what}; install a CUDA build of torch')
+        else:
+            what = f'torch is built for CUDA {facts["cuda"]}, but finds no GPU with the driver {facts.get("driver")}'
+            yield Problem('driver', f'{what}; update the driver, or unset CUDA_VISIBLE_DEVICES')
+    if facts['kind'] == 'cuda':
+        major, minor = facts['capability']
+        if f'sm_{major}{minor}' not in facts['architectures'] and not any(
+            name.startswith(f'sm_{major}') for name in facts['architectures']
+        ):
+            built = ', '.join(facts['architectures'])
+            yield Problem('torch', f'is built for {built}, not for sm_{major}{minor}; install a build for this GPU')
+        if major == 9 and version >= (2, 11):
+            what = (
+                'cuDNN attention with a bias can give NaN gradients at 64, 192, ... 576 tokens (pytorch issue 196678)'
+            )
+            yield warn('attention', f'{what}; the checks below say whether it does here')
+        if not facts['bfloat16']:
+            yield warn('device', 'has no bfloat16, so recipes train in float32; expect twice the time and memory')
+    if facts['threads'] > facts['cores']:
+        what = f'torch uses {facts["threads"]} threads on {facts["cores"]} cores, which wait for each other'
+        yield warn('threads', f'{what}; set OMP_NUM_THREADS={facts["cores"]}')
+    if facts['shared_memory'] is not None and facts['shared_memory'] < MIN_SHARED:
+        size = f'{facts["shared_memory"] / 2**20:.0f} MiB'
+        mend = 'make it larger (docker run --shm-size=8g), or set num_workers=0'
+        yield warn('/dev/shm', f'has only {size}, and workers of loaders send batches through it; {mend}')
+    if '+cpu' in facts['torch'] and '+cpu' not in facts['torchvision'] and '+' in facts['torchvision']:
+        what = f'{facts["torchvision"]} is not of the same build as torch {facts["torch"]}'
+        yield Problem('torchvision', f'{what}; install both from the same index')
+    for name in HOSTS:
+        if facts[name] == 'unknown':
+            yield Problem(name, 'is not installed as a package; install beit_mm with pip, which brings it')

@@ -1,0 +1,175 @@
+"""How fast the machine is by itself: matrix products, memory, decoding, disk, and sums over several devices."""
+
+import io
+import os
+import socket
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import simplejpeg
+import torch
+import torch.distributed as dist
+from PIL import Image
+from torch.utils.flop_counter import FlopCounterMode
+
+Clock = Callable[[], float]
+JPEG = (500, 375)  # pixels, ImageNet's usual size
+# Of dense matrix products in bfloat16 (float16 on V100 and T4), in FLOP/s, from NVIDIA's data sheets; the first part of
+# a device's name that fits counts.
+PUBLISHED_PEAKS = {
+    'B200': 2250e12,
+    'GH200': 989e12,
+    'H200': 989e12,
+    'H100 PCIe': 756e12,
+    'H100': 989e12,
+    'H20': 148e12,
+    'A100': 312e12,
+    'L40S': 362e12,
+    'L4': 121e12,
+    'A10': 125e12,
+    'RTX 4090': 165e12,
+    'RTX 3090': 71e12,
+    'V100': 125e12,
+    'T4': 65e12,
+}
+
+
+def published_peak(device_name: str) -> float | None:
+    """FLOP/s of dense matrix products in half precision by the vendor; None for other devices."""
+    return next((peak for name, peak in PUBLISHED_PEAKS.items() if name in device_name), None)
+
+
+def count_operations(run: Callable[[], object]) -> int:
+    """Floating-point operations (two per multiply and add) of a run's matrix products, convolutions and attention."""
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return counter.get_total_flops()
+
+
+def wait_for(device: torch.device) -> None:
+    if device.type == 'cuda':
+        torch.cuda.synchronize(device)
+
+
+def time_in_turn(
+    runs: dict[str, Callable[[], object]],
+    rounds: int,
+    device: torch.device,
+    clock: Clock = time.perf_counter,
+    repeats: int = 1,
+) -> dict[str, list[float]]:
+    """Seconds of every run in every round. In a round all run once after the other, so that what else the machine
+    does meets all of them; `repeats` calls are timed together.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(rounds):
+        for name, run in runs.items():
+            wait_for(device)
+            start = clock()
+            for _ in range(repeats):
+                run()
+            wait_for(device)
+            seconds[name].append((clock() - start) / repeats)
+    return seconds
+
+
+def measure_products(device: torch.device, dtypes: Iterable[torch.dtype], rounds: int = 3) -> dict[str, float]:
+    """FLOP/s of square matrix products by dtype, the best of two sizes; the first round warms up."""
+    peaks = {}
+    for dtype in dtypes:
+        best = 0.0
+        for side in (8192, 16384) if device.type == 'cuda' else (1024, 2048):
+            first, second = torch.randn(2, side, side, device=device, dtype=dtype)
+            (seconds,) = time_in_turn({'': partial(torch.mm, first, second)}, rounds + 1, device).values()
+            best = max(best, 2 * side**3 / min(seconds[1:]))
+        peaks[str(dtype).rpartition('.')[2]] = best
+    return peaks
+
+
+def measure_memory(device: torch.device, rounds: int = 4) -> float:
+    """Bytes per second read and written by a copy of 256 MiB, on a GPU of 2 GiB."""
+    size = 2**31 if device.type == 'cuda' else 2**28
+    source = torch.ones(size // 4, device=device)
+    target = torch.empty_like(source)
+    (seconds,) = time_in_turn({'': lambda: target.copy_(source)}, rounds + 1, device).values()
+    return 2 * size / statistics.median(seconds[1:])
+
+
+def draw_jpeg() -> bytes:
+    """A smooth random picture of ImageNet's usual size with some noise, about 60 KB."""
+    rng = np.random.default_rng(0)
+    small = Image.fromarray(rng.integers(0, 256, (15, 20, 3), np.uint8))
+    pixels = np.asarray(small.resize(JPEG, Image.Resampling.BICUBIC)) + rng.normal(0, 8, (*JPEG[::-1], 3))
+    stream = io.BytesIO()
+    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(stream, 'JPEG', quality=90)
+    return stream.getvalue()
+
+
+def measure_decoding(decode: Callable[[bytes], object] = simplejpeg.decode_jpeg, count: int = 100) -> float:
+    """JPEG files of 500 x 375 that one core decodes per second."""
+    jpeg = draw_jpeg()
+    return measure_rate(lambda: decode(jpeg), count)
+
+
+def measure_rate(run: Callable[[], object], count: int, clock: Clock = time.perf_counter, limit: float = 2.0) -> float:
+    """Calls per second, of `count` calls or of those that `limit` seconds allow, after one to warm up."""
+    run()
+    start = clock()
+    for done in range(1, count + 1):
+        run()
+        if clock() - start > limit:
+            break
+    return done / max(clock() - start, 1e-9)
+
+
+def measure_disk(folder: Path, megabytes: int = 128) -> dict[str, float] | None:
+    """Bytes per second written to a new file until they are on the disk, and read again without the system's copy.
+
+    None if the folder cannot be written to. A disk in memory, or one that keeps its own copy, reads faster.
+    """
+    block = os.urandom(2**20)
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder) as file:
+            start = time.perf_counter()
+            for _ in range(megabytes):
+                file.write(block)
+            file.flush()
+            os.fsync(file.fileno())
+            written = time.perf_counter() - start
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            start = time.perf_counter()
+            os.lseek(file.fileno(), 0, os.SEEK_SET)
+            while os.read(file.fileno(), 2**20):
+                pass
+            read = time.perf_counter() - start
+    except OSError:
+        return None
+    return dict(write=megabytes * 2**20 / written, read=megabytes * 2**20 / read)
+
+
+def measure_sums(count: int, backend: str, megabytes: int = 256, rounds: int = 5) -> float:
+    """Bytes per second of a sum over `count` devices of this machine (all-reduce): the tensor's size over its time."""
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
+    results = torch.multiprocessing.get_context('spawn').SimpleQueue()
+    arguments = (count, port, backend, megabytes, rounds, results)
+    torch.multiprocessing.spawn(_sum, arguments, nprocs=count)
+    return megabytes * 2**20 / results.get()
+
+
+def _sum(rank: int, count: int, port: int, backend: str, megabytes: int, rounds: int, results) -> None:
+    device = torch.device('cuda', rank) if backend == 'nccl' else torch.device('cpu')
+    if device.type == 'cuda':
+        torch.cuda.set_device(device)
+    dist.init_process_group(backend, f'tcp://127.0.0.1:{port}', rank=rank, world_size=count)
+    tensor = torch.ones(megabytes * 2**18, device=device)
+    (seconds,) = time_in_turn({'': lambda: dist.all_reduce(tensor)}, rounds + 1, device).values()
+    if rank == 0:
+        results.put(statistics.median(seconds[1:]))
+    dist.destroy_process_group()

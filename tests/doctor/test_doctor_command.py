@@ -1,0 +1,113 @@
+"""The command: its report, its file, and one sentence for what it cannot do."""
+
+import json
+
+import pytest
+import torch
+from mmengine.config import Config
+from support import ROOT
+from support.tools import command, tool
+
+from beit_mm.doctor import attention, diagnosis, speed, tuning
+
+CONFIG = 'configs/demo/pretrain.py'
+SMALL = ['--cfg-options', 'model.backbone.embed_dim=32', 'model.backbone.num_heads=2', 'model.backbone.depth=1']
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Few cases, small figures, no compilation."""
+    monkeypatch.setattr(attention, 'LENGTHS', (64,))
+    monkeypatch.setattr(speed, 'measure_products', lambda *_: dict(float32=1e11, bfloat16=2e11))
+    monkeypatch.setattr(speed, 'measure_memory', lambda *_: 1e10)
+    monkeypatch.setattr(tuning, 'COMPILING', 1e6)
+    monkeypatch.setattr(tuning, 'MAX_STEP', 0.05)
+    monkeypatch.setattr(diagnosis, '_started', diagnosis.time.monotonic)
+    monkeypatch.chdir(ROOT)
+
+
+def test_a_config_is_measured_and_its_settings_are_written(quick, tmp_path, capsys):
+    command('doctor', '--config', CONFIG, '--out', tmp_path / 'machine.py', '--json', *SMALL)
+    result = json.loads(capsys.readouterr().out)
+    assert result['problems'] == [] and {verdict['status'] for verdict in result['verdicts']} == {
+        'OK',
+        'fixed',
+        'refused',
+    }
+    step = result['step']
+    assert step['rate'] > 0 and step['memory'] > 0 and step['operations'] > 1e6 and step['hours'] is None
+    names = [trial['name'] for trial in step['trials']]
+    assert names[:1] == ['tokenizer in float16'] and 'compiled blocks' in names
+    cfg = Config.fromfile(tmp_path / 'machine.py')
+    assert cfg.default_hooks.machine.machine.torch == torch.__version__
+    assert cfg.train_dataloader.num_workers >= 1 and cfg.model.type == 'beit_mm.MaskedImageModel'
+
+
+@pytest.mark.parametrize('config', ['configs/demo/finetune.py', 'configs/demo/segment.py'])
+def test_classifiers_and_segmentors_are_measured(config, quick, capsys):
+    command('doctor', '--config', config)
+    output = capsys.readouterr().out
+    sections = ['What is here', 'Is it right', 'How fast is the machine', 'How fast is the config', 'What to do']
+    assert [line for line in output.splitlines() if line and line[0] != ' '] == sections
+    assert max(map(len, output.splitlines())) <= 140 and 'forecast' in output and 'ERROR' not in output
+
+
+def fault_everywhere(*_):
+    return {attention.AS_TORCH_CHOOSES: lambda q, k, v, bias: attention.exact(q, k, v, 0 * bias)}
+
+
+def test_a_wrong_kernel_ends_with_exit_code_1(quick, monkeypatch, capsys):
+    monkeypatch.setattr(attention, 'kernels', fault_everywhere)
+    with pytest.raises(SystemExit, match='1'):
+        command('doctor')
+    output = capsys.readouterr().out
+    assert 'WRONG at 64 tokens' in output
+    assert 'ERROR' in output and 'attention in float32 at 64 tokens: the output is off by' in output
+
+
+RESNET = """model = dict(type='ImageClassifier', backbone=dict(type='ResNet', depth=18))
+default_scope = 'mmpretrain'
+train_dataloader = dict(dataset=dict(type='ImageNet'))
+optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.1))"""
+BAD = {
+    'a device': (['--device', 'cuda:77'], '--device must be cpu, or cuda or cuda:N of '),
+    'no device': (['--device', 'gpu'], '--device must be cpu, or cuda or cuda:N of '),
+    'a meta device': (['--device', 'meta'], '--device must be cpu, or cuda or cuda:N of '),
+    'no config': (['--out', 'machine.py'], '--out and --cfg-options need --config, the config that they change'),
+    'no trunk of ours': (['--config', 'resnet.py'], 'must have a trunk of ours, beit_mm.BEiT, got ResNet'),
+    'no training': (['--config', 'empty.py'], 'must have a train_dataloader and an optim_wrapper to measure its step'),
+}
+
+
+@pytest.mark.parametrize('name', BAD)
+def test_bad_input_is_one_sentence(name, tmp_path, monkeypatch, capsys):
+    words, sentence = BAD[name]
+    (tmp_path / 'resnet.py').write_text(RESNET)
+    (tmp_path / 'empty.py').write_text("model = dict(type='beit_mm.BEiT')\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match='1'):
+        command('doctor', *words)
+    assert sentence in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_too_little_memory_is_one_sentence(monkeypatch, capsys):
+    monkeypatch.setattr('beit_mm.doctor.steps.free_memory', lambda device: 2**20)
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(SystemExit, match='1'):
+        command('doctor', '--config', CONFIG)
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert 'GiB for weights, gradients and AdamW, 0.0 GiB are free on cpu; take a smaller model' in last
+
+
+def test_a_config_that_compiles_without_a_compiler_is_named(quick, monkeypatch, capsys):
+    monkeypatch.setattr('beit_mm.doctor.machine.find_compiler', lambda device: None)
+    with pytest.raises(SystemExit, match='1'):
+        command('doctor', '--config', CONFIG, *SMALL, 'model.backbone.compile_blocks=True')
+    output = capsys.readouterr().out
+    assert 'model.backbone.compile_blocks=True needs a compiler, and there is none; install g++' in output
+
+
+@pytest.mark.long
+def test_the_whole_command_takes_two_minutes(tmp_path):
+    output = tool('beit-mm', 'doctor', '--config', str(ROOT / CONFIG), '--out', str(tmp_path / 'machine.py'))
+    assert 'nothing is wrong' in output
