@@ -8,6 +8,7 @@ from pprint import pformat
 
 from beit_mm.files import atomic_write
 from beit_mm.model_index import MIM
+from beit_mm.text import show
 
 from .folder import Folder, MAX_BAD_SHARE
 from .labels import Labels
@@ -61,7 +62,8 @@ class Writer:
             base='tokenizer_kmeans' if stage == 'tokenizer' else stage,
             title=TITLES[stage].format(plan=plan),
             train=train_tool(),
-            file=self.file(stage),
+            file=show(self.file(stage)),
+            name=show(folder.path),
             comment='\n'.join(
                 textwrap.fill(line, 118, initial_indent='# ', subsequent_indent='# ') for line in comment
             ),
@@ -94,10 +96,12 @@ class Writer:
         )
         return ''.join(part.format(**values) for part in [HEAD, *parts[stage]])
 
-    def write(self, stage: str, *args) -> None:
-        """Write a config, see `text`."""
+    def write(self, stage: str, *args) -> str:
+        """Write a config, see `text`; returns its text."""
+        text = self.text(stage, *args)
         with atomic_write(self.file(stage)) as temporary:
-            temporary.write_text(self.text(stage, *args), encoding='utf-8')
+            temporary.write_text(text, encoding='utf-8')
+        return text
 
 
 def _wrap(numbers: list[float]) -> str:

@@ -58,7 +58,7 @@ def read_labels(path: str, images: Folder, out: Path) -> Labels:
         by_class: dict[str, list[str]] = {}
         for name in list_files(folder, suffixes, LeftOut()):
             label, slash, _ = name.partition('/')
-            if slash:
+            if slash and name.isprintable():  # lists have a name in a line
                 by_class.setdefault(label, []).append(name)
         found.append(by_class)
     classes = sorted(found[0])

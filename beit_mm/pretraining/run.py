@@ -31,7 +31,7 @@ from .measuring import measure_step
 from .plan import candidates, choose, MAX_TOKENIZER_STEPS, MIN_STEPS, Plan, TOKENIZER_SHARE
 
 STAGES = ('tokenizer', 'pretrain')
-SHARE = 0.02  # of the time, for each look and each measurement
+SHARE, LONGEST = 0.02, 15.0  # of the time, for each look and each measurement, and seconds
 MAX_MEASURED = 3  # plans
 START = 12.0  # seconds of a training besides its steps: check, loaders, checkpoints, pictures, report
 RESERVE = 0.95  # share of the time that is planned: a machine may become slower
@@ -55,7 +55,8 @@ class Pretraining:
 
     def __init__(self, path: str, out: Path, minutes: float, start: float, launcher: str = 'none'):
         self.path, self.out, self.minutes, self.launcher = path, out, minutes, launcher
-        self.end = start + 60 * minutes
+        self.end, self.limit = start + 60 * minutes, min(LONGEST, SHARE * 60 * minutes)
+        self.written: dict[str, str] = {}
 
     @property
     def left(self) -> float:
@@ -92,15 +93,15 @@ class Pretraining:
         train_stage(self.writer.file('tokenizer'), None, self.launcher)
         # The time that is left is known now, and the machine may have become slower.
         step, start = self._measure('pretrain'), self.left
-        before_training = score_random_weights(read_config(self.writer.file('pretrain'))) if known else None
+        scores = score_random_weights(read_config(self.writer.file('pretrain'))) if known else None
         left = self.left - START - (start - self.left) * NUM_SCORES
         on_first(self._write, 'pretrain', max(FEWEST, int(RESERVE * left / step)), step, tokens)
         train_stage(self.writer.file('pretrain'), None, self.launcher)
-        report(self.out, before_training)
+        report(self.out, scores)
 
     def _look(self, labels: str | None) -> tuple[Folder, Labels | None]:
         prepare_folder(self.out, self.path)
-        folder = look_at(self.path, SHARE * 60 * self.minutes)
+        folder = look_at(self.path, self.limit)
         _say(folder=self.path, **folder.describe())
         known = read_labels(labels, folder, self.out) if labels else None
         if known:
@@ -108,20 +109,24 @@ class Pretraining:
         return folder, known
 
     def _write(self, stage: str, steps: int, step: float, start: Path | None) -> None:
-        """Write a config and say what it does."""
+        """Write a config, unless it has been changed since it was written, and say what it does."""
+        file = self.writer.file(stage)
+        if file.exists() and file.read_text(encoding='utf-8') != self.written[stage]:
+            _say(**{NAMES[stage]: f'as {file} says, which has been changed'})
+            return
         plan, folder = self.writer.plan, self.writer.folder
         batch = self.writer.processes * (plan.tokenizer_batch if stage == 'tokenizer' else plan.batch)
         times = f'every image {steps * batch / folder.num_images:.1f} times'
         text = f'{steps:,} steps of {step:.3g} s: {steps * step / 60:.1f} minutes, {batch} images a step, {times}'
         seen = [f'{name}: {line}' for name, line in folder.describe().items()]
         chosen = f'Chosen for {self.minutes:g} minutes on this machine, from measured steps: {plan.describe()}.'
-        self.writer.write(stage, steps, start, [*seen, chosen, text])
+        self.written[stage] = self.writer.write(stage, steps, start, [*seen, chosen, text])
         if stage == 'pretrain' and self.writer.labels:
             self.writer.write('finetune', 0, self.writer.checkpoint(stage, steps))
         _say(**{NAMES[stage]: text})
 
     def _measure(self, stage: str) -> float:
-        step = measure_step(self.writer.text(stage, MEASURED[stage]), SHARE * 60 * self.minutes, self.launcher)
+        step = measure_step(self.writer.text(stage, MEASURED[stage]), self.limit, self.launcher)
         return on_first(lambda: step)
 
     def _choose(self, plans: list[Plan]) -> float:
@@ -175,6 +180,7 @@ def resume(path: str, out: Path, launcher: str) -> None:
 
     UserError if there are none, or they are for other images.
     """
+    start_processes(launcher)
     files = [out / f'{stage}.py' for stage in STAGES]
     for file in files:
         if not file.is_file():

@@ -1,7 +1,7 @@
 """Texts of the configs that a pre-training writes, in the style of configs/own_data, filled by str.format."""
 
 HEAD = """\
-# {title}, written by `beit-mm pretrain` for {folder.path}.
+# {title}, written by `beit-mm pretrain` for {name}.
 #
 #   python {train} {file}
 #

@@ -55,6 +55,22 @@ def test_the_largest_model_with_enough_steps_is_chosen(photos):
     assert choose(plans, {small: 1.0, plans[-1]: 0.5 * ratio}, STEPS * ratio) is plans[-1]
 
 
+def test_names_of_folders_are_no_code(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name = 'a\nimport os  # {x} \' "'
+    for label in range(2):
+        Path(name, f"{label}'\n").mkdir(parents=True)
+        write_images(Path(name, f"{label}'\n"), 5, seed=label)
+    Path(name, "0'\n", b'\xff\n.png'.decode('utf-8', 'surrogateescape')).write_bytes(jpeg(0))
+    with pytest.raises(UserError, match='a folder for each of two or more classes'):
+        writer(name, name)
+    written = writer(name)
+    for stage in ('tokenizer', 'pretrain'):
+        written.write(stage, 10)
+        cfg = read_config(written.file(stage))
+        assert cfg.data_root == cfg.train_dataloader.dataset.data_root == name and 'os' not in cfg
+
+
 KINDS = {
     'gray': dict(bands=1),
     'four bands of 16 bits': dict(bands=4, suffix='.tif', dtype='uint16'),
@@ -109,6 +125,19 @@ def test_a_folder_becomes_weights_and_a_score_and_a_second_command_goes_on(photo
     resume(photos, out, 'none')
     assert (out / 'pretrain' / f'iter_{steps + 2}.pth').is_file()
     assert len(list(out.glob('tokenizer/20*'))) == 1 and len(list(out.glob('pretrain/20*'))) == 2
+
+
+def test_a_config_that_is_changed_while_the_tokenizer_trains_stays(photos, clock, monkeypatch, capfd):
+    trained = []
+
+    def train(args):
+        trained.append(read_config(args.config).train_cfg.max_iters)
+        config = Path('out/pretrain.py')
+        config.write_text(re.sub(r'max_iters = \d+', 'max_iters = 3', config.read_text()))
+
+    monkeypatch.setattr(run, 'train', train)
+    Pretraining(photos, Path('out'), 1000, time.monotonic()).run()
+    assert trained[1] == 3 and 'as out/pretrain.py says, which has been changed' in capfd.readouterr().out
 
 
 def test_what_cannot_be_resumed_is_one_sentence(photos, clock):
