@@ -61,7 +61,7 @@ def blame(
         if match := re.search(r"multiple values for(?: keyword)? argument '(\w+)'", text):
             return Problem(f'{key}.{match[1]}', f'{label} sets it by itself; remove it')
         if match := re.search(r"unexpected(?: keyword)? argument '(\w+)'", text):
-            return _unknown_argument(match[1], text, key, cls, registry, cfg, frames[0][0])
+            return _unknown_argument(match[1], text, key, cls, registry, cfg, root, frames[0][0])
         if match := re.search(r"missing \d+ required .*arguments?: '(\w+)'", text):
             return Problem(key, f'{label} needs the argument {match[1]}; add it')
         match = re.search(r'\*\*(\w+)', source)
@@ -272,7 +272,7 @@ def accepted_arguments(cls: Any) -> set[str]:
 
 
 def _unknown_argument(
-    name: str, text: str, key: str, cls: Any, registry: Registry | None, cfg: dict, frame: FrameType
+    name: str, text: str, key: str, cls: Any, registry: Registry | None, cfg: dict, root: str, frame: FrameType
 ) -> Problem:
     part = found if isinstance(found := get(cfg, key), dict) else {}
     if name not in part and '.forward()' in text:
@@ -281,7 +281,7 @@ def _unknown_argument(
         callee = re.split(r'\.__init__|\(', text)[0]
         values = [*frame.f_locals.values(), *frame.f_globals.values(), getattr(torch.nn.utils, callee, None)]
         cls = next((value for value in values if getattr(value, '__name__', None) == callee), cls)
-        roots = key, key.split('.')[0]
+        roots = key, key.split('.')[0], root
         places = [inner for root in roots for inner, node in walk(get(cfg, root), root) if name in node]
         key, registry = (places or [key])[0], None if places else registry
     label = getattr(cls, '__name__', text.split('.')[0])
