@@ -43,6 +43,14 @@ def fit_memory(sizes: list[Size]) -> tuple[float, float]:
     return max(first.memory - slope * first.images, 0.0), slope
 
 
+def recipe_batch(cfg: Config, devices: int) -> int:
+    """Images per update that the config's learning rate belongs to; its own on these devices if it names none."""
+    base = (cfg.get('auto_scale_lr') or {}).get('base_batch_size')
+    if base:
+        return base * recipe_accumulation(cfg.text)
+    return devices * cfg.train_dataloader.get('batch_size', 1) * cfg.optim_wrapper.get('accumulative_counts', 1)
+
+
 def choose_batch(cfg: Config, devices: int, sizes: list[Size], free: float, state_bytes: int) -> Batch:
     """The images in a step, of those that fit into memory and make the recipe's batch in a whole number of steps.
 
@@ -57,8 +65,7 @@ def choose_batch(cfg: Config, devices: int, sizes: list[Size], free: float, stat
     """
     images = cfg.train_dataloader.get('batch_size', 1)
     steps = cfg.optim_wrapper.get('accumulative_counts', 1)
-    base = (cfg.get('auto_scale_lr') or {}).get('base_batch_size')
-    total = base * recipe_accumulation(cfg.text) if base else devices * images * steps
+    total = recipe_batch(cfg, devices)
     share, rest = divmod(total, devices)
     if rest:
         what = f"{devices} devices do not divide the recipe's {total} images per update"

@@ -20,7 +20,8 @@ from beit_mm.config.parts import get
 from beit_mm.engine.hooks.machine_hook import describe_machine
 
 from . import advice, attention, machine, reference, speed, tuning
-from .steps import KERNEL_KEY, Subject
+from .steps import KERNEL_KEY, out_of_memory_as_none, Subject
+from .tuning import Size
 
 CUT_SIDES = (128, 256, 512)  # of the images of a segmentation, while a step is short
 TINY_THREADS = 1  # models of the reference are so small that threads only wait for each other
@@ -169,52 +170,51 @@ def _measure(device: torch.device, facts: dict[str, Any]) -> dict[str, Any]:
 def _examine_step(result: Diagnosis, cfg: Config, subject: Subject, time_left: Callable[[], float]) -> None:
     """Measure the step, choose settings, and forecast the run."""
     facts, device = result.facts, subject.device
-    side = subject.side
-    if side is not None:  # whole steps of a segmentation may take most of the time
-        for side in [each for each in CUT_SIDES if each < subject.side] + [subject.side]:
-            step = subject.build({}, subject.fewest, side)
-            step()
-            (seconds,) = speed.time_in_turn({'': step}, 1, device).values()
-            if 6 * seconds[0] > tuning.MAX_STEP:
-                break
-    step = subject.build({}, subject.fewest, side)
-    operations = speed.count_operations(step) / step.images
-    dtype = str(step.dtype).rpartition('.')[2]
-    del step
-    kept = {check.name.rpartition(' ')[2]: check.error for check in result.checks if check.name.startswith('tokens')}
-    kernels = result.right_kernels()
-    candidates = tuning.switches(subject, kernels, kept, reference.MIN_KEPT)
     if get(cfg, f'{subject.trunk}.compile_blocks') and facts['compiler'] is None:
         what = f'{subject.trunk}.compile_blocks=True needs a compiler, and there is none'
         result.problems.append(Problem('compiler', f'{what}; install g++, on a GPU also Triton, or set it to False'))
         subject.cfg.merge_from_dict({f'{subject.trunk}.compile_blocks': False})
+    # Whole steps of a segmentation may take most of the time.
+    for side in [None] if subject.side is None else [*(s for s in CUT_SIDES if s < subject.side), subject.side]:
+        with out_of_memory_as_none(device) as shortages:
+            step = subject.build({}, subject.fewest, side)
+            operations = speed.count_operations(step) / step.images
+            dtype = str(step.dtype).rpartition('.')[2]
+            (seconds,) = speed.time_in_turn({'': step}, 1, device).values()
+        if shortages:
+            mend = f'set {subject.trunk}.with_cp=True, take a smaller model, or several devices (docs/scale.md)'
+            result.problems.append(Problem('memory', f'{shortages[0]} at {subject.fewest} images in a step; {mend}'))
+            return
+        if 6 * seconds[0] > tuning.MAX_STEP:
+            break
+    del step
+    kept = {check.name.rpartition(' ')[2]: check.error for check in result.checks if check.name.startswith('tokens')}
+    kernels = result.right_kernels()
+    candidates = tuning.switches(subject, kernels, kept, reference.MIN_KEPT)
     tuned = tuning.tune(
         lambda options, images: subject.build(options, images, side),
         candidates,
         subject.fewest,
-        max(cfg.train_dataloader.get('batch_size', 1), subject.fewest),
+        max(advice.recipe_batch(cfg, facts['devices']) // facts['devices'], subject.fewest),
         device,
         time_left,
         facts['compiler'] is not None,
     )
     result.problems += [trial.problem for trial in tuned.trials if trial.problem]
-    if not tuned.sizes:
-        mend = 'set model.backbone.with_cp=True, take a smaller model, or several devices (docs/scale.md)'
-        result.problems.append(Problem('memory', f'{tuned.shortage} at {subject.fewest} images in a step; {mend}'))
-        return
     size = tuned.sizes[-1]
     scale = 1.0 if side is None else (subject.side / side) ** 2  # at least so much work has a whole image
+    sizes = [Size(s.images, s.seconds * scale, s.memory and round(s.memory * scale)) for s in tuned.sizes]
     rate = size.images / size.seconds / scale
     free, peaks = machine.free_memory(device), result.speeds['products']
-    batch = advice.choose_batch(cfg, facts['devices'], tuned.sizes, free, subject.state_bytes)
+    batch = advice.choose_batch(cfg, facts['devices'], sizes, free, subject.state_bytes)
     result.problems += [batch.problem] if batch.problem else []
     per_core = speed.measure_rate(subject.load, 100)
     workers, problem = advice.choose_workers(rate, per_core, facts['cores'], facts['devices'])
     result.problems += [problem] if problem else []
     achieved = operations * size.images / size.seconds
     published = speed.published_peak(facts['device'])
-    constant, slope = advice.fit_memory(tuned.sizes)
-    total = count = facts['devices'] * batch.images * batch.steps
+    constant, slope = advice.fit_memory(sizes)
+    total = facts['devices'] * batch.images * batch.steps
     count = advice.count_images(cfg, total)
     whole = min(rate * facts['devices'], per_core * facts['cores'])
     result.step = dict(
@@ -227,7 +227,7 @@ def _examine_step(result: Diagnosis, cfg: Config, subject: Subject, time_left: C
         gain=tuned.gain,
         default_seconds=tuned.default_seconds,
         trials=[dict(name=t.switch.name, status=t.status, reason=t.reason, gain=t.gain) for t in tuned.trials],
-        sizes=[asdict(each) for each in tuned.sizes],
+        sizes=[asdict(each) for each in sizes],
         operations=operations * scale,
         share_of_measured=achieved / peaks[dtype],
         share_of_published=achieved / published if published and dtype != 'float32' else None,

@@ -31,7 +31,7 @@ from beit_mm.models import BEiT, DiscreteVAE, TimmTeacher
 from .machine import free_memory
 from .speed import draw_jpeg, JPEG, wait_for
 
-LEARNING_RATE = 1e-6  # a recipe's would spoil random weights
+LEARNING_RATE = 0.0  # the same work as at any other, and every step has the same loss
 KERNEL_KEY = 'default_hooks.machine.attention'  # of the only option that is no part of the model
 BYTES_PER_WEIGHT = 16  # float32: the weight, its gradient and AdamW's two averages
 
@@ -145,6 +145,7 @@ class Subject:
         has_mixes = bool((model.get('train_cfg') or {}).get('augments'))  # MMPretrain's Mixup pairs images
         self.fewest = 2 if has_batch_norm or has_mixes else 1
         self.weights: dict[str, torch.Tensor] | None = None
+        self._built: tuple | None = None  # the last model and its optimizer, by its options
         free = free_memory(device)
         if self.state_bytes > free:
             needed = f'{self.state_bytes / 2**30:.1f} GiB for weights, gradients and AdamW'
@@ -196,6 +197,13 @@ class Subject:
             sample = cut(sample, side)
             cfg.merge_from_dict({f'{self.trunk}.img_size': side, 'model.data_preprocessor.size': (side, side)})
         batch = collate(cfg.to_dict(), 'train_dataloader', sample, images)
+        key = repr((sorted(options.items()), side))
+        if self._built is None or self._built[0] != key:
+            self._built = None  # frees its memory
+            self._built = key, *self._build_model(cfg)
+        return Step(*self._built[1:], batch, images, kernels)
+
+    def _build_model(self, cfg: Config) -> tuple[nn.Module, Any]:
         with torch.device(self.device), NoRandomWeights() if self.weights else torch.random.fork_rng([]):
             torch.manual_seed(0)
             model = MODELS.build(copy.deepcopy(cfg.model)).to(self.device)
@@ -204,8 +212,7 @@ class Subject:
             model.load_state_dict(self.weights)
         else:
             self.weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-        wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
-        return Step(model, wrapper, batch, images, kernels)
+        return model, build_optim_wrapper(model, cfg.optim_wrapper)
 
 
 @contextmanager

@@ -37,7 +37,7 @@ def test_a_config_is_measured_and_its_settings_are_written(quick, tmp_path, caps
     step = result['step']
     assert step['rate'] > 0 and step['memory'] > 0 and step['operations'] > 1e6 and step['hours'] is None
     names = [trial['name'] for trial in step['trials']]
-    assert names[:1] == ['tokenizer in float16'] and 'compiled blocks' in names
+    assert 'compiled blocks' in names and 'compiled tokenizer' in names
     cfg = Config.fromfile(tmp_path / 'machine.py')
     assert cfg.default_hooks.machine.machine.torch == torch.__version__
     assert cfg.train_dataloader.num_workers >= 1 and cfg.model.type == 'beit_mm.MaskedImageModel'
