@@ -105,8 +105,8 @@ def look_at(path: str, seconds: float) -> Folder:
     num_equal = count_equal(path, names, seconds)
     num_different = len(names) - num_equal[0]
     if num_different < MIN_IMAGES:
-        what = f'{len(names)} images' + (f', {num_equal[0]} of them copies' if num_equal[0] else '')
-        raise UserError(f'pre-training needs at least {MIN_IMAGES} different images, {path} has {what}')
+        what = f'{len(names)}' + (f', {num_equal[0]} of them copies' if num_equal[0] else '')
+        raise UserError(f'pre-training needs at least {MIN_IMAGES} different images, got {what} in {path}')
     suffixes = Counter(os.path.splitext(name)[1].lower() for name in names)
     formats = ', '.join(
         f'{count:,} {suffix}' if len(suffixes) > 1 else suffix for suffix, count in suffixes.most_common()

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.dist import broadcast_object_list, get_world_size, init_dist, is_main_process
+from mmengine.dist import broadcast_object_list, get_world_size, init_dist, is_distributed, is_main_process
 from mmengine.registry import DefaultScope, HOOKS
 
 from beit_mm.apis import load_model
@@ -148,9 +148,11 @@ class Pretraining:
 
 def start_processes(launcher: str) -> None:
     """Let the processes of a launcher know each other."""
-    if launcher != 'none' and torch.cuda.is_available():
+    if launcher == 'none' or is_distributed():
+        return
+    if torch.cuda.is_available():
         init_dist(launcher)
-    elif launcher != 'none':
+    else:
         torch.distributed.init_process_group('gloo')
 
 

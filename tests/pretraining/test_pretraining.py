@@ -1,6 +1,7 @@
 """`beit-mm pretrain`: choices from measured steps, configs that train, a score, and going on."""
 
 import math
+import os
 import re
 import time
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.data import jpeg
+from support.processes import together
 from support.tools import leave_text_as_it_is
 from test_folder import write_images
 
@@ -148,6 +150,31 @@ def test_what_cannot_be_resumed_is_one_sentence(photos, clock):
         written.write(stage, 10)
     with pytest.raises(UserError, match='is for the images in photos, got elsewhere; name another --out'):
         resume('elsewhere', Path('out'), 'none')
+
+
+def in_a_process(rank: int, folder: Path) -> dict:
+    os.chdir(folder)
+    leave_text_as_it_is()
+    run.measure_step, run.MIN_STEPS = lambda text, limit, launcher: 6000.0 + rank, 2  # each measures its own
+    plan.TRUNKS['mini'] = (32, 2, 2, 1e-3)
+    Pretraining('photos', Path('out'), 1000, time.monotonic() + 1e4 * rank, 'pytorch').run('photos')
+    return read_config('out/pretrain.py').to_dict()
+
+
+def test_processes_train_one_model(photos, tmp_path):
+    first, second = together(2, tmp_path / 'results', in_a_process, tmp_path)
+    assert first == second
+    assert first['auto_scale_lr']['base_batch_size'] == 2 * first['train_dataloader']['batch_size']
+    assert Path('out', 'pretrain', f'iter_{first["train_cfg"]["max_iters"]}.pth').is_file()
+
+
+def test_too_little_memory_is_one_sentence(photos, monkeypatch):
+    def train(runner):
+        raise RuntimeError('CUDA out of memory. Tried to allocate 2.00 GiB.')
+
+    monkeypatch.setattr('mmengine.runner.Runner.train', train)
+    with pytest.raises(UserError, match='the memory of this machine is too small for BEiT mini'):
+        Pretraining(photos, Path('out'), 30, time.monotonic()).run()
 
 
 def test_too_little_time_names_the_least(photos, clock):
