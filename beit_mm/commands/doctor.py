@@ -13,7 +13,7 @@ Examples:
 import argparse
 import sys
 
-from .arguments import add_cfg_options, existing, output, positive
+from .arguments import existing, output, positive
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +23,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add('--device', help='cpu, cuda or cuda:1; default: the GPU if there is one')
     add('--minutes', type=positive, default=2, metavar='N', help='time to take; default: 2')
     add('--json', action='store_true', help='print all figures as JSON instead')
-    add_cfg_options(add)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -35,9 +34,9 @@ def run(args: argparse.Namespace) -> None:
     from beit_mm.errors import UserError
     from beit_mm.text import show
 
-    if args.config is None and (args.out or args.cfg_options):
-        raise UserError('--out and --cfg-options need --config, the config that they change')
-    cfg = read_config(args.config, args.cfg_options) if args.config else None
+    if args.out and args.config is None:
+        raise UserError('--out needs --config, the config that it inherits')
+    cfg = read_config(args.config) if args.config else None
     result = examine(cfg, args.device, args.minutes)
     if args.json:
         print(json.dumps(result.as_json(), indent=2))

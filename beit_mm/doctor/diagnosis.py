@@ -68,15 +68,20 @@ class Diagnosis:
         ))  # yapf: disable
 
     def right_kernels(self) -> list[str]:
-        """Kernels of torch that take a learned bias in the dtypes of trainings, right at every length."""
-        wanted = ('bfloat16', 'float32') if self.facts['bfloat16'] else ('float32',)
-        found = []
-        for name in attention.FLAGS:
-            of_kernel = [v for v in self.verdicts if v.kernel == name and v.dtype in wanted[:1]]
-            wrong = any(v.status == 'wrong' for v in self.verdicts if v.kernel == name)
-            if of_kernel and not wrong and all(v.status == 'OK' for v in of_kernel):
-                found.append(name)
-        return found
+        """Kernels of torch that take a learned bias in the dtype of trainings, right at every length."""
+        wrong = self.wrong_kernels()
+        dtype = 'bfloat16' if self.facts['bfloat16'] else 'float32'
+        trained = [(v.kernel, v.status) for v in self.verdicts if v.dtype == dtype]
+        return [
+            name
+            for name in attention.FLAGS
+            if name not in wrong and {status for kernel, status in trained if kernel == name} == {'OK'}
+        ]
+
+    def wrong_kernels(self) -> set[str]:
+        """Those that torch may take, and what it does take, if any length or dtype is wrong."""
+        taken = (*attention.FLAGS, attention.AS_TORCH_CHOOSES)
+        return {verdict.kernel for verdict in self.verdicts if verdict.status == 'wrong' and verdict.kernel in taken}
 
 
 def examine(
@@ -174,10 +179,14 @@ def _examine_step(result: Diagnosis, cfg: Config, subject: Subject, time_left: C
         what = f'{subject.trunk}.compile_blocks=True needs a compiler, and there is none'
         result.problems.append(Problem('compiler', f'{what}; install g++, on a GPU also Triton, or set it to False'))
         subject.cfg.merge_from_dict({f'{subject.trunk}.compile_blocks': False})
+    kernels = result.right_kernels()
+    base = (
+        {KERNEL_KEY: kernels} if kernels and result.wrong_kernels() else {}
+    )  # the default would compute wrong numbers
     # Whole steps of a segmentation may take most of the time.
     for side in [None] if subject.side is None else [*(s for s in CUT_SIDES if s < subject.side), subject.side]:
         with out_of_memory_as_none(device) as shortages:
-            step = subject.build({}, subject.fewest, side)
+            step = subject.build(base, subject.fewest, side)
             operations = speed.count_operations(step) / step.images
             dtype = str(step.dtype).rpartition('.')[2]
             (seconds,) = speed.time_in_turn({'': step}, 1, device).values()
@@ -189,10 +198,9 @@ def _examine_step(result: Diagnosis, cfg: Config, subject: Subject, time_left: C
             break
     del step
     kept = {check.name.rpartition(' ')[2]: check.error for check in result.checks if check.name.startswith('tokens')}
-    kernels = result.right_kernels()
     candidates = tuning.switches(subject, kernels, kept, reference.MIN_KEPT)
     tuned = tuning.tune(
-        lambda options, images: subject.build(options, images, side),
+        lambda options, images: subject.build({**base, **options}, images, side),
         candidates,
         subject.fewest,
         max(advice.recipe_batch(cfg, facts['devices']) // facts['devices'], subject.fewest),
@@ -241,20 +249,18 @@ def _examine_step(result: Diagnosis, cfg: Config, subject: Subject, time_left: C
         hours=count / whole / 3600 if count else None,
         real_images=subject.listed.is_real,
     )
-    result.settings = dict(_settings(result, cfg, subject, tuned, batch, workers, kernels))
+    result.settings = dict(_settings(result, cfg, subject, tuned, batch, workers, base))
 
 
-def _settings(result, cfg, subject, tuned, batch, workers, kernels) -> Iterator[tuple[str, advice.Setting]]:
+def _settings(result, cfg, subject, tuned, batch, workers, base) -> Iterator[tuple[str, advice.Setting]]:
     """Values and reasons by key, of what differs from the config."""
     step = result.step
     gains = {key: trial.gain for trial in tuned.trials for key in trial.switch.options if trial.status == 'faster'}
     for key, value in tuned.options.items():
         alone = f'{gains.get(key, tuned.gain):.2f} times as fast'
         yield key, (value, f'{alone} in steps of {step["images"]} images')
-    wrong = [name for name in attention.FLAGS if name not in kernels]
-    is_wrong = any(v.status == 'wrong' and v.kernel in (attention.AS_TORCH_CHOOSES, *wrong) for v in result.verdicts)
-    if is_wrong and kernels and KERNEL_KEY not in tuned.options:
-        yield KERNEL_KEY, (kernels, 'the others are wrong here')
+    if base and KERNEL_KEY not in tuned.options:
+        yield KERNEL_KEY, (base[KERNEL_KEY], 'others are wrong here')
     if batch.problem is None:
         if batch.images != cfg.train_dataloader.get('batch_size', 1):
             why = f'{step["memory"] / 2**30:.1f} of {machine.total_memory(subject.device) / 2**30:.1f} GiB'

@@ -64,7 +64,7 @@ def _checks(result: Diagnosis) -> Iterator[tuple[str, str]]:
         if check.name.startswith('tokens'):
             text = f"{100 * check.error:.2f} % of float64's kept"
         else:
-            text = f'OK, within {check.error:.1g}'
+            text = f'OK, off by {check.error:.0e}' if check.error else 'OK, equal'
         yield (
             check.name,
             text if check.problem is None or not check.problem.is_error else f'WRONG: {check.problem.sentence}',
@@ -106,7 +106,7 @@ def _scaled(value: float, unit: str) -> str:
 def _step(result: Diagnosis) -> Iterator[tuple[str, str]]:
     step = result.step
     cut = f', cut to {step["side"]} of {step["whole_side"]} pixels' if step['side'] != step['whole_side'] else ''
-    yield 'measured', f'steps of {step["images"]} images{cut}, in {step["dtype"]}'
+    yield 'measured', f'steps with a batch of {step["images"]}{cut}, in {step["dtype"]}'
     for trial in step['trials']:
         gain = f'{trial["gain"]:.2f} times as fast, ' if trial['gain'] else ''
         yield f'  {trial["name"]}', f'{gain}{trial["status"]}{": " + trial["reason"] if trial["reason"] else ""}'
@@ -138,7 +138,7 @@ def _advice(result: Diagnosis) -> Iterator[tuple[str, str]]:
     batch = f'{result.facts["devices"]} x {step["batch"]} images x {step["accumulated"]} accumulated steps'
     yield 'memory of a device', f'{step["memory"] / GIB:.1f} GiB with {step["batch"]} images'
     hours = (
-        f'{step["hours"]:,.3g} hours for {step["images_of_recipe"]:,} images'
+        f'{_count(step["hours"])} hours for {step["images_of_recipe"]:,} images'
         if step['hours']
         else 'of a data set of unknown size'
     )

@@ -247,6 +247,7 @@ def measure_sizes(
             sizes.append(Size(count, min(seconds), memory))
         if shortages:
             return sizes, shortages[0]
-        if 2 * sizes[-1].seconds > MAX_STEP or time_left() < 20 * sizes[-1].seconds:
+        is_long = 2 * sizes[-1].seconds > MAX_STEP or time_left() < 20 * sizes[-1].seconds
+        if is_long and (len(sizes) > 1 or time_left() < 8 * sizes[-1].seconds):  # two tell what an image takes
             break
     return sizes, None

@@ -3,15 +3,14 @@
 import json
 
 import pytest
-import torch
 from mmengine.config import Config
+from mmengine.registry import HOOKS
 from support import ROOT
 from support.tools import command, tool
 
 from beit_mm.doctor import attention, diagnosis, speed, tuning
 
 CONFIG = 'configs/demo/pretrain.py'
-SMALL = ['--cfg-options', 'model.backbone.embed_dim=32', 'model.backbone.num_heads=2', 'model.backbone.depth=1']
 
 
 @pytest.fixture
@@ -27,7 +26,7 @@ def quick(monkeypatch):
 
 
 def test_a_config_is_measured_and_its_settings_are_written(quick, tmp_path, capsys):
-    command('doctor', '--config', CONFIG, '--out', tmp_path / 'machine.py', '--json', *SMALL)
+    command('doctor', '--config', CONFIG, '--out', tmp_path / 'machine.py', '--json')
     result = json.loads(capsys.readouterr().out)
     assert result['problems'] == [] and {verdict['status'] for verdict in result['verdicts']} == {
         'OK',
@@ -39,7 +38,7 @@ def test_a_config_is_measured_and_its_settings_are_written(quick, tmp_path, caps
     names = [trial['name'] for trial in step['trials']]
     assert 'compiled blocks' in names and 'compiled tokenizer' in names
     cfg = Config.fromfile(tmp_path / 'machine.py')
-    assert cfg.default_hooks.machine.machine.torch == torch.__version__
+    assert HOOKS.build(cfg.default_hooks.machine).attention is None
     assert cfg.train_dataloader.num_workers >= 1 and cfg.model.type == 'beit_mm.MaskedImageModel'
 
 
@@ -65,6 +64,15 @@ def test_a_wrong_kernel_ends_with_exit_code_1(quick, monkeypatch, capsys):
     assert 'ERROR' in output and 'attention in float32 at 64 tokens: the output is off by' in output
 
 
+def test_the_file_names_the_kernels_that_are_right(quick, monkeypatch, tmp_path, capsys):
+    healthy = attention.kernels(False, None)['math']
+    monkeypatch.setattr(attention, 'kernels', lambda *_: {**fault_everywhere(), 'math': healthy})
+    with pytest.raises(SystemExit, match='1'):
+        command('doctor', '--config', CONFIG, '--out', tmp_path / 'machine.py')
+    assert Config.fromfile(tmp_path / 'machine.py').default_hooks.machine.attention == ['math']
+    assert "['math']: others are wrong here" in capsys.readouterr().out
+
+
 RESNET = """model = dict(type='ImageClassifier', backbone=dict(type='ResNet', depth=18))
 default_scope = 'mmpretrain'
 train_dataloader = dict(dataset=dict(type='ImageNet'))
@@ -73,7 +81,7 @@ BAD = {
     'a device': (['--device', 'cuda:77'], '--device must be cpu, or cuda or cuda:N of '),
     'no device': (['--device', 'gpu'], '--device must be cpu, or cuda or cuda:N of '),
     'a meta device': (['--device', 'meta'], '--device must be cpu, or cuda or cuda:N of '),
-    'no config': (['--out', 'machine.py'], '--out and --cfg-options need --config, the config that they change'),
+    'no config': (['--out', 'machine.py'], '--out needs --config, the config that it inherits'),
     'no trunk of ours': (['--config', 'resnet.py'], 'must have a trunk of ours, beit_mm.BEiT, got ResNet'),
     'no training': (['--config', 'empty.py'], 'must have a train_dataloader and an optim_wrapper to measure its step'),
 }
@@ -99,10 +107,12 @@ def test_too_little_memory_is_one_sentence(monkeypatch, capsys):
     assert 'GiB for weights, gradients and AdamW, 0.0 GiB are free on cpu; take a smaller model' in last
 
 
-def test_a_config_that_compiles_without_a_compiler_is_named(quick, monkeypatch, capsys):
+def test_a_config_that_compiles_without_a_compiler_is_named(quick, monkeypatch, tmp_path, capsys):
+    text = f"_base_ = '{ROOT / CONFIG}'\nmodel = dict(backbone=dict(compile_blocks=True))"
+    (tmp_path / 'compiled.py').write_text(text)
     monkeypatch.setattr('beit_mm.doctor.machine.find_compiler', lambda device: None)
     with pytest.raises(SystemExit, match='1'):
-        command('doctor', '--config', CONFIG, *SMALL, 'model.backbone.compile_blocks=True')
+        command('doctor', '--config', tmp_path / 'compiled.py')
     output = capsys.readouterr().out
     assert 'model.backbone.compile_blocks=True needs a compiler, and there is none; install g++' in output
 
