@@ -167,7 +167,10 @@ test_dataloader = val_dataloader
 val_evaluator = dict(topk=(1, ))
 test_evaluator = val_evaluator
 
-optim_wrapper = dict(optimizer=dict(lr=1e-3))
+# As in configs/demo/finetune.py.
+optim_wrapper = dict(
+    optimizer=dict(lr={lr}),
+    paramwise_cfg=dict(layer_decay_rate=0.9, custom_keys=dict(relative_position_bias_table=dict(lr_mult=10))))
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-9, by_epoch=True, begin=0, end=2, convert_to_iter_based=True),
     dict(type='CosineAnnealingLR', eta_min_ratio=0.01, by_epoch=True, begin=2, end=max_epochs,
