@@ -1,7 +1,10 @@
 """How fast the machine is by itself: matrix products, memory, decoding, disk, and sums over several devices."""
 
+import ctypes
+import gc
 import io
 import os
+import re
 import socket
 import statistics
 import tempfile
@@ -56,25 +59,47 @@ def wait_for(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
+def working_memory(run: Callable[[], object], device: torch.device) -> int | None:
+    """Bytes at the highest point of a run less those held before it; None where Linux does not say so.
+
+    On a CPU it is the resident memory of the process.
+    """
+    gc.collect()
+    if device.type == 'cuda':
+        wait_for(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        held = torch.cuda.memory_allocated(device)
+        run()
+        wait_for(device)
+        return torch.cuda.max_memory_allocated(device) - held
+    try:
+        ctypes.CDLL(None).malloc_trim(0)  # freed memory that the allocator keeps would hide what a run takes
+        Path('/proc/self/clear_refs').write_text('5')  # the peak begins anew, see proc(5)
+    except (AttributeError, OSError):
+        return None
+    held = _resident('VmRSS')
+    run()
+    return max(_resident('VmHWM') - held, 0)
+
+
+def _resident(name: str) -> int:
+    return 1024 * int(re.search(rf'^{name}:\s+(\d+) kB', Path('/proc/self/status').read_text(), re.MULTILINE)[1])
+
+
 def time_in_turn(
-    runs: dict[str, Callable[[], object]],
-    rounds: int,
-    device: torch.device,
-    clock: Clock = time.perf_counter,
-    repeats: int = 1,
+    runs: dict[str, Callable[[], object]], rounds: int, device: torch.device, clock: Clock = time.perf_counter
 ) -> dict[str, list[float]]:
     """Seconds of every run in every round. In a round all run once after the other, so that what else the machine
-    does meets all of them; `repeats` calls are timed together.
+    does meets all of them.
     """
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds):
         for name, run in runs.items():
             wait_for(device)
             start = clock()
-            for _ in range(repeats):
-                run()
+            run()
             wait_for(device)
-            seconds[name].append((clock() - start) / repeats)
+            seconds[name].append(clock() - start)
     return seconds
 
 

@@ -1,10 +1,8 @@
 """The training step of a config, with other switches, numbers of images and sizes, on random weights."""
 
 import copy
-import ctypes
 import gc
 import random
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,11 +23,11 @@ from beit_mm.checks.small_parts import pretend_to_be_trained
 from beit_mm.config.parts import drop_pretrained, use_plain_batch_norm, walk
 from beit_mm.engine.hooks.machine_hook import allow_kernels, KERNELS
 from beit_mm.engine.optimizers.autocast_wrapper import AutocastOptimWrapper, computes_in_bfloat16
-from beit_mm.errors import UserError
+from beit_mm.errors import describe_shortage, UserError
 from beit_mm.models import BEiT, DiscreteVAE, TimmTeacher
 
 from .machine import free_memory
-from .speed import draw_jpeg, JPEG, wait_for
+from .speed import draw_jpeg, JPEG
 
 LEARNING_RATE = 0.0  # the same work as at any other, and every step has the same loss
 KERNEL_KEY = 'default_hooks.machine.attention'  # of the only option that is no part of the model
@@ -46,9 +44,9 @@ class Step:
 
     def __init__(self, model: nn.Module, wrapper: Any, batch: Any, images: int, kernels: list[str] | None):
         self.model, self.wrapper, self.batch, self.images, self.kernels = model, wrapper, batch, images, kernels
-        self.device = next(model.parameters()).device
+        kind = next(model.parameters()).device.type
         is_half = isinstance(wrapper, AutocastOptimWrapper) and (
-            wrapper.dtype == 'bfloat16' or wrapper.dtype == 'auto' and computes_in_bfloat16(self.device.type)
+            wrapper.dtype == 'bfloat16' or wrapper.dtype == 'auto' and computes_in_bfloat16(kind)
         )
         self.dtype = torch.bfloat16 if is_half else torch.float32
         for module in model.train().modules():
@@ -74,29 +72,6 @@ class Step:
         if scalars is not None and scalars.steps:
             numbers['gradient'] = float(scalars.steps[-1][1]['train/grad_norm'])
         return numbers
-
-    def working_memory(self) -> int | None:
-        """Bytes at the highest point of an update, less those held before it; None where Linux does not say so."""
-        gc.collect()
-        if self.device.type == 'cuda':
-            wait_for(self.device)
-            torch.cuda.reset_peak_memory_stats(self.device)
-            held = torch.cuda.memory_allocated(self.device)
-            self()
-            wait_for(self.device)
-            return torch.cuda.max_memory_allocated(self.device) - held
-        try:
-            ctypes.CDLL(None).malloc_trim(0)  # freed memory that the allocator keeps would hide what a step takes
-            Path('/proc/self/clear_refs').write_text('5')  # the peak begins anew, see proc(5)
-        except (AttributeError, OSError):
-            return None
-        held = _resident('VmRSS')
-        self()
-        return max(_resident('VmHWM') - held, 0)
-
-
-def _resident(name: str) -> int:
-    return 1024 * int(re.search(rf'^{name}:\s+(\d+) kB', Path('/proc/self/status').read_text(), re.MULTILINE)[1])
 
 
 class Subject:
@@ -218,8 +193,6 @@ class Subject:
 @contextmanager
 def out_of_memory_as_none(device: torch.device) -> Iterator[list[str]]:
     """Collects the sentence of torch's error about too little memory, and frees what a GPU still keeps."""
-    from beit_mm.errors import describe_shortage
-
     shortages: list[str] = []
     try:
         yield shortages

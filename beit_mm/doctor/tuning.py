@@ -6,15 +6,15 @@ import statistics
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 from beit_mm.checks.problems import Problem
 from beit_mm.models.tokenizers.discrete_vae import ENCODE_DTYPES
 
-from .speed import Clock, time_in_turn
-from .steps import KERNEL_KEY, out_of_memory_as_none, Subject
+from .speed import Clock, time_in_turn, working_memory
+from .steps import KERNEL_KEY, out_of_memory_as_none, Step, Subject
 
 MIN_GAIN = 1.02  # how much faster a switch must be, beyond the noise of its rounds
 ROUNDS, MIN_ROUNDS = 7, 4
@@ -25,20 +25,7 @@ MEMORY_SHARE = 0.9  # of a device's memory that a step may take
 TOLERANCES = {torch.float32: dict(loss=1e-4, gradient=1e-3), torch.bfloat16: dict(loss=5e-3, gradient=0.05)}
 
 
-class Runs(Protocol):
-    """What is compared: see steps.Step."""
-
-    images: int
-    dtype: torch.dtype
-
-    def __call__(self) -> object: ...
-
-    def numbers(self) -> dict[str, float]: ...
-
-    def working_memory(self) -> int | None: ...
-
-
-Make = Callable[[dict[str, Any], int], Runs]  # a step with changed keys of the config, and a number of images
+Make = Callable[[dict[str, Any], int], Step]  # a step with changed keys of the config, and a number of images
 
 
 @dataclass(frozen=True)
@@ -141,10 +128,10 @@ def compare_numbers(switch: Switch, expected: dict[str, float], actual: dict[str
 
 
 def measure_gain(
-    default: Runs, other: Runs, rounds: int, device: torch.device, clock: Clock = time.perf_counter, repeats: int = 1
+    default: Step, other: Step, rounds: int, device: torch.device, clock: Clock = time.perf_counter
 ) -> tuple[float, float]:
     """The median of the default's time over the other's in the same rounds, and its noise (two standard errors)."""
-    seconds = time_in_turn(dict(default=default, other=other), rounds, device, clock, repeats)
+    seconds = time_in_turn(dict(default=default, other=other), rounds, device, clock)
     gains = [first / second for first, second in zip(*seconds.values())]
     return statistics.median(gains), 2 * statistics.stdev(gains) / math.sqrt(len(gains))
 
@@ -242,7 +229,7 @@ def measure_sizes(
         with out_of_memory_as_none(device) as shortages:
             step = make(options, count)
             step()  # makes the optimizer's states
-            memory = step.working_memory()
+            memory = working_memory(step, device)
             (seconds,) = time_in_turn({'': step}, 2, device, clock).values()
             sizes.append(Size(count, min(seconds), memory))
         if shortages:

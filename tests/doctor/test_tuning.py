@@ -50,10 +50,6 @@ class Machine:
                     (machine.wrong[key] for key in options if key in machine.wrong), dict(loss=2.0, gradient=1.0)
                 )
 
-            def working_memory(self):
-                self()
-                return 10 * images
-
         Step.images = images
         return Step()
 

@@ -1,15 +1,13 @@
 """Timing candidates in turn, so that what else the machine does meets all of them."""
 
-import ctypes
-import gc
-import re
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
+
+from beit_mm.doctor import speed
 
 
 @dataclass(frozen=True)
@@ -108,32 +106,8 @@ def wait_for_device() -> None:
 
 
 def working_memory(run: Callable[[], object]) -> int | None:
-    """Bytes at the highest point of a run, less those held before it; None where Linux does not say so.
-
-    On a CPU it is the resident memory of the process.
-    """
-    gc.collect()
-    if torch.cuda.is_available():
-        wait_for_device()
-        torch.cuda.reset_peak_memory_stats()
-        held = torch.cuda.memory_allocated()
-        run()
-        wait_for_device()
-        return torch.cuda.max_memory_allocated() - held
-    try:
-        ctypes.CDLL(None).malloc_trim(0)  # freed memory that the allocator keeps would hide what a run takes
-        Path('/proc/self/clear_refs').write_text('5')  # the peak begins anew, see proc(5)
-    except (AttributeError, OSError):
-        run()
-        return None
-    held = _memory('VmRSS')
-    run()
-    return max(_memory('VmHWM') - held, 0)
-
-
-def _memory(name: str) -> int:
-    status = Path('/proc/self/status').read_text()
-    return 1024 * int(re.search(rf'^{name}:\s+(\d+) kB', status, re.MULTILINE).group(1))
+    """Bytes at the highest point of a run, less those held before it; None where Linux does not say so."""
+    return speed.working_memory(run, torch.device('cuda' if torch.cuda.is_available() else 'cpu'))
 
 
 def as_table(rows: Sequence[Row]) -> str:
