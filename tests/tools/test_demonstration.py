@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -211,6 +212,7 @@ def test_v2_is_taught_by_the_models_of_the_demonstration_or_of_the_package(proje
         pretrain, finetune = (Config.fromfile(stages[name].config).model for name in ('pretrain', 'finetune'))
         starts = pretrain.target.tokenizer.init_cfg, finetune.backbone.init_cfg
         assert [init.checkpoint for init in starts] == [str(stages[n].checkpoint) for n in ('tokenizer', 'pretrain')]
+        assert ('finetune_beit' in stages) == (not Path('work_dirs/demo').exists()), 'else its figures are there'
         return [stages[f'tokenizer{arm}'].start_file for arm in ('', '_label_free')]
 
     for folder in (TRIAL, Path('work_dirs/demo/models')):
@@ -228,6 +230,16 @@ def test_a_place_without_room_or_permission_is_refused_before_the_start(free, me
     monkeypatch.setattr(shutil, 'disk_usage', lambda folder: shutil._ntuple_diskusage(1e12, 0, free))
     with pytest.raises(OSError, match=message):
         check_place(tmp_path / ('demo' if free < 1e9 else 'file/demo'))
+
+
+def test_the_page_shows_the_score_that_comes_after_the_last_step(monkeypatch):
+    page = import_tool('demo', 'page')
+    monkeypatch.setattr(page, 'draw_chart', lambda title, curves: curves[0].values)
+    stage = SimpleNamespace(folder=Path('finetune'), score='top1', score_text='digits right')
+    for values in ([50.0], [50.0, 90.0]):
+        curves = dict(top1=SimpleNamespace(values=values))
+        progress = SimpleNamespace(steps=(9, 9), curves=curves, last=lambda name: curves[name].values[-1])
+        assert page._charts(stage, progress) == [values]
 
 
 def write_short_configs(folder: Path) -> None:
@@ -294,10 +306,8 @@ def test_the_demonstration_of_v2_ends_with_a_table_beside_the_first_and_pictures
     table = (root / 'table.md').read_text()
     rows = [line.strip('| ').split(' | ') for line in table.splitlines() if line.startswith('|')]
     assert table in finished.stdout and {len(row) for row in rows[2:-1]} == {4}
-    figures = {
-        figure['what']: figure['figure'] for figure in json.loads((TRIAL / 'models.json').read_text())['figures']
-    }
-    assert [row[1] for row in rows if row[0] == 'held-out digits, top-1 %'] == [figures['held-out digits, top-1 %']]
+    figures = {entry['what']: entry['figure'] for entry in json.loads((TRIAL / 'models.json').read_text())['figures']}
+    assert [row[1] for row in rows if row[0] == 'vocabulary in use, %'] == [figures['vocabulary in use, %']]
     page = (root / 'index.html').read_text()
     assert 'Finished.' in page and 'fine-tuned with the labels' in page
-    assert page.count('<svg') >= 14 and page.count('Patches with the same code') >= 2
+    assert page.count('<svg') >= 16 and page.count('Patches with the same code') >= 2

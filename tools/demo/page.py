@@ -46,21 +46,21 @@ def _describe(stage: Stage, root: Path) -> dict:
         title=stage.title,
         text=stage.text,
         steps=f'{done} of {total} steps' if done else 'not started',
-        charts=_charts(stage, progress, done),
+        charts=_charts(stage, progress),
         pictures=read_pictures(progress.sessions),
         report=str(report.relative_to(root)) if report.is_file() else '',
     )
 
 
-_drawn: dict[Path, tuple[int, list[str]]] = {}  # charts of every stage, and after how many steps they were drawn
+_drawn: dict[Path, tuple[tuple, list[str]]] = {}  # charts of every stage, and how far it was when they were drawn
 
 
-def _charts(stage: Stage, progress: Progress, done: int) -> list[str]:
+def _charts(stage: Stage, progress: Progress) -> list[str]:
     """SVG of the loss and of the stage's score."""
-    if stage.folder not in _drawn or _drawn[stage.folder][0] != done:
-        names = {'Loss': 'loss', f'{stage.score_text[0].upper()}{stage.score_text[1:]}': stage.score}
-        charts = [
-            draw_chart(title, [progress.curves[name]]) for title, name in names.items() if name in progress.curves
-        ]
-        _drawn[stage.folder] = done, charts
+    names = {'Loss': 'loss', f'{stage.score_text[0].upper()}{stage.score_text[1:]}': stage.score}
+    curves = {title: progress.curves[name] for title, name in names.items() if name in progress.curves}
+    known = progress.steps, progress.last(stage.score)  # the last test comes after the last step
+    if stage.folder not in _drawn or _drawn[stage.folder][0] != known:
+        charts = [draw_chart(title, [curve]) for title, curve in curves.items()]
+        _drawn[stage.folder] = known, charts
     return _drawn[stage.folder][1]

@@ -61,21 +61,22 @@ def plan_beit(root: Path, full: bool, seed: int) -> Plan:
 
 
 def plan_beit_v2(root: Path, seed: int) -> Plan:
-    """BEiT v2 in a folder, beside the figures of `make demo`, or of the run whose models are in the package."""
-    models = SMALL_MODELS if (SMALL_MODELS / 'models.json').is_file() else FOLDER
+    """BEiT v2 in a folder, beside the BEiT of `make demo`, or that of the package, which is fine-tuned here."""
+    has_demo = (SMALL_MODELS / 'models.json').is_file()
+    models = SMALL_MODELS if has_demo else FOLDER
     figures = json.loads((models / 'models.json').read_text())['figures']
-    source = '`make demo`' if models == SMALL_MODELS else 'the run whose small models are in the package'
-    stages = make_v2_stages(root, models, seed)
+    stages = make_v2_stages(root, models, seed, with_beit=not has_demo)
+    beit = 'that of `make demo`' if has_demo else 'the pre-trained model of the package, fine-tuned here'
     return Plan(
         title='Demonstration of BEiT v2 in beit_mm',
         stages=stages,
         rounds=(
-            ('tokenizer', 'tokenizer_label_free', 'finetune_from_random'),
+            tuple(name for name in stages if name.startswith(('tokenizer', 'finetune_from_random', 'finetune_beit'))),
             ('pretrain', 'pretrain_label_free'),
             ('finetune', 'finetune_label_free'),
         ),
         data=dict(imagenet=write_classification),
         draw=partial(draw_codes, stages, root),
         finish=partial(score_rows_v2, stages, figures),
-        notes=(f'The column of BEiT is {source}.', *NOTES),
+        notes=(f'BEiT is {beit}.', *NOTES),
     )

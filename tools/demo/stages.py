@@ -192,22 +192,34 @@ def make_stages(root: Path, full: bool, seed: int) -> dict[str, Stage]:
     return {stage.folder.name: stage for stage in stages}
 
 
-def make_v2_stages(root: Path, teachers: Path, seed: int) -> dict[str, Stage]:
+def make_v2_stages(root: Path, teachers: Path, seed: int, with_beit: bool) -> dict[str, Stage]:
     """The stages of BEiT v2 by name, with a teacher that has seen labels and, `_label_free`, with one that has not.
 
     Args:
         root: the folder of their folders.
         teachers: folder of the demonstration's small models; the fine-tuned one and the pre-trained one teach.
         seed: of all weights and draws.
+        with_beit: whether to fine-tune BEiT and random weights, too, for comparison.
     """
 
     def stage(name: str, *words: str, config: str, options: dict | None = None, **settings) -> Stage:
         path = Path('configs', 'demo', f'{config}.py')
         return Stage(root / name, path, *words, options={'randomness.seed': seed, **(options or {})}, **settings)
 
-    stages = [
-        stage('finetune_from_random', *FROM_RANDOM, *TOP1, config='finetune', options={'model.backbone.init_cfg': None})
+    of_beit = [
+        stage(
+            'finetune_from_random', *FROM_RANDOM, *TOP1, config='finetune', options={'model.backbone.init_cfg': None}
+        ),
+        stage(
+            'finetune_beit',
+            'Classification, BEiT',
+            "For comparison: BEiT's pre-trained model learns the ten digits.",
+            *TOP1,
+            config='finetune',
+            start=teachers / 'pretrain.safetensors',
+        ),
     ]
+    stages = of_beit if with_beit else []
     for suffix, teacher, kind, words in (
         ('', 'finetune', 'teacher with labels', 'was fine-tuned with the labels of these pictures'),
         ('_label_free', 'pretrain', 'teacher without labels', 'was pre-trained and never saw a label'),
@@ -236,7 +248,7 @@ def make_v2_stages(root: Path, teachers: Path, seed: int) -> dict[str, Stage]:
         finetune = stage(
             f'finetune{suffix}',
             f'Classification, {kind}',
-            'The pre-trained model learns the ten digits, as long as that from random weights.',
+            'The pre-trained model learns the ten digits.',
             *TOP1,
             config='v2/finetune',
             start=pretrain,

@@ -24,3 +24,4 @@ val_views = [_base_.load, dict(**view_sizes, crop_ratio_range=(1.0, 1.0), aspect
 train_dataloader = dict(dataset=dict(pipeline=[*train_views, *_base_.mask]))
 val_dataloader = dict(dataset=dict(pipeline=[*val_views, *_base_.mask]))
 test_dataloader = val_dataloader
+default_hooks = dict(pictures=dict(interval=200))

@@ -50,5 +50,5 @@ train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
 val_evaluator = dict(vocab_size=vocab_size)
 test_evaluator = val_evaluator
 default_hooks = dict(
-    logger=dict(interval=10), checkpoint=dict(interval=2, max_keep_ckpts=1), pictures=dict(interval=50, num_images=4))
+    logger=dict(interval=10), checkpoint=dict(interval=2, max_keep_ckpts=1), pictures=dict(interval=100, num_images=4))
 auto_scale_lr = dict(base_batch_size=64)
