@@ -91,8 +91,8 @@ class Pretraining:
         commands = [f'python {train_tool()} {self.writer.file(stage)}' for stage in STAGES]
         _print('written, and now done; the same by hand:', *commands)
         train_stage(self.writer.file('tokenizer'), None, self.launcher)
-        # The time that is left is known now, and the machine may have become slower.
-        step, start = self._measure('pretrain'), self.left
+        # The time that is left is known now. Of a machine that is not as fast all the time, the slower step counts.
+        step, start = max(step, self._measure('pretrain')), self.left
         scores = score_random_weights(read_config(self.writer.file('pretrain'))) if known else None
         left = self.left - START - (start - self.left) * NUM_SCORES
         on_first(self._write, 'pretrain', max(FEWEST, int(RESERVE * left / step)), step, tokens)

@@ -142,6 +142,15 @@ def test_a_config_that_is_changed_while_the_tokenizer_trains_stays(photos, clock
     assert trained[1] == 3 and 'as out/pretrain.py says, which has been changed' in capfd.readouterr().out
 
 
+@pytest.mark.parametrize('first, second', [(6000.0, 3000.0), (3000.0, 6000.0)])
+def test_the_slower_measurement_counts(first, second, photos, clock, monkeypatch):
+    seconds = iter([first, 6000.0, second])
+    monkeypatch.setattr(run, 'measure_step', lambda text, limit, launcher: next(seconds))
+    monkeypatch.setattr(run, 'train', lambda args: None)
+    Pretraining(photos, Path('out'), 10_000, time.monotonic()).run()
+    assert read_config('out/pretrain.py').train_cfg.max_iters == int(0.95 * (600_000 - 12) / 6000) == 94
+
+
 def test_what_cannot_be_resumed_is_one_sentence(photos, clock):
     with pytest.raises(UserError, match=r'nothing to resume in out: tokenizer\.py is missing'):
         resume(photos, Path('out'), 'none')
