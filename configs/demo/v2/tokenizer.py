@@ -17,7 +17,7 @@ model = dict(
         type='beit_mm.BEiTTeacher',
         trunk=dict(
             type='beit_mm.BEiT', img_size=96, embed_dim=96, depth=4, num_heads=4, out_type='featmap',
-            init_cfg=dict(type='Pretrained', checkpoint='work_dirs/demo/finetune/epoch_12.pth', prefix='backbone.'))),
+            init_cfg=dict(type='Pretrained', checkpoint='work_dirs/demo/finetune/epoch_9.pth', prefix='backbone.'))),
     teacher_dim=96)
 
 classes = [f'digit_{digit}' for digit in range(10)]
