@@ -51,7 +51,9 @@ def recipe_batch(cfg: Config, devices: int) -> int:
     return devices * cfg.train_dataloader.get('batch_size', 1) * cfg.optim_wrapper.get('accumulative_counts', 1)
 
 
-def choose_batch(cfg: Config, devices: int, sizes: list[Size], free: float, state_bytes: int) -> Batch:
+def choose_batch(
+    cfg: Config, devices: int, sizes: list[Size], free: float, state_bytes: int, is_whole: bool = True
+) -> Batch:
     """The images in a step, of those that fit into memory and make the recipe's batch in a whole number of steps.
 
     No more than the config has, unless more were measured and are faster.
@@ -62,6 +64,7 @@ def choose_batch(cfg: Config, devices: int, sizes: list[Size], free: float, stat
         sizes: measured steps.
         free: bytes of the device that a training may take.
         state_bytes: of weights, gradients and averages.
+        is_whole: whether the steps were of whole images; what cut ones or one step tell of memory is too much.
     """
     images = cfg.train_dataloader.get('batch_size', 1)
     steps = cfg.optim_wrapper.get('accumulative_counts', 1)
@@ -79,7 +82,9 @@ def choose_batch(cfg: Config, devices: int, sizes: list[Size], free: float, stat
         needed = (state_bytes + constant + fewest * slope) / 2**30
         what = f'a step of {fewest} images takes {needed:.1f} GiB, {free / 2**30:.1f} GiB are free'
         mend = 'set model.backbone.with_cp=True, take a smaller model, or several devices (docs/scale.md)'
-        return Batch(images, steps, Problem('memory', f'{what}; {mend}'))
+        if is_whole and len(sizes) > 1:
+            return Batch(images, steps, Problem('memory', f'{what}; {mend}'))
+        return Batch(images, steps, warn('memory', f'by an estimate {what}; if it fails, {mend}'))
     rates = {size.images: size.images / size.seconds for size in sizes}
     faster = [n for n in fitting if n > best and rates.get(n, 0.0) >= MIN_GAIN * rates.get(best, math.inf)]
     best = max(faster, key=rates.__getitem__, default=best)

@@ -213,8 +213,10 @@ def _examine_step(result: Diagnosis, cfg: Config, subject: Subject, time_left: C
     scale = 1.0 if side is None else (subject.side / side) ** 2  # at least so much work has a whole image
     sizes = [Size(s.images, s.seconds * scale, s.memory and round(s.memory * scale)) for s in tuned.sizes]
     rate = size.images / size.seconds / scale
-    free, peaks = machine.free_memory(device), result.speeds['products']
-    batch = advice.choose_batch(cfg, facts['devices'], sizes, free, subject.state_bytes)
+    peaks = result.speeds['products']
+    batch = advice.choose_batch(
+        cfg, facts['devices'], sizes, facts['free_memory'], subject.state_bytes, side == subject.side
+    )
     result.problems += [batch.problem] if batch.problem else []
     per_core = speed.measure_rate(subject.load, 100)
     workers, problem = advice.choose_workers(rate, per_core, facts['cores'], facts['devices'])
@@ -222,8 +224,7 @@ def _examine_step(result: Diagnosis, cfg: Config, subject: Subject, time_left: C
     achieved = operations * size.images / size.seconds
     published = speed.published_peak(facts['device'])
     constant, slope = advice.fit_memory(sizes)
-    total = facts['devices'] * batch.images * batch.steps
-    count = advice.count_images(cfg, total)
+    count = advice.count_images(cfg, advice.recipe_batch(cfg, facts['devices']))
     whole = min(rate * facts['devices'], per_core * facts['cores'])
     result.step = dict(
         images=size.images,
@@ -275,7 +276,7 @@ def _settings(result, cfg, subject, tuned, batch, workers, base) -> Iterator[tup
                 why = f"{result.facts['devices']} x {batch.images} x {batch.steps} = the recipe's {total} images"
                 yield 'optim_wrapper.accumulative_counts', (batch.steps, why)
     if workers != cfg.train_dataloader.get('num_workers', 0):
-        why = f'each loads {step["loading"]:.0f} images/s, a device takes {step["rate"]:.1f}'
+        why = f'each loads {step["loading"]:.0f} images/s, a device takes {step["rate"]:.3g}'
         yield 'train_dataloader.num_workers', (workers, why)
 
 

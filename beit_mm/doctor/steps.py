@@ -67,9 +67,11 @@ class Step:
         random.seed(0)
         np.random.seed(0)
         torch.manual_seed(0)
-        numbers = dict(loss=float(self()['loss']))
         scalars = getattr(self.wrapper, 'scalars', None)
-        if scalars is not None and scalars.steps:
+        if scalars is not None:
+            scalars.steps.clear()  # full, it would be flushed after this update
+        numbers = dict(loss=float(self()['loss']))
+        if scalars is not None:
             numbers['gradient'] = float(scalars.steps[-1][1]['train/grad_norm'])
         return numbers
 

@@ -6,6 +6,7 @@ from support import CONFIGS
 
 from beit_mm.doctor import advice
 from beit_mm.doctor.advice import choose_batch, choose_workers, count_images
+from beit_mm.doctor.speed import measure_sums
 from beit_mm.doctor.tuning import Size
 
 GIB = 2**30
@@ -47,6 +48,14 @@ def test_the_recipes_own_accumulation_counts():
 def test_too_little_memory_is_named():
     problem = choose_batch(config(), 1, SIZES, 3 * GIB, 2 * GIB).problem
     assert str(problem).startswith('memory: a step of 2 images takes 3.5 GiB, 3.0 GiB are free; set model.backbone.')
+
+
+def test_memory_that_is_estimated_is_a_warning():
+    for sizes, is_whole in ((SIZES, False), (SIZES[:1], True)):
+        problem = choose_batch(config(), 1, sizes, 3 * GIB, 2 * GIB, is_whole).problem
+        assert not problem.is_error and str(problem).startswith(
+            'memory: by an estimate a step of 2 images takes 3.5 GiB'
+        )
 
 
 def test_devices_that_do_not_divide_the_batch_are_named():
@@ -97,3 +106,9 @@ def test_the_file_inherits_the_config_and_says_why(tmp_path):
 )
 def test_memory_is_a_constant_and_a_share_of_each_image(sizes, expected):
     assert advice.fit_memory(sizes) == pytest.approx(expected)
+
+
+@pytest.mark.long
+def test_sums_over_processes_are_measured():
+    """As over GPUs; here by gloo between two processes."""
+    assert measure_sums(2, 'gloo', megabytes=8, rounds=2) > 1e6

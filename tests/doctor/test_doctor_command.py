@@ -3,12 +3,16 @@
 import json
 
 import pytest
+import torch
 from mmengine.config import Config
 from mmengine.registry import HOOKS
 from support import ROOT
 from support.tools import command, tool
 
+from beit_mm.checks.config_check import isolated
+from beit_mm.config.reading import read_config
 from beit_mm.doctor import attention, diagnosis, speed, tuning
+from beit_mm.doctor.steps import Subject
 
 CONFIG = 'configs/demo/pretrain.py'
 
@@ -121,3 +125,13 @@ def test_a_config_that_compiles_without_a_compiler_is_named(quick, monkeypatch, 
 def test_the_whole_command_takes_two_minutes(tmp_path):
     output = tool('beit-mm', 'doctor', '--config', str(ROOT / CONFIG), '--out', str(tmp_path / 'machine.py'))
     assert 'nothing is wrong' in output
+
+
+def test_every_update_of_a_step_has_the_same_numbers(tmp_path, monkeypatch):
+    """Also the tenth, after which the optimizer wrapper hands its scalars on."""
+    monkeypatch.chdir(ROOT)
+    cfg = read_config(CONFIG)
+    with isolated(cfg.default_scope):
+        step = Subject(cfg, torch.device('cpu'), tmp_path).build({}, 2)
+        first, *others = [step.numbers() for _ in range(12)]
+    assert set(first) == {'loss', 'gradient'} and all(numbers == first for numbers in others)

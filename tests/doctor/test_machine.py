@@ -1,11 +1,12 @@
-"""What is known of machines, and settings of another one."""
+"""What is known of machines, and settings that a run takes or refuses."""
 
 import pytest
 import torch
 from support import CONFIGS
-from support.tools import command
+from support.tools import command, data_options, train
 
 from beit_mm.doctor import machine
+from beit_mm.doctor.advice import write_machine
 from beit_mm.engine import MachineHook
 from beit_mm.engine.hooks.machine_hook import allow_kernels, describe_machine, KERNELS
 from beit_mm.errors import UserError
@@ -82,3 +83,24 @@ default_hooks = dict(machine=dict(type='beit_mm.MachineHook', machine=dict(devic
         command('check', tmp_path / 'machine.py')
     output = capsys.readouterr().out
     assert 'error: default_hooks.machine.machine.device: MachineHook: these settings were measured elsewhere' in output
+
+
+def test_a_training_runs_with_the_written_file(digits, tmp_path):
+    """Two updates of two accumulated steps, under the hook and with the chosen kernels."""
+    settings = {
+        'train_dataloader.batch_size': (4, 'memory'),
+        'optim_wrapper.accumulative_counts': (2, 'the batch'),
+        'default_hooks.machine.attention': (['math'], 'others are wrong'),
+        'train_cfg.max_iters': (4, ''),
+    }
+    config = tmp_path / 'machine.py'
+    write_machine(config, str(CONFIGS / 'demo' / 'tokenizer.py'), settings, describe_machine(), ['Of a test.'])
+    options = dict(pair.split('=') for pair in data_options(digits) if 'batch_size' not in pair)
+    options |= {name: 0 for name in options if name.endswith('num_workers')}
+    small = {'model.n_hid': 8, 'model.n_init': 8, 'val_dataloader.batch_size': 4}
+    try:
+        train(config, tmp_path / 'work_dir', cfg_options={**options, **small}, no_validate=True)
+        assert not torch.backends.cuda.flash_sdp_enabled()
+    finally:
+        allow_kernels(list(KERNELS))
+    assert (tmp_path / 'work_dir' / 'iter_4.pth').is_file()
