@@ -1,6 +1,5 @@
 """The examination: all parts one after the other within a time, and what it found."""
 
-import os
 import sys
 import tempfile
 import time
@@ -24,6 +23,7 @@ from .steps import KERNEL_KEY, out_of_memory_as_none, Subject
 from .tuning import Size
 
 CUT_SIDES = (128, 256, 512)  # of the images of a segmentation, while a step is short
+IMPORTS = 10.0  # seconds that a command takes before it begins
 TINY_THREADS = 1  # models of the reference are so small that threads only wait for each other
 Say = Callable[[str], object]
 
@@ -101,7 +101,7 @@ def examine(
     Raises:
         UserError: If there is no such device, or the config cannot be measured.
     """
-    end = time.monotonic() + 60 * minutes - (time.monotonic() - _started())
+    end = time.monotonic() + 60 * minutes - IMPORTS
     place = machine.find_device(device)
     result = Diagnosis(machine.describe(place))
     result.problems += machine.known_problems(result.facts)
@@ -126,15 +126,6 @@ def examine(
                 _examine_step(result, cfg, subject, lambda: end - time.monotonic())
     result.problems.sort(key=lambda problem: not problem.is_error)
     return result
-
-
-def _started() -> float:
-    """When this process began, by the monotonic clock."""
-    try:
-        ticks = float(Path('/proc/self/stat').read_text().rpartition(') ')[2].split()[19])
-        return ticks / os.sysconf('SC_CLK_TCK')
-    except (OSError, ValueError, IndexError):
-        return time.monotonic()
 
 
 def _examine_attention(facts: dict[str, Any], device: torch.device) -> Iterator[attention.Verdict]:

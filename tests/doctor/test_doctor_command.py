@@ -11,7 +11,7 @@ from support.tools import command, tool
 
 from beit_mm.checks.config_check import isolated
 from beit_mm.config.reading import read_config
-from beit_mm.doctor import attention, diagnosis, speed, tuning
+from beit_mm.doctor import attention, speed, tuning
 from beit_mm.doctor.steps import Subject
 
 CONFIG = 'configs/demo/pretrain.py'
@@ -25,7 +25,6 @@ def quick(monkeypatch):
     monkeypatch.setattr(speed, 'measure_memory', lambda *_: 1e10)
     monkeypatch.setattr(tuning, 'COMPILING', 1e6)
     monkeypatch.setattr(tuning, 'MAX_STEP', 0.05)
-    monkeypatch.setattr(diagnosis, '_started', diagnosis.time.monotonic)
     monkeypatch.chdir(ROOT)
 
 
