@@ -310,4 +310,5 @@ def test_the_demonstration_of_v2_ends_with_a_table_beside_the_first_and_pictures
     assert [row[1] for row in rows if row[0] == 'vocabulary in use, %'] == [figures['vocabulary in use, %']]
     page = (root / 'index.html').read_text()
     assert 'Finished.' in page and 'fine-tuned with the labels' in page
-    assert page.count('<svg') >= 16 and page.count('Patches with the same code') >= 2
+    # A loss of every stage, and a score of all but the tokenizers, whose few steps end before their first pictures.
+    assert page.count('<svg') >= 14 and page.count('Patches with the same code') >= 2
