@@ -33,7 +33,7 @@ from .plan import candidates, choose, MAX_TOKENIZER_STEPS, MIN_STEPS, Plan, TOKE
 STAGES = ('tokenizer', 'pretrain')
 SHARE, LONGEST = 0.02, 15.0  # of the time, for each look and each measurement, and seconds
 MAX_MEASURED = 3  # plans
-START = 12.0  # seconds of a training besides its steps: check, loaders, checkpoints, pictures, report
+START = 15.0  # seconds of a training besides its steps: check, loaders, checkpoints, pictures, report
 RESERVE = 0.95  # share of the time that is planned: a machine may become slower
 FEWEST = 20  # steps, if the machine has become so slow
 MEASURED = dict(tokenizer=30, pretrain=10**6)  # steps of a config that is only measured

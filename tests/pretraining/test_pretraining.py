@@ -148,7 +148,7 @@ def test_the_slower_measurement_counts(first, second, photos, clock, monkeypatch
     monkeypatch.setattr(run, 'measure_step', lambda text, limit, launcher: next(seconds))
     monkeypatch.setattr(run, 'train', lambda args: None)
     Pretraining(photos, Path('out'), 10_000, time.monotonic()).run()
-    assert read_config('out/pretrain.py').train_cfg.max_iters == int(0.95 * (600_000 - 12) / 6000) == 94
+    assert read_config('out/pretrain.py').train_cfg.max_iters == int(0.95 * (600_000 - 15) / 6000) == 94
 
 
 def test_what_cannot_be_resumed_is_one_sentence(photos, clock):
