@@ -28,8 +28,9 @@ def show_cell(value: object) -> str:
 
 
 def closest(name: str, pool: Iterable[str], cutoff: float = 0.7) -> str:
-    """The name of the pool that is most like another one; empty if none is."""
-    return next(iter(get_close_matches(name, sorted(pool), n=1, cutoff=cutoff)), '')
+    """The name of the pool that is most like another one, in upper or lower case; empty if none is."""
+    by_lower = {other.lower(): other for other in sorted(pool)}
+    return next((by_lower[match] for match in get_close_matches(name.lower(), by_lower, n=1, cutoff=cutoff)), '')
 
 
 def hint_at_path(path: str | Path) -> str:

@@ -280,7 +280,8 @@ class DryRun:
         wanted = get(self.cfg, 'default_hooks.checkpoint.save_best')
         for name in [wanted] if isinstance(wanted, str) else wanted if isinstance(wanted, list) else []:
             if self.scores and name not in (*self.scores, 'auto'):
-                sentence = f'the evaluation gives no {name}, {suggest(name, self.scores, ", ".join(self.scores))}'
+                mend = suggest(name, self.scores, f'it gives {", ".join(self.scores)}')
+                sentence = f'the evaluation gives no {name}; {mend}'
                 yield Problem('default_hooks.checkpoint.save_best', sentence)
 
 

@@ -1,11 +1,12 @@
 """What is here: versions, device, memory, cores, compiler; and combinations that are known to fail."""
 
-import importlib.metadata
 import os
 import platform
 import re
 import shutil
 from collections.abc import Iterator
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ def describe(device: torch.device) -> dict[str, Any]:
         torch=torch.__version__,
         beit_mm=__version__,
     )
-    facts.update({name: _version(name) for name in (*OTHERS, *HOSTS)})
+    facts.update({name: import_module(name).__version__ for name in (*OTHERS, *HOSTS)})
     facts['threads'] = torch.get_num_threads()
     facts['has_nvidia'] = Path('/proc/driver/nvidia/version').is_file()
     if facts['has_nvidia']:
@@ -63,16 +64,6 @@ def describe(device: torch.device) -> dict[str, Any]:
         facts['cudnn'] = torch.backends.cudnn.version()
         facts['architectures'] = torch.cuda.get_arch_list()
     return facts
-
-
-def _version(package: str) -> str:
-    """Of an installed module, from its distribution, without importing it."""
-    for name in (f'onedl-{dict(mmseg="mmsegmentation").get(package, package)}', package):
-        try:
-            return importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return 'unknown'
 
 
 def count_cores() -> int:
@@ -111,13 +102,11 @@ def find_compiler(device: torch.device) -> str | None:
     """What torch.compile needs on a device: Triton on a GPU, a C++ compiler on a CPU; None if it is not there."""
     if device.type == 'cpu':
         return next(filter(None, map(shutil.which, (os.environ.get('CXX', ''), 'g++', 'clang++'))), None)
-    try:
-        version = importlib.metadata.version('triton')
-    except importlib.metadata.PackageNotFoundError:
+    if find_spec('triton') is None:
         return None
     # Triton compiles its launcher in C.
     has_c = any(map(shutil.which, (os.environ.get('CC', ''), 'gcc', 'clang', 'cc')))
-    return f'triton {version}' if has_c else None
+    return f'triton {import_module("triton").__version__}' if has_c else None
 
 
 def known_problems(facts: dict[str, Any]) -> Iterator[Problem]:
@@ -154,6 +143,3 @@ def known_problems(facts: dict[str, Any]) -> Iterator[Problem]:
     if '+cpu' in facts['torch'] and '+cpu' not in facts['torchvision'] and '+' in facts['torchvision']:
         what = f'{facts["torchvision"]} is not of the same build as torch {facts["torch"]}'
         yield Problem('torchvision', f'{what}; install both from the same index')
-    for name in HOSTS:
-        if facts[name] == 'unknown':
-            yield Problem(name, 'is not installed as a package; install beit_mm with pip, which brings it')

@@ -60,7 +60,7 @@ def test_every_tool_says_it_without_a_traceback(name, tmp_path):
 
 
 OPTIONS = [
-    ('train_cfg.max_epochs=two', "train_cfg.max_epochs must be a number, such as 12, got 'two'"),
+    ('train_cfg.max_epochs=two', "train_cfg.max_epochs must be a number, such as 9, got 'two'"),
     ('train_dataloader.persistent_workers=no', 'persistent_workers must be True or False'),
     ('train_dataloader.sampler=x', 'train_dataloader.sampler must be a dict'),
     ('param_scheduler.5.end=3', 'param_scheduler.5.end=3 does not fit .*: Index 5 exceeds'),

@@ -30,7 +30,6 @@ BAD = {
         dict(torch='2.14.0+cpu', torchvision='0.29.0+cu130'),
         'torchvision: 0.29.0+cu130 is not of the same',
     ),
-    'a missing host': (dict(mmseg='unknown'), 'mmseg: is not installed as a package'),
 }
 
 

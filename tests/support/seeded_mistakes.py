@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 TRAIN = 'train_dataloader.dataset'
 OPTIMISER = 'optim_wrapper.optimizer'
-HOSTS_LABELS = dict(type='LoadAnnotations', _delete_=True)
+HOSTS_LABELS = [dict(type=name) for name in ('LoadImageFromFile', 'LoadAnnotations', 'PackSegInputs')]
 BINARY = dict(num_classes=2, out_channels=1)
 PRETRAIN, FINETUNE, SEGMENT, TOKENIZER = (f'beit_{job}.py' for job in ('pretrain', 'finetune', 'segment', 'tokenizer'))
 
@@ -116,7 +116,7 @@ ERRORS = [
     segment({'model.decode_head.ignore_index': 250}, 'must be 250', at='model.data_preprocessor.seg_pad_val'),
     segment({'model.decode_head.ignore_index': 250}, 'must be 250', at='val_evaluator.ignore_index'),
     segment(
-        {'model.decode_head.ignore_index': 250, 'val_dataloader.dataset.pipeline.2': HOSTS_LABELS},
+        {'model.decode_head.ignore_index': 250, 'val_dataloader.dataset.pipeline': HOSTS_LABELS},
         'must be 255, which reduce_zero_label makes of 0',
     ),
     segment({'model.test_cfg.crop_size': (500, 500)}, 'multiples of'),
@@ -134,7 +134,7 @@ ERRORS = [
     pretrain({f'{TRAIN}.pipeline.2.second_scale': 128}, 'got (16, 16)', 'set second_scale=112'),
     pretrain({f'{TRAIN}.pipeline.3': dict(type='LoadImageFromFile', _delete_=True)}),
     pretrain({'model.recovered.num_masked': 98}, 'set num_masked=75'),
-    segment({'default_hooks.checkpoint.save_best': 'miou'}, 'gives no miou', 'mean mIoU?'),
+    segment({'default_hooks.checkpoint.save_best': 'miou'}, 'gives no miou', 'did you mean mIoU?'),
     finetune({'val_evaluator': None}, 'missing although val_dataloader', 'add it'),
     finetune({'param_scheduler.1.eta_min': 1e-06}, at='param_scheduler.1'),
     segment({'param_scheduler.1.by_epoch': True}, 'never moves', 'set by_epoch=False'),
