@@ -249,7 +249,8 @@ def test_torchrun_does_not_repeat_a_mistake(error, max_restarts, ends, tmp_path,
     monkeypatch.setenv('TORCHELASTIC_MAX_RESTARTS', str(max_restarts))
     run(error)
     run(error)
-    assert signals == ([(os.getppid(), signal.SIGTERM)] if ends else [])
+    to_launcher = [each for each in signals if each[0] == os.getppid()]  # earlier tests may end children of their own
+    assert to_launcher == ([(os.getppid(), signal.SIGTERM)] if ends else [])
 
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='needs prctl')
