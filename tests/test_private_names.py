@@ -54,6 +54,8 @@ NAMES = [
     ('mmpretrain.apis:get_model', '_config', 'where get_model keeps the config of a model'),
     # PyTorch
     ('torch.utils.data:DataLoader', '_iterator', 'ends persistent workers at the end of a training'),
+    ('torch:ops.aten', '_scaled_dot_product_flash_attention_for_cpu', 'its operations are counted'),
+    ('torch:ops.aten', '_scaled_dot_product_flash_attention_for_cpu_backward', 'its operations are counted'),
     ('torch.cpu', '_is_avx512_bf16_supported', 'bfloat16 in hardware'),
     ('torch.cpu', '_is_amx_tile_supported', 'bfloat16 in hardware'),
     ('torch', '_utils', 'tensors of a checkpoint are built without running its pickle'),

@@ -22,6 +22,7 @@ from beit_mm.engine.hooks.check_weights_hook import require_weights
 from beit_mm.errors import UserError
 from beit_mm.model_index import configs_by_name, find_config, find_public_weights
 from beit_mm.models.inspection import unwrap
+from beit_mm.models.tokenizers.tokenizer import Tokenizer
 from beit_mm.models.weights import WeightsMismatch
 from beit_mm.text import show
 
@@ -165,7 +166,7 @@ def _load(model: BaseModel, weights: str, trunk_only: bool, ema: bool) -> dict:
     """Load weights, which must fit the whole model or its trunk, and return the meta data of their file."""
     checkpoint = _read_averaged(str(weights)) if ema else load_from_anywhere(str(weights), 'cpu')
     state, tokenizer = checkpoint.get('state_dict', checkpoint), _tokenizer_of(model)
-    lacks_tokenizer = hasattr(tokenizer, 'has_encoder') and not any('target.tokenizer.' in name for name in state)
+    lacks_tokenizer = isinstance(tokenizer, Tokenizer) and not any('target.tokenizer.' in name for name in state)
     if lacks_tokenizer:
         tokenizer.has_encoder = tokenizer.has_decoder = False
     # MMEngine would log every missing tensor of heads that are not used, or of a tokenizer that has its own file.

@@ -5,7 +5,8 @@ from mmseg.models.decode_heads import FCNHead, UPerHead
 from torch import nn
 
 from beit_mm.config.parts import walk
-from beit_mm.models import BEiT, DiscreteVAE, KMeansTokenizer, MaskedImageModel, TimmTeacher, VectorQuantisedTokenizer
+from beit_mm.models import BEiT, DiscreteVAE, MaskedImageModel, TimmTeacher, VectorQuantisedTokenizer
+from beit_mm.models.tokenizers.tokenizer import Tokenizer
 
 from .blame import find_class
 
@@ -41,7 +42,7 @@ def make_parts_small(model: dict) -> None:
 def pretend_to_be_trained(model: nn.Module) -> None:
     """Let tokenizers encode, whose weights are not loaded, and keep their teachers from loading theirs."""
     for module in model.modules():
-        if isinstance(module, (KMeansTokenizer, VectorQuantisedTokenizer)):
+        if isinstance(module, Tokenizer):
             module.has_encoder = True
         if isinstance(module, VectorQuantisedTokenizer) and module.teacher is not None:
             module.teacher.is_init = True

@@ -94,6 +94,18 @@ def read_image(source: Source, load: LoadImage = LOAD_COLOR, channels: int = 3) 
     return image
 
 
+def read_any(image: Source) -> np.ndarray:
+    """Pixels of an image of any number of bands."""
+    if isinstance(image, np.ndarray):
+        return image
+    try:
+        return read_image(image)
+    except BadImage:
+        if not isinstance(image, (str, Path)):
+            raise
+        return loader_for(channels=0)(dict(img_path=str(image)))['img']
+
+
 def _name(source: Source) -> str:
     if isinstance(source, (str, Path)):
         return str(source)

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torch.nn.attention import sdpa_kernel, SDPBackend
 
 from beit_mm.checks.problems import Problem
+from beit_mm.engine.hooks.machine_hook import KERNELS
 
 Attend = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 # Tokens of 7 x 9, 14 x 14, 23 x 25, 24 x 24, 32 x 32 and 40 x 40 patches, and the class token. Reports of torch name
@@ -29,7 +30,6 @@ TENSORS = ('output', *(f'gradient of the {name}' for name in ('queries', 'keys',
 MEAN_ERROR = {torch.float32: 30.0, torch.bfloat16: 2.0, torch.float16: 2.0}
 LARGEST_ERROR = {torch.float32: 1000.0, torch.bfloat16: 10.0, torch.float16: 10.0}
 REFUSALS = ('No available kernel', 'No viable backend')
-FLAGS = dict(math='math', flash='flash', efficient='mem_efficient', cudnn='cudnn')  # torch.backends.cuda.enable_X_sdp
 
 
 @dataclass(frozen=True)
@@ -156,8 +156,8 @@ def examine(kernel: str, attend: Attend, case: Case) -> Verdict:
 
 
 def _mend(kernel: str) -> str:
-    if kernel in FLAGS:
-        return f'keep torch from it by torch.backends.cuda.enable_{FLAGS[kernel]}_sdp(False)'
+    if kernel in KERNELS:
+        return f'keep torch from it by torch.backends.cuda.{KERNELS[kernel].__name__}(False)'
     if kernel == AS_TORCH_CHOOSES:
         return 'train with the kernels that are right: `beit-mm doctor --config CONFIG --out machine.py` names them'
     return f'do not use {kernel}'

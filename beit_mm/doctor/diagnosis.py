@@ -16,7 +16,7 @@ from beit_mm.checks.config_check import isolated
 from beit_mm.checks.problems import Problem, warn
 from beit_mm.config.flatten import drop_scope_stamps
 from beit_mm.config.parts import get
-from beit_mm.engine.hooks.machine_hook import describe_machine
+from beit_mm.engine.hooks.machine_hook import describe_machine, KERNELS
 
 from . import advice, attention, machine, reference, speed, tuning
 from .steps import KERNEL_KEY, out_of_memory_as_none, Subject
@@ -56,16 +56,15 @@ class Diagnosis:
         def plain(value: Any) -> Any:
             if isinstance(value, Problem):
                 return dict(where=value.key, sentence=value.sentence, is_error=value.is_error)
+            if isinstance(value, (attention.Verdict, reference.Check)):
+                value = vars(value)
             if isinstance(value, dict):
                 return {str(key): plain(item) for key, item in value.items()}
             if isinstance(value, (list, tuple)):
                 return [plain(item) for item in value]
             return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
 
-        return plain({name: value for name, value in vars(self).items()} | dict(
-            verdicts=[dict(asdict(v), problem=v.problem) for v in self.verdicts],
-            checks=[dict(asdict(c), problem=c.problem) for c in self.checks],
-        ))  # yapf: disable
+        return plain(vars(self))
 
     def right_kernels(self) -> list[str]:
         """Kernels of torch that take a learned bias in the dtype of trainings, right at every length."""
@@ -74,13 +73,13 @@ class Diagnosis:
         trained = [(v.kernel, v.status) for v in self.verdicts if v.dtype == dtype]
         return [
             name
-            for name in attention.FLAGS
+            for name in KERNELS
             if name not in wrong and {status for kernel, status in trained if kernel == name} == {'OK'}
         ]
 
     def wrong_kernels(self) -> set[str]:
         """Those that torch may take, and what it does take, if any length or dtype is wrong."""
-        taken = (*attention.FLAGS, attention.AS_TORCH_CHOOSES)
+        taken = (*KERNELS, attention.AS_TORCH_CHOOSES)
         return {verdict.kernel for verdict in self.verdicts if verdict.status == 'wrong' and verdict.kernel in taken}
 
 
@@ -102,24 +101,23 @@ def examine(
         UserError: If there is no such device, or the config cannot be measured.
     """
     end = time.monotonic() + 60 * minutes - IMPORTS
-    place = machine.find_device(device)
-    result = Diagnosis(machine.describe(place))
+    found = machine.find_device(device)
+    result = Diagnosis(machine.describe(found))
     result.problems += machine.known_problems(result.facts)
     subject, scope = None, 'mmpretrain' if cfg is None else cfg.get('default_scope') or 'mmengine'
     with tempfile.TemporaryDirectory() as folder:
         if cfg is not None:  # first, since a config that cannot be measured is a mistake
             drop_scope_stamps(cfg)
             with isolated(scope):
-                subject = Subject(cfg, place, Path(folder))
+                subject = Subject(cfg, found, Path(folder))
         with isolated('mmpretrain'):
             say('attention ...')
-            result.verdicts = list(_examine_attention(result.facts, place))
+            result.verdicts = list(_examine_attention(result.facts, found))
             say('reference numbers ...')
-            result.checks = list(_examine_reference(place))
-            for found in (*result.verdicts, *result.checks):
-                result.problems += [found.problem] if found.problem else []
+            result.checks = list(_examine_reference(found))
+            result.problems += [each.problem for each in (*result.verdicts, *result.checks) if each.problem]
             say('speed of the machine ...')
-            result.speeds = _measure(place, result.facts)
+            result.speeds = _measure(found, result.facts)
         if subject is not None:
             say('steps of the config ...')
             with isolated(scope):
@@ -171,9 +169,8 @@ def _examine_step(result: Diagnosis, cfg: Config, subject: Subject, time_left: C
         result.problems.append(Problem('compiler', f'{what}; install g++, on a GPU also Triton, or set it to False'))
         subject.cfg.merge_from_dict({f'{subject.trunk}.compile_blocks': False})
     kernels = result.right_kernels()
-    base = (
-        {KERNEL_KEY: kernels} if kernels and result.wrong_kernels() else {}
-    )  # the default would compute wrong numbers
+    # Where a kernel is wrong, the default may compute wrong numbers.
+    base = {KERNEL_KEY: kernels} if kernels and result.wrong_kernels() else {}
     # Whole steps of a segmentation may take most of the time.
     for side in [None] if subject.side is None else [*(s for s in CUT_SIDES if s < subject.side), subject.side]:
         with out_of_memory_as_none(device) as shortages:
@@ -182,8 +179,7 @@ def _examine_step(result: Diagnosis, cfg: Config, subject: Subject, time_left: C
             dtype = str(step.dtype).rpartition('.')[2]
             (seconds,) = speed.time_in_turn({'': step}, 1, device).values()
         if shortages:
-            mend = f'set {subject.trunk}.with_cp=True, take a smaller model, or several devices (docs/scale.md)'
-            result.problems.append(Problem('memory', f'{shortages[0]} at {subject.fewest} images in a step; {mend}'))
+            result.problems.append(_too_large(subject, shortages[0]))
             return
         if 6 * seconds[0] > tuning.MAX_STEP:
             break
@@ -199,6 +195,9 @@ def _examine_step(result: Diagnosis, cfg: Config, subject: Subject, time_left: C
         time_left,
         facts['compiler'] is not None,
     )
+    if tuned.shortage and not tuned.sizes:
+        result.problems.append(_too_large(subject, tuned.shortage))
+        return
     result.problems += [trial.problem for trial in tuned.trials if trial.problem]
     size = tuned.sizes[-1]
     scale = 1.0 if side is None else (subject.side / side) ** 2  # at least so much work has a whole image
@@ -242,6 +241,11 @@ def _examine_step(result: Diagnosis, cfg: Config, subject: Subject, time_left: C
         real_images=subject.listed.is_real,
     )
     result.settings = dict(_settings(result, cfg, subject, tuned, batch, workers, base))
+
+
+def _too_large(subject: Subject, shortage: str) -> Problem:
+    mend = f'set {subject.trunk}.with_cp=True, take a smaller model, or several devices (docs/scale.md)'
+    return Problem('memory', f'{shortage} at {subject.fewest} images in a step; {mend}')
 
 
 def _settings(result, cfg, subject, tuned, batch, workers, base) -> Iterator[tuple[str, advice.Setting]]:

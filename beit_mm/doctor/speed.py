@@ -18,9 +18,15 @@ import simplejpeg
 import torch
 import torch.distributed as dist
 from PIL import Image
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 Clock = Callable[[], float]
+FLASH = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+FLASH_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+ATTENTION_ON_CPU = {  # torch 2.11 does not count it
+    FLASH: lambda query, key, value, *_, **__: sdpa_flop_count(query, key, value),
+    FLASH_BACKWARD: lambda grad, query, key, value, *_, **__: sdpa_backward_flop_count(grad, query, key, value),
+}
 JPEG = (500, 375)  # pixels, ImageNet's usual size
 # Of dense matrix products in bfloat16 (float16 on V100 and T4), in FLOP/s, from NVIDIA's data sheets; the first part of
 # a device's name that fits counts.
@@ -49,7 +55,7 @@ def published_peak(device_name: str) -> float | None:
 
 def count_operations(run: Callable[[], object]) -> int:
     """Floating-point operations (two per multiply and add) of a run's matrix products, convolutions and attention."""
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False, custom_mapping=ATTENTION_ON_CPU) as counter:
         run()
     return counter.get_total_flops()
 

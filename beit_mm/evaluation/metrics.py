@@ -15,7 +15,7 @@ from torch import Tensor
 from beit_mm.datasets.transforms.decoding import are_labels_plain, read_labels
 from beit_mm.datasets.transforms.loading import check_labels, map_labels
 from beit_mm.errors import UserError
-from beit_mm.models.tokenizers.discrete_vae import codebook_use
+from beit_mm.models.tokenizers.tokenizer import codebook_use
 from beit_mm.registry import METRICS
 
 MAX_SIMILARITIES = 2**24  # of nearest neighbours that are held at once: 64 MiB in float32

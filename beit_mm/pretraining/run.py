@@ -8,7 +8,6 @@ from argparse import Namespace
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -247,7 +246,7 @@ def score_random_weights(cfg: Config) -> dict[str, float]:
     with redirect_stdout(sys.stderr), DefaultScope.overwrite_default_scope(cfg.default_scope):
         hook = HOOKS.build(dict(neighbours_hook(cfg)))
         model = load_model(cfg)
-        hook.before_train(SimpleNamespace(model=model))
+        hook.prepare(model)
         return hook.scores(model)
 
 

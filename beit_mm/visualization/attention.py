@@ -3,19 +3,17 @@
 from collections.abc import Sequence
 from functools import partial
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn, Tensor
 
-from beit_mm.datasets.bad_images import BadImage
 from beit_mm.datasets.images import (
     count_channels,
     find_loader,
     input_format,
-    loader_for,
     normalize,
+    read_any,
     read_image,
     resize_image,
     size_for,
@@ -140,18 +138,6 @@ def grid_points(size: tuple[int, int], rows: int, columns: int) -> list[Point]:
     ys = [(2 * row + 1) * size[0] // (2 * rows) for row in range(rows)]
     xs = [(2 * column + 1) * size[1] // (2 * columns) for column in range(columns)]
     return [(x, y) for y, x in product(ys, xs)]
-
-
-def read_any(image: Source) -> np.ndarray:
-    """Pixels of an image of any number of bands."""
-    if isinstance(image, np.ndarray):
-        return image
-    try:
-        return read_image(image)
-    except BadImage:
-        if not isinstance(image, (str, Path)):
-            raise
-        return loader_for(channels=0)(dict(img_path=str(image)))['img']
 
 
 def attention_figure(image: Source, points: Sequence[Point], maps: dict[int, Tensor], heads: Sequence[int] = ()):

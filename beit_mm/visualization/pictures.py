@@ -11,8 +11,8 @@ from mmseg.models import BaseSegmentor
 from torch import nn, Tensor
 from torch.nn import functional as F
 
-from beit_mm.models import DiscreteVAE, KMeansTokenizer, MaskedImageModel, VectorQuantisedTokenizer
-from beit_mm.models.tokenizers.discrete_vae import codebook_use
+from beit_mm.models import MaskedImageModel, VectorQuantisedTokenizer
+from beit_mm.models.tokenizers.tokenizer import codebook_use, Tokenizer
 
 from .reconstruction import can_decode, draw_reconstructions, gray_out, reconstruct_batch, to_uint8
 from .sheets import draw_sheet, draw_text, fit_to_cell, generate_palette, segmentation_panel, stack_rows, to_picture
@@ -61,9 +61,8 @@ def _(model: MaskedImageModel, batch: dict, num_images: int, meta: dict) -> Pict
     return Pictures(images, scalars)
 
 
-@draw_pictures.register(DiscreteVAE)
-@draw_pictures.register(KMeansTokenizer)
-def _(model, batch: dict, num_images: int, meta: dict) -> Pictures:
+@draw_pictures.register
+def _(model: Tokenizer, batch: dict, num_images: int, meta: dict) -> Pictures:
     """Images, what their tokens decode to, and the use of the codebook."""
     images = model.data_preprocessor(batch)['inputs']
     tokens = model.encode(images)

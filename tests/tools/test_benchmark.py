@@ -13,6 +13,8 @@ from support import ROOT
 from support.tools import import_tool, run_here
 from torch.multiprocessing import start_processes
 
+from beit_mm.doctor import speed
+
 limits, loading, measuring, photographs, pretraining, scaling, segmentation, steps, trunks = (
     import_tool('benchmark', name)
     for name in 'limits loading measuring photographs pretraining scaling segmentation steps trunks'.split()
@@ -69,10 +71,10 @@ def test_memory_is_the_highest_point_over_what_was_held(pieces):
 def test_operations_of_products_convolutions_and_attention():
     linear, convolution = torch.nn.Linear(8, 16), torch.nn.Conv2d(3, 5, 3)
     q = torch.randn(1, 2, 10, 4)
-    assert limits.operations(lambda: linear(torch.randn(4, 8))) == 2 * 4 * 8 * 16
-    assert limits.operations(lambda: convolution(torch.randn(1, 3, 8, 8))) == 2 * 6 * 6 * 5 * 3 * 9
+    assert speed.count_operations(lambda: linear(torch.randn(4, 8))) == 2 * 4 * 8 * 16
+    assert speed.count_operations(lambda: convolution(torch.randn(1, 3, 8, 8))) == 2 * 6 * 6 * 5 * 3 * 9
     with torch.inference_mode():
-        attention = limits.operations(lambda: torch.nn.functional.scaled_dot_product_attention(q, q, q))
+        attention = speed.count_operations(lambda: torch.nn.functional.scaled_dot_product_attention(q, q, q))
     assert attention == 2 * 2 * 2 * 10 * 10 * 4
 
 

@@ -25,7 +25,7 @@ with redirect_stdout(sys.stderr):  # the hosts print while they are imported
     from beit_mm.engine.runners.ending import run
     from beit_mm.errors import UserError
     from beit_mm.models.data_preprocessors import jitter_colors
-    from beit_mm.models.tokenizers.discrete_vae import codebook_use
+    from beit_mm.models.tokenizers.tokenizer import codebook_use
     from beit_mm.visualization.reconstruction import can_decode
 
 NOISE = 0.02  # standard deviation, of images in [0, 1]

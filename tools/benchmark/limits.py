@@ -11,23 +11,11 @@ import torch
 from measuring import compare, Row, Sizes
 from photographs import write_photographs
 from steps import computing_dtype, device, dtype_name, Step
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+
+from beit_mm.doctor.speed import count_operations
 
 SIDES = (4096, 8192, 16384) if device() == 'cuda' else (1024, 2048, 4096)  # of square matrices
 MEGABYTES = 512  # of what is copied
-FLASH = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-FLASH_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
-ATTENTION_ON_CPU = {  # torch 2.11 does not count it
-    FLASH: lambda query, key, value, *_, **__: sdpa_flop_count(query, key, value),
-    FLASH_BACKWARD: lambda grad, query, key, value, *_, **__: sdpa_backward_flop_count(grad, query, key, value),
-}
-
-
-def operations(run: Callable[[], object]) -> int:
-    """Floating-point operations (two per multiply and add) of a run's matrix products and convolutions."""
-    with FlopCounterMode(display=False, custom_mapping=ATTENTION_ON_CPU) as counter:
-        run()
-    return counter.get_total_flops()
 
 
 def compare_steps(
@@ -42,7 +30,7 @@ def compare_steps(
     """
     images = images if isinstance(images, dict) else dict.fromkeys(steps, images)
     counted = list(steps)[:1] if same_work else steps
-    works = {name: operations(steps[name].run) / images[name] for name in counted}
+    works = {name: count_operations(steps[name].run) / images[name] for name in counted}
     rows = compare(section, steps, rounds, {name: step.repeats * images[name] for name, step in steps.items()})
     first = works[rows[0].name]
     return [

@@ -153,7 +153,11 @@ class KNNHook(Hook):
         self.k, self.temperature = k, temperature
 
     def before_train(self, runner) -> None:
-        out_type = getattr(getattr(unwrap(runner.model), 'backbone', None), 'out_type', None)
+        self.prepare(unwrap(runner.model))
+
+    def prepare(self, model: nn.Module) -> None:
+        """List the images; UserError if they are too few or the trunk gives no such features."""
+        out_type = getattr(getattr(model, 'backbone', None), 'out_type', None)
         if out_type not in OUT_TYPES[self.features]:
             raise UserError(
                 f'KNNHook.features={self.features!r} needs a backbone whose out_type is one of '

@@ -7,8 +7,8 @@ import torch
 from mmpretrain.engine.hooks import VisualizationHook as HostVisualizationHook
 from mmseg.engine.hooks import SegVisualizationHook as HostSegVisualizationHook
 
+from beit_mm.datasets.images import read_any
 from beit_mm.registry import HOOKS
-from beit_mm.visualization.attention import read_any
 from beit_mm.visualization.sheets import to_picture
 
 

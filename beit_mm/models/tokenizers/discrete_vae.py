@@ -9,13 +9,14 @@ from typing import Any
 
 import torch
 from mmengine.logging import print_log
-from mmengine.model import BaseModel
 from torch import nn, Tensor
 from torch.nn import functional as F
 
 from beit_mm.errors import UserError
-from beit_mm.models.weights import has_tokenizer, naming_checkpoint, require_tokenizer_weights
+from beit_mm.models.weights import has_tokenizer, require_tokenizer_weights
 from beit_mm.registry import MODELS
+
+from .tokenizer import check_images, codebook_use, Tokenizer
 
 STRIDE = 8  # three poolings by two
 LOGIT_LAPLACE_EPS = 0.1
@@ -144,7 +145,7 @@ def most_likely_images(statistics: Tensor) -> Tensor:
 
 
 @MODELS.register_module()
-class DiscreteVAE(BaseModel):
+class DiscreteVAE(Tokenizer):
     """The visual tokenizer. Images are in [0, 1] everywhere; their sides are multiples of 8, else UserError.
 
     Args:
@@ -193,11 +194,6 @@ class DiscreteVAE(BaseModel):
             self.encoder.compile()
         self.register_load_state_dict_pre_hook(_check_tokenizer_weights)
 
-    def init_weights(self) -> None:
-        """Load the checkpoint of init_cfg; a UserError names the file if it does not fit."""
-        with naming_checkpoint(self):
-            super().init_weights()
-
     def encode_logits(self, images: Tensor) -> Tensor:
         """Images (B, in_channels, H, W) in [0, 1] to logits (B, vocab_size, H / 8, W / 8)."""
         return self.encoder.blocks.output.conv(self.encoder(self._to_encoder(images)))
@@ -219,12 +215,6 @@ class DiscreteVAE(BaseModel):
                 "such as OpenAI's encoder.pkl and decoder.pkl"
             )
         return most_likely_images(self.decoder.forward_tokens(tokens))
-
-    def forward(self, inputs: Tensor, data_samples=None, mode: str = 'tensor'):
-        """'tensor': visual tokens; 'loss': the objective; 'predict': tokens and squared error of every image."""
-        if mode == 'loss':
-            return self.loss(inputs)
-        return self.encode(inputs) if mode == 'tensor' else measure_reconstruction(self, inputs)
 
     def loss(self, images: Tensor) -> dict[str, Tensor]:
         """Reconstruction through a Gumbel-softmax relaxation, plus the KL of the codes to the uniform prior.
@@ -248,29 +238,6 @@ class DiscreteVAE(BaseModel):
             losses['psnr'] = -10 * torch.log10(error)
             losses.update(codebook_use(torch.bincount(logits.argmax(dim=1).flatten(), minlength=self.vocab_size)))
         return losses
-
-
-def check_images(images: Tensor, in_channels: int, patch_size: int) -> None:
-    """UserError unless a tokenizer with these channels and this side of a token in pixels takes images (B, C, H, W)."""
-    channels, height, width = images.shape[1:]
-    if channels != in_channels:
-        raise UserError(f'images must have {in_channels} channels (in_channels of the tokenizer), got {channels}')
-    if height % patch_size or width % patch_size:
-        raise UserError(f'the tokenizer needs image sides that are multiples of {patch_size}, got {height} x {width}')
-
-
-def measure_reconstruction(tokenizer: Any, images: Tensor) -> list[dict[str, Tensor]]:
-    """For each image of (B, C, H, W) in [0, 1] its `tokens` (h, w) and the `squared_error` of what they decode to."""
-    tokens = tokenizer.encode(images)
-    error = (tokenizer.decode(tokens) - images).square().flatten(1).mean(dim=1)
-    return [dict(tokens=t, squared_error=e) for t, e in zip(tokens, error)]
-
-
-def codebook_use(counts: Tensor) -> dict[str, Tensor]:
-    """Perplexity (1 to V) and percentage of used codes from the counts (V,) of every token."""
-    share = counts.float() / counts.sum().clamp(min=1)
-    perplexity = torch.exp(-torch.special.xlogy(share, share).sum())
-    return dict(perplexity=perplexity, used_codes=100 * (counts > 0).float().mean())
 
 
 def _check_tokenizer_weights(module: DiscreteVAE, state_dict: dict[str, Tensor], prefix: str, *_) -> None:

@@ -5,15 +5,14 @@ Whitening and spherical k-means of patches: Coates and Ng, "Learning Feature Rep
 
 import torch
 from mmengine.dist import all_gather, all_reduce, broadcast
-from mmengine.model import BaseModel
 from torch import nn, Tensor
 from torch.nn import functional as F
 
 from beit_mm.errors import UserError
-from beit_mm.models.weights import has_tokenizer, naming_checkpoint, require_tokenizer_weights
+from beit_mm.models.weights import has_tokenizer, require_tokenizer_weights
 from beit_mm.registry import MODELS
 
-from .discrete_vae import check_images, codebook_use, measure_reconstruction
+from .tokenizer import check_images, codebook_use, Tokenizer
 from .vector_quantised import nearest_codes, sum_by_code
 
 MAX_IDLE = 20  # steps
@@ -22,7 +21,7 @@ MIN_WEIGHT = 1e-6  # of a vector that equals a centre: if all do, some are drawn
 
 
 @MODELS.register_module()
-class KMeansTokenizer(BaseModel):
+class KMeansTokenizer(Tokenizer):
     """The visual tokenizer that a small set of images can train, in minutes. Images are in [0, 1].
 
     A patch less the mean patch, whitened and scaled to unit length, is a vector; its token is the centre that it is
@@ -73,11 +72,6 @@ class KMeansTokenizer(BaseModel):
         self.has_encoder = self.has_decoder = False
         self.register_load_state_dict_pre_hook(_check_weights)
 
-    def init_weights(self) -> None:
-        """Load the checkpoint of init_cfg; a UserError names the file if it does not fit."""
-        with naming_checkpoint(self):
-            super().init_weights()
-
     def encode(self, images: Tensor) -> Tensor:
         """Images (B, in_channels, H, W) in [0, 1] to visual tokens, int64 (B, h, w).
 
@@ -95,12 +89,6 @@ class KMeansTokenizer(BaseModel):
         pictures = ((whitened * self.scales) @ self.components.float().t() + self.mean).clamp(0, 1)
         patches = F.embedding(tokens, pictures).unflatten(3, (self.in_channels, self.patch_size, self.patch_size))
         return patches.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)  # (B, h, w, C, p, p) to (B, C, h p, w p)
-
-    def forward(self, inputs: Tensor, data_samples=None, mode: str = 'tensor'):
-        """'tensor': visual tokens; 'loss': a training step; 'predict': tokens and squared error of every image."""
-        if mode == 'loss':
-            return self.loss(inputs)
-        return self.encode(inputs) if mode == 'tensor' else measure_reconstruction(self, inputs)
 
     def loss(self, images: Tensor) -> dict[str, Tensor]:
         """A step of the training; what it changes without the optimizer is the same in all processes.

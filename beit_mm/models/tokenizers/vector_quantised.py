@@ -5,17 +5,16 @@ from functools import partial
 import torch
 from mmengine.dist import all_gather, all_reduce, broadcast, is_main_process
 from mmengine.logging import print_log
-from mmengine.model import BaseModel
 from torch import nn, Tensor
 from torch.nn import functional as F
 
 from beit_mm.errors import UserError
 from beit_mm.models.backbones.beit import BEiT
 from beit_mm.models.weight_layouts import rename_hosts_tokenizer
-from beit_mm.models.weights import CODES, has_tokenizer, naming_checkpoint, require_tokenizer_weights, WeightsMismatch
+from beit_mm.models.weights import CODES, has_tokenizer, require_tokenizer_weights, WeightsMismatch
 from beit_mm.registry import build_part, MODELS
 
-from .discrete_vae import codebook_use
+from .tokenizer import codebook_use, Tokenizer
 
 NUM_KMEANS_ITERS = 10
 MAX_VECTORS = 2**14  # whose similarities to all codes are held at once: 512 MiB for 8,192 codes in float32
@@ -104,7 +103,7 @@ class Codebook(nn.Module):
 
 
 @MODELS.register_module()
-class VectorQuantisedTokenizer(BaseModel):
+class VectorQuantisedTokenizer(Tokenizer):
     """The visual tokenizer of BEiT v2. Images are in [0, 1]; their sides are multiples of the patch size.
 
     Args:
@@ -168,11 +167,6 @@ class VectorQuantisedTokenizer(BaseModel):
             self.teacher.eval()
         return self
 
-    def init_weights(self) -> None:
-        """Load the checkpoint of init_cfg; a UserError names the file if it does not fit."""
-        with naming_checkpoint(self):
-            super().init_weights()
-
     def encode(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [0, 1] to visual tokens, int64 (B, h, w).
 
@@ -194,14 +188,10 @@ class VectorQuantisedTokenizer(BaseModel):
             raise UserError('decoding needs a tokenizer with its decoder, got weights without one: load a released one')
         return self._decode(F.embedding(tokens, self.quantize.codes))
 
-    def forward(self, inputs: Tensor, data_samples=None, mode: str = 'tensor'):
-        """'tensor': visual tokens; 'loss': the objective; 'predict': tokens and distance to the teacher per image."""
-        if mode == 'loss':
-            return self.loss(inputs)
-        tokens = self.encode(inputs)
-        if mode == 'tensor':
-            return tokens
-        distances = self.distances(self.decode_features(tokens), inputs).mean(dim=(1, 2))
+    def predict(self, images: Tensor) -> list[dict[str, Tensor]]:
+        """For each image its `tokens` (h, w) and their `teacher_distance`, see `distances`, in the mean."""
+        tokens = self.encode(images)
+        distances = self.distances(self.decode_features(tokens), images).mean(dim=(1, 2))
         return [dict(tokens=t, teacher_distance=d) for t, d in zip(tokens, distances)]
 
     def loss(self, images: Tensor) -> dict[str, Tensor]:

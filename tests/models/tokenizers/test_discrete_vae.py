@@ -9,7 +9,8 @@ from torch.nn import functional as F
 
 from beit_mm.models import DiscreteVAE
 from beit_mm.models.tokenizers import discrete_vae
-from beit_mm.models.tokenizers.discrete_vae import codebook_use, map_pixels
+from beit_mm.models.tokenizers.discrete_vae import map_pixels
+from beit_mm.models.tokenizers.tokenizer import codebook_use
 
 
 def build(seed: int = 0, **kwargs) -> DiscreteVAE:
