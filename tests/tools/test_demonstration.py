@@ -254,6 +254,7 @@ def write_short_configs(folder: Path) -> None:
             with open(folder / 'configs' / 'demo' / f'{name}.py', 'a') as config:
                 config.write(
                     f'train_cfg = dict(max_{unit}={length}, val_interval={length})\nparam_scheduler = []\n{few}'
+                    "default_hooks['pictures'].update(interval=5)\n"
                 )
 
 

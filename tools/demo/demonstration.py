@@ -53,7 +53,7 @@ class Demonstration:
                     process.join()
 
     def _run(self) -> None:
-        is_whole = not any(stage.folder.exists() for stage in self.stages.values())
+        is_whole = not any(any(stage.folder.glob('*')) for stage in self.stages.values())
         self._write_page('Making the data.')
         self._wait({name: self._start(write, DATA / name) for name, write in self.plan.data.items()})
         draw_data(self.root / 'data.png', self.plan.data)
