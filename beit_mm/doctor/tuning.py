@@ -5,7 +5,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -204,7 +204,9 @@ def tune(
             chosen, together = faster[0].switch.options, faster[0]
         result.options, result.gain = chosen, together.gain
     elif chosen:
-        again = trial(faster[0].switch)  # the fastest of many may have been lucky
+        # The fastest of many may have been lucky.
+        again = trial(replace(faster[0].switch, name=f'{faster[0].switch.name}, again'))
+        result.trials.append(again)
         if again.status == 'faster':
             result.options, result.gain = chosen, min(again.gain, faster[0].gain)
     if result.options:
