@@ -125,7 +125,10 @@ def _open(file: IO[bytes]) -> zipfile.ZipFile:
     if record is None:
         raise zipfile.BadZipFile('no list of parts, so the end of the file is missing')
     mark, size, end = record[0], record[5], record[9]
-    file.seek(max(0, end - size - (ZIP64_TAIL if mark == b'PK\6\6' else 0)))
+    file.seek(end)
+    # Newer releases of Python return where the zip64 record is, which large files have; older ones the last record.
+    tail = ZIP64_TAIL if mark == b'PK\6\6' and file.read(4) != mark else 0
+    file.seek(max(0, end - size - tail))
     directory, start, count = file.read(size), 0, 0
     while start < len(directory):
         name, extra, comment = (int.from_bytes(directory[start + at : start + at + 2], 'little') for at in (28, 30, 32))

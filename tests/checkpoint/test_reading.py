@@ -6,6 +6,7 @@ import sys
 import zipfile
 from collections import OrderedDict
 from pathlib import Path, PurePath, PureWindowsPath
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from mmengine.runner import CheckpointLoader, Runner
 from safetensors.torch import save_file
 from support.payloads import built, leave_trace, program, write
 
-from beit_mm.checkpoint import read_checkpoint
+from beit_mm.checkpoint import read_checkpoint, torch_files
 
 DATA = Path(__file__).parents[1] / 'reference' / 'data'
 
@@ -72,6 +73,19 @@ def test_training_checkpoints_are_read_whatever_torch_may_refuse(is_zip, tmp_pat
     saved = dict(model=dict(weight=torch.ones(1)), epoch=3, args=argparse.Namespace(lr=0.1, size=(14, 14)))
     torch.save(saved, tmp_path / 'checkpoint-3.pth', _use_new_zipfile_serialization=is_zip)
     assert read_checkpoint(tmp_path / 'checkpoint-3.pth') == saved
+
+
+def test_files_are_read_whichever_end_zipfile_finds(tmp_path, monkeypatch):
+    """Older releases of Python find the last record of a zip file, newer ones the zip64 record before it."""
+    path = tmp_path / 'weights.pth'
+    torch.save(dict(weight=torch.arange(9.0)), path)
+    content = path.read_bytes()
+    ends = [content.rindex(mark) for mark in (b'PK\5\6', b'PK\6\6')]
+    assert zipfile._EndRecData(path.open('rb'))[9] in ends
+    for end in ends:
+        names = dict(vars(zipfile), _EndRecData=lambda file, end=end: [*zipfile._EndRecData(file)[:9], end])
+        monkeypatch.setattr(torch_files, 'zipfile', SimpleNamespace(**names))
+        assert torch.equal(read_checkpoint(path)['weight'], torch.arange(9.0))
 
 
 @pytest.mark.parametrize('name', ['model.safetensors', 'model.pth'])
