@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> None:
     import json
 
     from beit_mm.config.reading import read_config
-    from beit_mm.doctor.diagnosis import examine, write
+    from beit_mm.doctor.diagnosis import examine
     from beit_mm.doctor.report import describe
     from beit_mm.errors import UserError
     from beit_mm.text import show
@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> None:
     else:
         print(*map(show, describe(result)), sep='\n')
     if args.out and result.step:
-        write(result, args.config, args.out)
+        result.write(args.config, args.out)
         print(f'wrote {show(args.out)}: train with it in place of {show(args.config)}', file=sys.stderr)
     if any(problem.is_error for problem in result.problems):
         sys.exit(1)

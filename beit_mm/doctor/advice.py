@@ -2,10 +2,9 @@
 
 import math
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mmengine.config import Config
 
@@ -14,6 +13,7 @@ from beit_mm.checks.problems import Problem, warn
 from beit_mm.config.parts import innermost_dataset
 from beit_mm.files import atomic_write
 
+from .steps import SMALLER
 from .tuning import MEMORY_SHARE, MIN_GAIN, Size
 
 RESERVE = 1.5  # workers over those that keep the device busy, for images that take longer and cores that are shared
@@ -22,8 +22,7 @@ IMAGES_OF = {'data/imagenet': 1_281_167, 'data/imagenet22k': 14_197_087, 'data/c
 Setting = tuple[Any, str]  # a value and its reason
 
 
-@dataclass(frozen=True)
-class Batch:
+class Batch(NamedTuple):
     """Images in a step of one device, and the steps that are accumulated for the recipe's batch."""
 
     images: int
@@ -48,7 +47,12 @@ def recipe_batch(cfg: Config, devices: int) -> int:
     base = (cfg.get('auto_scale_lr') or {}).get('base_batch_size')
     if base:
         return base * recipe_accumulation(cfg.text)
-    return devices * cfg.train_dataloader.get('batch_size', 1) * cfg.optim_wrapper.get('accumulative_counts', 1)
+    return devices * math.prod(settings_of(cfg))
+
+
+def settings_of(cfg: Config) -> tuple[int, int]:
+    """Images in a step, and accumulated steps."""
+    return cfg.train_dataloader.get('batch_size', 1), cfg.optim_wrapper.get('accumulative_counts', 1)
 
 
 def choose_batch(
@@ -66,22 +70,20 @@ def choose_batch(
         state_bytes: of weights, gradients and averages.
         is_whole: whether the steps were of whole images; what cut ones or one step tell of memory is too much.
     """
-    images = cfg.train_dataloader.get('batch_size', 1)
-    steps = cfg.optim_wrapper.get('accumulative_counts', 1)
+    images, steps = settings_of(cfg)
     total = recipe_batch(cfg, devices)
     share, rest = divmod(total, devices)
     if rest:
         what = f"{devices} devices do not divide the recipe's {total} images per update"
         return Batch(images, steps, Problem('batch', f'{what}; train on a number of devices that does'))
     constant, slope = fit_memory(sizes)
-    room = MEMORY_SHARE * free - state_bytes - constant
-    fewest = sizes[0].images
-    fitting = [n for n in range(fewest, share + 1) if share % n == 0 and (n <= fewest or n * slope <= room)]
+    room, fewest = MEMORY_SHARE * free - state_bytes - constant, sizes[0].images
+    fitting = [n for n in range(fewest, share + 1) if share % n == 0 and n * slope <= room]
     best = max((n for n in fitting if n <= max(images, fewest)), default=None)
-    if best is None or best * slope > room:
+    if best is None:
         needed = (state_bytes + constant + fewest * slope) / 2**30
         what = f'a step of {fewest} images takes {needed:.1f} GiB, {free / 2**30:.1f} GiB are free'
-        mend = 'set model.backbone.with_cp=True, take a smaller model, or several devices (docs/scale.md)'
+        mend = f'set model.backbone.with_cp=True, {SMALLER}'
         if is_whole and len(sizes) > 1:
             return Batch(images, steps, Problem('memory', f'{what}; {mend}'))
         return Batch(images, steps, warn('memory', f'by an estimate {what}; if it fails, {mend}'))
@@ -118,32 +120,17 @@ def count_images(cfg: Config, batch: int) -> int | None:
     return images * loop['max_epochs'] if images and loop.get('max_epochs') else None
 
 
-def counts_updates(cfg: Config) -> bool:
-    """Whether the training counts iterations, which accumulated steps would shorten."""
-    return bool((cfg.get('train_cfg') or {}).get('max_iters'))
-
-
-def nest(settings: dict[str, Setting]) -> dict:
-    """Dotted keys to nested dicts."""
-    tree: dict = {}
-    for key, setting in settings.items():
-        *holders, last = key.split('.')
-        node = tree
-        for holder in holders:
-            node = node.setdefault(holder, {})
-        node[last] = setting
-    return tree
-
-
-def write_lines(tree: dict, depth: int = 1) -> Iterator[str]:
-    indent = '    ' * depth
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield f'{indent}{key}=dict('
-            yield from write_lines(value, depth + 1)
-            yield f'{indent}),'
+def render(settings: dict[str, Setting], indent: str = '') -> list[str]:
+    """Lines of a config with settings by dotted keys, each with its reason."""
+    lines, sign, end = [], *(('=', ',') if indent else (' = ', ''))
+    for name, group in groupby(sorted(settings.items()), key=lambda item: item[0].partition('.')[0]):
+        inner = {key.partition('.')[2]: setting for key, setting in group}
+        if '' in inner:
+            value, reason = inner['']
+            lines.append(f'{indent}{name}{sign}{value!r}{end}' + (f'  # {reason}' if reason else ''))
         else:
-            yield f'{indent}{key}={value[0]!r},' + (f'  # {value[1]}' if value[1] else '')
+            lines += [f'{indent}{name}{sign}dict(', *render(inner, f'{indent}    '), f'{indent}){end}']
+    return lines
 
 
 def write_machine(
@@ -158,13 +145,9 @@ def write_machine(
         machine: see describe_machine; a run on another one is refused.
         notes: lines of the comment at the top.
     """
+    hook = 'default_hooks.machine'
+    record = {f'{hook}.type': ('beit_mm.MachineHook', ''), f'{hook}.machine': (machine, 'a run elsewhere is refused')}
     base = os.path.relpath(Path(config).resolve(), path.resolve().parent)
-    record = {f'default_hooks.machine.{key}': value for key, value in dict(type=('beit_mm.MachineHook', '')).items()}
-    record['default_hooks.machine.machine'] = (machine, 'a run elsewhere is refused')
-    tree = nest({**settings, **record})
-    lines = [f'# {note}'.rstrip() for note in notes]
-    lines.append(f'_base_ = {base!r}\n')
-    for name, section in tree.items():
-        lines += [f'{name} = dict(', *write_lines(section), ')']
+    lines = [*(f'# {note}'.rstrip() for note in notes), f'_base_ = {base!r}\n', *render({**settings, **record})]
     with atomic_write(path) as temporary:
         temporary.write_text('\n'.join(lines) + '\n')

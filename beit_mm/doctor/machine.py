@@ -26,43 +26,34 @@ MIN_SHARED = 2**30  # bytes of /dev/shm, through which the workers of loaders se
 def find_device(name: str | None) -> torch.device:
     """The device of a name; None for the GPU if there is one. UserError if there is no such device."""
     name = name or ('cuda' if torch.cuda.is_available() else 'cpu')
-    count = torch.cuda.device_count()
     try:
         device = torch.empty(1, device=name).device
-    except (RuntimeError, AssertionError) as error:  # an unknown name or number, or a build of torch without it
-        raise UserError(f'--device must be cpu, or cuda or cuda:N of {count} GPUs, got {name}') from error
-    if device.type not in ('cpu', 'cuda'):
+    except (RuntimeError, AssertionError):  # an unknown name or number, or a build of torch without it
+        device = None
+    if device is None or device.type not in ('cpu', 'cuda'):
+        count = torch.cuda.device_count()
         raise UserError(f'--device must be cpu, or cuda or cuda:N of {count} GPUs, got {name}')
     return device
 
 
 def describe(device: torch.device) -> dict[str, Any]:
     """Facts by name: texts and numbers, sizes in bytes."""
+    driver, shared = Path('/proc/driver/nvidia/version'), Path('/dev/shm')
     facts: dict[str, Any] = dict(
-        device=device_name(device),
-        kind=device.type,
-        memory=total_memory(device),
-        free_memory=free_memory(device),
+        device=device_name(device), kind=device.type, memory=total_memory(device), free_memory=free_memory(device),
         devices=max(torch.cuda.device_count(), 1) if device.type == 'cuda' else 1,
-        cores=count_cores(),
-        bfloat16=computes_in_bfloat16(device.type),
-        compiler=find_compiler(device),
-        shared_memory=shutil.disk_usage('/dev/shm').total if Path('/dev/shm').is_dir() else None,
-        python=platform.python_version(),
-        torch=torch.__version__,
-        beit_mm=__version__,
-    )
-    facts.update({name: import_module(name).__version__ for name in (*OTHERS, *HOSTS)})
-    facts['threads'] = torch.get_num_threads()
-    facts['has_nvidia'] = Path('/proc/driver/nvidia/version').is_file()
-    if facts['has_nvidia']:
-        match = re.search(r'\b\d{3}\.[\d.]+', Path('/proc/driver/nvidia/version').read_text())
+        cores=count_cores(), threads=torch.get_num_threads(), compiler=find_compiler(device),
+        shared_memory=shutil.disk_usage(shared).total if shared.is_dir() else None,
+        bfloat16=computes_in_bfloat16(device.type), has_nvidia=driver.is_file(), cuda=torch.version.cuda,
+        python=platform.python_version(), torch=torch.__version__, beit_mm=__version__,
+    )  # yapf: disable
+    facts |= {name: import_module(name).__version__ for name in (*OTHERS, *HOSTS)}
+    if driver.is_file():
+        match = re.search(r'\b\d{3}\.[\d.]+', driver.read_text())
         facts['driver'] = match[0] if match else 'unknown'
-    facts['cuda'] = torch.version.cuda
     if device.type == 'cuda':
         facts['capability'] = torch.cuda.get_device_capability(device)
-        facts['cudnn'] = torch.backends.cudnn.version()
-        facts['architectures'] = torch.cuda.get_arch_list()
+        facts |= dict(cudnn=torch.backends.cudnn.version(), architectures=torch.cuda.get_arch_list())
     return facts
 
 
@@ -111,35 +102,30 @@ def find_compiler(device: torch.device) -> str | None:
 
 def known_problems(facts: dict[str, Any]) -> Iterator[Problem]:
     """Combinations that are known to fail, as errors, and what is known to be slow or wrong in part, as warnings."""
-    version = tuple(int(number) for number in re.findall(r'\d+', facts['torch'])[:2])
-    if facts['kind'] == 'cpu' and facts.get('has_nvidia'):
+    is_gpu, torch_version = facts['kind'] == 'cuda', facts['torch']
+    if not is_gpu and facts.get('has_nvidia'):
         if facts['cuda'] is None:
-            what = f'torch {facts["torch"]} is built without CUDA, but there is an NVIDIA driver'
+            what = f'torch {torch_version} is built without CUDA, but there is an NVIDIA driver'
             yield Problem('torch', f'{what}; install a CUDA build of torch')
         else:
             what = f'torch is built for CUDA {facts["cuda"]}, but finds no GPU with the driver {facts.get("driver")}'
             yield Problem('driver', f'{what}; update the driver, or unset CUDA_VISIBLE_DEVICES')
-    if facts['kind'] == 'cuda':
+    if is_gpu:
         major, minor = facts['capability']
-        if f'sm_{major}{minor}' not in facts['architectures'] and not any(
-            name.startswith(f'sm_{major}') for name in facts['architectures']
-        ):
+        if not any(name.startswith(f'sm_{major}') for name in facts['architectures']):
             built = ', '.join(facts['architectures'])
             yield Problem('torch', f'is built for {built}, not for sm_{major}{minor}; install a build for this GPU')
-        if major == 9 and version >= (2, 11):
-            what = (
-                'cuDNN attention with a bias can give NaN gradients at 64, 192, ... 576 tokens (pytorch issue 196678)'
-            )
-            yield warn('attention', f'{what}; the checks below say whether it does here')
-        if not facts['bfloat16']:
-            yield warn('device', 'has no bfloat16, so recipes train in float32; expect twice the time and memory')
+        if major == 9 and tuple(map(int, re.findall(r'\d+', torch_version)[:2])) >= (2, 11):
+            what = 'cuDNN attention with a bias can give NaN gradients at 64, 192, ... 576 tokens'
+            yield warn('attention', f'{what} (pytorch issue 196678); the checks below say whether it does here')
+    if is_gpu and not facts['bfloat16']:
+        yield warn('device', 'has no bfloat16, so recipes train in float32; expect twice the time and memory')
     if facts['threads'] > facts['cores']:
         what = f'torch uses {facts["threads"]} threads on {facts["cores"]} cores, which wait for each other'
         yield warn('threads', f'{what}; set OMP_NUM_THREADS={facts["cores"]}')
     if facts['shared_memory'] is not None and facts['shared_memory'] < MIN_SHARED:
-        size = f'{facts["shared_memory"] / 2**20:.0f} MiB'
-        mend = 'make it larger (docker run --shm-size=8g), or set num_workers=0'
-        yield warn('/dev/shm', f'has only {size}, and workers of loaders send batches through it; {mend}')
-    if '+cpu' in facts['torch'] and '+cpu' not in facts['torchvision'] and '+' in facts['torchvision']:
-        what = f'{facts["torchvision"]} is not of the same build as torch {facts["torch"]}'
+        what = f'has only {facts["shared_memory"] / 2**20:.0f} MiB, and workers of loaders send batches through it'
+        yield warn('/dev/shm', f'{what}; make it larger (docker run --shm-size=8g), or set num_workers=0')
+    if '+cpu' in torch_version and '+cpu' not in facts['torchvision'] and '+' in facts['torchvision']:
+        what = f'{facts["torchvision"]} is not of the same build as torch {torch_version}'
         yield Problem('torchvision', f'{what}; install both from the same index')

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import simplejpeg
@@ -28,29 +29,16 @@ ATTENTION_ON_CPU = {  # torch 2.11 does not count it
     FLASH_BACKWARD: lambda grad, query, key, value, *_, **__: sdpa_backward_flop_count(grad, query, key, value),
 }
 JPEG = (500, 375)  # pixels, ImageNet's usual size
-# Of dense matrix products in bfloat16 (float16 on V100 and T4), in FLOP/s, from NVIDIA's data sheets; the first part of
-# a device's name that fits counts.
+# Of dense matrix products in bfloat16 (float16 on V100 and T4), in TFLOP/s, from NVIDIA's data sheets; the first part
+# of a device's name that fits counts.
 PUBLISHED_PEAKS = {
-    'B200': 2250e12,
-    'GH200': 989e12,
-    'H200': 989e12,
-    'H100 PCIe': 756e12,
-    'H100': 989e12,
-    'H20': 148e12,
-    'A100': 312e12,
-    'L40S': 362e12,
-    'L4': 121e12,
-    'A10': 125e12,
-    'RTX 4090': 165e12,
-    'RTX 3090': 71e12,
-    'V100': 125e12,
-    'T4': 65e12,
-}
+    'B200': 2250, 'GH200': 989, 'H200': 989, 'H100 PCIe': 756, 'H100': 989, 'H20': 148, 'A100': 312, 'L40S': 362,
+    'L4': 121, 'A10': 125, 'RTX 4090': 165, 'RTX 3090': 71, 'V100': 125, 'T4': 65}  # yapf: disable
 
 
 def published_peak(device_name: str) -> float | None:
     """FLOP/s of dense matrix products in half precision by the vendor; None for other devices."""
-    return next((peak for name, peak in PUBLISHED_PEAKS.items() if name in device_name), None)
+    return next((peak * 1e12 for name, peak in PUBLISHED_PEAKS.items() if name in device_name), None)
 
 
 def count_operations(run: Callable[[], object]) -> int:
@@ -109,26 +97,36 @@ def time_in_turn(
     return seconds
 
 
+def _warm_seconds(run: Callable[[], object], rounds: int, device: torch.device) -> list[float]:
+    return time_in_turn({'': run}, rounds + 1, device)[''][1:]
+
+
+def measure_all(device: torch.device, has_bfloat16: bool, devices: int) -> dict[str, Any]:
+    """By name, in FLOP/s, bytes/s and images/s."""
+    dtypes = [torch.float32, *([torch.bfloat16] if has_bfloat16 else [])]
+    dtypes += [torch.float16] if device.type == 'cuda' else []  # on a CPU it takes minutes
+    speeds = dict(products=measure_products(device, dtypes), memory=measure_memory(device))
+    speeds |= dict(decoding=measure_decoding(), disk=measure_disk(Path()))
+    return speeds | (dict(sums=measure_sums(devices, 'nccl')) if devices > 1 else {})
+
+
 def measure_products(device: torch.device, dtypes: Iterable[torch.dtype], rounds: int = 3) -> dict[str, float]:
-    """FLOP/s of square matrix products by dtype, the best of two sizes; the first round warms up."""
+    """FLOP/s of square matrix products by dtype, the best of two sizes."""
     peaks = {}
     for dtype in dtypes:
         best = 0.0
         for side in (8192, 16384) if device.type == 'cuda' else (1024, 2048):
             first, second = torch.randn(2, side, side, device=device, dtype=dtype)
-            (seconds,) = time_in_turn({'': partial(torch.mm, first, second)}, rounds + 1, device).values()
-            best = max(best, 2 * side**3 / min(seconds[1:]))
+            best = max(best, 2 * side**3 / min(_warm_seconds(partial(torch.mm, first, second), rounds, device)))
         peaks[str(dtype).rpartition('.')[2]] = best
     return peaks
 
 
 def measure_memory(device: torch.device, rounds: int = 4) -> float:
     """Bytes per second read and written by a copy of 256 MiB, on a GPU of 2 GiB."""
-    size = 2**31 if device.type == 'cuda' else 2**28
-    source = torch.ones(size // 4, device=device)
-    target = torch.empty_like(source)
-    (seconds,) = time_in_turn({'': lambda: target.copy_(source)}, rounds + 1, device).values()
-    return 2 * size / statistics.median(seconds[1:])
+    source = torch.ones((2**31 if device.type == 'cuda' else 2**28) // 4, device=device)
+    copy = partial(torch.empty_like(source).copy_, source)
+    return 2 * source.nbytes / statistics.median(_warm_seconds(copy, rounds, device))
 
 
 def draw_jpeg() -> bytes:
@@ -141,21 +139,21 @@ def draw_jpeg() -> bytes:
     return stream.getvalue()
 
 
-def measure_decoding(decode: Callable[[bytes], object] = simplejpeg.decode_jpeg, count: int = 100) -> float:
+def measure_decoding() -> float:
     """JPEG files of 500 x 375 that one core decodes per second."""
-    jpeg = draw_jpeg()
-    return measure_rate(lambda: decode(jpeg), count)
+    return measure_rate(partial(simplejpeg.decode_jpeg, draw_jpeg()), 100)
 
 
-def measure_rate(run: Callable[[], object], count: int, clock: Clock = time.perf_counter, limit: float = 2.0) -> float:
+def measure_rate(run: Callable[[], object], count: int, limit: float = 2.0) -> float:
     """Calls per second, of `count` calls or of those that `limit` seconds allow, after one to warm up."""
     run()
-    start = clock()
+    start = time.perf_counter()
     for done in range(1, count + 1):
         run()
-        if clock() - start > limit:
+        seconds = time.perf_counter() - start
+        if seconds > limit:
             break
-    return done / max(clock() - start, 1e-9)
+    return done / max(seconds, 1e-9)
 
 
 def measure_disk(folder: Path, megabytes: int = 128) -> dict[str, float] | None:
@@ -165,17 +163,16 @@ def measure_disk(folder: Path, megabytes: int = 128) -> dict[str, float] | None:
     """
     block = os.urandom(2**20)
     try:
-        with tempfile.NamedTemporaryFile(dir=folder) as file:
+        with tempfile.NamedTemporaryFile(dir=folder, buffering=0) as file:
             start = time.perf_counter()
             for _ in range(megabytes):
                 file.write(block)
-            file.flush()
             os.fsync(file.fileno())
             written = time.perf_counter() - start
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
             start = time.perf_counter()
-            os.lseek(file.fileno(), 0, os.SEEK_SET)
-            while os.read(file.fileno(), 2**20):
+            file.seek(0)
+            while file.read(2**20):
                 pass
             read = time.perf_counter() - start
     except OSError:
@@ -187,20 +184,19 @@ def measure_sums(count: int, backend: str, megabytes: int = 256, rounds: int = 5
     """Bytes per second of a sum over `count` devices of this machine (all-reduce): the tensor's size over its time."""
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
+        meeting = f'tcp://127.0.0.1:{free.getsockname()[1]}'
     results = torch.multiprocessing.get_context('spawn').SimpleQueue()
-    arguments = (count, port, backend, megabytes, rounds, results)
-    torch.multiprocessing.spawn(_sum, arguments, nprocs=count)
+    torch.multiprocessing.spawn(_sum, (count, meeting, backend, megabytes, rounds, results), nprocs=count)
     return megabytes * 2**20 / results.get()
 
 
-def _sum(rank: int, count: int, port: int, backend: str, megabytes: int, rounds: int, results) -> None:
+def _sum(rank: int, count: int, meeting: str, backend: str, megabytes: int, rounds: int, results) -> None:
     device = torch.device('cuda', rank) if backend == 'nccl' else torch.device('cpu')
     if device.type == 'cuda':
         torch.cuda.set_device(device)
-    dist.init_process_group(backend, f'tcp://127.0.0.1:{port}', rank=rank, world_size=count)
+    dist.init_process_group(backend, meeting, rank=rank, world_size=count)
     tensor = torch.ones(megabytes * 2**18, device=device)
-    (seconds,) = time_in_turn({'': lambda: dist.all_reduce(tensor)}, rounds + 1, device).values()
+    seconds = _warm_seconds(partial(dist.all_reduce, tensor), rounds, device)
     if rank == 0:
-        results.put(statistics.median(seconds[1:]))
+        results.put(statistics.median(seconds))
     dist.destroy_process_group()

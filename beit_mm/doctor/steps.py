@@ -2,7 +2,6 @@
 
 import copy
 import gc
-import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,15 +12,16 @@ import torch
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS
+from mmengine.runner import set_random_seed
 from PIL import Image
 from torch import nn
 
 from beit_mm.checks.blame import find_class
 from beit_mm.checks.dry_run import NoRandomWeights
-from beit_mm.checks.samples import collate, cut, draw, list_images, Listed, NotChecked
+from beit_mm.checks.samples import collate, cut, draw, list_images, NotChecked
 from beit_mm.checks.small_parts import pretend_to_be_trained
 from beit_mm.config.parts import drop_pretrained, use_plain_batch_norm, walk
-from beit_mm.engine.hooks.machine_hook import allow_kernels, KERNELS
+from beit_mm.engine.hooks.machine_hook import only_kernels
 from beit_mm.engine.optimizers.autocast_wrapper import AutocastOptimWrapper, computes_in_bfloat16
 from beit_mm.errors import describe_shortage, UserError
 from beit_mm.models import BEiT, DiscreteVAE, TimmTeacher
@@ -32,6 +32,7 @@ from .speed import draw_jpeg, JPEG
 LEARNING_RATE = 0.0  # the same work as at any other, and every step has the same loss
 KERNEL_KEY = 'default_hooks.machine.attention'  # of the only option that is no part of the model
 BYTES_PER_WEIGHT = 16  # float32: the weight, its gradient and AdamW's two averages
+SMALLER = 'take a smaller model, or several devices (docs/scale.md)'
 
 
 class Step:
@@ -44,29 +45,20 @@ class Step:
 
     def __init__(self, model: nn.Module, wrapper: Any, batch: Any, images: int, kernels: list[str] | None):
         self.model, self.wrapper, self.batch, self.images, self.kernels = model, wrapper, batch, images, kernels
-        kind = next(model.parameters()).device.type
-        is_half = isinstance(wrapper, AutocastOptimWrapper) and (
-            wrapper.dtype == 'bfloat16' or wrapper.dtype == 'auto' and computes_in_bfloat16(kind)
-        )
+        dtype = getattr(wrapper, 'dtype', None) if isinstance(wrapper, AutocastOptimWrapper) else None
+        is_half = computes_in_bfloat16(next(model.parameters()).device.type) if dtype == 'auto' else dtype == 'bfloat16'
         self.dtype = torch.bfloat16 if is_half else torch.float32
         for module in model.train().modules():
             if 'Drop' in type(module).__name__:
                 module.eval()
 
     def __call__(self) -> dict[str, Any]:
-        if self.kernels is not None:
-            allow_kernels(self.kernels)
-        try:
+        with only_kernels(self.kernels):
             return self.model.train_step(self.batch, self.wrapper)
-        finally:
-            if self.kernels is not None:
-                allow_kernels(list(KERNELS))
 
     def numbers(self) -> dict[str, float]:
         """The loss and the norm of the gradients of an update; draws of the model begin at a fixed seed."""
-        random.seed(0)
-        np.random.seed(0)
-        torch.manual_seed(0)
+        set_random_seed(0)
         scalars = getattr(self.wrapper, 'scalars', None)
         if scalars is not None:
             scalars.steps.clear()  # full, it would be flushed after this update
@@ -88,7 +80,8 @@ class Subject:
         cfg: a copy without weights to load.
         trunk, tokenizer: keys of the BEiT and of the DiscreteVAE; None for no such part.
         listed, sample: the data set, and a sample of it through the training's pipeline.
-        num_weights: that are trained, and that are not.
+        side: longer side of the images of a segmentation, which `build` may cut; None for others, which stay whole.
+        state_bytes: of weights, gradients and averages.
         fewest: images in a step.
 
     Raises:
@@ -100,11 +93,13 @@ class Subject:
         model = self.cfg.get('model') or {}
         if self.cfg.get('train_dataloader') is None or not self.cfg.get('optim_wrapper'):
             raise UserError(f'{cfg.filename} must have a train_dataloader and an optim_wrapper to measure its step')
-        self.trunk = self._find(model, BEiT)
+        self.trunk, self.tokenizer = (
+            next((key for key, node in walk(model, 'model') if find_class(node, MODELS) is cls), None)
+            for cls in (BEiT, DiscreteVAE)
+        )
         if self.trunk is None:
             found = (model.get('backbone') or model).get('type')
             raise UserError(f'the model of {cfg.filename} must have a trunk of ours, beit_mm.BEiT, got {found}')
-        self.tokenizer = self._find(model, DiscreteVAE)
         use_plain_batch_norm(model)
         drop_pretrained(model)
         for _, node in walk(model, 'model'):
@@ -113,55 +108,36 @@ class Subject:
         self.cfg.optim_wrapper.optimizer.lr = LEARNING_RATE
         self.cfg.optim_wrapper.pop('accumulative_counts', None)
         self._plain = self.cfg.to_dict()
-        self.listed, self.sample = self._draw(folder)
+        self._draw(folder)
         with torch.device('meta'):
             built = MODELS.build(copy.deepcopy(self.cfg.model))
-        trained = sum(x.numel() for x in built.parameters() if x.requires_grad)
-        self.num_weights = trained, sum(x.numel() for x in built.parameters()) - trained
+        self.state_bytes = sum(x.numel() * (BYTES_PER_WEIGHT if x.requires_grad else 4) for x in built.parameters())
         has_batch_norm = any('BatchNorm' in type(module).__name__ for module in built.modules())
         has_mixes = bool((model.get('train_cfg') or {}).get('augments'))  # MMPretrain's Mixup pairs images
         self.fewest = 2 if has_batch_norm or has_mixes else 1
         self.weights: dict[str, torch.Tensor] | None = None
-        self._built: tuple | None = None  # the last model and its optimizer, by its options
+        self._built: tuple = ()  # the last model and its optimizer, after their options
         free = free_memory(device)
         if self.state_bytes > free:
             needed = f'{self.state_bytes / 2**30:.1f} GiB for weights, gradients and AdamW'
-            mend = 'take a smaller model, or several devices (docs/scale.md)'
-            raise UserError(f'{cfg.filename} needs {needed}, {free / 2**30:.1f} GiB are free on {device}; {mend}')
+            raise UserError(f'{cfg.filename} needs {needed}, {free / 2**30:.1f} GiB are free on {device}; {SMALLER}')
 
-    @property
-    def state_bytes(self) -> int:
-        trained, frozen = self.num_weights
-        return BYTES_PER_WEIGHT * trained + 4 * frozen
-
-    @staticmethod
-    def _find(model: dict, cls: type) -> str | None:
-        return next((key for key, node in walk(model, 'model') if find_class(node, MODELS) is cls), None)
-
-    def _draw(self, folder: Path) -> tuple[Listed, Any]:
+    def _draw(self, folder: Path) -> None:
         (folder / 'image.jpg').write_bytes(draw_jpeg())  # what stands for images that are not there
         labels = np.random.default_rng(0).integers(1, 3, (6, 8), np.uint8)
         Image.fromarray(labels).resize(JPEG, Image.Resampling.NEAREST).save(folder / 'labels.png')
         try:
-            listed = list_images(self._plain, 'train_dataloader', folder, may_list=False)
-            return listed, self._load(listed)
+            self.listed = list_images(self._plain, 'train_dataloader', folder, may_list=False)
+            self.sample = sample = self.load()
         except NotChecked as end:
             reason = end.problem or 'its data set is of a kind that must be listed first'
             raise UserError(f'the training pipeline must give a sample to measure a step, got none: {reason}') from end
-
-    def _load(self, listed: Listed) -> Any:
-        return draw(self._plain, listed._replace(infos=copy.deepcopy(listed.infos)))  # transforms change them
+        is_map = isinstance(sample, dict) and 'gt_sem_seg' in (sample.get('data_samples') or ())
+        self.side = max(sample['inputs'].shape[1:]) if is_map else None
 
     def load(self) -> Any:
         """A sample, as a worker of the loader makes it."""
-        return self._load(self.listed)
-
-    @property
-    def side(self) -> int | None:
-        """Longer side of the images of a segmentation, which `build` may cut; None for others, which stay whole."""
-        sample = self.sample
-        is_map = isinstance(sample, dict) and 'gt_sem_seg' in (sample.get('data_samples') or ())
-        return max(sample['inputs'].shape[1:]) if is_map else None
+        return draw(self._plain, self.listed._replace(infos=copy.deepcopy(self.listed.infos)))  # transforms change them
 
     def build(self, options: dict[str, Any], images: int, side: int | None = None) -> Step:
         """A step with changed keys of the config, on images cut to a side. All steps have the same weights."""
@@ -175,8 +151,8 @@ class Subject:
             cfg.merge_from_dict({f'{self.trunk}.img_size': side, 'model.data_preprocessor.size': (side, side)})
         batch = collate(cfg.to_dict(), 'train_dataloader', sample, images)
         key = repr((sorted(options.items()), side))
-        if self._built is None or self._built[0] != key:
-            self._built = None  # frees its memory
+        if self._built[:1] != (key,):
+            self._built = ()  # frees its memory
             self._built = key, *self._build_model(cfg)
         return Step(*self._built[1:], batch, images, kernels)
 
@@ -185,10 +161,8 @@ class Subject:
             torch.manual_seed(0)
             model = MODELS.build(copy.deepcopy(cfg.model)).to(self.device)
         pretend_to_be_trained(model)
-        if self.weights:
-            model.load_state_dict(self.weights)
-        else:
-            self.weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        self.weights = self.weights or {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        model.load_state_dict(self.weights)
         return model, build_optim_wrapper(model, cfg.optim_wrapper)
 
 
@@ -199,10 +173,9 @@ def out_of_memory_as_none(device: torch.device) -> Iterator[list[str]]:
     try:
         yield shortages
     except (RuntimeError, MemoryError) as error:
-        shortage = describe_shortage(error)
-        if shortage is None:
+        shortages.append(describe_shortage(error) or '')
+        if not shortages[0]:
             raise
-        shortages.append(shortage)
     if shortages or device.type == 'cuda':
         gc.collect()
     if device.type == 'cuda':

@@ -4,13 +4,12 @@ import itertools
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Callable, Container
+from typing import Any, NamedTuple
 
 import torch
 
-from beit_mm.checks.problems import Problem
+from beit_mm.config.parts import get
 from beit_mm.models.tokenizers.discrete_vae import ENCODE_DTYPES
 
 from .speed import Clock, time_in_turn, working_memory
@@ -24,42 +23,32 @@ MEMORY_SHARE = 0.9  # of a device's memory that a step may take
 # Allowed relative difference of the loss and of the norm of the gradients between equal steps.
 TOLERANCES = {torch.float32: dict(loss=1e-4, gradient=1e-3), torch.bfloat16: dict(loss=5e-3, gradient=0.05)}
 
-
 Make = Callable[[dict[str, Any], int], Step]  # a step with changed keys of the config, and a number of images
 
 
-@dataclass(frozen=True)
-class Switch:
-    """Keys of the config that may make a step faster.
+class Switch(NamedTuple):
+    """Keys of the config that may make a step faster, and what became of them.
 
-    Args:
+    Attributes:
         name: for the report.
         options: the keys and their values.
         compiles: whether it needs a compiler, and half a minute.
         changes_tokens: whether other tokens, and so another loss, are expected.
+        status: 'faster', 'not faster', 'wrong' or 'not tried'.
+        reason: of that.
+        gain: the time of the default over its own; 0 if it is not known.
     """
 
     name: str
     options: dict[str, Any]
     compiles: bool = False
     changes_tokens: bool = False
-
-
-@dataclass(frozen=True)
-class Trial:
-    """What became of a switch: `status` is 'faster', 'not faster', 'wrong' or 'not tried'; `gain` is the time of the
-    default over its own.
-    """
-
-    switch: Switch
-    status: str
+    status: str = 'not tried'
     reason: str = ''
-    gain: float | None = None
-    problem: Problem | None = None
+    gain: float = 0.0
 
 
-@dataclass(frozen=True)
-class Size:
+class Size(NamedTuple):
     """A number of images in a step, its seconds, and its working memory in bytes if that is known."""
 
     images: int
@@ -67,45 +56,28 @@ class Size:
     memory: int | None
 
 
-@dataclass
-class Tuning:
-    """Results: the settings, what was tried, and steps of the chosen settings by their number of images."""
-
-    options: dict[str, Any] = field(default_factory=dict)
-    gain: float = 1.0
-    trials: list[Trial] = field(default_factory=list)
-    sizes: list[Size] = field(default_factory=list)
-    default_seconds: float = math.nan
-    shortage: str | None = None
+DEFAULTS = Switch('defaults', {}, gain=1.0)
 
 
-def switches(subject: Subject, right_kernels: Iterable[str], kept: dict[str, float], min_kept: float) -> list[Switch]:
+def switches(subject: Subject, kernels: list[str], kept: Container[str]) -> list[Switch]:
     """The switches that a config's parts have and that differ from what it sets.
 
     Args:
-        right_kernels: of attention, on this device.
-        kept: the share of float64's tokens that each dtype of the tokenizer keeps.
-        min_kept: the least of them to choose a dtype.
+        kernels: of attention, right on this device.
+        kept: dtypes of the tokenizer that keep enough of float64's tokens.
     """
-    found = []
-    cfg, trunk, tokenizer = subject.cfg, subject.trunk, subject.tokenizer
+    found, trunk, tokenizer = [], subject.trunk, subject.tokenizer
 
     def add(name: str, key: str, value: object, default: object, **kind: bool) -> None:
-        holder, _, last = key.rpartition('.')
-        node = cfg
-        for part in holder.split('.'):
-            node = node[int(part)] if isinstance(node, (list, tuple)) else node[part]
-        if node.get(last, default) != value:
+        now = get(subject.cfg, key)
+        if value != (default if now is None else now):
             found.append(Switch(name, {key: value}, **kind))
 
-    if tokenizer:
-        for dtype in ENCODE_DTYPES:
-            is_slow = dtype == 'float16' and subject.device.type == 'cpu'  # no arithmetic of its own: minutes
-            if dtype == 'float32' or kept.get(dtype, 0.0) >= min_kept and not is_slow:
-                add(f'tokenizer in {dtype}', f'{tokenizer}.encode_dtype', dtype, 'float32', changes_tokens=True)
-    kernels = list(right_kernels)
-    if len(kernels) > 1:
-        found += [Switch(f'{name} attention', {KERNEL_KEY: [name]}) for name in kernels]
+    for dtype in ENCODE_DTYPES if tokenizer else ():
+        is_slow = dtype == 'float16' and subject.device.type == 'cpu'  # no arithmetic of its own: minutes
+        if dtype == 'float32' or dtype in kept and not is_slow:
+            add(f'tokenizer in {dtype}', f'{tokenizer}.encode_dtype', dtype, 'float32', changes_tokens=True)
+    found += [Switch(f'{name} attention', {KERNEL_KEY: [name]}) for name in kernels if len(kernels) > 1]
     add('no activation checkpointing', f'{trunk}.with_cp', False, False)
     add('compiled blocks', f'{trunk}.compile_blocks', True, False, compiles=True)
     if tokenizer:
@@ -127,116 +99,92 @@ def compare_numbers(switch: Switch, expected: dict[str, float], actual: dict[str
     return ''
 
 
-def measure_gain(
-    default: Step, other: Step, rounds: int, device: torch.device, clock: Clock = time.perf_counter
-) -> tuple[float, float]:
-    """The median of the default's time over the other's in the same rounds, and its noise (two standard errors)."""
-    seconds = time_in_turn(dict(default=default, other=other), rounds, device, clock)
-    gains = [first / second for first, second in zip(*seconds.values())]
-    return statistics.median(gains), 2 * statistics.stdev(gains) / math.sqrt(len(gains))
+class Tuner(NamedTuple):
+    """Compares steps.
 
-
-def tune(
-    make: Make,
-    candidates: list[Switch],
-    images: int,
-    most_images: int,
-    device: torch.device,
-    time_left: Callable[[], float],
-    has_compiler: bool = True,
-    clock: Clock = time.perf_counter,
-) -> Tuning:
-    """Find the settings of a step.
-
-    First the default with more and more images, then every switch by itself against the default, then the faster ones
-    together, again against the default: what is not faster once more is left out.
-
-    Args:
+    Attributes:
         make: builds a step.
-        candidates: switches to try.
-        images, most_images: the fewest and the most in a step.
+        device: that computes.
         time_left: seconds that may still be used.
         has_compiler: whether torch.compile can work.
         clock: of the timing.
     """
-    result = Tuning()
-    result.sizes, result.shortage = measure_sizes(make, {}, images, most_images, device, time_left, clock)
-    if not result.sizes:
-        return result
-    size = result.sizes[-1]
-    result.default_seconds = size.seconds
-    default = make({}, size.images)
-    expected = default.numbers()
 
-    def trial(switch: Switch) -> Trial:
-        if switch.compiles and not has_compiler:
-            return Trial(switch, 'not tried', 'torch.compile needs a compiler, there is none')
+    make: Make
+    device: torch.device
+    time_left: Callable[[], float]
+    has_compiler: bool = True
+    clock: Clock = time.perf_counter
+
+    def tune(
+        self, switches: list[Switch], images: int, most: int
+    ) -> tuple[Switch, list[Switch], list[Size], str | None]:
+        """Find the settings of a step.
+
+        First the default with more and more images, from `images` to `most`; then every switch by itself against the
+        default, then the faster ones together, or if that is no better the fastest, again against the default: what is
+        not faster once more is left.
+
+        Returns:
+            the choice; all that was tried; steps of the choice by their number of images; torch's sentence if too
+            little memory ended those of the default.
+        """
+        sizes, shortage = self.measure_sizes({}, images, most)
+        if not sizes:
+            return DEFAULTS, [], [], shortage
+        default = self.make({}, sizes[-1].images)
+        expected, size = default.numbers(), sizes[-1]
+        tried = [self._try(switch, default, expected, size) for switch in switches]
+        faster = sorted((switch for switch in tried if switch.status == 'faster'), key=lambda switch: -switch.gain)
+        names, merged = [], {}
+        for switch in faster:
+            if not set(switch.options) & set(merged):  # of switches for the same key only the fastest counts
+                names.append(switch.name)
+                merged |= switch.options
+        again = [switch._replace(name=f'{switch.name}, again', gain=0.0) for switch in faster[:1]]
+        if len(names) > 1:
+            compiles = any(switch.compiles for switch in faster)
+            again.insert(0, Switch(' and '.join(names), merged, compiles, changes_tokens=True, gain=faster[0].gain))
+        for switch in again:
+            tried.append(self._try(switch, default, expected, size))
+            if tried[-1].status == 'faster' and tried[-1].gain >= switch.gain:
+                del default  # frees its memory
+                return tried[-1], tried, self.measure_sizes(switch.options, size.images, most)[0] or sizes, shortage
+        return DEFAULTS, tried, sizes, shortage
+
+    def _try(self, switch: Switch, default: Step, expected: dict[str, float], size: Size) -> Switch:
+        if switch.compiles and not self.has_compiler:
+            return switch._replace(reason='torch.compile needs a compiler, there is none')
         cost = (3 + 2 * MIN_ROUNDS) * size.seconds + (COMPILING if switch.compiles else 0)
-        if time_left() < cost:
-            return Trial(switch, 'not tried', f'it takes {cost:.0f} s; --minutes gives more time')
-        with out_of_memory_as_none(device) as shortages:
-            step = make(switch.options, size.images)
+        if self.time_left() < cost:
+            return switch._replace(reason=f'it takes {cost:.0f} s; --minutes gives more time')
+        with out_of_memory_as_none(self.device) as shortages:
+            step = self.make(switch.options, size.images)
             fault = compare_numbers(switch, expected, step.numbers(), default.dtype)
             if fault:
-                what = f'{fault}; leave {", ".join(f"{key}={value}" for key, value in switch.options.items())}'
-                return Trial(switch, 'wrong', what, problem=Problem(switch.name, what))
-            rounds = max(MIN_ROUNDS, min(ROUNDS, int(time_left() / (6 * size.seconds))))
-            gain, noise = measure_gain(default, step, rounds, device, clock)
-            is_faster = gain - noise >= MIN_GAIN
-            return Trial(switch, 'faster' if is_faster else 'not faster', f'noise {100 * noise:.1f} %', gain)
-        return Trial(switch, 'not tried', shortages[0])
+                options = ', '.join(f'{key}={value}' for key, value in switch.options.items())
+                return switch._replace(status='wrong', reason=f'{fault}; leave {options}')
+            rounds = max(MIN_ROUNDS, min(ROUNDS, int(self.time_left() / (6 * size.seconds))))
+            seconds = time_in_turn(dict(default=default, other=step), rounds, self.device, self.clock)
+            gains = [first / second for first, second in zip(*seconds.values())]
+            gain, noise = statistics.median(gains), 2 * statistics.stdev(gains) / math.sqrt(len(gains))
+            status = 'faster' if gain - noise >= MIN_GAIN else 'not faster'
+            return switch._replace(status=status, reason=f'noise {100 * noise:.1f} %', gain=gain)
+        return switch._replace(reason=shortages[0])
 
-    result.trials = [trial(switch) for switch in candidates]
-    # Of switches for the same key only the fastest counts.
-    faster = sorted((t for t in result.trials if t.status == 'faster'), key=lambda each: -each.gain)
-    chosen: dict[str, Any] = {}
-    for each in faster:
-        if not set(each.switch.options) & set(chosen):
-            chosen |= each.switch.options
-    names = [
-        each.switch.name for each in faster if all(chosen[key] == value for key, value in each.switch.options.items())
-    ]
-    if len(names) > 1 and chosen:
-        merged = Switch(' and '.join(names), chosen, any(t.switch.compiles for t in faster), True)
-        together = trial(merged)
-        result.trials.append(together)
-        if together.status != 'faster' or together.gain < faster[0].gain:
-            chosen, together = faster[0].switch.options, faster[0]
-        result.options, result.gain = chosen, together.gain
-    elif chosen:
-        # The fastest of many may have been lucky.
-        again = trial(replace(faster[0].switch, name=f'{faster[0].switch.name}, again'))
-        result.trials.append(again)
-        if again.status == 'faster':
-            result.options, result.gain = chosen, min(again.gain, faster[0].gain)
-    if result.options:
-        del default
-        sizes, _ = measure_sizes(make, result.options, size.images, most_images, device, time_left, clock)
-        result.sizes = sizes or result.sizes
-    return result
-
-
-def measure_sizes(
-    make: Make,
-    options: dict[str, Any],
-    images: int,
-    most: int,
-    device: torch.device,
-    time_left: Callable[[], float],
-    clock: Clock = time.perf_counter,
-) -> tuple[list[Size], str | None]:
-    """Steps of more and more images, and torch's sentence if too little memory ended them."""
-    sizes: list[Size] = []
-    for count in itertools.takewhile(lambda number: number <= most, (images * 2**power for power in range(20))):
-        with out_of_memory_as_none(device) as shortages:
-            step = make(options, count)
-            step()  # makes the optimizer's states
-            memory = working_memory(step, device)
-            (seconds,) = time_in_turn({'': step}, 2, device, clock).values()
-            sizes.append(Size(count, min(seconds), memory))
-        if shortages:
-            return sizes, shortages[0]
-        is_long = 2 * sizes[-1].seconds > MAX_STEP or time_left() < 20 * sizes[-1].seconds
-        if is_long and (len(sizes) > 1 or time_left() < 8 * sizes[-1].seconds):  # two tell what an image takes
-            break
-    return sizes, None
+    def measure_sizes(self, options: dict[str, Any], images: int, most: int) -> tuple[list[Size], str | None]:
+        """Steps of more and more images, and torch's sentence if too little memory ended them."""
+        sizes: list[Size] = []
+        for count in itertools.takewhile(lambda number: number <= most, (images * 2**power for power in range(20))):
+            with out_of_memory_as_none(self.device) as shortages:
+                step = self.make(options, count)
+                step()  # makes the optimizer's states
+                memory = working_memory(step, self.device)
+                seconds = min(time_in_turn({'': step}, 2, self.device, self.clock)[''])
+                sizes.append(Size(count, seconds, memory))
+            if shortages:
+                return sizes, shortages[0]
+            is_long = 2 * seconds > MAX_STEP or self.time_left() < 20 * seconds
+            if is_long and (len(sizes) > 1 or self.time_left() < 8 * seconds):  # two tell what an image takes
+                break
+        return sizes, None

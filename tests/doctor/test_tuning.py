@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from beit_mm.doctor.steps import KERNEL_KEY
-from beit_mm.doctor.tuning import compare_numbers, measure_sizes, Switch, tune
+from beit_mm.doctor.tuning import compare_numbers, Switch, Tuner
 
 CPU = torch.device('cpu')
 FAST = Switch('fast', {'model.fast': True})
@@ -53,16 +53,29 @@ class Machine:
         Step.images = images
         return Step()
 
-    def tune(self, switches, minutes=2.0, **options):
-        left = lambda: 60 * minutes - self.now  # noqa: E731
-        return tune(self.make, switches, 1, 16, CPU, left, clock=self.clock, **options)
+    def tuner(self, minutes=2.0, has_compiler=True):
+        return Tuner(self.make, CPU, lambda: 60 * minutes - self.now, has_compiler, self.clock)
+
+    def tune(self, switches, **options):
+        return self.tuner(**options).tune(switches, 1, 16)
 
 
 def test_faster_switches_are_chosen_together():
-    result = Machine({'model.fast': 0.8, 'model.compiled': 0.9, 'model.slow': 1.2}).tune([SLOW, FAST, COMPILED])
-    assert result.options == {'model.fast': True, 'model.compiled': True} and result.gain == pytest.approx(1 / 0.72)
-    assert [trial.status for trial in result.trials] == ['not faster', 'faster', 'faster', 'faster']
-    assert [size.images for size in result.sizes] == [16] and result.sizes[0].seconds == pytest.approx(0.16 * 0.72)
+    factors = {'model.fast': 0.8, 'model.compiled': 0.9, 'model.slow': 1.2}
+    choice, tried, sizes, _ = Machine(factors).tune([SLOW, FAST, COMPILED])
+    assert choice.options == {'model.fast': True, 'model.compiled': True} and choice.gain == pytest.approx(1 / 0.72)
+    assert [switch.status for switch in tried] == ['not faster', 'faster', 'faster', 'faster']
+    assert [size.images for size in sizes] == [16] and sizes[0].seconds == pytest.approx(0.16 * 0.72)
+
+
+def test_switches_that_are_slower_together_leave_the_fastest():
+    machine = Machine({'model.fast': 0.8, 'model.compiled': 0.9})
+    make = machine.make
+    machine.make = lambda options, images: make(dict(options, both=1) if len(options) == 2 else options, images)
+    machine.factors['both'] = 2.0
+    choice, tried, *_ = machine.tune([FAST, COMPILED])
+    assert choice.options == FAST.options and tried[-1] == choice and choice.name == 'fast, again'
+    assert [switch.status for switch in tried] == ['faster', 'faster', 'not faster', 'faster']
 
 
 def test_of_values_of_one_key_the_fastest_is_chosen():
@@ -75,14 +88,14 @@ def test_of_values_of_one_key_the_fastest_is_chosen():
         machine.factors[value[0]] = factors[value[0]]
         return value[0]
 
-    assert machine.tune(values).options == {KERNEL_KEY: ['cudnn']}
+    assert machine.tune(values)[0].options == {KERNEL_KEY: ['cudnn']}
 
 
 @pytest.mark.parametrize('seed', range(20))
 def test_noise_is_no_gain(seed):
     """Settings are never slower than the defaults."""
     machine = Machine({'model.slow': 1.02}, noise=0.1, seed=seed)
-    assert machine.tune([SLOW, Switch('same', {'model.same': 1})]).options == {}
+    assert machine.tune([SLOW, Switch('same', {'model.same': 1})])[0].options == {}
 
 
 WRONG = {
@@ -95,10 +108,9 @@ WRONG = {
 @pytest.mark.parametrize('name', WRONG)
 def test_a_switch_that_changes_the_step_is_named_and_left(name):
     numbers, words = WRONG[name]
-    result = Machine({'model.compiled': 0.5}, numbers={'model.compiled': numbers}).tune([COMPILED])
-    (trial,) = result.trials
-    assert result.options == {} and trial.status == 'wrong'
-    assert str(trial.problem).startswith(f'compiled: {words}') and 'leave model.compiled=True' in str(trial.problem)
+    choice, (tried,), *_ = Machine({'model.compiled': 0.5}, numbers={'model.compiled': numbers}).tune([COMPILED])
+    assert choice.options == {} and tried.status == 'wrong'
+    assert tried.reason.startswith(words) and 'leave model.compiled=True' in tried.reason
 
 
 def test_other_tokens_may_change_the_loss_a_little():
@@ -109,18 +121,18 @@ def test_other_tokens_may_change_the_loss_a_little():
 
 def test_what_cannot_be_tried_says_why():
     machine = Machine({'model.compiled': 0.5})
-    (trial,) = machine.tune([COMPILED], has_compiler=False).trials
-    assert (trial.status, trial.reason) == ('not tried', 'torch.compile needs a compiler, there is none')
-    (trial,) = Machine({'model.compiled': 0.5}).tune([COMPILED], minutes=0.5).trials
-    assert trial.status == 'not tried' and trial.reason.endswith('--minutes gives more time')
+    _, (tried,), *_ = machine.tune([COMPILED], has_compiler=False)
+    assert (tried.status, tried.reason) == ('not tried', 'torch.compile needs a compiler, there is none')
+    _, (tried,), *_ = Machine({'model.compiled': 0.5}).tune([COMPILED], minutes=0.5)
+    assert tried.status == 'not tried' and tried.reason.endswith('--minutes gives more time')
 
 
 def test_steps_grow_until_memory_ends():
     machine = Machine(memory=5)
-    sizes, shortage = measure_sizes(machine.make, {}, 1, 16, CPU, lambda: 100.0, machine.clock)
+    sizes, shortage = machine.tuner().measure_sizes({}, 1, 16)
     assert [size.images for size in sizes] == [1, 2, 4] and shortage.startswith('CUDA out of memory')
-    result = Machine(memory=0).tune([FAST])
-    assert result.sizes == [] and result.shortage.startswith('CUDA out of memory')
+    *_, sizes, shortage = Machine(memory=0).tune([FAST])
+    assert sizes == [] and shortage.startswith('CUDA out of memory')
 
 
 def test_another_error_than_memory_is_not_hidden():

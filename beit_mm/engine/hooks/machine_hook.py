@@ -1,7 +1,8 @@
 """The machine that settings were measured on, and the attention kernels that were right there."""
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -37,10 +38,20 @@ def describe_machine(device: torch.device | None = None) -> dict[str, str]:
     return dict(device=device_name(device), torch=torch.__version__, beit_mm=__version__)
 
 
-def allow_kernels(names: Sequence[str]) -> None:
+def allow_kernels(names: Collection[str]) -> None:
     """Let attention of this process take these kernels only, see KERNELS."""
     for name, enable in KERNELS.items():
         enable(name in names)
+
+
+@contextmanager
+def only_kernels(names: Sequence[str] | None) -> Iterator[None]:
+    """Let attention take these kernels only, then all again; None changes nothing."""
+    allow_kernels(KERNELS if names is None else names)
+    try:
+        yield
+    finally:
+        allow_kernels(KERNELS)
 
 
 @HOOKS.register_module()
