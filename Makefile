@@ -14,13 +14,13 @@ INSTALL := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 .PHONY: demo demo-full demo-v2 docs lint test test-long
 
 demo: $(STAMP)
-	$(VENV)/bin/python tools/demo
+	$(VENV)/bin/beit-mm demo
 
 demo-full: $(STAMP)
-	$(VENV)/bin/python tools/demo --full
+	$(VENV)/bin/beit-mm demo --full
 
 demo-v2: $(STAMP)
-	$(VENV)/bin/python tools/demo --v2
+	$(VENV)/bin/beit-mm demo --v2
 
 docs: $(TEST_STAMP)
 	$(VENV)/bin/python -m sphinx -q -W --keep-going docs build/docs

@@ -15,6 +15,7 @@ from beit_mm.commands import (
     check,
     classify,
     convert,
+    demo,
     doctor,
     export,
     features,
@@ -26,9 +27,11 @@ from beit_mm.commands import (
 )
 from beit_mm.commands.arguments import Parser, read_pairs
 
-# In the order of --help. A command is a module with a docstring, `add_arguments(parser)` and `run(args)`.
+# In the order of --help. A command is a module with a docstring, `add_arguments(parser)` and `run(args)`. It may have
+# `prepare(args)`, which runs before torch is imported, and the variables ENVIRONMENT, which are set then.
 COMMANDS = {
     'try': trial,
+    'demo': demo,
     'pretrain': pretrain,
     'classify': classify,
     'segment': segment,
@@ -49,13 +52,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parse(sys.argv[1:] if arguments is None else arguments)
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors='backslashreplace')  # for names that the terminal's encoding lacks
-    if COMMANDS[args.command] in LIGHT:
-        try:
-            _run(args)
-        except OSError as error:  # such as a full disk
-            sys.exit(f'error: {error}')
-        return
-    for name, value in getattr(COMMANDS[args.command], 'ENVIRONMENT', {}).items():
+    command = COMMANDS[args.command]
+    try:
+        if command in LIGHT:
+            return _run(args)
+        getattr(command, 'prepare', lambda args: None)(args)
+    except OSError as error:  # such as a full disk
+        sys.exit(f'error: {error}')
+    for name, value in getattr(command, 'ENVIRONMENT', {}).items():
         os.environ.setdefault(name, value)
     register()
     import warnings

@@ -29,4 +29,4 @@ def run(args: argparse.Namespace) -> None:
     MMLogger.get_current_instance().setLevel('WARNING')  # the bundled weights fit
     page = try_models(args.images or None, args.out)
     print(f'wrote {show(page.resolve())}: open it in a browser')
-    print('These are toy models. Next: `make demo` trains them, `beit-mm models` lists the real ones.')
+    print('These are toy models. Next: `beit-mm demo` trains them, `beit-mm models` lists the real ones.')

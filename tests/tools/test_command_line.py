@@ -19,6 +19,7 @@ TARGET = 'model.target.tokenizer'
 SMALL_TOKENIZER = ['vocab_size=16', 'n_hid=8', 'n_init=8']
 EPOCH = ['train_cfg.max_epochs=1', 'train_cfg.val_interval=1', 'default_hooks.checkpoint.interval=1']
 ITERATIONS = ['train_cfg.max_iters=2', 'train_cfg.val_interval=2', 'default_hooks.checkpoint.interval=2']
+DEMO_COMMAND = ['-m', 'beit_mm', 'demo', '--work-dir', '{}']
 CHECK = ['-m', 'beit_mm', 'check', 'configs/demo/finetune.py']
 LOGGED = 'default_hooks.logger.interval=1'
 
@@ -210,7 +211,7 @@ def test_a_port_in_use_is_one_sentence_and_the_last():
 SCRIPTS = 'train.py', 'test.py', 'torchrun.py', 'benchmark', 'misc/print_config.py', 'analysis_tools/report.py'
 
 
-@pytest.mark.parametrize('words', [*([f'tools/{name}'] for name in SCRIPTS), ['tools/demo', '--work-dir', '{}'], CHECK])
+@pytest.mark.parametrize('words', [*([f'tools/{name}'] for name in SCRIPTS), DEMO_COMMAND, CHECK])
 def test_ctrl_c_while_torch_is_imported(words, tmp_path):
     (tmp_path / 'torch.py').write_text('import os, signal\nos.kill(os.getpid(), signal.SIGINT)')
     paths = dict(PYTHONPATH=f'{tmp_path}{os.pathsep}{ROOT}')

@@ -2,7 +2,6 @@
 
 import json
 import os
-import runpy
 import shutil
 import signal
 import subprocess
@@ -21,6 +20,7 @@ from support import CONFIGS, ROOT
 from support.digits import CLASSES, make_digits, write_classification, write_segmentation
 from support.tools import import_tool, tool
 
+from beit_mm.commands.demo import check_place
 from beit_mm.engine.optimizers.autocast_wrapper import computes_in_bfloat16
 from beit_mm.models import DiscreteVAE
 
@@ -227,7 +227,6 @@ def test_v2_is_taught_by_the_models_of_the_demonstration_or_of_the_package(proje
 )
 def test_a_place_without_room_or_permission_is_refused_before_the_start(free, message, tmp_path, monkeypatch):
     (tmp_path / 'file').touch()
-    check_place = runpy.run_path(str(ROOT / 'tools' / 'demo'), run_name='demo')['check_place']
     monkeypatch.setattr(shutil, 'disk_usage', lambda folder: shutil._ntuple_diskusage(1e12, 0, free))
     with pytest.raises(OSError, match=message):
         check_place(tmp_path / ('demo' if free < 1e9 else 'file/demo'))
@@ -261,7 +260,7 @@ def write_short_configs(folder: Path) -> None:
 @pytest.mark.long
 def test_an_interrupted_demonstration_goes_on_and_ends_with_a_table_pictures_and_small_models(tmp_path):
     write_short_configs(tmp_path)
-    command = [sys.executable, '-u', str(ROOT / 'tools' / 'demo')]
+    command = [sys.executable, '-u', '-m', 'beit_mm', 'demo']
     environment = dict(os.environ, PYTHONPATH=str(ROOT), TERM='dumb')
     settings = dict(cwd=tmp_path, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     with subprocess.Popen(command, start_new_session=True, **settings) as process:
@@ -299,7 +298,7 @@ def test_tokens_in_bfloat16_are_compared_with_those_in_float32(folder):
 @pytest.mark.long
 def test_the_demonstration_of_v2_ends_with_a_table_beside_the_first_and_pictures(tmp_path):
     write_short_configs(tmp_path)
-    command = [sys.executable, '-u', str(ROOT / 'tools' / 'demo'), '--v2']
+    command = [sys.executable, '-u', '-m', 'beit_mm', 'demo', '--v2']
     environment = dict(os.environ, PYTHONPATH=str(ROOT), TERM='dumb')
     finished = subprocess.run(
         command, cwd=tmp_path, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT

@@ -14,8 +14,11 @@ from beit_mm.engine.optimizers.autocast_wrapper import computes_in_bfloat16
 from beit_mm.engine.runners.ending import run
 from beit_mm.engine.runners.launch import train
 from beit_mm.errors import UserError
+from beit_mm.model_index import MIM
 from beit_mm.visualization.report.logs import current_training, Curve, read_curves, read_sessions, Session
 
+# Those of the working directory, if it has any, else the package's.
+CONFIGS = next(folder for folder in (Path('configs', 'demo'), MIM / 'configs' / 'demo') if folder.is_dir())
 TRUNK = 'model.backbone.init_cfg.checkpoint'
 LONG = dict(tokenizer=(2000, 60), pretrain=(45, 3), finetune=(24, 2), segment=(3000, 200))  # and the warm-ups
 TOKENIZER = 'model.target.tokenizer.init_cfg.checkpoint'
@@ -144,7 +147,7 @@ def make_stages(root: Path, full: bool, seed: int) -> dict[str, Stage]:
     def stage(name: str, *words: str, config: str | None = None, options: dict | None = None, **settings) -> Stage:
         config = config or name
         options = {'randomness.seed': seed, **(_lengthen(config) if full else {}), **(options or {})}
-        return Stage(root / name, Path('configs', 'demo', f'{config}.py'), *words, options=options, **settings)
+        return Stage(root / name, CONFIGS / f'{config}.py', *words, options=options, **settings)
 
     tokenizer = stage(
         'tokenizer',
@@ -203,7 +206,7 @@ def make_v2_stages(root: Path, teachers: Path, seed: int, with_beit: bool) -> di
     """
 
     def stage(name: str, *words: str, config: str, options: dict | None = None, **settings) -> Stage:
-        path = Path('configs', 'demo', f'{config}.py')
+        path = CONFIGS / f'{config}.py'
         return Stage(root / name, path, *words, options={'randomness.seed': seed, **(options or {})}, **settings)
 
     of_beit = [
