@@ -50,12 +50,13 @@ def blame(
     frames = list(traceback.walk_tb(error.__traceback__))[::-1]  # innermost first
     key, cls, registry = _find_part(frames, cfg, root, owners or {})
     part = found if isinstance(found := get(cfg, key), dict) else {}
-    source = _source(frames)
-    text = _describe(error, source)
+    text = _describe(error, source := _source(frames))
     for new, old in (cuts or {}).items():
         text = re.sub(rf'\b{new}\b', str(old), text)
     if isinstance(error, KeyError) and registry is not None and 'registry' in text:
         return unknown_type(key, cls, registry)
+    if isinstance(error, KeyError) and 'must contain the key "type"' in text:
+        return Problem(key, 'has no type; add one, or change the part of a base without _delete_')
     if isinstance(error, TypeError):
         label = getattr(cls, '__name__', key)
         if match := re.search(r"multiple values for(?: keyword)? argument '(\w+)'", text):
@@ -64,8 +65,7 @@ def blame(
             return _unknown_argument(match[1], text, key, cls, registry, cfg, root, frames[0][0])
         if match := re.search(r"missing \d+ required .*arguments?: '(\w+)'", text):
             return Problem(key, f'{label} needs the argument {match[1]}; add it')
-        match = re.search(r'\*\*(\w+)', source)
-        if 'after ** must be a mapping' in text and match and match[1] in part:
+        if 'after ** must be a mapping' in text and (match := re.search(r'\*\*(\w+)', source)) and match[1] in part:
             return Problem(f'{key}.{match[1]}', f'must be a dict, got {part[match[1]]!r}')
     can_run = not (isinstance(error, (ImportError, NotImplementedError, MemoryError)) or CANNOT_RUN.search(text))
     callers = ' '.join(_source(frames[at:]) for at in range(min(2, len(frames))))

@@ -65,6 +65,7 @@ def check_config(
         problems = [Problem(key, sentence) for key, sentence in unread_options(cfg, options).items()]
         problems += [*keys.check_keys(plain, used), *files.check_files(plain, used)]
         problems += _guarded(keys.check_variables, cfg.text)
+        problems += _guarded(files.check_starts, plain)
         problems += _guarded(run.check)
         problems += _guarded(course.check_course, plain, run.model, is_training)
         problems += _guarded(course.check_batch, plain, num_processes, cfg.text)

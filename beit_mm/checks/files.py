@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from mmengine.config import Config
-from mmengine.registry import DATASETS
+from mmengine.registry import DATASETS, WEIGHT_INITIALIZERS
 from torch import nn
 
 from beit_mm.checkpoint.downloads import HUB
@@ -18,7 +18,7 @@ from beit_mm.models.layout import first_words
 from beit_mm.models.weight_layouts import find_layouts
 from beit_mm.text import hint_at_path, show
 
-from .blame import find_class
+from .blame import blame, find_class
 from .problems import Problem, suggest
 
 # The argument of MMSegmentation's data sets that has the suffix of the files below each prefix.
@@ -67,6 +67,21 @@ def check_files(cfg: dict, dataloaders: Iterable[str]) -> Iterator[Problem]:
             yield Problem(key, fact if fact.endswith('?') else f'{fact}; run what writes it, or give another path')
         except ValueError as error:
             yield Problem(key, str(error))
+
+
+def check_starts(cfg: dict) -> Iterator[Problem]:
+    """Arguments of `init_cfg`, which a model reads only when its training starts."""
+    for owner, part in walk(cfg.get('model'), 'model'):
+        init_cfg = part.get('init_cfg')
+        if not isinstance(init_cfg, (dict, list, type(None))):
+            yield Problem(f'{owner}.init_cfg', f'must be a dict or a list of dicts, got {init_cfg!r}')
+        for key, node in walk(init_cfg, f'{owner}.init_cfg'):
+            if 'type' not in node and '.override' in key:  # it has that of the entry around it
+                continue
+            try:
+                WEIGHT_INITIALIZERS.build({name: node[name] for name in node if name not in ('name', 'override')})
+            except Exception as error:
+                yield blame(error, cfg, key)
 
 
 def _missing_data(cfg: dict, dataloaders: Iterable[str]) -> Iterator[Problem]:

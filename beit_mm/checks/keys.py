@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from beit_mm.config.parts import walk
 from beit_mm.config.reading import READ
-from beit_mm.text import closest
+from beit_mm.text import closest, show_start
 
 from .blame import accepted_arguments, find_class, unknown_type
 from .problems import Problem, suggest, warn
@@ -113,19 +113,20 @@ def check_variables(text: str) -> Iterator[Problem]:
 
     Config.text has every file after its own path, bases first.
     """
-    files = [ast.parse(part) for part in re.split(r'^/.*\.py$', text or '', flags=re.M)]
+    _, *parts = re.split(r'^(/.*\.py)$', text or '', flags=re.M)
+    paths, files = parts[::2], [ast.parse(part) for part in parts[1::2]]
     used = []  # names in each file, also after `_base_.`
     for file in files:
         nodes = [node for node in ast.walk(file) if isinstance(getattr(node, 'ctx', None), ast.Load)]
         used.append({getattr(node, 'attr', getattr(node, 'id', '')) for node in nodes})
-    values: dict[str, str] = {}
+    values: dict[str, tuple[str, str]] = {}
     for index, file in enumerate(files):
         for node in file.body:
             if not isinstance(node, ast.Assign) or not isinstance(node.targets[0], ast.Name):
                 continue
-            name, value = node.targets[0].id, ast.unparse(node.value)
-            if values.setdefault(name, value) != value and not any(name in names for names in used[index:]):
-                what = f'is used by nothing: a base computed its parts from {values[name]} and nothing from {value}'
-                if name not in {*READ, '_base_'}:
-                    yield warn(name, f'{what}; change it in the file of that base, or change the parts')
-            values[name] = value
+            name, value = node.targets[0].id, show_start(ast.unparse(node.value), 60)
+            old, path = values.setdefault(name, (value, paths[index]))
+            if old != value and not any(name in names for names in used[index:]) and name not in {*READ, '_base_'}:
+                why = f'{path} sets it to {old}, and other values were computed from that'
+                yield warn(name, f'is used by nothing: {why}; set {value} there, or set those values here')
+            values[name] = value, paths[index]

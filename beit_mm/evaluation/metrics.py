@@ -120,6 +120,15 @@ def describe_no_scores(metric: BaseMetric, scores: object) -> str:
     return f'{place}: {function.__qualname__} must return a dict of scores, got {scores!r}'
 
 
+def shared_folder(dataset: BaseDataset) -> str:
+    """The folder that all images of a data set share, if two of them have the same name; else empty."""
+    if 'img_path' not in dataset.get_data_info(0):  # of images that are not in files
+        return ''
+    images = [dataset.get_data_info(index)['img_path'] for index in range(len(dataset))]
+    is_shared = len({Path(image).stem for image in images}) < len(images)
+    return os.path.commonpath([os.path.dirname(image) for image in images]) if is_shared else ''
+
+
 @METRICS.register_module()
 class IoUMetric(HostIoUMetric):
     """MMSegmentation's IoUMetric, which refuses label maps that do not fit, and keeps the scores of every class.
@@ -171,9 +180,7 @@ class IoUMetric(HostIoUMetric):
 
     def keep_folders(self, dataset: BaseDataset) -> None:
         """Let `output_dir` repeat the folders of the images of a data set, if two of them have the same name."""
-        images = [dataset.get_data_info(index)['img_path'] for index in range(len(dataset))]
-        if len({Path(image).stem for image in images}) < len(images):
-            self.image_root = os.path.commonpath([os.path.dirname(image) for image in images])
+        self.image_root = shared_folder(dataset)
 
     def total_area_to_metrics(self, *args, **kwargs) -> dict:
         totals = HostIoUMetric.total_area_to_metrics(*args, **kwargs)

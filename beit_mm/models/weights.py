@@ -40,7 +40,7 @@ def naming_checkpoint(module: Any) -> Iterator[None]:
     """
     init_cfg = module.init_cfg
     entries = init_cfg if isinstance(init_cfg, list) else [init_cfg or {}]
-    files = [entry.get('checkpoint') for entry in entries if entry.get('type') == 'Pretrained']
+    files = [entry['checkpoint'] for entry in entries if entry.get('type') == 'Pretrained' and 'checkpoint' in entry]
     if files and not files[0]:
         print_log(f'{type(module).__name__}: init_cfg names no checkpoint, so training starts anew', logger='current')
         module.init_cfg = [entry for entry in entries if entry.get('type') != 'Pretrained'] or None

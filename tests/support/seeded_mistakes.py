@@ -1,6 +1,6 @@
 """Mistakes put into our recipes, and what the early check must say of each.
 
-82 of the 85 errors are reported at the key that was changed, or at the one that it makes wrong. Three are reported at
+88 of the 91 errors are reported at the key that was changed, or at the one that it makes wrong. Three are reported at
 the part that meets them: `default_scope` at the types, `out_type='raw'` at the head, three `out_indices` at the neck
 with its four `rescales`.
 """
@@ -11,6 +11,7 @@ from typing import NamedTuple
 TRAIN = 'train_dataloader.dataset'
 OPTIMISER = 'optim_wrapper.optimizer'
 HOSTS_LABELS = [dict(type=name) for name in ('LoadImageFromFile', 'LoadAnnotations', 'PackSegInputs')]
+NORMAL = dict(type='Normal', layer='Conv2d', std=0.01)
 BINARY = dict(num_classes=2, out_channels=1)
 PRETRAIN, FINETUNE, SEGMENT, TOKENIZER = (f'beit_{job}.py' for job in ('pretrain', 'finetune', 'segment', 'tokenizer'))
 
@@ -40,6 +41,17 @@ ERRORS = [
     finetune({'train_dataloader.num_wokers': 2}, 'nothing reads', 'mean num_workers?'),
     finetune({'model.backbone.drop_path_ratee': 0.2}, 'BEiT takes no such argument', 'mean drop_path_rate?'),
     finetune({'model.backbone.num_layers': 12}, 'mean depth?'),
+    finetune({'model.backbone.init_cfg.checkpiont': 'a.pth'}, 'PretrainedInit takes no such', 'mean checkpoint?'),
+    pretrain({'model.target.tokenizer.init_cfg.prefx': 'a.'}, 'PretrainedInit takes no such', 'mean prefix?'),
+    finetune({'model.backbone.init_cfg.type': 'Pretraind'}, 'did you mean Pretrained?'),
+    finetune({'model.backbone.init_cfg': 'a.pth'}, "must be a dict or a list of dicts, got 'a.pth'"),
+    segment(
+        {'model.decode_head.init_cfg': [dict(NORMAL, override=dict(NORMAL, name='conv_seg', stdd=1.0))]},
+        'NormalInit takes no such',
+        'mean std?',
+        at='model.decode_head.init_cfg.0.override.stdd',
+    ),
+    finetune({'model.head': dict(_delete_=True, num_classes=10)}, 'has no type; add one'),
     finetune({'model.head.num_clases': 10}, 'LinearClsHead takes no', 'mean num_classes?'),
     finetune({'model.train_cfg.augments.0.alphaa': 1.0}, 'Mixup', 'mean alpha?'),
     segment({'model.decode_head.chanels': 8}, 'UperNetHead takes', 'mean channels?'),

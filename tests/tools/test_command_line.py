@@ -104,7 +104,8 @@ def test_fine_tuning_starts_from_pretraining_and_is_tested(processes, finetune_o
     arguments = [f'{DEMO}/finetune.py', checkpoint]
     options = ['--work-dir', tmp_path, *finetune_options]
     if processes == 1:
-        tool('test', *arguments, *options)
+        tool('test', *arguments, '--show-dir', tmp_path / 'shown', *options)
+        assert len(list((tmp_path / 'shown').rglob('*.png'))) == sum(row['images'] for row in class_scores(tmp_path))
     else:
         run('tools/dist_test.sh', *arguments, '2', *options)
     assert scores(tmp_path)['accuracy/top1'] == pytest.approx(score, abs=1e-3)

@@ -73,7 +73,8 @@ def test(args: Namespace) -> None:
         hook = (cfg.get('default_hooks') or {}).get('visualization')
         if not hook or not cfg.get('visualizer'):
             raise UserError('--show-dir needs default_hooks.visualization and visualizer in the config, got none')
-        hook.update({'draw': True} if is_mmseg else {'enable': True, 'out_dir': args.show_dir})
+        every = hook.get('interval', 1)  # MMPretrain's hook draws one of 5,000 by default
+        hook.update({'draw': True} if is_mmseg else dict(enable=True, out_dir=args.show_dir, interval=every))
         cfg.visualizer.save_dir = args.show_dir
     if args.tta:
         if 'tta_model' not in cfg or 'tta_pipeline' not in cfg:
