@@ -1,6 +1,7 @@
 """The pages' commands, code blocks and links name what exists; the commands run on small data, most in test-long."""
 
 import ast
+import os
 import re
 import runpy
 import shlex
@@ -175,8 +176,9 @@ def test_archives_unpack_into_the_layouts(tmp_path):
 
     unpacking = [block for block in shell_blocks('docs/data.md') if unpacks(block)]
     assert len(unpacking) == 3
+    path = f'{Path(sys.executable).parent}{os.pathsep}{os.environ["PATH"]}'  # as in an activated environment
     for block in unpacking:
-        subprocess.run(['bash', '-ec', block.text], cwd=home, check=True)
+        subprocess.run(['bash', '-ec', block.text], cwd=home, env={**os.environ, 'PATH': path}, check=True)
     for folder in ('imagenet22k/train/n00004475', 'ade/ADEChallengeData2016/annotations/validation'):
         assert any((home / 'data' / folder).iterdir())
     assert (home / 'data' / 'cifar100' / 'cifar-100-python' / 'train').is_file()
