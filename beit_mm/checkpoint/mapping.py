@@ -155,19 +155,8 @@ def rename_beit_weights(content: dict, origin: object) -> dict:
     return _put_into_state_dict(content, found.keys, weights)
 
 
-class _WithoutRun(dict):
-    """Meta data of weights alone, in which MMEngine's Runner.resume looks for the `epoch` of a run."""
-
-    def __missing__(self, key):
-        if key == 'epoch':
-            raise UserError(
-                'a run resumes from a checkpoint of a training, got weights only; use load_from without resume'
-            )
-        raise KeyError(key)
-
-
 def _put_into_state_dict(content: dict, keys: tuple[str, ...], weights: dict[str, Tensor]) -> dict:
     run = content if keys == ('state_dict',) else {}  # it may be resumed
     # MMSegmentation's init_model needs one.
-    meta = content['meta'] if isinstance(content.get('meta'), dict) else _WithoutRun()
+    meta = content['meta'] if isinstance(content.get('meta'), dict) else {}
     return {**run, 'state_dict': weights, 'meta': meta}

@@ -5,6 +5,7 @@ too, whatever model they load.
 """
 
 import logging
+from collections import OrderedDict
 
 from mmengine import fileio
 from mmengine.logging import print_log
@@ -48,7 +49,26 @@ def load_from_anywhere(filename: str, map_location: MapLocation = None) -> dict:
         if odd := [name for name, value in weights.items() if isinstance(value, Tensor) and is_odd(value)]:
             message = f'{filename}: {len(odd)} of {len(weights)} tensors are {what}, the first is {show_start(odd[0])}'
             print_log(message, logger='current', level=logging.WARNING)
-    return content
+    if isinstance(content.get('meta'), dict):
+        content['meta'] = _Content(content['meta'])
+    return _Content(content)
+
+
+class _Content(dict):
+    """What a file holds, or its meta data: says so if MMEngine's Runner.resume looks for the entries of a run in vain.
+
+    It is saved as an OrderedDict.
+    """
+
+    def __missing__(self, key):
+        if key in ('meta', 'epoch', 'iter', 'message_hub'):
+            raise UserError(
+                'a run resumes from a checkpoint of a training, got weights only; use load_from without resume'
+            )
+        raise KeyError(key)
+
+    def __reduce__(self):
+        return OrderedDict, (), None, None, iter(self.items())
 
 
 def _is_not_finite(value: Tensor) -> bool:

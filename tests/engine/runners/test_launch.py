@@ -3,15 +3,17 @@
 import os
 import time
 from argparse import Namespace
+from functools import partial
 
 import pytest
 import torch
 from mmengine.config import Config
 from mmengine.hooks import IterTimerHook
-from mmengine.runner import Runner
+from mmengine.runner import CheckpointLoader, EpochBasedTrainLoop, Runner
 from support import CONFIGS
-from support.tiny import make, SEGMENTOR, trunk
+from support.tiny import make, SEGMENTOR, tokenizer, trunk
 from torch import nn
+from torch.utils.data import DataLoader
 
 from beit_mm.engine import PicturesHook, ReportHook
 from beit_mm.engine.runners import launch
@@ -75,10 +77,19 @@ def test_a_config_that_resumes_takes_the_newest_that_is_whole(load_from, cfg):
     assert cfg.resume and cfg.load_from == (load_from or whole)
 
 
-def test_weights_alone_are_no_run(tmp_path):
+@pytest.mark.parametrize('build', [trunk, tokenizer, partial(nn.Linear, 1, 1)])
+@pytest.mark.parametrize('more', [None, {}, dict(meta={}), dict(meta=dict(epoch=1, iter=2))])
+def test_weights_alone_are_no_run(build, more, tmp_path):
     """Runner.resume of MMEngine, by which no hook of a training loop is asked."""
-    torch.save(trunk().state_dict(), tmp_path / 'weights.pth')
+    weights = build().state_dict()
+    content = weights if more is None else dict(more, state_dict=weights)
+    torch.save(content, tmp_path / 'first.pth')
+    again = CheckpointLoader.load_checkpoint(str(tmp_path / 'first.pth'))
+    torch.save(again, tmp_path / 'weights.pth')
+    torch.load(tmp_path / 'weights.pth', weights_only=True)
+    assert again.get('meta', {}) == content.get('meta', {}), 'stays as it is'
     runner = Runner(nn.Linear(1, 1), str(tmp_path), default_scope='mmpretrain', log_level='CRITICAL')
+    runner._train_loop = EpochBasedTrainLoop(runner, DataLoader([0]), max_epochs=1)
     with pytest.raises(UserError, match='a checkpoint of a training, got weights only; use load_from without resume'):
         runner.resume(str(tmp_path / 'weights.pth'))
 
