@@ -15,7 +15,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from beit_mm.errors import UserError
-from beit_mm.text import show_start
+from beit_mm.text import show, show_start
 
 from .pickled_values import DALLE_MODULES, finish, Limits, Named
 from .torch_files import map_file, MAX_PARTS, unpickle_legacy, unpickle_zip, verify_parts
@@ -29,8 +29,7 @@ _FOLDER_FILES = (
     'pytorch_model.bin',
     'pytorch_model.bin.index.json',
 )
-
-
+MAX_NAMED = 5  # files of a folder in a sentence
 _SUFFIXES = ('.pth', '.pt', '.bin', '.ckpt', '.pkl', '.safetensors', '.pdparams', '.json')
 
 
@@ -67,7 +66,8 @@ def read_checkpoint(path: str | os.PathLike, map_location: MapLocation = 'cpu', 
         raise UserError(f'a checksum must go with a file of weights, got {path}, which names several')
     file, folder = (path, path.parent) if is_index else (find_weights(path), path)
     if file is None:
-        raise FileNotFoundError(f'a checkpoint folder must hold {" or ".join(_FOLDER_FILES)}, got {path} without any')
+        names = ' or '.join(_FOLDER_FILES)
+        raise FileNotFoundError(f'a checkpoint folder must hold {names}, got {path} without any{hint_at_weights(path)}')
     weights = _read_shards(file, map_location) if file.suffix == '.json' else _read_file(file, map_location)
     return add_config(weights, folder)
 
@@ -130,7 +130,8 @@ def read_names(path: Path) -> set[str]:
 
 def _read_file(path: Path, map_location: MapLocation, sha256: str | None = None) -> dict:
     if not path.is_file():
-        raise FileNotFoundError(f'a checkpoint file was expected, got {path}, which is not a file{hub_advice(path)}')
+        hint = hint_at_weights(path)
+        raise FileNotFoundError(f'a checkpoint file was expected, got {path}, which is not a file{hint}')
     if sha256 and not (digest := sha256_of(path)).startswith(sha256):
         raise ChecksumMismatch(f'{path} must have the SHA-256 {sha256}, got {digest}')
     device = map_location if isinstance(map_location, (str, torch.device)) else 'cpu'
@@ -189,8 +190,11 @@ def _is_safetensors(path: Path) -> bool:
     return path.suffix == '.safetensors' or (head[8:] == b'{' and int.from_bytes(head[:8], 'little') < 1 << 32)
 
 
-def hub_advice(address: object) -> str:
-    """What to do with the name of a model on the Hugging Face Hub; empty if it is none."""
+def hint_at_weights(address: object) -> str:
+    """What to do with the folder of a run, or with the name of a model on the Hugging Face Hub; empty if it is none."""
+    if os.path.isdir(str(address)):
+        held = sorted(path.name for path in Path(str(address)).glob('*.pth'))
+        return f'; name a file in it: {", ".join(map(show, held[:MAX_NAMED]))}' if held else ''
     if not re.fullmatch(r'[\w-]+/[\w.-]+', str(address)) or str(address).endswith(_SUFFIXES):
         return ''
     return f'; for a model of the Hugging Face Hub, write hf-hub:{address}'

@@ -9,7 +9,7 @@ from mmengine.registry import DATASETS, WEIGHT_INITIALIZERS
 from torch import nn
 
 from beit_mm.checkpoint.downloads import HUB
-from beit_mm.checkpoint.reading import find_weights, hub_advice, read_names, split_checksum
+from beit_mm.checkpoint.reading import find_weights, hint_at_weights, read_names, split_checksum
 from beit_mm.config.parts import entries, walk
 from beit_mm.datasets.listing import iterate_files, LeftOut, name_suffixes
 from beit_mm.datasets.webdataset import expand_shards
@@ -45,7 +45,7 @@ def check_checkpoint(key: str, checkpoint: str) -> None:
     if '://' in path or path.startswith(HUB):
         return
     if find_weights(Path(path).expanduser()) is None:
-        mend = hub_advice(path) or hint_at_path(path)
+        mend = hint_at_weights(path) or hint_at_path(path)
         what = 'a folder without weights' if Path(path).is_dir() else 'a checkpoint that does not exist'
         raise FileNotFoundError(f'{key} names {what}: {checkpoint}{mend}')
 

@@ -23,7 +23,9 @@ def data(tmp_path, monkeypatch):
     (tmp_path / 'D' / 'heic' / 'a').mkdir(parents=True)
     for name in ('x.heic', '._0.jpg'):
         (tmp_path / 'D' / 'heic' / 'a' / name).touch()
-    (tmp_path / 'checkpoint.pth').touch()
+    (tmp_path / 'work_dirs' / 'run').mkdir(parents=True)
+    for name in ('checkpoint.pth', 'work_dirs/run/epoch_1.pth', 'work_dirs/run/epoch_2.pth'):
+        (tmp_path / name).touch()
     monkeypatch.chdir(tmp_path)
 
 
@@ -113,6 +115,7 @@ MEND = '; run what writes it, or give another path'
         ('nowhere.pth', 'a checkpoint that does not exist', '; it was looked for in {}' + MEND),
         ('chekpoint.pth', 'a checkpoint that does not exist', '; did you mean checkpoint.pth?'),
         ('D', 'a folder without weights', MEND),
+        ('work_dirs/run', 'a folder without weights', '; name a file in it: epoch_1.pth, epoch_2.pth' + MEND),
     ],
 )
 def test_a_missing_checkpoint_is_named_with_its_key(data, missing, what, mend):

@@ -20,6 +20,7 @@ from mmengine.dist import is_main_process
 from mmengine.evaluator import BaseMetric
 from mmengine.runner import Runner
 
+from beit_mm.datasets.bad_images import BadImage
 from beit_mm.errors import describe_shortage, find_own_code, OutOfMemory, TrainingStopped, UserError
 from beit_mm.evaluation.metrics import describe_no_scores
 from beit_mm.hiding import hide_secrets, hide_secrets_in_logs
@@ -170,7 +171,11 @@ def describe_mend(error: Exception, work_dir: str | None) -> str | None:
             if (match := re.search(pattern, str(error))) and not (pattern == LOST and isinstance(error, OSError)):
                 file = getattr(error, 'filename', None) or (work_dir if pattern == FULL else None)
                 return sentence.format(f'{match[0]}: {file}' if file else match[0])
-    return _last_line(error) if isinstance(error, (UserError, OutOfMemory, OSError, ImportError)) else None
+    if not isinstance(error, (UserError, OutOfMemory, OSError, ImportError)):
+        return None
+    # In a training other images replace bad ones.
+    mend = '; mend or remove it, no image is replaced in a validation or test' if isinstance(error, BadImage) else ''
+    return _last_line(error) + mend
 
 
 def _last_line(error: Exception) -> str:

@@ -17,6 +17,7 @@ from mmengine.evaluator import BaseMetric, Evaluator
 from support import CONFIGS, ROOT
 from torch.utils.data import DataLoader
 
+from beit_mm.datasets.bad_images import BadImage
 from beit_mm.engine.runners import ending
 from beit_mm.errors import TrainingStopped, UserError
 from beit_mm.text import show_start
@@ -131,6 +132,8 @@ SHM = 'DataLoader worker (pid 7) is killed by signal: Bus error. It is possible 
             error_of_worker(AssertionError('failed to load image: b/a.jpg')),
             'be read (failed to load image: b/a.jpg): `',
         ),
+        (error_of_worker(BadImage('b/a.jpg', 'it is empty')), 'b/a.jpg cannot be read as an image: it is empty; mend'),
+        (BadImage('b/a.jpg', 'it is empty'), 'error: b/a.jpg cannot be read as an image: it is empty; mend or remove'),
         (error_of_worker(RuntimeError(OPENCV)), "be read (OpenCV.*'imdecode_'): `beit-mm check CONFIG --data` names"),
         (AssertionError('heads. is not in the pretrained model'), 'heads. is not in the pretrained model: no name of'),
         (RuntimeError(SHM), 'workers need more shared memory'),
