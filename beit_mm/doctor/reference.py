@@ -85,7 +85,7 @@ def compute(device: torch.device, numbers: Numbers, dtype: torch.dtype = torch.f
     tables, and logits of the demonstration's segmentor.
     """
     images, tokens, mask = (numbers[name].to(device) for name in ('images', 'tokens', 'mask'))
-    model = _pretraining_model(numbers).to(device, dtype)
+    model = pretraining_model(numbers).to(device, dtype)
     loss = model.loss(images.to(dtype), tokens, mask)['loss']
     loss.backward()
     results = {LOSS: loss}
@@ -116,7 +116,7 @@ class _GivenTokens(nn.Module):
         return views
 
 
-def _pretraining_model(numbers: Numbers) -> MaskedImageModel:
+def pretraining_model(numbers: Numbers) -> MaskedImageModel:
     biases = dict(use_rel_pos_bias=False, use_shared_rel_pos_bias=True)
     trunk = BEiT(SIDE, **TRUNK, **biases, use_mask_token=True, out_type='raw')
     model = MaskedImageModel(trunk, VisualTokens(_GivenTokens()))
@@ -128,7 +128,7 @@ def _pretraining_model(numbers: Numbers) -> MaskedImageModel:
 def _classifier(numbers: Numbers) -> ImageClassifier:
     head = dict(type='LinearClsHead', num_classes=CLASSES, in_channels=TRUNK['embed_dim'])
     model = ImageClassifier(dict(type='beit_mm.BEiT', img_size=LARGER_SIDE, **TRUNK), head=head)
-    pretrained = _pretraining_model(numbers).state_dict()
+    pretrained = pretraining_model(numbers).state_dict()
     model.load_state_dict({name: x for name, x in pretrained.items() if not name.startswith('lm_head')}, strict=False)
     weights = {name.removeprefix('transfer/'): x for name, x in numbers.items() if name.startswith('transfer/')}
     model.load_state_dict({**model.state_dict(), **weights})

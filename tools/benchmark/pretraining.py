@@ -1,5 +1,7 @@
 """Pre-training steps with a tokenizer, of recipes at a given size."""
 
+from collections.abc import Callable
+from functools import partial
 from types import SimpleNamespace
 
 import mmpretrain
@@ -35,17 +37,18 @@ def tokenizer_width(sizes: Sizes) -> int:
     return max(sizes.width // 3, 8)
 
 
-def our_model(sizes: Sizes, encode_dtype: str = 'float32', compiled: bool = False) -> tuple[nn.Module, Config]:
+def our_model(sizes: Sizes, **switches) -> tuple[nn.Module, Config]:
     """Ours and its recipe.
 
     Args:
-        encode_dtype: of the tokenizer, see DiscreteVAE.
-        compiled: compile the blocks and the encoder.
+        switches: `encode_dtype` and `compile_encoder` of the tokenizer, see DiscreteVAE; others are the trunk's.
     """
     config = recipe(beit_mm, 'beit_pretrain.py')
     trunk, tokenizer = config.model.backbone, config.model.target.tokenizer
-    trunk.update(embed_dim=sizes.width, depth=sizes.depth, num_heads=sizes.heads, compile_blocks=compiled)
-    tokenizer.update(init_cfg=None, n_hid=tokenizer_width(sizes), encode_dtype=encode_dtype, compile_encoder=compiled)
+    trunk.update(embed_dim=sizes.width, depth=sizes.depth, num_heads=sizes.heads)
+    tokenizer.update(init_cfg=None, n_hid=tokenizer_width(sizes))
+    for name, value in switches.items():
+        (tokenizer if 'encode' in name else trunk)[name] = value
     return build(config), config
 
 
@@ -74,33 +77,59 @@ def hosts_model(sizes: Sizes) -> tuple[nn.Module, Config]:
     return build(config), config
 
 
-def compare_pretraining(sizes: Sizes) -> list[Row]:
-    """A pre-training step at 224 x 224 with the tokenizer at 112 x 112, and of BEiT v2, whose is at 224 x 224."""
+def pretraining_steps(sizes: Sizes, variants: dict[str, dict]) -> dict[str, Callable[[], Step]]:
+    """What builds each candidate's step, at 224 x 224 with the tokenizer at 112 x 112, and of BEiT v2, whose is at
+    224 x 224.
+
+    Args:
+        variants: switches of our_model by name.
+    """
     batch = sizes.batch
     images, views = torch.randn(batch, 3, 224, 224, device=device()), torch.rand(batch, 3, 112, 112, device=device())
     mask = torch.stack([torch.randperm(196) < 75 for _ in range(batch)]).view(batch, 14, 14).to(device())
 
-    def our_step(dtype: str, **options) -> Step:
-        model, config = our_model(sizes, **options)
+    def ours(dtype: str, **switches) -> Step:
+        model, config = our_model(sizes, **switches)
         return training_step(
             model, lambda: model(images, views, mask, mode='loss'), build_wrapper(model, config, dtype)
         )
 
-    steps = per_dtype('ours', our_step)
+    def second() -> Step:
+        model, config = second_model(sizes)
+        return training_step(
+            model, lambda: model(images, images, mask, mode='loss'), build_wrapper(model, config, 'auto')
+        )
+
+    def release() -> Step:
+        model = ReleasesModel(sizes.width, sizes.depth, sizes.heads, tokenizer_width(sizes))
+        return training_step(model, lambda: model(images, views, mask), build_hosts_wrapper(model, RELEASES_OPTIMIZER))
+
+    def hosts() -> Step:
+        model, config = hosts_model(sizes)
+        inputs = [images, 0.8 * views + 0.1]  # which its preprocessor gives
+        samples = [SimpleNamespace(mask=of_image) for of_image in mask]
+        return training_step(model, lambda: model.loss(inputs, samples), build_hosts_wrapper(model, config))
+
+    return {
+        **per_dtype('ours', ours),
+        **{name: partial(ours, 'auto', **switches) for name, switches in variants.items()},
+        'ours, BEiT v2': second,
+        "the release's steps": release,
+        'MMPretrain': hosts,
+    }
+
+
+def compare_pretraining(sizes: Sizes) -> list[Row]:
+    """A pre-training step of each."""
+    variants: dict[str, dict] = {}
     if device() == 'cuda':
-        steps['ours, half-precision tokenizer'] = our_step('auto', encode_dtype='float16')
-        steps['the same, compiled'] = our_step('auto', encode_dtype='float16', compiled=True)
-    second, config = second_model(sizes)
-    steps['ours, BEiT v2'] = training_step(
-        second, lambda: second(images, images, mask, mode='loss'), build_wrapper(second, config, 'auto')
-    )
-    release = ReleasesModel(sizes.width, sizes.depth, sizes.heads, tokenizer_width(sizes))
-    steps["the release's steps"] = training_step(
-        release, lambda: release(images, views, mask), build_hosts_wrapper(release, RELEASES_OPTIMIZER)
-    )
-    model, config = hosts_model(sizes)
-    inputs = [images, 0.8 * views + 0.1]  # which its preprocessor gives
-    samples = [SimpleNamespace(mask=of_image) for of_image in mask]
-    steps['MMPretrain'] = training_step(model, lambda: model.loss(inputs, samples), build_hosts_wrapper(model, config))
-    what = f'width {sizes.width}, depth {sizes.depth}, tokenizer {tokenizer_width(sizes)}, {batch} images'
-    return compare_steps(f'pre-training step, {what}', steps, sizes.rounds, batch)
+        half = dict(encode_dtype='float16')
+        variants['ours, half-precision tokenizer'] = half
+        variants['the same, compiled'] = dict(half, compile_blocks=True, compile_encoder=True)
+    steps = {name: make() for name, make in pretraining_steps(sizes, variants).items()}
+    return compare_steps(title(sizes), steps, sizes.rounds, sizes.batch)
+
+
+def title(sizes: Sizes) -> str:
+    what = f'width {sizes.width}, depth {sizes.depth}, tokenizer {tokenizer_width(sizes)}'
+    return f'pre-training step, {what}, {sizes.batch} images'

@@ -99,32 +99,42 @@ def differences(ours: nn.Module, host: nn.Module, images: Sequence[Image]) -> di
     return {'largest difference of logits': largest, 'differing pixels': differing}
 
 
-def compare_segmentation(sizes: Sizes) -> list[Row]:
-    """Sliding-window tests of images of ADE20K's shapes in float32, then training steps at the window's size.
-
-    A training step has at least two images, for the batch norm of the 1 x 1 pool.
+def compare_tests(models: dict[str, tuple[nn.Module, Config]], sizes: Sizes) -> list[Row]:
+    """Sliding-window tests of images of ADE20K's shapes in float32.
 
     Raises:
         ValueError: If the results of the two are not the same.
     """
-    models, images, batch = segmentors(sizes), draw_images(sizes.size), max(sizes.batch, 2)
-    what, square = f'width {sizes.width}, depth {sizes.depth}', f'{sizes.size} x {sizes.size}'
-    (ours, our_config), (host, host_config) = models.values()
-    figures = differences(ours.eval(), host.eval(), images)
+    images = draw_images(sizes.size)
+    figures = differences(*(model.eval() for model, _ in models.values()), images)
     tests = {name: inference(predictions, model, images, dtype='float32') for name, (model, _) in models.items()}
-    first, *others = compare_steps(f'UperNet test, window {sizes.size}, {what}', tests, sizes.rounds, len(images))
+    title = f'UperNet test, window {sizes.size}, width {sizes.width}, depth {sizes.depth}'
+    first, *others = compare_steps(title, tests, sizes.rounds, len(images))
+    return [replace(first, figures=figures), *others]
 
+
+def compare_training(models: dict[str, tuple[nn.Module, Config]], sizes: Sizes) -> list[Row]:
+    """Training steps at the window's size, of at least two images, for the batch norm of the 1 x 1 pool."""
+    batch, square = max(sizes.batch, 2), f'{sizes.size} x {sizes.size}'
+    (ours, our_config), (host, host_config) = models.values()
     inputs = torch.randn(batch, 3, sizes.size, sizes.size, device=device())
     samples = [
         SegDataSample(gt_sem_seg=PixelData(data=labels), metainfo=dict(img_shape=labels.shape[1:]))
         for labels in torch.randint(150, (batch, 1, sizes.size, sizes.size), device=device())
     ]
-    steps = per_dtype(
+    makers = per_dtype(
         'ours',
         lambda dtype: training_step(ours, lambda: ours.loss(inputs, samples), build_wrapper(ours, our_config, dtype)),
     )
+    steps = {name: make() for name, make in makers.items()}
     steps['MMSegmentation'] = training_step(
         host, lambda: host.loss(inputs, samples), build_hosts_wrapper(host, host_config)
     )
-    title = f'UperNet training step, {square}, {what}, {batch} images'
-    return [replace(first, figures=figures), *others, *compare_steps(title, steps, sizes.rounds, batch)]
+    title = f'UperNet training step, {square}, width {sizes.width}, depth {sizes.depth}, {batch} images'
+    return compare_steps(title, steps, sizes.rounds, batch)
+
+
+def compare_segmentation(sizes: Sizes) -> list[Row]:
+    """Tests, then training steps, of the same models."""
+    models = segmentors(sizes)
+    return [*compare_tests(models, sizes), *compare_training(models, sizes)]

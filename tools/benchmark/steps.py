@@ -4,6 +4,7 @@ import io
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -33,12 +34,12 @@ def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).rpartition('.')[2]
 
 
-def per_dtype(name: str, step: Callable[[str], 'Step']) -> dict[str, 'Step']:
-    """A candidate in 'auto', and in float32 where that is something else."""
-    steps = {name: step('auto')}
+def per_dtype(name: str, make: Callable[[str], 'Step']) -> dict[str, Callable[[], 'Step']]:
+    """What builds a candidate in 'auto', and in float32 where that is something else."""
+    makers = {name: partial(make, 'auto')}
     if computing_dtype() != torch.float32:
-        steps[f'{name}, float32'] = step('float32')
-    return steps
+        makers[f'{name}, float32'] = partial(make, 'float32')
+    return makers
 
 
 @dataclass(frozen=True)

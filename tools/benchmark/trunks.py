@@ -1,5 +1,8 @@
 """Fine-tuning steps and inference of classifiers, of recipes at a given size."""
 
+from collections.abc import Callable
+from functools import partial
+
 import mmpretrain
 import timm
 import torch
@@ -71,14 +74,19 @@ def classifier_step(model: nn.Module, wrapper: OptimWrapper, batch: int, size: i
 
 def compare_trunks(sizes: Sizes) -> list[Row]:
     """A classifier's fine-tuning step and inference: ours in its variants, timm's (eager) and MMPretrain's."""
-    what = f'{sizes.size} x {sizes.size}, width {sizes.width}, depth {sizes.depth}, {sizes.batch} images'
-    return [
-        *compare_steps(f'fine-tuning step, {what}', _fine_tuning_steps(sizes), sizes.rounds, sizes.batch),
-        *compare_steps(f'inference, {what}', _inference_steps(sizes), sizes.rounds, sizes.batch),
-    ]
+    rows = []
+    for what, makers in {'fine-tuning step': fine_tuning_steps(sizes), 'inference': inference_steps(sizes)}.items():
+        steps = {name: make() for name, make in makers.items()}
+        rows += compare_steps(title(what, sizes), steps, sizes.rounds, sizes.batch)
+    return rows
 
 
-def _fine_tuning_steps(sizes: Sizes) -> dict[str, Step]:
+def title(what: str, sizes: Sizes) -> str:
+    return f'{what}, {sizes.size} x {sizes.size}, width {sizes.width}, depth {sizes.depth}, {sizes.batch} images'
+
+
+def fine_tuning_steps(sizes: Sizes) -> dict[str, Callable[[], Step]]:
+    """What builds each candidate's step."""
     images = torch.randn(sizes.batch, 3, sizes.size, sizes.size, device=device())
     labels = torch.randint(1000, (sizes.batch,), device=device())
 
@@ -96,26 +104,29 @@ def _fine_tuning_steps(sizes: Sizes) -> dict[str, Step]:
             AutocastOptimWrapper(dtype, optimizer=optimizer),
         )
 
+    def hosts() -> Step:
+        model, config = hosts_classifier(sizes)
+        return classifier_step(model, build_hosts_wrapper(model, config), sizes.batch, sizes.size)
+
     variants = {**VARIANTS, 'ours, activation checkpointing': dict(with_cp=True)}
-    model, config = hosts_classifier(sizes)
     return {
         **per_dtype('ours', ours),
-        **{name: ours('auto', **options) for name, options in variants.items()},
+        **{name: partial(ours, 'auto', **options) for name, options in variants.items()},
         **per_dtype('timm', timms),
-        'MMPretrain': classifier_step(model, build_hosts_wrapper(model, config), sizes.batch, sizes.size),
+        'MMPretrain': hosts,
     }
 
 
-def _inference_steps(sizes: Sizes) -> dict[str, Step]:
+def inference_steps(sizes: Sizes) -> dict[str, Callable[[], Step]]:
+    """What builds each candidate's inference."""
     images = torch.randn(sizes.batch, 3, sizes.size, sizes.size, device=device())
-    models = {
-        'ours': our_classifier(sizes)[0],
-        'timm': timms_classifier(sizes),
-        'MMPretrain': hosts_classifier(sizes)[0],
-        **{name: our_classifier(sizes, **options)[0] for name, options in VARIANTS.items()},
+    models: dict[str, Callable[[], nn.Module]] = {
+        'ours': lambda: our_classifier(sizes)[0],
+        'timm': lambda: timms_classifier(sizes),
+        'MMPretrain': lambda: hosts_classifier(sizes)[0],
+        **{name: lambda options=options: our_classifier(sizes, **options)[0] for name, options in VARIANTS.items()},
     }
-    steps = {}
-    for name, model in models.items():
-        model.eval()
-        steps.update(per_dtype(name, lambda dtype, model=model: inference(model, images, dtype=dtype)))
-    return steps
+    makers = {}
+    for name, make in models.items():
+        makers.update(per_dtype(name, lambda dtype, make=make: inference(make().eval(), images, dtype=dtype)))
+    return makers
