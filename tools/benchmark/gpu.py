@@ -11,7 +11,7 @@ import traceback
 from datetime import datetime, timezone
 from importlib import import_module
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, IO
 
 from gpu_tables import tables, write_tables
 
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 MODULE = 'gpu_parts'  # its functions take a Run, and yield what is known so far
 # Seconds that each part may take, in the order of what one would miss most.
 PARTS = dict(
-    machine=60, trajectory=40, pretraining=130, profile=40, attention=60, doctor=90, finetuning=70, resume=90,
+    machine=60, trajectory=40, pretraining=165, profile=40, attention=60, doctor=90, finetuning=70, resume=90,
     segmentation=60, large=60)  # yapf: disable
 MIN_SECONDS = 8  # with fewer left, a part is not begun
 FIGURES, TABLES, LOG = 'figures.json', 'tables.md', 'log.txt'

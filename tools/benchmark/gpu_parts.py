@@ -5,10 +5,11 @@ import subprocess
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from resource import getrusage, RUSAGE_SELF
 from typing import Any, NamedTuple
 
 import limits
@@ -18,9 +19,9 @@ import segmentation as segmentation_section
 import torch
 import trunks
 from gpu_resume import compare_runs
-from limits import compare_steps
+from limits import compare_steps, matrix_peak
 from measuring import Sizes, wait_for_device
-from steps import computing_dtype, device, Step
+from steps import computing_dtype, device, dtype_name, Step
 from torch.autograd import DeviceType
 from torch.profiler import profile as record
 from torch.profiler import ProfilerActivity
@@ -31,7 +32,8 @@ from beit_mm.doctor import machine as here
 from beit_mm.doctor import reference
 from beit_mm.doctor.diagnosis import examine
 from beit_mm.doctor.report import describe
-from beit_mm.engine.hooks.machine_hook import KERNELS, only_kernels
+from beit_mm.doctor.speed import published_peak
+from beit_mm.engine.hooks.machine_hook import device_name, KERNELS, only_kernels
 from beit_mm.engine.optimizers.constructors import LayerDecayOptimWrapperConstructor
 
 ROOT = Path(__file__).parents[2]
@@ -60,32 +62,42 @@ class Run(NamedTuple):
 
 
 class Comparison:
-    """Candidates that are built one after the other. One that fails is left out, and the others go on."""
+    """Candidates that are built one after the other. One that fails is left out, and the others go on.
+
+    Attributes:
+        found: for the JSON. `first calls` of rows are seconds, with building and compiling.
+    """
 
     def __init__(self, run: Run, sizes: Sizes):
         self.run, self.sizes = run, sizes
-        self.found: dict[str, Any] = dict(rows=[], left_out={}, first_calls={})
+        self.found: dict[str, Any] = dict(rows=[], left_out=[], limits={}, published=published_peak(device_name()))
 
     def add(self, title: str, makers: Makers, steps: dict[str, Step] | None = None, batch: int = 0) -> dict[str, Step]:
-        """Build candidates, compare them with those that are built, and keep the rows."""
-        steps = dict(steps or {})
+        """Build candidates, compare them with `steps`, which are built already, and return all that work."""
+        steps, first_calls = dict(steps or {}), {}
         for name, make in makers.items():
-            start = time.monotonic()
+            start, reason = time.monotonic(), ''
             if self.run.end - start < COMPILING + 3 * len(steps):  # those must still be timed
-                self.found['left_out'][f'{title}: {name}'] = 'no time was left'
-                continue
-            try:
-                steps[name] = make()
-                steps[name].run()
-                wait_for_device()
-            except Exception as error:
-                traceback.print_exc()
-                steps.pop(name, None)
-                self.found['left_out'][f'{title}: {name}'] = f'{type(error).__name__}: {str(error).strip()[:200]}'
+                reason = 'no time was left'
             else:
-                self.found['first_calls'][f'{title}: {name}'] = round(time.monotonic() - start, 2)
-        rows = compare_steps(title, steps, self.sizes.rounds, batch or self.sizes.batch)
-        self.found['rows'] += [asdict(row) for row in rows]
+                try:
+                    steps[name] = make()
+                    steps[name].run()
+                    wait_for_device()
+                    first_calls[name] = time.monotonic() - start
+                except Exception as error:
+                    steps.pop(name, None)
+                    reason = f'{type(error).__name__}: {" ".join(str(error).split())[:200]}'
+                    if str(error).startswith(kernels.REFUSALS):
+                        reason = 'not offered here'
+                    else:
+                        traceback.print_exc()
+            if reason:
+                self.found['left_out'].append(dict(section=title, name=name, reason=reason))
+        for row in compare_steps(title, steps, self.sizes.rounds, batch or self.sizes.batch):
+            seconds = {'seconds of the first call': first_calls[row.name]} if row.name in first_calls else {}
+            self.found['rows'].append(asdict(replace(row, figures={**row.figures, **seconds})))
+        self.found['limits'] |= {dtype_name(dtype): matrix_peak(dtype) for dtype in {s.dtype for s in steps.values()}}
         return steps
 
 
@@ -170,6 +182,7 @@ def profile(run: Run) -> Found:
         step.run()
     is_gpu, count = device() == 'cuda', 3
     wait_for_device()
+    peak = torch.cuda.max_memory_allocated() if is_gpu else 1024 * getrusage(RUSAGE_SELF).ru_maxrss
     with record(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if is_gpu else [])]) as recorder:
         start = time.perf_counter()
         for _ in range(count):
@@ -185,7 +198,8 @@ def profile(run: Run) -> Found:
         return [dict(name=e.key, calls=e.count / count, ms=getattr(e, key) / count / 1e3) for e in chosen]
 
     busy = sum(getattr(e, key) for e in events if (e.device_type == DeviceType.CUDA) == is_gpu) / 1e6
-    found = dict(ms=1e3 * wall / count, busy=busy / wall, operators=largest(False), kernels=largest(True))
+    found: dict[str, Any] = dict(images=run.sizes(batch=256).batch, ms=1e3 * wall / count, busy=busy / wall)
+    found.update(peak_memory=peak, operators=largest(False), kernels=largest(True))
     yield found
     if is_gpu:
         for _ in range(12):  # which the GPU still computes while nvidia-smi looks
