@@ -1,0 +1,138 @@
+"""tools/benchmark/gpu.sh: the whole script with tiny sizes on the CPU, and parts that fail or hang."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+
+import pytest
+from support import ROOT
+from support.tools import import_tool
+
+gpu, gpu_tables = (import_tool('benchmark', name) for name in ('gpu', 'gpu_tables'))
+PARTS = """
+import os, subprocess, time
+class Run(tuple):
+    def __new__(cls, *values):
+        return tuple.__new__(cls, values)
+def good(run):
+    yield dict(is_small=run[0])
+def raises(run):
+    yield dict(first=1)
+    raise ValueError('no such\\n  kernel')
+def hangs(run):
+    child = subprocess.Popen(['sleep', '600'])
+    yield dict(first=2, sleeper=child.pid)
+    time.sleep(600)
+def dies(run):
+    os._exit(7)
+    yield
+"""
+SCRIPT = f"""
+import sys
+sys.path.insert(0, {str(ROOT / 'tools' / 'benchmark')!r})
+import gpu
+gpu.MODULE = 'planted'
+gpu.PARTS = dict(raises=60, hangs=3, dies=60, good=60)
+gpu.main()
+"""
+
+
+@pytest.mark.long
+def test_the_whole_script_with_tiny_sizes(tmp_path):
+    variables = dict(PYTHON=sys.executable, OUT=str(tmp_path), CUDA_VISIBLE_DEVICES='')
+    command = [ROOT / 'tools/benchmark/gpu.sh', '--small']
+    result = subprocess.run(command, env={**os.environ, **variables}, capture_output=True, text=True, timeout=600)
+    figures = json.loads((tmp_path / 'figures.json').read_text())
+    parts = figures['parts']
+    assert list(parts) == list(gpu.PARTS)
+    assert [part['problem'] for part in parts.values() if 'problem' in part] == []
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert parts['machine']['facts']['torch'] and figures['date'] and figures['commit'] != 'unknown'
+    released = parts['trajectory']['float32']
+    assert released['loss_error'] < 1e-4 and released['norm_error'] < 1e-4 and len(released['losses']) == 20
+    (resumed,) = (part for part in parts['resume'].values() if isinstance(part, dict))
+    assert resumed['resumed_equal'] and resumed['two_runs_equal'] and 0 < resumed['killed_after'] < resumed['of']
+    for part in ('pretraining', 'finetuning', 'large', 'segmentation'):
+        rows = parts[part]['rows']
+        assert {'ours', 'MMSegmentation' if part == 'segmentation' else 'MMPretrain'} <= {row['name'] for row in rows}
+        assert all(row['seconds'] > 0 and row['share_of_limit'] > 0 for row in rows)
+    names = [row['name'] for row in parts['pretraining']['rows']]
+    assert "the release's steps" in names and 'ours, bfloat16 tokenizer, all compiled' in names
+    assert len({row['section'] for row in parts['attention']['rows']}) == 4
+    assert parts['doctor']['diagnosis']['step']['rate'] > 0 and (tmp_path / 'machine.py').is_file()
+    assert parts['profile']['operators'] and parts['profile']['peak_memory'] > 0
+    assert {path.name for path in tmp_path.iterdir()} == {'figures.json', 'tables.md', 'log.txt', 'machine.py'}
+
+    # The tables are of the JSON alone, and a page takes them.
+    tables = result.stdout.strip()
+    assert tables == gpu_tables.tables(figures) and 'equal bit for bit' in tables and 'What failed' not in tables
+    assert all(f'| {row["name"]} | {row["dtype"]} | {1 / row["seconds"]:.4g} |' in tables
+               for part in gpu_tables.TITLES for row in parts[part]['rows'])  # yapf: disable
+    page = shutil.copy(ROOT / 'docs/performance.md', tmp_path)
+    for _ in range(2):  # in place of those that are there
+        subprocess.run([sys.executable, ROOT / 'tools/benchmark/gpu.py', '--table', tmp_path / 'figures.json',
+                        '--page', page], check=True)  # yapf: disable
+    assert page.read_text().count(tables) == 1 and page.read_text().endswith('0.3 % of the time.\n')
+
+
+def test_a_part_that_fails_or_hangs_is_recorded_and_the_others_end(tmp_path):
+    (tmp_path / 'planted.py').write_text(PARTS)
+    script = tmp_path / 'script.py'
+    script.write_text(SCRIPT)
+    command = [sys.executable, script, '--small', '--out', tmp_path / 'out']
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 1
+    parts = json.loads((tmp_path / 'out' / 'figures.json').read_text())['parts']
+    where = {name: f'; see "== {name} ==" in log.txt' for name in parts}
+    assert {name: part.get('problem') for name, part in parts.items()} == {
+        'raises': f'ValueError: no such kernel{where["raises"]}',
+        'hangs': f'took more than 3 s and was ended{where["hangs"]}',
+        'dies': f'ended with exit code 7{where["dies"]}',
+        'good': None,
+    }
+    assert parts['raises']['first'] == 1 and parts['hangs']['first'] == 2 and parts['good']['is_small']
+    log = (tmp_path / 'out' / 'log.txt').read_text()
+    assert log.index('== raises ==') < log.index("raise ValueError('no such") < log.index('== hangs ==')
+    assert '- raises: ValueError: no such kernel' in result.stdout
+    assert has_ended(parts['hangs']['sleeper'])  # with what it had started
+
+
+def has_ended(pid: int) -> bool:
+    for _ in range(100):
+        try:
+            with open(f'/proc/{pid}/stat') as file:
+                if file.read().rpartition(')')[2].split()[0] == 'Z':
+                    return True
+        except FileNotFoundError:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_parts_for_which_no_time_is_left_are_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu, 'PARTS', dict(machine=60, trajectory=40))
+    figures = gpu.run_parts(tmp_path, small=True, seconds=1)
+    assert {part['problem'] for part in figures['parts'].values()} == {'not begun: the 1 s were over'}
+    assert json.loads((tmp_path / 'figures.json').read_text()) == figures
+    assert '- trajectory: not begun' in gpu_tables.tables(figures)
+
+
+def test_a_page_without_markers_is_left_as_it_is(tmp_path):
+    page = tmp_path / 'page.md'
+    page.write_text('text')
+    with pytest.raises(SystemExit, match='must have one line <!-- GPU tables: begin --> and one'):
+        gpu_tables.write_tables(dict(parts={}, date='', commit='', small=True), page)
+    assert page.read_text() == 'text'
+
+
+def test_without_wheels_the_missing_modules_are_named(tmp_path):
+    python = tmp_path / 'python'
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} -S "$@"\n')  # without site-packages
+    python.chmod(0o755)
+    variables = dict(PYTHON=str(python), WHEELS=str(tmp_path), PYTHONPATH='')
+    result = subprocess.run(
+        [ROOT / 'tools/benchmark/gpu.sh'], env={**os.environ, **variables}, capture_output=True, text=True)  # yapf: disable
+    assert result.returncode == 1 and 'no wheels of mmengine mmcv mmpretrain' in result.stderr
