@@ -19,7 +19,7 @@ SHELL, PYTHON, LISTING = 'shell', 'python', 'listing'
 MARKER = re.compile(r'^<!-- needs: (.+) -->$')
 COMMAND = re.compile(
     r'#|[A-Z]+=\$\(|([A-Z_]+=\S+ )*'
-    r'((beit-mm|eval|python|pip|make|tar|mkdir|for|source|git|tensorboard)\b|tools/\w+\.sh)'
+    r'((beit-mm|eval|python|pip|make|tar|mkdir|for|source|git|tensorboard)\b|tools/[\w/]+\.sh)'
 )
 
 

@@ -132,7 +132,7 @@ def test_without_wheels_the_missing_modules_are_named(tmp_path):
     python = tmp_path / 'python'
     python.write_text(f'#!/bin/sh\nexec {sys.executable} -S "$@"\n')  # without site-packages
     python.chmod(0o755)
-    variables = dict(PYTHON=str(python), WHEELS=str(tmp_path), PYTHONPATH='')
-    result = subprocess.run(
-        [ROOT / 'tools/benchmark/gpu.sh'], env={**os.environ, **variables}, capture_output=True, text=True)  # yapf: disable
+    variables = {**os.environ, 'PYTHON': str(python), 'WHEELS': str(tmp_path), 'PYTHONPATH': ''}
+    command = ROOT / 'tools/benchmark/gpu.sh'
+    result = subprocess.run([command], env=variables, capture_output=True, text=True)
     assert result.returncode == 1 and 'no wheels of mmengine mmcv mmpretrain' in result.stderr
