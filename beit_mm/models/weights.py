@@ -102,10 +102,10 @@ def _adapt_channels(kernel: Tensor, channels: int) -> Tensor:
 def read_grid(grid_size: Tensor) -> Grid:
     """The grid that a file names; ValueError if it is none."""
     grid = tuple(grid_size.tolist()) if grid_size.shape == (2,) and not grid_size.is_meta else ()
-    if not grid or not all(type(side) is int and 0 < side <= MAX_SIDE for side in grid):
+    if not grid or not all(type(side) in (int, float) and 0 < side <= MAX_SIDE and side == int(side) for side in grid):
         shown = grid or f'a tensor of shape {tuple(grid_size.shape)} on {grid_size.device}'
         raise ValueError(f'grid_size must be two numbers of patches up to {MAX_SIDE}, got {shown}')
-    return grid
+    return tuple(map(int, grid))  # of a file whose tensors have all been cast to float16
 
 
 def grid_of_table(table: Tensor, target: Grid) -> Grid:

@@ -1,5 +1,6 @@
 """Weights whose tensors are not what their names say are refused in one sentence; wrapped and empty names are read."""
 
+import math
 import warnings
 
 import pytest
@@ -38,10 +39,29 @@ STRANGE = {
     'no positions': ('pos_embed', lambda t: t[:, :1], 'must be of 1 to 65,536 patches, got 0'),
     **{
         f'grid_size {value}': ('grid_size', lambda t, value=value: torch.tensor(value), 'grid_size must be two numbers')
-        for value in (3, [], [4, 4, 4], [[4, 4]], [10**9, 10**9], [0, 4], [-4, -4], [4.0, 4.0], [True, True])
+        for value in (
+            3,
+            [],
+            [4, 4, 4],
+            [[4, 4]],
+            [10**9, 10**9],
+            [0, 4],
+            [-4, -4],
+            [4.5, 4.0],
+            [math.nan, 4.0],
+            [True, True],
+        )
     },
     'an index of half the world': ('blocks.0.attn.relative_position_index', None, None),
 }
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float64])
+def test_a_file_whose_tensors_have_all_been_cast_is_read(dtype):
+    model, state = trunk(), {name: tensor.to(dtype) for name, tensor in trunk(img_size=32).state_dict().items()}
+    model.load_state_dict(state)
+    assert model.blocks[0].attn.qkv.weight.equal(state['blocks.0.attn.qkv.weight'].float())
+    assert model.grid_size.tolist() == [4, 4] and state['grid_size'].tolist() == [2.0, 2.0]
 
 
 @pytest.mark.parametrize('name', STRANGE)
