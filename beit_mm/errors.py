@@ -3,6 +3,7 @@
 import re
 import site
 import sysconfig
+import traceback
 from pathlib import Path
 
 SHORTAGE = "out of memory|can't allocate memory|Unable to allocate|CUBLAS_STATUS_ALLOC_FAILED"
@@ -33,6 +34,21 @@ def describe_shortage(error: BaseException) -> str | None:
     if not isinstance(error, MemoryError) and not re.search(SHORTAGE, str(error)):
         return None
     return '. '.join(line.split('. ')[:2])
+
+
+def describe_data_error(error: BaseException) -> str | None:
+    """What a host's data set says of files or classes that it cannot use, and which one; None for other errors."""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    if not frames or not isinstance(error, (AssertionError, RuntimeError, ValueError)):
+        return None
+    frame = frames[-1][0]  # where it was raised
+    dataset, module = frame.f_locals.get('self'), frame.f_globals.get('__name__', '')
+    if not re.match(r'(mmengine\.dataset|(mmpretrain|mmseg)\.datasets)\.(?!transforms|samplers)', module):
+        return None
+    prefix = getattr(dataset, 'data_prefix', None)
+    folder = next(iter(prefix.values()), '') if isinstance(prefix, dict) else prefix
+    what = type(dataset).__name__ + (f' of {folder}' if folder else '')
+    return f'{what}: {" ".join(str(error).split())}' if str(error) else None
 
 
 def find_own_code(trace: str, *others: Path) -> str | None:

@@ -14,6 +14,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.evaluator import BaseMetric, Evaluator
+from mmengine.registry import DATASETS
 from support import CONFIGS, ROOT
 from torch.utils.data import DataLoader
 
@@ -273,3 +274,28 @@ def test_a_stopped_process_goes_on_when_its_launcher_is_gone(tmp_path):
     while not (tmp_path / 'went_on').exists():
         assert time.monotonic() < end
         time.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    'dataset, expected',
+    [
+        (dict(type='mmpretrain.CustomDataset', data_prefix='{}', metainfo=dict(classes=['cat', 'dog'])), '1.*2'),
+        (dict(type='mmpretrain.CIFAR100', data_root='{}', split='train', download=False), 'Cannot find'),
+        (dict(type='mmpretrain.CustomDataset', data_prefix='{}', metainfo=dict(classes=['cat'])), 'Found 0 files'),
+        (
+            dict(
+                type='mmseg.BaseSegDataset',
+                data_root='{}',
+                metainfo=dict(classes=['a'], palette=[[0, 0, 0], [1, 1, 1]]),
+            ),
+            'palette',
+        ),
+    ],
+    ids=['folders that are no classes', 'no files', 'no images', 'palette'],
+)
+def test_what_a_hosts_data_set_refuses_is_one_sentence(dataset, expected, tmp_path, capsys):
+    (tmp_path / 'cat').mkdir()
+    dataset = {key: value.format(tmp_path) if isinstance(value, str) else value for key, value in dataset.items()}
+    assert run(lambda: DATASETS.build(dataset)) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert re.search(f'^error: {dataset["type"].split(".")[1]}.*({expected})', last)
