@@ -139,6 +139,9 @@ class ResumePositionHook(Hook):
     def _convert_position(self, runner, checkpoint: dict, old: dict, new: dict) -> str:
         """Count the checkpoint's iterations in steps of the new size; part of a step may be repeated. Says so."""
         message = f'the checkpoint is of {_describe(old)}, this run has {_describe(new)}'
+        was, now = checkpoint['meta'].get(IMAGES), len(self.loop.dataloader.dataset)
+        if was not in (None, now):
+            message += f', since the training set has {now} images and had {was}'
         if not self.allow_change:
             raise UserError(f'{message}; train_cfg.allow_world_size_change=True resumes at the same sample')
         meta, batches = checkpoint['meta'], new['batches_per_epoch']
