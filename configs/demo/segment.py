@@ -59,3 +59,4 @@ param_scheduler = [
 train_cfg = dict(max_iters=max_iters, val_interval=max_iters)
 default_hooks = dict(
     logger=dict(interval=10), checkpoint=dict(interval=100, max_keep_ckpts=1), pictures=dict(interval=50, num_images=4))
+auto_scale_lr = dict(base_batch_size=8)
