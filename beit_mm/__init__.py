@@ -13,12 +13,21 @@ from .version import __version__
 
 __all__ = ['__version__', 'checkpoint', 'datasets', 'engine', 'evaluation', 'hub', 'models']
 
+# Warnings of the hosts that ask nothing of a user: of an extra that nothing here needs, of MMCV's own call of its own
+# function, and of pictures that are off by default.
+NOISE = (
+    'Fail to import ``MultiScaleDeformableAttention``',
+    "Only use 'alpha' for pillow backend",
+    'The draw is False, it means that the hook for visualization will not take effect',
+)
+
 
 def register() -> None:
     """Import everything that registers a component. The first time takes seconds, for torch and the hosts."""
-    # At every import the hosts tell of two extras that nothing here needs; what else they print goes to standard error,
+    # At every import the hosts tell of an extra that nothing here needs. What else they print goes to standard error,
     # as standard output is for results.
-    warnings.filterwarnings('ignore', 'Fail to import ``MultiScaleDeformableAttention``', UserWarning)
+    for message in NOISE:
+        warnings.filterwarnings('ignore', message, UserWarning)
     with redirect_stdout(io.StringIO()) as printed:
         from mmengine.config.utils import MODULE2PACKAGE
 

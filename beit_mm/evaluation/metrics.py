@@ -145,6 +145,8 @@ class IoUMetric(HostIoUMetric):
             names the files.
     """
 
+    default_prefix = ''  # MMEngine warns of None
+
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.image_root = ''

@@ -64,6 +64,12 @@ def start(name: str, run: Callable[[str], Path]) -> dict[str, object]:
     return {'model.backbone.init_cfg.checkpoint': (before / 'last_checkpoint').read_text()}
 
 
+@pytest.mark.parametrize('name', [STRUCTURES[kind] for kind in ('tokenizer', 'classifier', 'segmentor')])
+def test_a_log_holds_no_warnings_of_the_hosts_own_code(name, run):
+    log = ''.join(path.read_text() for path in run(name).glob('*/*.log'))
+    assert 'train data: ' in log and not re.search('WARNING - .*(in future|prefix is not set)', log)
+
+
 @pytest.mark.parametrize('name', STRUCTURES.values(), ids=list(STRUCTURES))
 def test_two_updates_and_a_score(name, run, tmp_path):
     cfg, folder = load(name), run(name)

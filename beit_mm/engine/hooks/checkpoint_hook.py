@@ -1,6 +1,7 @@
 """MMEngine's checkpoint hook with files that a kill, a full disk or a flipped bit cannot lose."""
 
 import inspect
+import logging
 import os
 import re
 from collections import deque
@@ -73,6 +74,7 @@ class VerifiedCheckpointHook(CheckpointHook):
     def before_train(self, runner) -> None:
         info = runner.message_hub.runtime_info  # of the checkpoint, when a run is resumed
         _keep_numbers(info)
+        runner.logger.addFilter(_is_news)
         super().before_train(runner)  # reads it, and sets out_dir
         self._keep_own_names(info)
         self._last_saved = None  # of an earlier training in this process
@@ -209,6 +211,11 @@ class VerifiedCheckpointHook(CheckpointHook):
         best = [getattr(self, 'best_ckpt_path', None), *getattr(self, 'best_ckpt_path_dict', {}).values()]
         keep = [Path(path).name for path in (self.last_ckpt, *best) if path]
         self.file_backend.release(Path(self.out_dir), self._own_names, keep)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Not MMEngine's warnings of its own FileClient, which it builds for each checkpoint though nothing uses it."""
+    return not re.match('"(FileClient|HardDiskBackend)" ', record.getMessage())
 
 
 def _keep_numbers(info: dict) -> None:
