@@ -36,7 +36,7 @@ def describe_shortage(error: BaseException) -> str | None:
     return '. '.join(line.split('. ')[:2])
 
 
-def describe_data_error(error: BaseException) -> str | None:
+def describe_bad_data(error: BaseException) -> str | None:
     """What a host's data set says of files or classes that it cannot use, and which one; None for other errors."""
     frames = list(traceback.walk_tb(error.__traceback__))
     if not frames or not isinstance(error, (AssertionError, RuntimeError, ValueError)):

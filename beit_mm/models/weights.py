@@ -105,7 +105,7 @@ def read_grid(grid_size: Tensor) -> Grid:
     if not grid or not all(type(side) in (int, float) and 0 < side <= MAX_SIDE and side == int(side) for side in grid):
         shown = grid or f'a tensor of shape {tuple(grid_size.shape)} on {grid_size.device}'
         raise ValueError(f'grid_size must be two numbers of patches up to {MAX_SIDE}, got {shown}')
-    return tuple(map(int, grid))  # of a file whose tensors have all been cast to float16
+    return int(grid[0]), int(grid[1])  # of a file whose tensors have all been cast to float16
 
 
 def grid_of_table(table: Tensor, target: Grid) -> Grid:

@@ -21,7 +21,7 @@ from mmengine.evaluator import BaseMetric
 from mmengine.runner import Runner
 
 from beit_mm.datasets.bad_images import BadImage
-from beit_mm.errors import describe_data_error, describe_shortage, find_own_code, OutOfMemory, TrainingStopped, UserError
+from beit_mm.errors import describe_bad_data, describe_shortage, find_own_code, OutOfMemory, TrainingStopped, UserError
 from beit_mm.evaluation.metrics import describe_no_scores
 from beit_mm.hiding import hide_secrets, hide_secrets_in_logs
 from beit_mm.models.weights import WeightsMismatch
@@ -172,7 +172,7 @@ def describe_mend(error: Exception, work_dir: str | None) -> str | None:
                 file = getattr(error, 'filename', None) or (work_dir if pattern == FULL else None)
                 return sentence.format(f'{match[0]}: {file}' if file else match[0])
     if not isinstance(error, (UserError, OutOfMemory, OSError, ImportError)):
-        return describe_data_error(error)
+        return describe_bad_data(error)
     # In a training other images replace bad ones.
     mend = '; mend or remove it, no image is replaced in a validation or test' if isinstance(error, BadImage) else ''
     return _last_line(error) + mend
