@@ -18,7 +18,7 @@ from beit_mm.datasets.images import read_image, resize_image
 from beit_mm.files import atomic_write
 from beit_mm.model_index import MIM
 from beit_mm.visualization import draw_sheet, point_attention_maps
-from beit_mm.visualization.sheets import blend_labels, draw_legend, to_picture
+from beit_mm.visualization.sheets import blend_labels, draw_legend, principal_colors, to_picture
 
 from .images import find_images, Images
 from .inferencers import ClassificationInferencer, FeatureInferencer, SegmentationInferencer
@@ -95,7 +95,7 @@ def _draw(squares: Sequence[np.ndarray], names: Sequence[str]) -> Image.Image:
         'masked': [result['masked'] for result in rebuilt],
         'reconstruction': [result['completed'] for result in rebuilt],
         'attention of the middle': [_attention(pretrained, square) for square in squares],
-        'features': _principal_colors(features),
+        'features': principal_colors(features),
         'segmentation': [blend_labels(*pair, palette) for pair in zip(pictures, labels)],
     }
     captions = []
@@ -116,15 +116,3 @@ def _attention(model: torch.nn.Module, square: np.ndarray) -> np.ndarray:
     colors = 255 * matplotlib.colormaps['inferno'](values.numpy())[..., :3]
     gray = to_picture(square).mean(axis=2, keepdims=True)
     return (OPACITY * colors + (1 - OPACITY) * gray).astype(np.uint8)
-
-
-def _principal_colors(features: np.ndarray) -> list[np.ndarray]:
-    """Features (B, h, w, C) of patches to colors: their first three principal components over all images."""
-    batch, height, width, channels = features.shape
-    flat = features.reshape(-1, channels).astype(np.float64)
-    flat -= flat.mean(axis=0)
-    _, _, directions = np.linalg.svd(flat, full_matrices=False)
-    parts = flat @ directions[:3].T
-    low, high = np.percentile(parts, (2, 98), axis=0)
-    colors = np.clip(255 * (parts - low) / np.maximum(high - low, 1e-6), 0, 255).astype(np.uint8)
-    return list(colors.reshape(batch, height, width, -1))

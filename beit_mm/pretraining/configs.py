@@ -20,6 +20,7 @@ TITLES = dict(
     pretrain='BEiT {plan.trunk}, pre-trained',
     finetune='BEiT {plan.trunk}, fine-tuned on labels',
 )
+FINETUNE_EPOCHS = 30
 MAX_LABELLED = 1000, 500  # labelled images of a score, and those that are asked for
 
 
@@ -31,6 +32,7 @@ class Writer:
         out: the folder for the configs and their work directories.
         folder, labels, plan: what they are for; labels may be None.
         processes: that train.
+        command: of beit-mm, that asks for them.
     """
 
     out: Path
@@ -38,6 +40,7 @@ class Writer:
     labels: Labels | None
     plan: Plan
     processes: int = 1
+    command: str = 'pretrain'
 
     def file(self, stage: str) -> Path:
         return self.out / f'{stage}.py'
@@ -46,13 +49,13 @@ class Writer:
         """What a training of so many steps writes at its end."""
         return self.out / stage / f'iter_{max_iters}.pth'
 
-    def text(self, stage: str, max_iters: int, start: Path | None = None, comment: Sequence[str] = ()) -> str:
+    def text(self, stage: str, length: int, start: Path | None = None, comment: Sequence[str] = ()) -> str:
         """The text of a config.
 
         Args:
             stage: 'tokenizer', 'pretrain' or 'finetune'.
-            max_iters: steps.
-            start: checkpoint that it starts from.
+            length: steps, of a fine-tuning epochs.
+            start: checkpoint that it starts from; None for random weights.
             comment: lines of its head.
         """
         folder, plan, labels = self.folder, self.plan, self.labels
@@ -67,15 +70,16 @@ class Writer:
             comment='\n'.join(
                 textwrap.fill(line, 118, initial_indent='# ', subsequent_indent='# ') for line in comment
             ),
-            max_iters=max_iters,
+            length=length,
             work_dir=str(self.out / stage),
             checkpoint=str(start),
+            init_cfg=f'dict(checkpoint={str(start)!r})' if start else None,
             total=plan.batch * self.processes,
             highest=2**folder.bits - 1,
             load="imdecode_backend='simplejpeg'"
             + ('' if folder.color_type == 'color' else f', color_type={folder.color_type!r}'),
             extensions=f', extensions={folder.extensions}' if folder.extensions else '',
-            bad_share=round(min(MAX_BAD_SHARE, max(0.05, 2 * len(folder.bad) / folder.num_seen)), 3),
+            bad_share=round(min(MAX_BAD_SHARE, max(0.05, 2 * len(folder.bad) / max(1, folder.num_seen))), 3),
             order=' in RGB' if folder.bands == 3 else '',
             widths=f'embed_dim={width}, depth={depth}, num_heads={heads}',
             embed_dim=width,
@@ -88,7 +92,8 @@ class Writer:
             for name, number, most in zip(('num_train', 'num_val'), labels.counts, MAX_LABELLED):
                 values[name] = min(number, most)
             values['classes'] = pformat(labels.classes, width=100, compact=True)
-            values['finetune_batch'] = min(32, max(1, labels.counts[0] // 4))
+            values['known'], values['asked'] = map(_arguments, labels.sources)
+            values['finetune_batch'] = finetune_batch(labels.counts[0])
         parts = dict(
             tokenizer=[DATA, TOKENIZER, LENGTH],
             pretrain=[DATA, PRETRAIN, LENGTH, *([NEIGHBOURS] if labels else [])],
@@ -102,6 +107,15 @@ class Writer:
         with atomic_write(self.file(stage)) as temporary:
             temporary.write_text(text, encoding='utf-8')
         return text
+
+
+def finetune_batch(num_images: int) -> int:
+    """Images of a fine-tuning's step."""
+    return min(32, max(1, num_images // 4))
+
+
+def _arguments(values: dict[str, str]) -> str:
+    return ', '.join(f'{name}={value!r}' for name, value in values.items())
 
 
 def _wrap(numbers: list[float]) -> str:

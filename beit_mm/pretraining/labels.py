@@ -24,13 +24,13 @@ class Labels:
         path: the folder, as the user wrote it.
         classes: names of the class folders, in order.
         counts: images of both parts.
-        sources: arguments of ClassFolders for both, as text.
+        sources: arguments of ClassFolders for both.
     """
 
     path: str
     classes: list[str]
     counts: list[int]
-    sources: list[str]
+    sources: list[dict[str, str]]
 
     @property
     def neighbours(self) -> int:
@@ -74,19 +74,22 @@ def read_labels(path: str, images: Folder, out: Path) -> Labels:
             raise UserError(f'folders in {folders[1]} must be named as those in {folders[0]}, got {unknown[0]}')
         if not found[1]:
             raise UserError(f'{folders[1]} must hold a folder of images for each class, got none')
-        sources = [f'data_prefix={folder!r}' for folder in folders]
+        sources = [dict(data_prefix=folder) for folder in folders]
         return Labels(path, classes, [sum(map(len, part.values())) for part in found], sources)
     parts: list[list[str]] = [[], []]
     for label, name in enumerate(classes):
         for index, image in enumerate(found[0][name]):
             is_asked = index % FOLD == FOLD // 2 or len(found[0][name]) <= FOLD // 2 and index == 1
             parts[is_asked].append(f'{image} {label}\n')
-    lists = [out / f'labels_{split}.txt' for split in SPLITS]
-    for file, lines in zip(lists, parts):
-        with atomic_write(file) as temporary:
-            temporary.write_text(''.join(lines), encoding='utf-8')
-    sources = [f'data_prefix={path!r}, ann_file={str(file)!r}' for file in lists]
+    sources = [write_list(out / f'labels_{split}.txt', path, lines) for split, lines in zip(SPLITS, parts)]
     return Labels(path, classes, [len(part) for part in parts], sources)
+
+
+def write_list(file: Path, folder: str, lines: list[str]) -> dict[str, str]:
+    """Write lines of a path in a folder and the number of a class; returns arguments of ClassFolders."""
+    with atomic_write(file) as temporary:
+        temporary.write_text(''.join(lines), encoding='utf-8')
+    return dict(data_prefix=folder, ann_file=str(file))
 
 
 def _check_bands(images: Folder, file: str) -> None:

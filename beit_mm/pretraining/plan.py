@@ -4,6 +4,7 @@ import os
 from dataclasses import dataclass
 
 import torch
+from mmengine.config import Config
 
 from .folder import Folder
 
@@ -24,21 +25,18 @@ class Plan:
 
     Attributes:
         trunk: name in TRUNKS.
+        widths: embed_dim, depth and num_heads.
         img_size, patch_size: of the trunk's images, in pixels.
         batch: images per step and process.
         workers: of a loader.
     """
 
     trunk: str
+    widths: tuple[int, int, int]
     img_size: int
     patch_size: int
     batch: int
     workers: int
-
-    @property
-    def widths(self) -> tuple[int, int, int]:
-        """embed_dim, depth and num_heads."""
-        return TRUNKS[self.trunk][:3]
 
     @property
     def vocab_size(self) -> int:
@@ -68,6 +66,14 @@ class Plan:
         return float(f'{TRUNKS[self.trunk][3] * (self.batch * processes / 64) ** 0.5:.2g}')
 
 
+def plan_of(cfg: Config) -> Plan:
+    """The plan of a config with a trunk of any sizes; its name is that of the plan that is most nearly as wide."""
+    backbone, loader = cfg.model.backbone, cfg.train_dataloader
+    trunk = min(TRUNKS, key=lambda name: abs(TRUNKS[name][0] - backbone.embed_dim))
+    widths = backbone.embed_dim, backbone.depth, backbone.num_heads
+    return Plan(trunk, widths, backbone.img_size, backbone.patch_size, loader.batch_size, loader.num_workers)
+
+
 def candidates(folder: Folder, processes: int = 1) -> list[Plan]:
     """Plans for a folder, the cheapest first."""
     sides = [side for side in SIDES if side <= folder.side] or [SIDES[-1]]
@@ -82,7 +88,7 @@ def candidates(folder: Folder, processes: int = 1) -> list[Plan]:
     batch = min(128 if has_gpu else 64, 2 ** ((folder.num_images // processes // 2).bit_length() - 1))
     # Without a GPU the model takes the cores.
     workers = max(1, min(8, cores - 1) if has_gpu else cores // 4)
-    plans = [Plan(trunk, side, patch, batch, workers) for trunk in trunks for side in sides]
+    plans = [Plan(trunk, TRUNKS[trunk][:3], side, patch, batch, workers) for trunk in trunks for side in sides]
     return sorted(plans, key=lambda plan: plan.cost)
 
 

@@ -8,7 +8,7 @@ from argparse import Namespace
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 from mmengine.config import Config
@@ -23,7 +23,7 @@ from beit_mm.errors import UserError
 from beit_mm.text import show
 from beit_mm.visualization.report.logs import current_training, read_curves, read_sessions
 
-from .configs import train_tool, Writer
+from .configs import FINETUNE_EPOCHS, train_tool, Writer
 from .folder import Folder, look_at
 from .labels import Labels, read_labels
 from .measuring import measure_step
@@ -101,17 +101,17 @@ class Pretraining:
     def _look(self, labels: str | None) -> tuple[Folder, Labels | None]:
         prepare_folder(self.out, self.path)
         folder = look_at(self.path, self.limit)
-        _say(folder=self.path, **folder.describe())
+        say(folder=self.path, **folder.describe())
         known = read_labels(labels, folder, self.out) if labels else None
         if known:
-            _say(labels=known.describe())
+            say(labels=known.describe())
         return folder, known
 
     def _write(self, stage: str, steps: int, step: float, start: Path | None) -> None:
         """Write a config, unless it has been changed since it was written, and say what it does."""
         file = self.writer.file(stage)
         if file.exists() and file.read_text(encoding='utf-8') != self.written[stage]:
-            _say(**{NAMES[stage]: f'as {file} says, which has been changed'})
+            say(**{NAMES[stage]: f'as {file} says, which has been changed'})
             return
         plan, folder = self.writer.plan, self.writer.folder
         batch = self.writer.processes * (plan.tokenizer_batch if stage == 'tokenizer' else plan.batch)
@@ -121,8 +121,8 @@ class Pretraining:
         chosen = f'Chosen for {self.minutes:g} minutes on this machine, from measured steps: {plan.describe()}.'
         self.written[stage] = self.writer.write(stage, steps, start, [*seen, chosen, text])
         if stage == 'pretrain' and self.writer.labels:
-            self.writer.write('finetune', 0, self.writer.checkpoint(stage, steps))
-        _say(**{NAMES[stage]: text})
+            self.writer.write('finetune', FINETUNE_EPOCHS, self.writer.checkpoint(stage, steps))
+        say(**{NAMES[stage]: text})
 
     def _measure(self, stage: str) -> float:
         step = measure_step(self.writer.text(stage, MEASURED[stage]), self.limit, self.launcher)
@@ -141,7 +141,7 @@ class Pretraining:
                 plans = [other for other in plans if other in measured]
         if measured[plan] == math.inf:
             raise UserError(f'the memory of this machine is too small for {plan.describe()}')
-        _say(model=plan.describe())
+        say(model=plan.describe())
         return measured[plan]
 
 
@@ -169,10 +169,10 @@ def on_first(job: Callable, *arguments) -> Any:
     return result[0]
 
 
-def train_stage(config: Path, resume: str | None, launcher: str) -> None:
-    """Train by a config, as tools/train.py does; the log goes to standard error."""
+def train_stage(config: Path, resume: str | None, launcher: str, log: TextIO | None = None) -> None:
+    """Train by a config, as tools/train.py does; the log goes to a stream, by default to standard error."""
     arguments = dict(config=str(config), work_dir=None, cfg_options=None, resume=resume, launcher=launcher)
-    with redirect_stdout(sys.stderr):
+    with redirect_stdout(log or sys.stderr):
         train(Namespace(**arguments, no_validate=False, auto_scale_lr=False))
 
 
@@ -220,7 +220,7 @@ def report(out: Path, before: dict[str, float] | None = None) -> None:
     config = out / 'pretrain.py'
     cfg = read_config(config)
     weights = Path(cfg.work_dir, f'iter_{cfg.train_cfg.max_iters}.pth')
-    _say(weights=weights, log=Path(cfg.work_dir, 'report.html'))
+    say(weights=weights, log=Path(cfg.work_dir, 'report.html'))
     if neighbours_hook(cfg):
         curves = {curve.name: curve for curve in read_curves(current_training(read_sessions(Path(cfg.work_dir))))[1]}
         before = before or score_random_weights(cfg)
@@ -228,7 +228,7 @@ def report(out: Path, before: dict[str, float] | None = None) -> None:
             score = (
                 f'{curves[name].values[-1]:.1f} % of labelled images right, {before[name]:.1f} % before the training'
             )
-            _say(**{name.partition('/')[0]: f'{score}: {words}'})
+            say(**{name.partition('/')[0]: f'{score}: {words}'})
     lines = [f'beit-mm features {show(cfg.data_root)} --model {config} --weights {weights} --out {out}/features.npz']
     if (out / 'finetune.py').is_file():
         lines.append(f'python {train_tool()} {out}/finetune.py')
@@ -250,7 +250,7 @@ def score_random_weights(cfg: Config) -> dict[str, float]:
         return hook.scores(model)
 
 
-def _say(**lines: object) -> None:
+def say(**lines: object) -> None:
     """Print aligned lines of a name and a text, once."""
     for name, text in lines.items() if is_main_process() else ():
         print(f'{name.replace("_", " "):<13} {show(text)}', flush=True)

@@ -1,7 +1,7 @@
 """Texts of the configs that a pre-training writes, in the style of configs/own_data, filled by str.format."""
 
 HEAD = """\
-# {title}, written by `beit-mm pretrain` for {name}.
+# {title}, written by `beit-mm {command}` for {name}.
 #
 #   python {train} {file}
 #
@@ -15,7 +15,7 @@ DATA = """
 data_root = {folder.path!r}
 img_size, patch_size = {plan.img_size}, {plan.patch_size}  # pixels; the first is a multiple of the second
 in_channels, highest = {folder.bands}, {highest}  # bands, and the largest value of their bits
-max_iters = {max_iters}
+max_iters = {length}
 
 work_dir = {work_dir!r}
 view_size = img_size // patch_size * 8  # the tokenizer gives a token for 8 x 8 pixels
@@ -99,8 +99,8 @@ default_hooks = dict(
 NEIGHBOURS = """
 # The scores linear/top1 and knn/top1: how many labelled images are classified right by the trunk's features, in which
 # the others are known.
-neighbours = dict({labels.sources[0]})
-asked = dict({labels.sources[1]})
+neighbours = dict({known})
+asked = dict({asked})
 labelled = dict(batch_size={plan.batch}, num_workers={plan.workers})
 labelled_images = dict(
     type='beit_mm.ClassFolders',
@@ -125,13 +125,13 @@ FINETUNE = """
 classes = {classes}
 img_size, patch_size = {plan.img_size}, {plan.patch_size}  # as in pretrain.py
 in_channels = {folder.bands}
-max_epochs = 30
+max_epochs = {length}
 
 work_dir = {work_dir!r}
 model = dict(
     backbone=dict(
         img_size=img_size, patch_size=patch_size, in_channels=in_channels, {widths},
-        init_cfg=dict(checkpoint={checkpoint!r})),
+        init_cfg={init_cfg}),
     head=dict(num_classes=len(classes), in_channels={embed_dim}),
     train_cfg=dict(_delete_=True),
     data_preprocessor=dict(
@@ -147,7 +147,7 @@ train_dataloader = dict(
     dataset=dict(
         _delete_=True,
         **labelled,
-        {labels.sources[0]},
+        {known},
         pipeline=[
             load, dict(_base_.random_crop, scale=img_size, crop_ratio_range=(0.5, 1.0)), _base_.flip,
             dict(type='beit_mm.PackInputs')
@@ -158,7 +158,7 @@ val_dataloader = dict(
     dataset=dict(
         _delete_=True,
         **labelled,
-        {labels.sources[1]},
+        {asked},
         pipeline=[
             load, dict(_base_.resize, scale=img_size), dict(_base_.center_crop, crop_size=img_size),
             dict(type='PackInputs')
@@ -179,4 +179,11 @@ param_scheduler = [
 train_cfg = dict(max_epochs=max_epochs, val_interval=5)
 default_hooks = dict(logger=dict(interval=10), checkpoint=dict(interval=5, save_best=None))
 auto_scale_lr = dict(base_batch_size={finetune_batch})
+"""
+
+EVALUATED = """
+# Only the last score counts.
+randomness = dict(seed={seed})
+train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
+default_hooks = dict(logger=dict(interval=10), checkpoint=None, pictures=None, report=None)
 """

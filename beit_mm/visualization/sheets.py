@@ -74,6 +74,18 @@ def to_picture(image: np.ndarray) -> np.ndarray:
     return (255 * (image - image.min()) / max(float(np.ptp(image)), 1e-6)).astype(np.uint8)
 
 
+def principal_colors(features: np.ndarray) -> list[np.ndarray]:
+    """Features (B, h, w, C) of patches to colors: their first three principal components over all images."""
+    batch, height, width, channels = features.shape
+    flat = features.reshape(-1, channels).astype(np.float64)
+    flat -= flat.mean(axis=0)
+    _, _, directions = np.linalg.svd(flat, full_matrices=False)
+    parts = flat @ directions[:3].T
+    low, high = np.percentile(parts, (2, 98), axis=0)
+    colors = np.clip(255 * (parts - low) / np.maximum(high - low, 1e-6), 0, 255).astype(np.uint8)
+    return list(colors.reshape(batch, height, width, -1))
+
+
 def draw_text(text: str, color: str = 'black', width: float = float('inf')) -> Image.Image:
     """A line of text, cut to a width in pixels."""
     text, font = fit_font(show(text))
