@@ -63,3 +63,9 @@ def find_own_code(trace: str, *others: Path) -> str | None:
             is_own = not any(path.is_relative_to(folder) for folder in (Path(__file__).parent, *others))
             return f'{file}, line {line}' if is_own else None
     return None
+
+
+def hint_at_bands(number: int) -> str:
+    """How images are loaded with this number of bands."""
+    kind, bands = {1: ('grayscale', 'one band'), 3: ('color', 'three bands')}.get(number, ('unchanged', 'all bands'))
+    return f'color_type={kind!r} of beit_mm.LoadImage loads {bands} of a file'

@@ -38,6 +38,10 @@ def atomic_write(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         os.replace(temporary, path)
+    except OSError as error:
+        if str(error.filename) == str(temporary) and error.filename2 is None:
+            error.filename = str(path)  # the name that the caller knows
+        raise
     finally:
         if temporary.is_dir():
             shutil.rmtree(temporary)

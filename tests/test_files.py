@@ -46,6 +46,14 @@ def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path):
     assert path.read_text() == 'before' and list(tmp_path.iterdir()) == [path]
 
 
+def test_an_error_of_the_system_names_the_file_that_was_asked_for(tmp_path):
+    path = tmp_path / 'report.html'
+    with pytest.raises(IsADirectoryError) as info, atomic_write(path) as temporary:
+        temporary.mkdir()
+        open(temporary, 'w')
+    assert info.value.filename == str(path) and str(path) in str(info.value) and '.partial' not in str(info.value)
+
+
 def test_hosts_and_threads_never_share_a_temporary_file(tmp_path, monkeypatch):
     """Two nodes may have processes of the same number."""
 

@@ -38,10 +38,12 @@ def check_data(cfg: Config, dataloaders: Iterable[str]) -> None:
 
 
 def check_checkpoint(key: str, checkpoint: str) -> None:
-    """FileNotFoundError if a checkpoint is neither a file, a folder with weights nor an address, ValueError if its
-    `#sha256=` is no checksum.
+    """FileNotFoundError if a checkpoint is neither a file, a folder with weights nor an address, ValueError if it is
+    an empty text or its `#sha256=` is no checksum.
     """
     path, _ = split_checksum(checkpoint)
+    if not path:
+        raise UserError(f'{key} must name a checkpoint, got an empty text')
     if '://' in path or path.startswith(HUB):
         return
     if find_weights(Path(path).expanduser()) is None:
@@ -60,13 +62,13 @@ def check_files(cfg: dict, dataloaders: Iterable[str]) -> Iterator[Problem]:
             starts[f'{key}.checkpoint'] = node.get('checkpoint')
     for key, checkpoint in starts.items():
         try:
-            if checkpoint:
+            if checkpoint or key == 'load_from' and checkpoint is not None:  # init_cfg without a name is no start
                 check_checkpoint(key, checkpoint)
         except FileNotFoundError as error:
             fact = str(error).removeprefix(key).strip()
             yield Problem(key, fact if fact.endswith('?') else f'{fact}; run what writes it, or give another path')
         except ValueError as error:
-            yield Problem(key, str(error))
+            yield Problem(key, str(error).removeprefix(key).strip())
 
 
 def check_starts(cfg: dict) -> Iterator[Problem]:
@@ -100,7 +102,7 @@ def _missing_labels(cfg: dict, dataloaders: Iterable[str]) -> Iterator[Problem]:
         types = {str(metric.get('type')).rpartition('.')[2] for _, metric in metrics if not metric.get('format_only')}
         for key, node in walk(cfg.get(loader), loader):
             prefixes, steps = node.get('data_prefix'), node.get('pipeline')
-            lacks_maps = isinstance(prefixes, dict) and 'img_path' in prefixes and 'seg_map_path' not in prefixes
+            lacks_maps = isinstance(prefixes, dict) and 'img_path' in prefixes and prefixes.get('seg_map_path') is None
             if 'IoUMetric' in types and steps and (lacks_maps or 'Annotations' not in str(steps)):
                 what = 'data_prefix has no seg_map_path' if lacks_maps else 'the pipeline has no LoadAnnotations'
                 yield Problem(key, f'no label maps to compare with, since {what}; {WITHOUT_LABELS.format("segment")}')

@@ -8,7 +8,7 @@ from mmpretrain.models import ClsDataPreprocessor as HostClsDataPreprocessor
 from mmseg.models import SegDataPreProcessor as HostSegDataPreProcessor
 from torch import Tensor
 
-from beit_mm.errors import UserError
+from beit_mm.errors import hint_at_bands, UserError
 from beit_mm.registry import MODELS
 
 # Of ITU-R BT.601, as in Pillow's conversion to grey values.
@@ -54,7 +54,7 @@ class _Normalising(BaseDataPreprocessor):
         if numbers not in (1, channels):
             raise UserError(
                 f'mean and std of data_preprocessor must have {channels} numbers, one for each channel of the images, '
-                f"got {numbers}; color_type='unchanged' of beit_mm.LoadImage loads all bands of a file"
+                f'got {numbers}; {hint_at_bands(numbers)}'
             )
 
     def forward(self, data: dict, training: bool = False) -> dict:

@@ -183,9 +183,10 @@ def resume(path: str, out: Path, launcher: str) -> None:
     """
     start_processes(launcher)
     files = [out / f'{stage}.py' for stage in STAGES]
+    if missing := [file.name for file in files if not file.is_file()]:
+        mend = 'leave out --resume' if len(missing) == len(files) else 'leave out --resume and name another --out'
+        raise UserError(f'there is nothing to resume in {out}: {missing[0]} is missing; {mend}')
     for file in files:
-        if not file.is_file():
-            raise UserError(f'there is nothing to resume in {out}: {file.name} is missing; leave out --resume')
         cfg = read_config(file)
         if cfg.get('data_root') != path:
             raise UserError(f'{file} is for the images in {cfg.get("data_root")}, got {path}; name another --out')

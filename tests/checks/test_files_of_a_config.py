@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from beit_mm.checks import check_data
+from beit_mm.checks import check_checkpoint, check_data
 from beit_mm.checks.files import check_files
 from beit_mm.errors import UserError
 
@@ -91,6 +91,7 @@ IMAGES, IOU = dict(img_path='images/training'), dict(type='beit_mm.IoUMetric')
     'dataset, evaluator, words',
     [
         (dict(data_prefix=IMAGES), IOU, 'data_prefix has no seg_map_path; .* beit-mm segment'),
+        (dict(data_prefix=dict(IMAGES, seg_map_path=None)), IOU, 'data_prefix has no seg_map_path; .* beit-mm segment'),
         (dict(data_prefix=SCENES, pipeline=[dict(type='LoadImage')]), [IOU], 'no LoadAnnotations; .* beit-mm segment'),
         (dict(data_prefix=dict(SCENES, seg_map_path='no')), IOU, 'D/no; .* beit-mm segment'),
         (dict(data_prefix='train', with_label=False), dict(metrics=[dict(type='Accuracy')]), 'beit-mm classify'),
@@ -127,3 +128,11 @@ def test_a_missing_checkpoint_is_named_with_its_key(data, missing, what, mend):
     part[1]['checkpoint'] = 'checkpoint.pth'
     for start in ('checkpoint.pth', None, 'https://example.com/a.pth'):
         assert list(check_files(dict(cfg, load_from=start), ())) == []
+
+
+@pytest.mark.parametrize('key', ['load_from', '--resume'])
+def test_an_empty_name_of_a_checkpoint_is_named_with_its_key(key):
+    with pytest.raises(UserError, match=f'^{key} must name a checkpoint, got an empty text$'):
+        check_checkpoint(key, '')
+    problems = [str(problem) for problem in check_files(dict(load_from=''), ())]
+    assert problems == ['load_from: must name a checkpoint, got an empty text']

@@ -14,6 +14,7 @@ from timm.models import adapt_input_conv
 from torch import nn
 
 from beit_mm.datasets import PhotoMetricDistortion
+from beit_mm.errors import UserError
 from beit_mm.models import BEiT, DiscreteVAE, MaskedImageModel, TwoViewPreprocessor
 from beit_mm.models.data_preprocessors import jitter_colors
 
@@ -248,3 +249,16 @@ def test_a_model_of_another_dtype_predicts_much_the_same(build, dtype):
     assert (actual.float() - expected).abs().max() < 20 * eps * expected.abs().max()
     assert torch.equal(model.data_preprocessor.mean, mean) and mean.dtype == torch.float32
     assert len(model.test_step(data)) == 2
+
+
+@pytest.mark.parametrize(
+    'takes, got, kind', [(1, 3, 'grayscale'), (3, 1, 'color'), (3, 4, 'color'), (4, 3, 'unchanged')]
+)
+def test_images_of_other_bands_are_answered_with_the_option_that_loads_the_right_ones(takes, got, kind):
+    model = classifier(takes)
+    with pytest.raises(UserError, match=f"in_channels of the trunk.*; color_type='{kind}' of beit_mm.LoadImage"):
+        model.backbone(torch.zeros(1, got, 32, 32))
+    if takes == 1:  # one mean stands for all bands
+        return
+    with pytest.raises(UserError, match=f"got {takes}; color_type='{kind}' of beit_mm.LoadImage"):
+        model.data_preprocessor(dict(inputs=torch.zeros(1, got, 32, 32)))

@@ -61,6 +61,10 @@ def explain(cfg: Config, runner: Runner, job: Callable[[], object]) -> None:
         advice, explained = _advise_on_memory(cfg, stage, error), error
         if advice:
             explained = OutOfMemory(advice)
+        elif isinstance(error, BadImage):  # in a training others replace it
+            explained = UserError(
+                f'{_last_line(error)}; mend or remove it, no image is replaced in a validation or test'
+            )
         elif isinstance(error, SystemExit) and not isinstance(error, TrainingStopped):
             place = find_own_code(traceback.format_exc(), Path(sys.argv[0]).absolute().parent)
             explained = UserError(f'{place or "a part of the config"} ended the run by sys.exit({error.code!r})')
@@ -171,11 +175,8 @@ def describe_mend(error: Exception, work_dir: str | None) -> str | None:
             if (match := re.search(pattern, str(error))) and not (pattern == LOST and isinstance(error, OSError)):
                 file = getattr(error, 'filename', None) or (work_dir if pattern == FULL else None)
                 return sentence.format(f'{match[0]}: {file}' if file else match[0])
-    if not isinstance(error, (UserError, OutOfMemory, OSError, ImportError)):
-        return describe_bad_data(error)
-    # In a training other images replace bad ones.
-    mend = '; mend or remove it, no image is replaced in a validation or test' if isinstance(error, BadImage) else ''
-    return _last_line(error) + mend
+    is_sentence = isinstance(error, (UserError, OutOfMemory, OSError, ImportError))
+    return _last_line(error) if is_sentence else describe_bad_data(error)
 
 
 def _last_line(error: Exception) -> str:

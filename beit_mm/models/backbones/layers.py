@@ -10,7 +10,7 @@ from mmcv.cnn.bricks import DropPath
 from torch import nn, Tensor
 from torch.nn import functional as F
 
-from beit_mm.errors import UserError
+from beit_mm.errors import hint_at_bands, UserError
 
 from .relative_position import Grid, num_table_rows, Positions, read_bias
 
@@ -40,7 +40,7 @@ class PatchEmbed(nn.Module):
         """Images (B, in_channels, H, W) to patches (B, h * w, embed_dim) and their grid (h, w)."""
         if images.shape[1] != self.in_channels:
             what = f'images must have {self.in_channels} channels (in_channels of the trunk), got {images.shape[1]}'
-            raise UserError(f"{what}; color_type='unchanged' of beit_mm.LoadImage loads all bands of a file")
+            raise UserError(f'{what}; {hint_at_bands(self.in_channels)}')
         grid = patch_grid(images.shape[-2:], self.patch_size)
         if images.is_floating_point():
             images = images.to(self.proj.weight.dtype)  # of models in half precision, too
