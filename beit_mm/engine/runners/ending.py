@@ -27,6 +27,8 @@ from beit_mm.hiding import hide_secrets, hide_secrets_in_logs
 from beit_mm.models.weights import WeightsMismatch
 from beit_mm.text import show
 
+from .interrupts import repeat_interrupt
+
 INTERRUPTED = 128 + signal.SIGINT  # exit code
 TRACEBACK = 'traceback.txt'
 LOST = 'Connection (closed|reset) by peer|remote process exited|Timed out waiting'
@@ -132,6 +134,7 @@ def run(job: Callable[[Namespace], None], args: Namespace | Callable[[], Namespa
     """
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)  # after that of the imports
+    sys.unraisablehook = repeat_interrupt
     hide_secrets_in_logs()
     logging.raiseExceptions = False  # on a full disk each line of a log would be another traceback
     _end_with_launcher()
@@ -144,6 +147,7 @@ def run(job: Callable[[Namespace], None], args: Namespace | Callable[[], Namespa
             note_end(stopped.code, stopped.message)
         code = 0 if launch_dir() else stopped.code  # torchrun takes another for a failure
     except KeyboardInterrupt:
+        sys.unraisablehook = lambda lost: None  # of what was interrupted while it was made
         print('interrupted', file=sys.stderr)
         note_end(INTERRUPTED, 'interrupted')
         _leave(INTERRUPTED)
@@ -175,8 +179,9 @@ def describe_mend(error: Exception, work_dir: str | None) -> str | None:
             if (match := re.search(pattern, str(error))) and not (pattern == LOST and isinstance(error, OSError)):
                 file = getattr(error, 'filename', None) or (work_dir if pattern == FULL else None)
                 return sentence.format(f'{match[0]}: {file}' if file else match[0])
-    is_sentence = isinstance(error, (UserError, OutOfMemory, OSError, ImportError))
-    return _last_line(error) if is_sentence else describe_bad_data(error)
+    if isinstance(error, (UserError, OutOfMemory, OSError, ImportError)):
+        return _last_line(error)
+    return describe_bad_data(error)
 
 
 def _last_line(error: Exception) -> str:

@@ -240,6 +240,29 @@ def test_exit_codes_of_signals(error, launched, code, tmp_path, capsys, monkeypa
         assert (tmp_path / 'attempt_0' / 'end').read_text().startswith('130\n')
 
 
+class Lost:
+    """Raises in its destructor, where Python drops it."""
+
+    def __init__(self, error: type[BaseException]):
+        self.error = error
+
+    def __del__(self):
+        raise self.error
+
+
+def test_an_interruption_of_a_destructor_is_not_lost(capsys, monkeypatch):
+    """And what was interrupted while it was made, such as a loader, says nothing."""
+    monkeypatch.setattr(sys, 'unraisablehook', sys.unraisablehook)  # run sets it
+
+    def job():
+        half_made = Lost(AttributeError)
+        Lost(KeyboardInterrupt)
+        time.sleep(60)
+        del half_made
+
+    assert run(job) == 130 and capsys.readouterr().err == 'interrupted\n'
+
+
 @pytest.mark.parametrize(
     'error, max_restarts, ends',
     [(UserError('a mistake'), 3, True), (UserError('a mistake'), 0, False), (OSError(5, 'input/output'), 3, False)],
