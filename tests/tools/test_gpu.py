@@ -120,6 +120,14 @@ def test_parts_for_which_no_time_is_left_are_named(tmp_path, monkeypatch):
     assert '- trajectory: not begun' in gpu_tables.tables(figures)
 
 
+def test_without_a_gpu_only_small_sizes_are_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu, 'start', lambda *_: subprocess.Popen(['true'], start_new_session=True))
+    monkeypatch.setattr(gpu, 'finish', lambda *_: dict(facts=dict(kind='cpu')))
+    with pytest.raises(SystemExit, match='torch finds no GPU here; --small tries everything on a CPU'):
+        gpu.run_parts(tmp_path, small=False, seconds=100)
+    assert list(gpu.run_parts(tmp_path, small=True, seconds=100)['parts']) == list(gpu.PARTS)
+
+
 def test_a_page_without_markers_is_left_as_it_is(tmp_path):
     page = tmp_path / 'page.md'
     page.write_text('text')

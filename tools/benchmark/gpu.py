@@ -73,6 +73,8 @@ def run_parts(out: Path, small: bool, seconds: float) -> dict[str, Any]:
                 children += [start(part, out, small) for part in list(PARTS)[len(children) : index + 2]]
                 figures['parts'][name] = finish(name, children[index], min(PARTS[name], left), out)
             write_json(out / FIGURES, figures)
+            if not small and figures['parts'][name].get('facts', {}).get('kind') == 'cpu':
+                sys.exit('torch finds no GPU here; --small tries everything on a CPU, with tiny sizes')
     finally:
         for child in children:
             end_group(child)

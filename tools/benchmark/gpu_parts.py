@@ -29,9 +29,8 @@ from torch.profiler import ProfilerActivity
 from beit_mm.config.reading import read_config
 from beit_mm.doctor import attention as kernels
 from beit_mm.doctor import machine as here
-from beit_mm.doctor import reference
+from beit_mm.doctor import reference, report
 from beit_mm.doctor.diagnosis import examine
-from beit_mm.doctor.report import describe
 from beit_mm.doctor.speed import published_peak
 from beit_mm.engine.hooks.machine_hook import device_name, KERNELS, only_kernels
 from beit_mm.engine.optimizers.constructors import LayerDecayOptimWrapperConstructor
@@ -238,10 +237,10 @@ def attention(run: Run) -> Found:
 def doctor(run: Run) -> Found:
     """`beit-mm doctor --config ... --out machine.py`, with the report for people too."""
     if run.is_small:
-        kernels.LENGTHS = (64, 197)
+        kernels.LENGTHS = report.LENGTHS = (64, 197)
     config = str(ROOT / 'configs' / ('demo/pretrain.py' if run.is_small else 'beit_pretrain.py'))
     result = examine(read_config(config), minutes=0.3 if run.is_small else 1.1)
-    yield dict(diagnosis=result.as_json(), report=list(describe(result)))
+    yield dict(diagnosis=result.as_json(), report=list(report.describe(result)))
     if result.step:
         result.write(config, run.out / 'machine.py')
 

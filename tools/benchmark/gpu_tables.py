@@ -49,8 +49,11 @@ def _lines(figures: dict[str, Any]) -> Iterator[str]:
         yield from _comparison(title, parts.get(name, {}))
     if 'ms' in parts.get('profile', {}):
         yield from _profile(parts['profile'])
+    if sizes := (parts.get('doctor', {}).get('diagnosis', {}).get('step') or {}).get('sizes'):
+        yield from ('', '### Images in a pre-training step, by the doctor', '')
+        yield from _table(['images', 'images/s', 'ms', 'working memory'], map(_size, sizes))
     if 'report' in parts.get('doctor', {}):
-        yield from ('', "### The doctor's report", '', '```text', *parts['doctor']['report'], '```')
+        yield from ('', "### The doctor's report", '', '```text', *parts['doctor']['report'][:-1], '```')
     seconds = ', '.join(f'{name} {part["seconds"]:.0f}' for name, part in parts.items() if 'seconds' in part)
     yield from ('', f'Seconds of each part: {seconds}.')
 
@@ -101,6 +104,11 @@ def _comparison(title: str, part: dict[str, Any]) -> Iterator[str]:
         left_out = [f'{x["name"]} ({x["reason"]})' for x in part.get('left_out', []) if x['section'] == section]
         if left_out:
             yield from ('', f'Left out: {"; ".join(left_out)}.')
+
+
+def _size(size: dict[str, Any]) -> list[str]:
+    memory = '' if size['memory'] is None else f'{size["memory"] / 2**20:,.0f} MiB'
+    return [f'{size["images"]:,}', f'{size["images"] / size["seconds"]:.4g}', f'{1e3 * size["seconds"]:.4g}', memory]
 
 
 def _profile(profile: dict[str, Any]) -> Iterator[str]:
