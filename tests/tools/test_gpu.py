@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from support import ROOT
@@ -70,7 +71,7 @@ def test_the_whole_script_with_tiny_sizes(tmp_path):
     assert tables == gpu_tables.tables(figures) and 'equal bit for bit' in tables and 'What failed' not in tables
     assert all(f'| {row["name"]} | {row["dtype"]} | {1 / row["seconds"]:.4g} |' in tables
                for part in gpu_tables.TITLES for row in parts[part]['rows'])  # yapf: disable
-    page = shutil.copy(ROOT / 'docs/performance.md', tmp_path)
+    page = Path(shutil.copy(ROOT / 'docs/performance.md', tmp_path))
     for _ in range(2):  # in place of those that are there
         subprocess.run([sys.executable, ROOT / 'tools/benchmark/gpu.py', '--table', tmp_path / 'figures.json',
                         '--page', page], check=True)  # yapf: disable
