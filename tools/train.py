@@ -1,11 +1,12 @@
 """Train a model from a config file: python tools/train.py CONFIG"""
 
-import argparse
 import os
 import signal
 
 if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # while torch is imported; not ignored, as by nohup
     signal.signal(signal.SIGINT, lambda *_: (os.write(2, b'interrupted\n'), os._exit(130)))
+
+import argparse
 
 from beit_mm.config.reading import Options, Parser
 from beit_mm.engine.runners.ending import run

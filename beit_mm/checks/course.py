@@ -147,7 +147,9 @@ def check_batch(cfg: dict, num_processes: int | None, text: str) -> Iterator[Pro
 
 
 def _times(factor: float) -> str:
-    return f'{factor:.3g} times too high' if factor > 1 else f'{1 / factor:.3g} times too low'
+    times = max(factor, 1 / factor)
+    number = f'{times:,.0f}' if times >= 100 else f'{times:.3g}'
+    return f'{number} times too {"high" if factor > 1 else "low"}'
 
 
 def recipe_accumulation(text: str) -> int:

@@ -71,6 +71,7 @@ def test_malicious_weights_end_a_tool_in_one_sentence(tmp_path, words, name, for
         (f'{{bad}}#sha256={"0" * 64}', f'bad.pth must have the SHA-256 {"0" * 64}, got '),
         ('{bad}#sha256=0', 'at the end of a checkpoint must give 64 hexadecimal digits'),
         (str, 'CHECKPOINT names a folder without weights'),
+        ('', 'CHECKPOINT must name a checkpoint, got an empty text'),
         ('{bad}x', 'CHECKPOINT names a checkpoint that does not exist'),
     ],
 )

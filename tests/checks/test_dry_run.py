@@ -119,6 +119,7 @@ def test_the_hosts_own_configs_have_no_errors(host, name):
         (8, {}, ()),
         (4, {}, ('4 x 128 images', '512 per update', '1024', '2 times too high', 'optimizer.lr=0.002')),
         (16, {}, ('2 times too low', 'optimizer.lr=0.008')),
+        (1, {'train_dataloader.batch_size': 1}, ('1,024 times too high',)),
         (4, {'optim_wrapper.accumulative_counts': 2}, ()),
         (4, {'auto_scale_lr.enable': True}, ()),
         (1, {'auto_scale_lr.enable': True, 'optim_wrapper.accumulative_counts': 8}, ('8 times too low', 'lr=0.004')),

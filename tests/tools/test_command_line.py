@@ -209,12 +209,17 @@ def test_a_port_in_use_is_one_sentence_and_the_last():
     assert 'Traceback' not in output
 
 
-SCRIPTS = 'train.py', 'test.py', 'torchrun.py', 'benchmark', 'misc/print_config.py', 'analysis_tools/report.py'
+ANALYSIS = 'analysis_tools/report.py', 'analysis_tools/score_tokenizer.py'
+SCRIPTS = 'train.py', 'test.py', 'torchrun.py', 'benchmark', 'misc/print_config.py', *ANALYSIS
+COMMANDS = [*([f'tools/{name}'] for name in SCRIPTS), DEMO_COMMAND, CHECK]
 
 
-@pytest.mark.parametrize('words', [*([f'tools/{name}'] for name in SCRIPTS), DEMO_COMMAND, CHECK])
-def test_ctrl_c_while_torch_is_imported(words, tmp_path):
-    (tmp_path / 'torch.py').write_text('import os, signal\nos.kill(os.getpid(), signal.SIGINT)')
+@pytest.mark.parametrize(
+    'words, module',
+    [*((words, 'torch') for words in COMMANDS), *((words, 'argparse') for words in (*COMMANDS[:2], *COMMANDS[-2:]))],
+)
+def test_ctrl_c_while_a_module_is_imported(words, module, tmp_path):
+    (tmp_path / f'{module}.py').write_text('import os, signal\nos.kill(os.getpid(), signal.SIGINT)')
     paths = dict(PYTHONPATH=f'{tmp_path}{os.pathsep}{ROOT}')
     ended = subprocess.run(
         [sys.executable, *(word.format(tmp_path) for word in words)],

@@ -8,9 +8,14 @@ Example:
 """
 
 import argparse
+import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import redirect_stdout
+
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # while torch is imported; not ignored, as by nohup
+    signal.signal(signal.SIGINT, lambda *_: (os.write(2, b'interrupted\n'), os._exit(130)))
 
 with redirect_stdout(sys.stderr):  # the hosts print while they are imported
     import numpy as np
