@@ -23,6 +23,7 @@ from beit_mm.models.weight_layouts import LAYOUTS, NECKS_NORM
 from beit_mm.models.weights import BLOCK_TABLE, grid_of_table, read_grid, SHARED_TABLE
 from beit_mm.text import show_start
 
+from .image_processor import image_processor
 from .mapping import find_beit
 from .sources import read_from_anywhere
 
@@ -35,16 +36,6 @@ CLASSES = dict(
     trunk='BeitModel',
 )
 OUT_INDICES = {12: (3, 5, 7, 11), 24: (7, 11, 15, 23)}  # of the release's segmentors
-# Of the images of the released models, for transformers' image processor.
-PREPROCESSOR = dict(
-    image_processor_type='BeitImageProcessor',
-    do_resize=True,
-    resample=2,
-    do_center_crop=False,
-    do_rescale=True,
-    do_normalize=True,
-    do_reduce_labels=False,
-)
 HEAD_WIDTH = 64  # of every released model; used if there is no bias table to read the number of heads from
 
 
@@ -84,18 +75,21 @@ def convert(source: str, target: str, layout: str, out_indices: list[int] | None
     yield from _lines(moves, unknown)
     meta = content.get('meta')
     data = (meta.get('dataset_meta') if isinstance(meta, dict) else None) or {}
-    config = None
+    config = images = None
     try:
         _check_shapes(weights)
         grid = _grid_of(weights, content)
         theirs, moves, unknown = to_layout(weights, LAYOUTS[layout], task, grid)
         if layout == 'transformers' and grid:
             config = transformers_config(weights, task, grid, out_indices, data.get('classes'))
+            images, whose = image_processor(config, meta)
     except (ValueError, RuntimeError) as error:
         raise UserError(f'{source}: {error}') from error
     with atomic_write(path) as temporary:
-        _write(temporary, theirs, LAYOUTS[layout], task, config, dict(dataset_meta=data) if data else {})
+        _write(temporary, theirs, LAYOUTS[layout], task, config, images, dict(dataset_meta=data) if data else {})
     yield f'{target}: {task} weights, layout {layout}'
+    if images:
+        yield f'  mean and standard deviation in preprocessor_config.json: {whose}'
     yield from _lines([(ours, name) for name, ours in moves], unknown)
 
 
@@ -181,14 +175,19 @@ def _grid_of(weights: dict[str, Tensor], content: dict) -> Grid | None:
     return grid if grid[0] == grid[1] else None
 
 
-def _write(path: Path, weights: dict[str, Tensor], layout: Layout, task: str, config: dict | None, meta: dict) -> None:
+def _write(
+    path: Path,
+    weights: dict[str, Tensor],
+    layout: Layout,
+    task: str,
+    config: dict | None,
+    images: dict | None,
+    meta: dict,
+) -> None:
     if config is not None:
         path.mkdir()
-        (path / 'config.json').write_text(json.dumps(config, indent=2) + '\n')
-        size = {side: int(np.max(config['image_size'])) for side in ('height', 'width')}
-        half = [0.5] * config['num_channels']
-        images = dict(PREPROCESSOR, size=size, crop_size=size, image_mean=half, image_std=half)
-        (path / 'preprocessor_config.json').write_text(json.dumps(images, indent=2) + '\n')
+        for name, content in (('config', config), ('preprocessor_config', images)):
+            (path / f'{name}.json').write_text(json.dumps(content, indent=2) + '\n')
         save_file(weights, path / 'model.safetensors', metadata=dict(format='pt'))
     elif path.suffix == '.safetensors':
         save_file(weights, path, metadata=dict(format='pt', layout=layout.name, kind=task))
