@@ -15,7 +15,7 @@ from PIL import Image
 
 from beit_mm.errors import UserError
 from beit_mm.files import atomic_write
-from beit_mm.text import show_cell
+from beit_mm.text import show, show_cell
 from beit_mm.visualization.reconstruction import draw_reconstructions
 from beit_mm.visualization.sheets import generate_palette, Palette, segmentation_overlay, to_picture
 
@@ -26,6 +26,7 @@ CLASS_KEYS = ('image', 'pred_label', 'pred_class', 'pred_score', 'top_labels', '
 RECONSTRUCTION_KEYS = ('image', 'token_accuracy', 'perplexity', 'mask', 'tokens', 'predicted')
 MAX_SIDE = 8192  # of an overlay, in pixels
 SHEETS = ('.png', '.jpg', '.pdf')
+TABLES = ('.csv', '.parquet')  # of features
 MAX_ROWS = 64  # of a sheet: viewers refuse higher pictures, and all rows stay in memory
 Pairs = Iterator[tuple[NamedImage, dict]]
 
@@ -150,8 +151,15 @@ def _save(picture: Image.Image, path: Path, **options) -> None:
 def write_features(predictions: Predictions, path: Path) -> tuple[int, ...]:
     """Write `images`, their names (N,), and `features`, float32 (N, ...), of a FeatureInferencer to an .npz file.
 
-    Returns the shape of `features`, which must fit in memory; UserError if the features of two images differ in shape.
-    A path without a suffix is a folder for an .npy file per image, in the folders of the images; they may differ.
+    A .csv or .parquet file has a row for each image, with the columns `image`, `feature_0`, `feature_1` and so on;
+    names in .csv are as `show_cell` writes them. A path without a suffix is a folder for an .npy file per image, in
+    the folders of the images.
+
+    Returns the shape of `features`, which must fit in memory.
+
+    Raises:
+        UserError: If the features of two images differ in shape, except in a folder; if they have more dimensions than
+            a table; or if the package for .parquet is missing.
     """
     if not path.suffix:
         return _write_arrays(predictions, result_files(predictions.images, path, '.npy'))
@@ -161,10 +169,29 @@ def write_features(predictions: Predictions, path: Path) -> tuple[int, ...]:
     if len(shapes) > 1:
         text = ' and '.join(f'{shape} of {name}' for shape, name in shapes.items())
         raise UserError(f'features in one file must have one shape, got {text}: give --out a folder instead')
-    features = np.stack([result['features'] for result in results])
+    features, images = np.stack([result['features'] for result in results]), [result['image'] for result in results]
+    if path.suffix in TABLES and features.ndim != 2:
+        raise UserError(f'{path} has a row for each image, got features of shape {features.shape[1:]}: use .npz')
     with atomic_write(path) as temporary:
-        np.savez(temporary, images=np.array([result['image'] for result in results]), features=features)
+        if path.suffix == '.csv':
+            with temporary.open('w', newline='', encoding='utf-8') as file:
+                table = csv.writer(file)
+                table.writerow(['image', *(f'feature_{column}' for column in range(features.shape[1]))])
+                table.writerows([show_cell(name), *row.tolist()] for name, row in zip(images, features))
+        elif path.suffix == '.parquet':
+            _write_parquet(temporary, images, features)
+        else:
+            np.savez(temporary, images=np.array(images), features=features)
     return features.shape
+
+
+def _write_parquet(path: Path, images: list[str], features: np.ndarray) -> None:
+    try:
+        from pyarrow import parquet, table
+    except ImportError as error:
+        raise UserError(f'{path.suffix} files need a package: pip install pyarrow') from error
+    columns = {f'feature_{column}': values for column, values in enumerate(features.T)}
+    parquet.write_table(table(dict(image=[show(name) for name in images], **columns)), path)
 
 
 def _write_arrays(predictions: Predictions, files: dict[str, Path]) -> tuple[int, ...]:

@@ -1,6 +1,7 @@
 """Write features of images, from the trunk of any of the models.
 
-An .npz file has the arrays `images`, the names, and `features`, float32.
+An .npz file has the arrays `images`, the names, and `features`, float32. A
+.csv or .parquet file has a row for each image.
 
 Example:
   beit-mm features photos --model beit-base-p16_22k-to-1k_224 --weights FILE --out features.npz
@@ -17,8 +18,9 @@ POOLINGS = ('mean', 'cls_token', 'patches')
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_images(parser, batch_size=32)
     add = parser.add_argument
-    an_npz = output('.npz', or_folder=True)
-    add('--out', type=an_npz, metavar='OUT', required=True, help='an .npz file, or a folder for an .npy file per image')
+    help_of_out = 'an .npz, .csv or .parquet file, or a folder for an .npy file per image'
+    a_file = output('.npz', '.csv', '.parquet', or_folder=True)
+    add('--out', type=a_file, metavar='OUT', required=True, help=help_of_out)
     add('--own-size', action='store_true', help='take whole images at their own sizes, without a crop')
     add('--pooling', choices=POOLINGS, default='mean', help='of the patches, or the patches themselves; default: mean')
     add('--kind', choices=POOLINGS, dest='pooling', help=argparse.SUPPRESS)  # the name of version 0.1

@@ -12,7 +12,7 @@ from torch import nn, Tensor
 from torch.nn import functional as F
 
 from beit_mm.config.parts import innermost_dataset
-from beit_mm.datasets.transforms.loading import LoadImage, SIMPLEJPEG
+from beit_mm.datasets.transforms.loading import LoadAsStored, LoadImage, SIMPLEJPEG
 
 from .bad_images import BadImage, is_bad_file
 from .listing import IMAGE_SUFFIXES
@@ -27,10 +27,10 @@ except (ValueError, NotImplementedError):  # older releases
     TORCH_HAS_LANCZOS = False
 
 
-def loader_for(channels: int, color_type: str | None = None) -> LoadImage:
+def loader_for(channels: int, color_type: str | None = None, **options) -> LoadImage:
     """The step that reads files for a model with this number of input channels; MMCV's color_type overrides them."""
     by_channels = {1: 'grayscale', 3: 'color'}.get(channels, 'unchanged')
-    return LoadImage(imdecode_backend=SIMPLEJPEG, color_type=color_type or by_channels)
+    return LoadImage(imdecode_backend=SIMPLEJPEG, color_type=color_type or by_channels, **options)
 
 
 LOAD_COLOR = loader_for(3)
@@ -39,8 +39,9 @@ LOAD_COLOR = loader_for(3)
 def find_loader(model: nn.Module, channels: int) -> LoadImage:
     """How files are read for a model: with the bands and bits of the images that its config names."""
     pipeline = _own_dataset(model).get('pipeline') or ()
-    color_types = [step['color_type'] for step in pipeline if 'color_type' in step]
-    return loader_for(channels, *color_types[:1])
+    steps = [step for step in pipeline if 'color_type' in step]
+    kept = {name: step[name] for step in steps[:1] for name in ('color_type', 'value_range') if name in step}
+    return loader_for(channels, **kept)
 
 
 def find_suffixes(model: nn.Module) -> tuple[str, ...]:
@@ -85,6 +86,7 @@ def read_image(source: Source, load: LoadImage = LOAD_COLOR, channels: int = 3) 
         image = image[..., [2, 1, 0, *range(3, image.shape[2])]] if image.shape[2:] > (2,) else image
     else:
         image = source if isinstance(source, np.ndarray) else load(dict(img_path=str(source)))['img']
+    image = image if load.value_range is None else load.fit_values(image)
     image = image[..., 0] if image.shape[2:] == (1,) else image
     if image.ndim not in (2, 3) or image.dtype not in (np.uint8, np.uint16, np.float32) or not image.size:
         raise BadImage(_name(source), f'it must be (H, W, {channels}), got {image.dtype} {image.shape}')
@@ -103,7 +105,7 @@ def read_any(image: Source) -> np.ndarray:
     except BadImage:
         if not isinstance(image, (str, Path)):
             raise
-        return loader_for(channels=0)(dict(img_path=str(image)))['img']
+        return LoadAsStored()(dict(img_path=str(image)))['img']
 
 
 def _name(source: Source) -> str:

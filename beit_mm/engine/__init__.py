@@ -9,7 +9,7 @@ from .hooks.check_weights_hook import CheckWeightsHook
 from .hooks.checkpoint_hook import VerifiedCheckpointHook
 from .hooks.logging_hooks import DeferredRuntimeInfoHook, MainProcessLoggerHook
 from .hooks.machine_hook import MachineHook
-from .hooks.monitoring_hooks import KNNHook, PicturesHook
+from .hooks.monitoring_hooks import CollapseHook, KNNHook, PicturesHook
 from .hooks.report_hook import ReportHook
 from .hooks.stop_hook import StopOnSignalHook
 from .hooks.visualization_hooks import SegVisualizationHook, VisualizationHook
@@ -23,6 +23,7 @@ __all__ = [
     'AnnealHook',
     'AutocastOptimWrapper',
     'CheckWeightsHook',
+    'CollapseHook',
     'DeferredRuntimeInfoHook',
     'EpochTrainLoop',
     'FullyShardedStrategy',

@@ -192,6 +192,13 @@ class IoUMetric(HostIoUMetric):
         return totals
 
 
+def rank_me(features: Tensor) -> float:
+    """How many directions the features (N, C) of images fill, 1 to C: RankMe (arXiv 2210.02885, equation 3)."""
+    values = torch.linalg.svdvals(features.double())
+    shares = values / values.sum().clamp(min=1e-12)
+    return torch.exp(-torch.special.xlogy(shares, shares).sum()).item()
+
+
 def predict_by_neighbours(
     features: Tensor, train_features: Tensor, train_labels: Tensor, k: int = 20, temperature: float = 0.07
 ) -> Tensor:

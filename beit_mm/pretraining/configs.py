@@ -77,7 +77,8 @@ class Writer:
             total=plan.batch * self.processes,
             highest=2**folder.bits - 1,
             load="imdecode_backend='simplejpeg'"
-            + ('' if folder.color_type == 'color' else f', color_type={folder.color_type!r}'),
+            + ('' if folder.color_type == 'color' else f', color_type={folder.color_type!r}')
+            + (f',\n            value_range={folder.value_range}' if folder.value_range else ''),
             extensions=f', extensions={folder.extensions}' if folder.extensions else '',
             bad_share=round(min(MAX_BAD_SHARE, max(0.05, 2 * len(folder.bad) / max(1, folder.num_seen))), 3),
             order=' in RGB' if folder.bands == 3 else '',

@@ -279,9 +279,9 @@ def _read_pretraining(root: Path) -> Config:
 
 def _folder_of(cfg: Config) -> Folder:
     """What the config says of the images that it is for."""
+    kind = dict(bands=cfg.in_channels, bits=cfg.highest.bit_length(), value_range=cfg.load.get('value_range'))
     extensions, color_type = cfg.train_dataloader.dataset.get('extensions'), cfg.load.get('color_type', 'color')
-    kind = dict(bands=cfg.in_channels, bits=cfg.highest.bit_length(), color_type=color_type)
-    return Folder(cfg.data_root, 0, extensions=extensions, **kind)
+    return Folder(cfg.data_root, 0, extensions=extensions, color_type=color_type, **kind)
 
 
 def _read_part(source: dict[str, str], labels: Labels, images: Folder) -> Part:

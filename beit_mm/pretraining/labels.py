@@ -93,7 +93,7 @@ def write_list(file: Path, folder: str, lines: list[str]) -> dict[str, str]:
 
 
 def _check_bands(images: Folder, file: str) -> None:
-    pixels = LoadImage(color_type=images.color_type)(dict(img_path=file))['img']
+    pixels = LoadImage(color_type=images.color_type, value_range=images.value_range)(dict(img_path=file))['img']
     got = math.prod(pixels.shape[2:]), 8 * pixels.dtype.itemsize
     if got != (images.bands, images.bits):
         expected = f'{images.bands} bands of {images.bits} bits as the images in {images.path}'

@@ -12,6 +12,7 @@ default_hooks = dict(
     visualization=dict(type='beit_mm.VisualizationHook', enable=False),
     pictures=dict(type='beit_mm.PicturesHook', interval=1000),
     report=dict(type='beit_mm.ReportHook'),
+    collapse=dict(type='beit_mm.CollapseHook'),
     stop=dict(type='beit_mm.StopOnSignalHook'),
     watchdog=dict(type='beit_mm.WatchdogHook'))
 env_cfg = dict(

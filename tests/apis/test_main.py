@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas
 import pytest
 import torch
 from PIL import Image
@@ -103,6 +104,15 @@ def test_features_go_to_one_file(call, pretrained, photos, tmp_path):
     assert call('features', [photos], pretrained, '--out', tmp_path / 'f', *whole)[0] == 0
     shapes = [np.load(tmp_path / 'f' / name).shape for name in files_below(tmp_path / 'f')]
     assert shapes == [(4, 5, 32), (3, 3, 32), (4, 5, 32)]  # 60 x 80, 45 x 41
+    pooled = extract_features(pretrained.load(), photos)
+    for name, read in (('f.csv', pandas.read_csv), ('f.parquet', pandas.read_parquet)):
+        assert call('features', [photos], pretrained, '--out', tmp_path / name)[0] == 0
+        table = read(tmp_path / name)
+        assert table.pop('image').tolist() == [result['image'] for result in pooled]
+        assert list(table) == [f'feature_{column}' for column in range(32)]
+        assert np.array_equal(table.to_numpy(np.float32), [result['features'] for result in pooled])
+    code, _, errors = call('features', [photos], pretrained, '--out', tmp_path / 'g.csv', '--pooling', 'patches')
+    assert code == 1 and 'g.csv has a row for each image, got features of shape (2, 2, 32): use .npz' in errors
     code, _, errors = call('features', [photos], pretrained, '--out', tmp_path / 'g.npz', *whole)
     assert code == 1 and 'must have one shape' in errors and 'give --out a folder' in errors
 

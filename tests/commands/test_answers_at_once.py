@@ -75,7 +75,7 @@ MISTAKES = {
     'classify here --model {config} --weights here --batch-size 0': 'a whole number of at least 1, got 0',
     'classify here --model {config} --weights here --out x.txt': 'must end in .json or .csv, got x.txt',
     'classify here --model {config} --weights here --cfg-options a': '--cfg-options takes KEY=VALUE, such as ',
-    'features here --model {config} --weights here --out x.npy': 'must end in .npz, or be a folder, got x.npy',
+    'features here --model {config} --weights here --out x.npy': 'must end in .npz or .csv or .parquet, or be a',
     'segment here --model {config} --weights here --out x --opacity 2': '--opacity: must be 0 to 1, got 2',
     'attention here --model {config} --weights here --points 1;2': 'must be X,Y in whole pixels, such as 120,80, got',
     'pretrain nowhere': 'FOLDER: must be a file or folder that exists, got nowhere',

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from beit_mm.errors import UserError
 from beit_mm.evaluation import IoUMetric, metrics
+from beit_mm.evaluation.metrics import rank_me
 
 
 def perplexity(*shares: float) -> float:
@@ -157,6 +158,13 @@ def test_votes_are_scikit_learns(k, temperature, limit, monkeypatch):
     found = metrics.predict_by_neighbours(features[300:], features[:300], labels[:300], k, temperature)
     assert torch.equal(found, expected) and 0.4 < (found == labels[300:]).double().mean() < 1
     assert held == ([(2, 300)] * 50 if limit == 700 else [(100, 300)])
+
+
+def test_rank_is_the_number_of_directions():
+    assert rank_me(5 * torch.eye(40)[:8]) == pytest.approx(8)
+    assert rank_me(torch.ones(30, 1) @ torch.rand(1, 16)) == pytest.approx(1)
+    values = torch.tensor([3.0, 1.0])  # shares of 3/4 and 1/4
+    assert rank_me(torch.diag(values)) == pytest.approx(math.exp(-0.75 * math.log(0.75) - 0.25 * math.log(0.25)))
 
 
 def test_regression_is_scikit_learns_ridge_of_one_hot_labels():

@@ -15,7 +15,10 @@ def write_images(folder, count: int, bands: int = 3, dtype=np.uint8, suffix: str
     rng, side = np.random.default_rng(seed), 20
     folder.mkdir(exist_ok=True)
     for index in range(count):
-        image = rng.integers(0, np.iinfo(dtype).max // 3, (side, side + index, bands), dtype)
+        if np.dtype(dtype).kind == 'f':
+            image = rng.uniform(-40, 60, (side, side + index, bands)).astype(dtype)
+        else:
+            image = rng.integers(0, np.iinfo(dtype).max // 3, (side, side + index, bands), dtype)
         path = folder / f'{bands}_{index}{suffix}'
         if suffix == '.npy':
             np.save(path, image)
@@ -48,6 +51,31 @@ def test_bands_depth_and_colours_are_those_that_a_training_loads(kind, tmp_path)
     order = [2, 1, 0] if bands == 3 else slice(None)
     assert folder.mean == pytest.approx(values.mean(axis=0)[order], abs=1e-3)
     assert folder.std == pytest.approx(values.std(axis=0)[order], abs=1e-3)
+
+
+def test_real_numbers_are_spread_over_the_values_that_occur(tmp_path):
+    folder = look_at(write_images(tmp_path, 9, bands=2, dtype=np.float32, suffix='.npy'), 60)
+    assert (folder.bands, folder.bits, folder.color_type) == (2, 16, 'unchanged')
+    assert folder.value_range == pytest.approx((-40, 60), abs=1)
+    load = LoadImage(color_type='unchanged', value_range=folder.value_range)
+    values = np.concatenate([load(dict(img_path=str(path)))['img'].reshape(-1, 2) for path in tmp_path.iterdir()])
+    assert folder.mean == pytest.approx(values.astype(float).mean(axis=0), abs=1e-3)
+    assert folder.describe()['bands'].startswith('2 of numbers from -')
+    np.save(tmp_path / 'deep.npy', np.ones((9, 9, 2), np.uint8))
+    with pytest.raises(UserError, match='must have the same bands, got .*other bits'):
+        look_at(str(tmp_path), 60)
+
+
+def test_images_that_look_alike_are_told(tmp_path):
+    rng = np.random.default_rng(0)
+    for index in range(10):
+        coarse = Image.fromarray(rng.integers(0, 200, (9, 9, 3), np.uint8)).resize((90, 90), Image.BICUBIC)
+        coarse.save(tmp_path / f'{index}.png')
+        if index < 3:
+            coarse.resize((60, 60)).point(lambda value: value * 1.2).save(tmp_path / f'{index}.jpg', quality=60)
+    folder = look_at(str(tmp_path), 60)
+    assert folder.num_alike == 3 and folder.num_equal[0] == 0
+    assert folder.describe()['alike'] == '3 of 13 images look like another one, or nearly'
 
 
 def test_pictures_of_several_kinds_are_read_as_colour(tmp_path):

@@ -77,6 +77,7 @@ KINDS = {
     'gray': dict(bands=1),
     'four bands of 16 bits': dict(bands=4, suffix='.tif', dtype='uint16'),
     'thirteen bands': dict(bands=13, suffix='.npy', dtype='uint16'),
+    'real numbers': dict(bands=2, suffix='.npy', dtype='float32'),
 }
 
 

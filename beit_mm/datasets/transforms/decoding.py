@@ -90,7 +90,7 @@ def _check_chunks(content: bytes) -> None:
 
 
 def read_array(content: bytes, max_pixels: int) -> np.ndarray:
-    """An image of any number of bands from an .npy file: uint8 or uint16 (H, W) or (H, W, bands), as it is stored.
+    """An image of any number of bands from an .npy file: whole or real numbers (H, W) or (H, W, bands), as stored.
 
     ValueError if it holds something else, or not as much as its header says.
     """
@@ -98,8 +98,8 @@ def read_array(content: bytes, max_pixels: int) -> np.ndarray:
     version = np.lib.format.read_magic(file)
     read_header = np.lib.format.read_array_header_1_0 if version[0] == 1 else np.lib.format.read_array_header_2_0
     shape, is_fortran, dtype = read_header(file)
-    if len(shape) not in (2, 3) or dtype not in (np.uint8, np.uint16) or is_fortran or not math.prod(shape):
-        raise ValueError(f'an array must be uint8 or uint16 (H, W, bands) in C order, got {dtype} {shape}')
+    if len(shape) not in (2, 3) or dtype.kind not in 'iuf' or is_fortran or not math.prod(shape):
+        raise ValueError(f'an array must be numbers (H, W, bands) in C order, got {dtype} {shape}')
     if shape[0] * shape[1] > max_pixels:
         raise ValueError(f'an image must have at most {max_pixels} pixels, got {shape[1]} x {shape[0]}')
     expected, got = file.tell() + dtype.itemsize * math.prod(shape), len(content)

@@ -40,20 +40,29 @@ class LoadImage(LoadImageFromFile):
     file: uint8 or uint16, (H, W) for one band, else (H, W, bands), the first three of three or four in BGR. More than
     four come from TIFF files, see `read_bands`. All of an .npy file of such an array are in the order of the file.
 
+    Images of other numbers, such as float32 and int16, become uint16 by `value_range`.
+
     Args:
+        value_range: the lowest and the highest value of such images, which become 0 and 65535; those beyond are cut
+            off, and NaN becomes 0. Needs color_type='unchanged'. Images of 8 or 16 bits stay as they are.
         imdecode_backend: one of MMCV's, or 'simplejpeg': libjpeg-turbo for JPEG files, about twice as fast as Pillow
             with the same pixels; Pillow for damaged, rotated and CMYK JPEG files, OpenCV for all other files.
         max_pixels: of a larger image only the header is read (Pillow's own limit is 179 million pixels).
         to_float32, color_type, ignore_empty, backend_args: see MMCV's LoadImageFromFile.
 
     Raises:
-        BadImage: If the file cannot be read, is truncated, has none of FORMATS, cannot be decoded, or would take a
-            decoder far more time or memory than an image needs.
+        BadImage: If the file cannot be read, is truncated, has none of FORMATS, cannot be decoded, has other numbers
+            and there is no `value_range`, or would take a decoder far more time or memory than an image needs.
             With `ignore_empty` the result is None instead, and the data set takes another sample.
     """
 
-    def __init__(self, *args, max_pixels: int = MAX_PIXELS, **kwargs):
+    def __init__(self, *args, max_pixels: int = MAX_PIXELS, value_range: Sequence[float] | None = None, **kwargs):
         super().__init__(*args, **kwargs)
+        if value_range is not None and not (len(value_range) == 2 and value_range[0] < value_range[1]):
+            raise UserError(f'value_range of LoadImage must be (lowest, highest), got {value_range}')
+        if value_range is not None and self.color_type != 'unchanged':
+            raise UserError(f"value_range of LoadImage needs color_type='unchanged', got {self.color_type!r}")
+        self.value_range = value_range
         if self.file_client_args is not None:
             raise UserError('LoadImage takes backend_args instead of file_client_args')
         self.max_pixels = max_pixels
@@ -65,7 +74,7 @@ class LoadImage(LoadImageFromFile):
             content = results.pop('img_bytes', None)
             if content is None:
                 content = fileio.get(results['img_path'], backend_args=self.backend_args)
-            image = self._decode(content)
+            image = self.fit_values(self._decode(content))
         except Exception as error:  # every file backend and decoder has its own classes
             if not is_bad_file(error):
                 raise
@@ -106,6 +115,19 @@ class LoadImage(LoadImageFromFile):
             raise ValueError(f'damaged {header.format} data')
         return image
 
+    def fit_values(self, image: np.ndarray) -> np.ndarray:
+        """An image of any numbers, as it is decoded, as uint8 or uint16; ValueError without a range."""
+        if image.dtype in (np.uint8, np.uint16):
+            return image
+        if self.value_range is None:
+            raise ValueError(
+                f"its numbers are {image.dtype}, not of 8 or 16 bits: set color_type='unchanged' and "
+                'value_range=(lowest, highest) of LoadImage'
+            )
+        low, high = self.value_range
+        shares = (np.nan_to_num(image.astype(np.float64), nan=low) - low) / (high - low)
+        return np.rint(65535 * shares.clip(0, 1)).astype(np.uint16)
+
     def _fit(self, image: np.ndarray) -> np.ndarray:
         """The array of an .npy file as a decoder would give it for the color_type."""
         bands = math.prod(image.shape[2:])
@@ -116,6 +138,16 @@ class LoadImage(LoadImageFromFile):
             raise ValueError(f"it has {bands} bands, and color_type='unchanged' of LoadImage reads them")
         image = (image >> 8).astype(np.uint8) if image.dtype == np.uint16 else image
         return image if bands == wanted == 3 else np.squeeze(np.repeat(image.reshape(*image.shape[:2], 1), wanted, 2))
+
+
+class LoadAsStored(LoadImage):
+    """LoadImage that keeps other numbers than those of 8 or 16 bits, for a look at them."""
+
+    def __init__(self):
+        super().__init__(color_type='unchanged')
+
+    def fit_values(self, image: np.ndarray) -> np.ndarray:
+        return image
 
 
 def _is_upright(content: bytes) -> bool:

@@ -24,9 +24,9 @@ def read_bands(content: bytes, max_pixels: int, color_type: str) -> np.ndarray |
         color_type: of LoadImage. For 'color' RGB has three bands, whatever follows them.
 
     Returns:
-        uint8 or uint16 (H, W, bands) in the order of the file, but the first three of three or four in BGR. None for
-        a picture, which others read: one band, RGB by pixel, palettes, CMYK, JPEG, gray with alpha. Decoders multiply
-        RGB by a fourth band that is marked as transparency.
+        Numbers (H, W, bands) in the order of the file, but the first three of three or four in BGR. None for a picture,
+        which others read: one band of 8 or 16 bits, RGB by pixel, palettes, CMYK, JPEG, gray with alpha. Decoders
+        multiply RGB by a fourth band that is marked as transparency.
 
     Raises:
         ValueError: If the file is damaged, has other values or more than an image needs, or if its compression needs
@@ -43,11 +43,11 @@ def read_bands(content: bytes, max_pixels: int, color_type: str) -> np.ndarray |
         is_rgb = first.photometric == RGB
         is_simple = first.planarconfig == BY_PIXEL and bands <= 4 and first.extrasamples != (UNASSOCIATED,)
         is_picture = is_rgb and (color_type == 'grayscale' or is_simple)
-        is_band = bands < (2 if color_type == 'unchanged' else 3)
+        is_band = bands < (2 if color_type == 'unchanged' else 3) and first.dtype in (np.uint8, np.uint16)
         if is_band or is_picture or first.photometric not in (BLACK_IS_ZERO, RGB):
             return None
-        if first.dtype not in (np.uint8, np.uint16):
-            raise ValueError(f'bands of a TIFF file must be uint8 or uint16, got {first.dtype}: store them so')
+        if first.dtype is None or first.dtype.kind not in 'iuf':
+            raise ValueError(f'bands of a TIFF file must be whole or real numbers, got {first.dtype}')
         num_pixels = first.imagewidth * first.imagelength
         if num_pixels > max_pixels or bands > MAX_BANDS or num_pixels * bands > MAX_VALUES:
             limits = f'at most {max_pixels} pixels, {MAX_BANDS} bands and {MAX_VALUES} values'
@@ -67,7 +67,7 @@ def read_bands(content: bytes, max_pixels: int, color_type: str) -> np.ndarray |
                 raise ValueError(f'TIFF files with compression {name} need pip install imagecodecs') from error
             raise
     if first.samplesperpixel == 1 or first.planarconfig != BY_PIXEL:
-        image = np.stack(planes, axis=-1) if len(planes) > 1 else np.moveaxis(planes[0], 0, -1)
+        image = np.moveaxis(planes[0], 0, -1) if planes[0].ndim == 3 else np.stack(planes, axis=-1)
     else:
         image = planes[0]
     if color_type == 'color' and is_rgb:

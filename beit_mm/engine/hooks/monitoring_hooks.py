@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from beit_mm.datasets.images import input_format, normalize
 from beit_mm.errors import UserError
-from beit_mm.evaluation.metrics import predict_by_neighbours, predict_by_regression
+from beit_mm.evaluation.metrics import predict_by_neighbours, predict_by_regression, rank_me
 from beit_mm.models.backbones.beit import BEiT
 from beit_mm.models.inspection import evaluating, keeping_random_states, unwrap
 from beit_mm.registry import DATASETS, HOOKS
@@ -27,6 +27,12 @@ from .stop_hook import ignore_signals_in_worker
 SET_BY_HOOK = {'batch_sampler', 'collate_fn', 'drop_last', 'sampler', 'shuffle'}  # arguments of a loader
 # Which outputs of a trunk hold these features.
 OUT_TYPES = dict(mean=('raw', 'avg_featmap', 'featmap'), cls_token=('raw', 'cls_token'))
+
+
+MIN_RANK = 2.0  # of features, in directions
+MIN_PERPLEXITY = 1.5  # of tokens, in tokens
+MAX_ACCURACY = 0.98  # of predicting masked tokens: then nearly all are the same
+REMEDY = 'lower optim_wrapper.optimizer.lr, and look at the tokenizer by tools/analysis_tools/score_tokenizer.py'
 
 
 def _require_positive(hook: Hook, **options: float) -> None:
@@ -96,7 +102,8 @@ class KNNHook(Hook):
     """Classifies some validation images by the trunk's features of training images, at an interval.
 
     `knn/top1`, by their nearest neighbours, and `linear/top1`, by ridge regression, in percent, go to the log and to
-    TensorBoard, over the number of iterations done. Neighbours say little of small models. The model needs a
+    TensorBoard, over the number of iterations done; so does `features/rank_me`, how many directions the features fill.
+    A warning says when features have collapsed. Neighbours say little of small models. The model needs a
     `backbone` and a `data_preprocessor`. Processes share the work. Random states, modes and weights of the run do not
     change. Example::
 
@@ -187,19 +194,25 @@ class KNNHook(Hook):
             scores = self.scores(unwrap(runner.model))
         text = ', '.join(f'{name}: {score:.4f}' for name, score in scores.items())
         runner.logger.info(f'frozen features after {step} iterations: {text}')
+        if scores['features/rank_me'] < MIN_RANK:
+            runner.logger.warning(
+                f'the features of all images are nearly the same after {step} iterations: RankMe is '
+                f'{scores["features/rank_me"]:.2f}, expected at least {MIN_RANK}; {REMEDY}'
+            )
         for name, score in scores.items():
             runner.visualizer.add_scalar(name, score, step)
 
     @torch.no_grad()
     def scores(self, model: nn.Module) -> dict[str, float]:
-        """Shares of the validation images that are classified right, in percent, the same in every process."""
+        """Shares of the validation images that are classified right, in percent, and RankMe of their features."""
         with keeping_random_states(), evaluating(model.backbone):
             train, (features, labels) = [self._extract(model, **source) for source in self.sources]
         predicted = {
             'knn/top1': predict_by_neighbours(features, *train, self.k, self.temperature),
             'linear/top1': predict_by_regression(features, *train),
         }
-        return {name: 100 * (classes == labels).double().mean().item() for name, classes in predicted.items()}
+        scores = {name: 100 * (classes == labels).double().mean().item() for name, classes in predicted.items()}
+        return {**scores, 'features/rank_me': rank_me(features)}
 
     def _extract(self, model: nn.Module, sampler: list[int], **loader) -> tuple[Tensor, Tensor]:
         """Features (N, C), of length 1, and labels (N,) of the chosen images; each process computes its share."""
@@ -220,3 +233,39 @@ class KNNHook(Hook):
         shares = torch.cat(features), torch.tensor(labels, device=device)
         # Back in the order of the sampler.
         return tuple(torch.stack(all_gather(part), dim=1).flatten(0, 1)[: len(sampler)] for part in shares)
+
+
+@HOOKS.register_module()
+class CollapseHook(Hook):
+    """Warns, once, when a tokenizer or a pre-training sees nearly one visual token alone.
+
+    Looks at what is logged: `perplexity` of a tokenizer, `masked_token_accuracy` of a pre-training.
+
+    Args:
+        interval: iterations from one look to the next.
+    """
+
+    priority = 'LOW'
+
+    def __init__(self, interval: int = 100):
+        _require_positive(self, interval=interval)
+        self.interval, self.has_warned = interval, False
+
+    def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+        if self.has_warned or not self.every_n_train_iters(runner, self.interval):
+            return
+        perplexity, accuracy = (self._last(runner, name) for name in ('perplexity', 'masked_token_accuracy'))
+        if perplexity is not None and perplexity < MIN_PERPLEXITY:
+            found = f'perplexity is {perplexity:.2f}, expected at least {MIN_PERPLEXITY}'
+        elif accuracy is not None and accuracy > MAX_ACCURACY:
+            found = f'masked_token_accuracy is {accuracy:.3f}, expected at most {MAX_ACCURACY}'
+        else:
+            return
+        self.has_warned = True
+        runner.logger.warning(
+            f'nearly all visual tokens are the same after {runner.iter + 1} iterations: {found}; {REMEDY}'
+        )
+
+    def _last(self, runner, name: str) -> float | None:
+        scalars = runner.message_hub.log_scalars
+        return scalars[f'train/{name}'].mean(self.interval) if f'train/{name}' in scalars else None

@@ -15,7 +15,7 @@ from .record import FOLDER, read_record, Record
 SCALARS = f'{FOLDER}/scalars.json'
 STEPS = {'step', 'iter', 'epoch'}
 NO_SCORES = STEPS | {'time', 'data_time', 'memory'}
-HOOK_SCORES = ('knn/', 'linear/')  # prefixes of scores that a hook logs
+HOOK_SCORES = ('knn/', 'linear/', 'features/')  # prefixes of scores that a hook logs
 LOWER_IS_BETTER = ('loss', 'error', 'mse', 'mae')
 Line = dict[str, float]
 

@@ -10,6 +10,7 @@ import pytest
 import tifffile
 
 from beit_mm.datasets import BadImage, LoadImage
+from beit_mm.errors import UserError
 
 
 def write(image: np.ndarray, layout: str, **options) -> bytes:
@@ -49,10 +50,35 @@ def test_pictures_for_models_of_colour():
         load(write(image, 'separate'), 'color')
 
 
-@pytest.mark.parametrize('dtype', ['int16', 'float32'])
-def test_other_values_are_refused(dtype):
-    with pytest.raises(BadImage, match=f'bands of a TIFF file must be uint8 or uint16, got {dtype}: store them so'):
-        load(write(np.zeros((20, 30, 5), dtype), 'contig'))
+@pytest.mark.parametrize('dtype', ['int16', 'float32', 'float64'])
+@pytest.mark.parametrize('bands', [1, 3, 5])
+def test_other_numbers_become_16_bits_between_two_values_and_are_refused_without(bands, dtype):
+    values = np.linspace(-40, 60, 600 * bands).reshape(20, 30, bands).astype(dtype)
+    expected = np.rint(65535 * (np.clip(values.astype(float), -20, 50) + 20) / 70).astype(np.uint16)
+    if dtype != 'int16':
+        values[0, 0], values[0, 1], values[0, 2] = np.nan, np.inf, -np.inf
+        expected[0, 0], expected[0, 1], expected[0, 2] = 0, 65535, 0
+    step = LoadImage(color_type='unchanged', value_range=(-20, 50))
+    order = [2, 1, 0] if bands == 3 else list(range(bands))
+    tiff = write(values, 'contig', **(dict(planarconfig=None) if bands == 1 else {}))
+    for content, wanted in ((npy(values), expected), (tiff, expected[..., order])):
+        found = step(dict(img_path='a', img_bytes=content))['img']
+        assert found.dtype == np.uint16 and np.array_equal(found, wanted.squeeze())
+        with pytest.raises(BadImage, match=f'its numbers are {dtype}, not of 8 or 16 bits: set .* value_range='):
+            load(content)
+    deep = array((20, 30, bands))
+    assert np.array_equal(step(dict(img_path='a', img_bytes=npy(deep)))['img'], deep.squeeze())
+
+
+def test_real_numbers_are_no_pictures():
+    content = write(np.full((20, 30, 1), 280, 'float32'), 'contig', planarconfig=None)
+    for color_type in ('color', 'grayscale'):
+        with pytest.raises(BadImage, match="numbers are float32, .*: set color_type='unchanged' and value_range"):
+            load(content, color_type)
+    with pytest.raises(UserError, match=r"value_range of LoadImage needs color_type='unchanged', got 'color'"):
+        LoadImage(value_range=(0, 1))
+    with pytest.raises(UserError, match=r'must be \(lowest, highest\), got \(1, 1\)'):
+        LoadImage(color_type='unchanged', value_range=(1, 1))
 
 
 def set_tag(content: bytes, code: int, value: int) -> bytes:
@@ -113,12 +139,12 @@ def test_any_number_of_bands_is_read_unchanged(dtype):
 @pytest.mark.parametrize(
     'content, words',
     [
-        (npy(np.zeros((6, 8))), r'uint8 or uint16 \(H, W, bands\) in C order, got float64'),
+        (npy(np.zeros((6, 8), complex)), r'numbers \(H, W, bands\) in C order, got complex128'),
         (npy(np.asfortranarray(array((6, 8)))), 'in C order'),
         (npy(array((6, 8)))[:-1], 'of 224 bytes, got 223'),
         (npy(array((1, 8))).replace(b'(1, 8)', b'(9, 9)'), 'must be a file of'),
         (npy(array((1, 8))).replace(b'(1, 8), }    ', b'(99999, 99999), }'), '(pixels|Header|header)'),
-        (npy(np.array([print])[:0]), 'uint8 or uint16'),
+        (npy(np.array([print])[:0]), 'numbers'),
         (b'\x93NUMPY\x01\0', '.'),
     ],
 )

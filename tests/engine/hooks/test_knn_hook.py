@@ -1,6 +1,7 @@
-"""k-nearest neighbours while training: on any model and number of processes, and the run is left as it was."""
+"""k-nearest neighbours while training, on any model and number of processes; what has collapsed is told."""
 
 import json
+import logging
 import random
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from mmengine.logging import MessageHub
 from mmengine.registry import DATASETS, init_default_scope
 from mmengine.runner import Runner
 from mmpretrain.models import ImageClassifier
@@ -16,7 +18,7 @@ from support.digits import CLASSES, write_classification
 from support.processes import together
 from torch import nn
 
-from beit_mm.engine import KNNHook
+from beit_mm.engine import CollapseHook, KNNHook
 from beit_mm.models import BEiT, MaskedImageModel, NormalisedPixels, TwoViewPreprocessor
 
 # A patch holds a quarter of a digit, so that even a random trunk tells digits apart.
@@ -163,6 +165,39 @@ def test_a_run_logs_it_and_learns_the_same(digits, tmp_path):
     assert f'after 4 iterations: knn/top1: {logged[4]:.4f}' in log.read_text()
     (events,) = (tmp_path / 'watched').glob('*/vis_data/events.out.tfevents*')
     assert b'knn/top1' in events.read_bytes()
+
+
+def test_collapsed_features_are_told(digits, tmp_path, caplog):
+    hook = KNNHook(**options(digits, num_train=40, num_val=20))
+    runner = SimpleNamespace(model=classifier(), visualizer=SimpleNamespace(add_scalar=lambda *_: None), hooks=[])
+    runner.logger = logging.getLogger('collapse')
+    hook.before_train(runner)
+    hook._classify(runner, 7)
+    assert not caplog.records
+    torch.nn.init.zeros_(runner.model.backbone.fc_norm.weight)  # what is left is the same for all images
+    torch.nn.init.ones_(runner.model.backbone.fc_norm.bias)
+    hook._classify(runner, 8)
+    assert 'nearly the same after 8 iterations: RankMe is 1.00, expected at least 2.0; lower optim' in caplog.text
+
+
+TOKENS = {
+    'of a tokenizer': (dict(perplexity=1.2), 'perplexity is 1.20, expected at least 1.5; lower'),
+    'of a pre-training': (dict(masked_token_accuracy=0.99), 'masked_token_accuracy is 0.990, expected at most 0.98'),
+    'healthy': (dict(perplexity=20.0, masked_token_accuracy=0.4), None),
+    'of a classifier': (dict(loss=1.0), None),
+}
+
+
+@pytest.mark.parametrize('what', TOKENS)
+def test_collapsed_tokens_are_told_once(what, caplog):
+    logged, sentence = TOKENS[what]
+    hook, hub = CollapseHook(interval=2), MessageHub(what)
+    for step in range(6):
+        for name, value in logged.items():
+            hub.update_scalar(f'train/{name}', value)
+        hook.after_train_iter(SimpleNamespace(iter=step, message_hub=hub, logger=logging.getLogger('collapse')), step)
+    assert len(caplog.records) == (sentence is not None) and (sentence or '') in caplog.text
+    assert not sentence or 'nearly all visual tokens are the same after 2 iterations' in caplog.text
 
 
 @pytest.mark.parametrize(
