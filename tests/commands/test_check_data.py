@@ -62,6 +62,22 @@ def test_damaged_images_and_labels_beyond_the_head_are_listed(tmp_path, capsys):
         assert any(words in line for line in lines)
 
 
+def test_images_of_other_bands_than_the_model_takes_are_counted(tmp_path, capsys, digits):
+    path = config(tmp_path, digits / 'ade20k')
+    for folder, mode in (('images', 'L'), ('images', 'RGB'), ('annotations', 'L')):
+        (tmp_path / folder / 'training').mkdir(parents=True, exist_ok=True)
+        name = f'{mode}.jpg' if folder == 'images' else 'L.png'
+        Image.new(mode, (8, 8)).save(tmp_path / folder / 'training' / name)
+    Image.new('L', (8, 8)).save(tmp_path / 'annotations' / 'training' / 'RGB.png')
+    load = "dict(type='beit_mm.LoadImage', color_type='unchanged')"
+    steps = f'pipeline=[{load}, *_base_.train_dataloader.dataset.pipeline[1:]]'
+    path.write_text(f"{path.read_text()}\ntrain_dataloader = dict(dataset=dict(data_root='{tmp_path}', {steps}))\n")
+    lines = [line for line in check(capsys, path, '--data', '--workers', 0) if 'are loaded with' in line]
+    name = tmp_path / 'images' / 'training' / 'L.jpg'
+    words = f"1 images are loaded with 1 bands (such as {name}), and the model takes 3; color_type='color'"
+    assert len(lines) == 1 and words in lines[0] and lines[0].startswith('warning: train_dataloader.dataset: ')
+
+
 def test_neither_config_nor_data_set(capsys):
     with pytest.raises(SystemExit, match='2'):
         command('check', 'imagnet')
