@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 from mmengine.config import Config
 from support import ROOT
-from support.tools import command, data_options, run, tool
+from support.tools import command, data_options, run, SMALL_TRUNK, tool
 
 from beit_mm.checks import check_runner, ConfigMistakes
 
@@ -90,6 +90,15 @@ def test_a_training_logs_warnings_and_trains(digits, tmp_path):
     for text in (output, log.read_text()):
         assert 'WARNING - param_scheduler.1.begin: begins at 40, after the run of 1 iterations' in text
         assert 'WARNING - auto_scale_lr.base_batch_size: 1 x 8 images' in text
+
+
+def test_a_training_without_validation_is_not_warned_of_best_scores(digits, tmp_path):
+    small = [*SMALL_TRUNK, 'model.backbone.init_cfg=None', 'model.head.in_channels=32', 'train_cfg.max_epochs=1']
+    short = ['train_dataloader.dataset.indices=8', 'default_hooks.checkpoint.save_best=auto']
+    options = [*data_options(digits), *small, *short, 'default_hooks.checkpoint.interval=1']
+    words = ['--work-dir', tmp_path, '--no-validate', '--cfg-options', *options]
+    output = tool('train', 'configs/demo/finetune.py', *words)
+    assert 'save_best: never comes' not in output and (tmp_path / 'epoch_1.pth').is_file()
 
 
 @pytest.mark.parametrize('words', [['train'], ['test', CONFIG], ['beit-mm check']], ids=lambda words: words[0])

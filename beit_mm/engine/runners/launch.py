@@ -49,6 +49,9 @@ def train(args: Namespace) -> None:
 def _train(args: Namespace, cfg: Config) -> None:
     if args.no_validate:
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+        for hook in (cfg.get('default_hooks') or {}).values():
+            if hook and 'save_best' in hook:
+                hook.save_best = None  # there are no scores
     _set_resume(cfg, args.resume)
     if args.auto_scale_lr:
         if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
