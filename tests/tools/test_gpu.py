@@ -2,17 +2,21 @@
 
 import json
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 from support import ROOT
 from support.tools import import_tool
 
-gpu, gpu_tables = (import_tool('benchmark', name) for name in ('gpu', 'gpu_tables'))
+gpu, gpu_comparison, gpu_tables = (import_tool('benchmark', name) for name in ('gpu', 'gpu_comparison', 'gpu_tables'))
 PARTS = """
 import os, subprocess, time
 def Run(*values):
@@ -82,16 +86,17 @@ def test_a_part_that_fails_or_hangs_is_recorded_and_the_others_end(tmp_path):
     (tmp_path / 'planted.py').write_text(PARTS)
     script = tmp_path / 'script.py'
     script.write_text(SCRIPT)
-    command = [sys.executable, script, '--out', tmp_path / 'out']
+    command = [sys.executable, script, '--out', tmp_path / 'out', '--seconds', '180']
     result = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert result.returncode == 1
     parts = json.loads((tmp_path / 'out' / 'figures.json').read_text())['parts']
     where = {name: f'; see "== {name} ==" in log.txt' for name in parts}
-    assert {name: part.get('problem') for name, part in parts.items()} == {
+    # Of its share, 3 of 123 s, of the time that is left.
+    assert {name: re.sub(r'\d s', 'N s', part.get('problem', '')) for name, part in parts.items()} == {
         'raises': f'ValueError: no such kernel{where["raises"]}',
-        'hangs': f'took more than 3 s and was ended{where["hangs"]}',
+        'hangs': f'took more than N s and was ended{where["hangs"]}',
         'dies': f'ended with exit code 7{where["dies"]}',
-        'good': None,
+        'good': '',
     }
     assert (
         parts['raises']['first'] == 1
@@ -122,6 +127,29 @@ def test_parts_for_which_no_time_is_left_are_named(tmp_path, monkeypatch):
     assert {part['problem'] for part in figures['parts'].values()} == {'not begun: the 1 s were over'}
     assert json.loads((tmp_path / 'figures.json').read_text()) == figures
     assert '- trajectory: not begun' in gpu_tables.tables(figures)
+
+
+def test_a_candidate_that_takes_too_long_or_fails_is_left_out_and_the_others_are_compared(tmp_path, monkeypatch):
+    for module in (gpu_comparison, gpu_comparison.limits):
+        monkeypatch.setattr(module, 'matrix_peak', lambda dtype: 1e9)
+    run = gpu_comparison.Run(True, tmp_path, time.monotonic() + 600)
+    comparison = gpu_comparison.Comparison(run, run.sizes())
+    matrix = torch.ones(9, 9)
+    makers = dict(
+        slow=partial(signal.raise_signal, signal.SIGALRM),  # as when its time is over
+        compiled=lambda: 1 / 0,
+        ours=lambda: gpu_comparison.Step(lambda: matrix @ matrix, torch.float32),
+        last=lambda: gpu_comparison.Step(lambda: matrix + matrix, torch.float32),
+    )
+    list(comparison.add_all(dict(title=makers)))
+    found = comparison.found
+    assert [row['name'] for row in found['rows']] == ['ours', 'last']
+    assert found['left_out'] == [
+        dict(section='title', name='slow', reason='no time was left'),
+        dict(section='title, with torch.compile', name='compiled', reason='ZeroDivisionError: division by zero'),
+    ]
+    tables = gpu_tables.tables(dict(parts=dict(pretraining=found), date='', commit='', small=True))
+    assert 'Title, with torch.compile:\n\nLeft out: compiled (ZeroDivisionError: division by zero).' in tables
 
 
 def test_without_a_gpu_only_small_sizes_are_measured(tmp_path, monkeypatch):

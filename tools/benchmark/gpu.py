@@ -17,11 +17,11 @@ from gpu_tables import tables, write_tables
 
 ROOT = Path(__file__).parents[2]
 MODULE = 'gpu_parts'  # its functions take a Run, and yield what is known so far
-# Seconds that each part may take, in the order of what one would miss most.
+# In the order of what one would miss most, with shares of the time. What a part leaves is shared by those after it, so
+# the first, which are short, may have much.
 PARTS = dict(
-    machine=60, trajectory=40, pretraining=165, profile=40, attention=60, doctor=90, finetuning=70, resume=90,
-    segmentation=60, large=60)  # yapf: disable
-PATIENCE = 4  # of small runs, whose machine may have few cores and other work
+    machine=100, trajectory=50, pretraining=150, profile=30, attention=50, doctor=85, finetuning=60, resume=70,
+    segmentation=45, large=40)  # yapf: disable
 MIN_SECONDS = 8  # with fewer left, a part is not begun
 FIGURES, TABLES, LOG = 'figures.json', 'tables.md', 'log.txt'
 
@@ -72,9 +72,9 @@ def run_parts(out: Path, small: bool, seconds: float) -> dict[str, Any]:
                 figures['parts'][name] = dict(problem=f'not begun: the {seconds:.0f} s were over')
             else:
                 children += [start(part, out, small) for part in list(PARTS)[len(children) : index + 2]]
-                figures['parts'][name] = finish(
-                    name, children[index], min(PARTS[name] * (PATIENCE if small else 1), left), out
-                )
+                # A small run's machine may have few cores and other work.
+                share = 1 if small else PARTS[name] / sum(list(PARTS.values())[index:])
+                figures['parts'][name] = finish(name, children[index], share * left, out)
             write_json(out / FIGURES, figures)
             if not small and figures['parts'][name].get('facts', {}).get('kind') == 'cpu':
                 sys.exit('torch finds no GPU here; --small tries everything on a CPU, with tiny sizes')

@@ -53,15 +53,17 @@ def compare_runs(is_small: bool) -> Iterator[dict[str, Any]]:
             text: [train(folder / text / which, settings[text]) for which in ('first', 'second', 'killed')]
             for text in settings
         }
-        for text, (first, second, killed) in runs.items():
-            work_dir = folder / text / 'killed'
-            while not (work_dir / f'iter_{INTERVAL}.pth').is_file() and killed.poll() is None:
-                time.sleep(0.01)
-            killed.send_signal(signal.SIGKILL)
-            killed.wait()
-            newest = find_newest(work_dir)
-            runs[text][2] = train(work_dir, settings[text], '--resume')
-            found[text] = dict(killed_after=newest and int(newest.stem.removeprefix('iter_')), of=EPOCHS * STEPS)
+        while waiting := [text for text in runs if text not in found]:
+            for text in waiting:
+                work_dir, killed = folder / text / 'killed', runs[text][2]
+                if (work_dir / f'iter_{INTERVAL}.pth').is_file() or killed.poll() is not None:
+                    killed.send_signal(signal.SIGKILL)
+                    killed.wait()
+                    newest = find_newest(work_dir)
+                    step = newest and int(newest.stem.removeprefix('iter_'))
+                    runs[text][2] = train(work_dir, settings[text], '--resume')
+                    found[text] = dict(killed_after=step, of=EPOCHS * STEPS)
+            time.sleep(0.01)
         for text, processes in runs.items():
             found[text] |= compare_ends(folder / text, processes)
             yield found
@@ -74,7 +76,7 @@ def train(work_dir: Path, options: dict[str, Any], *resume: str) -> subprocess.P
     with open(work_dir / 'output.txt', 'a') as output:
         return subprocess.Popen(
             [str(word) for word in command], cwd=ROOT, stdout=output, stderr=output,
-            env={**os.environ, 'CUBLAS_WORKSPACE_CONFIG': ':4096:8'})  # yapf: disable
+            env={'OMP_NUM_THREADS': '2', **os.environ, 'CUBLAS_WORKSPACE_CONFIG': ':4096:8'})  # yapf: disable
 
 
 def compare_ends(folder: Path, processes: list[subprocess.Popen]) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """The tables of docs/performance.md on a GPU, from the JSON of gpu.py alone."""
 
 from collections.abc import Iterable, Iterator
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -75,9 +74,10 @@ def _results(parts: dict[str, Any]) -> Iterator[list[str]]:
             yield [f'killed and resumed, {setting}', run.get('failed', 'not ended')]
     verdicts = [*parts.get('doctor', {}).get('diagnosis', {}).get('verdicts', [])]
     verdicts += parts.get('attention', {}).get('verdicts', [])
-    wrong = [f'{v["kernel"]} in {v["dtype"]} at {v["tokens"]} tokens' for v in verdicts if v['status'] == 'wrong']
-    if verdicts:
-        asked = sum(verdict['status'] != 'refused' for verdict in verdicts)
+    cases = dict.fromkeys((v['kernel'], v['dtype'], v['tokens'], v['status']) for v in verdicts)  # some in both parts
+    wrong = [f'{kernel} in {dtype} at {tokens} tokens' for kernel, dtype, tokens, status in cases if status == 'wrong']
+    if cases:
+        asked = sum(status != 'refused' for *_, status in cases)
         yield [f'attention with a learned bias, {asked} cases', f'WRONG: {", ".join(wrong)}' if wrong else 'all right']
     for problem in parts.get('doctor', {}).get('diagnosis', {}).get('problems', []):
         yield [
@@ -87,23 +87,24 @@ def _results(parts: dict[str, Any]) -> Iterator[list[str]]:
 
 
 def _comparison(title: str, part: dict[str, Any]) -> Iterator[str]:
-    """The rows of a part, one table for each section."""
-    if not part.get('rows'):
+    """The rows of a part, one table for each section, and what was left out of it."""
+    if not part.get('rows') and not part.get('left_out'):
         return
     from measuring import as_table, Row
 
+    rows, left_out = [Row(**row) for row in part['rows']], part.get('left_out', [])
     yield from ('', f'### {title}')
     if part.get('limits'):
         published = f' (published: {part["published"] / 1e12:.0f})' if part['published'] else ''
         limits = ', '.join(f'{name} {_scaled(value)}' for name, value in sorted(part['limits'].items()))
         yield from ('', f'Limit, matrix products: {limits}{published}.')
-    for section, rows in groupby((Row(**row) for row in part['rows']), key=lambda row: row.section):
-        yield from ('', f'{section[0].upper()}{section[1:]}:', '')
-        table = as_table(list(rows)).replace('per second', 'images/s', 1)
-        yield from (f'|{line.split("|", 2)[2]}' for line in table.splitlines())  # the title says what
-        left_out = [f'{x["name"]} ({x["reason"]})' for x in part.get('left_out', []) if x['section'] == section]
-        if left_out:
-            yield from ('', f'Left out: {"; ".join(left_out)}.')
+    for section in dict.fromkeys([*(row.section for row in rows), *(left['section'] for left in left_out)]):
+        yield from ('', f'{section[0].upper()}{section[1:]}:')
+        if of_section := [row for row in rows if row.section == section]:
+            table = as_table(of_section).replace('per second', 'images/s', 1)
+            yield from ('', *(f'|{line.split("|", 2)[2]}' for line in table.splitlines()))  # the title says what
+        if names := [f'{left["name"]} ({left["reason"]})' for left in left_out if left['section'] == section]:
+            yield from ('', f'Left out: {"; ".join(names)}.')
 
 
 def _size(size: dict[str, Any]) -> list[str]:
