@@ -20,7 +20,6 @@ from beit_mm.engine.hooks.machine_hook import device_name
 
 COMPILING = 20  # seconds: with fewer left, a candidate is not compiled
 MARGIN = 5  # seconds, for counting operations and measuring the limits
-NO_TIME = 'no time was left'
 Found = Iterator[dict[str, Any]]
 Makers = dict[str, Callable[[], Step]]
 
@@ -80,10 +79,10 @@ class Comparison:
                     begin = time.monotonic()
                     step.run()
                     wait_for_device()
-            except Exception as error:
+            except (Exception, TimeIsOver) as error:
                 reason = f'{type(error).__name__}: {" ".join(str(error).split())[:200]}'
-                if isinstance(error, TimeoutError):
-                    reason = NO_TIME
+                if isinstance(error, TimeIsOver):
+                    reason = 'no time was left'
                 elif str(error).startswith(REFUSALS):
                     reason = 'not offered here'
                 else:
@@ -103,19 +102,23 @@ def is_compiled(name: str) -> bool:
     return 'compiled' in name
 
 
+class TimeIsOver(BaseException):
+    """No Exception, which torch.compile would catch."""
+
+
 @contextmanager
 def time_limit(seconds: float, least: float) -> Iterator[None]:
-    """TimeoutError in what takes longer, or at once with fewer seconds than `least`: so a compilation without end loses
+    """TimeIsOver in what takes longer, or at once with fewer seconds than `least`: so a compilation without end loses
     only itself.
     """
 
     def stop(*_: object) -> None:
-        raise TimeoutError(NO_TIME)
+        raise TimeIsOver
 
     if seconds <= least:
         stop()
     signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_REAL, seconds, 3)  # again, if a destructor was interrupted, which ignores it
     try:
         yield
     finally:
