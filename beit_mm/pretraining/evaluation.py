@@ -63,12 +63,12 @@ class Contender:
         return cls(name, cfg, weights, plan_of(cfg), list(preprocessor.mean), list(preprocessor.std))
 
     @property
-    def state(self) -> list[int] | None:
-        """Of the file of weights: length and time of the last change. None if it is none."""
+    def state(self) -> list:
+        """What its scores depend on: the sizes, and length and time of the file of weights, if it is one."""
         if not self.weights or not Path(self.weights).is_file():
-            return None
+            return [str(self.plan)]
         state = Path(self.weights).stat()
-        return [state.st_size, state.st_mtime_ns]
+        return [str(self.plan), state.st_size, state.st_mtime_ns]
 
     def extractor(self, seed: int, pooling: str = 'mean') -> FeatureInferencer:
         with redirect_stdout(sys.stderr):  # the log is no result
@@ -136,7 +136,10 @@ class Evaluation:
         self.known, self.asked = (_read_part(source, self.labels, self.images) for source in self.labels.sources)
         self.contenders = [Contender.of(OWN, cfg, str(weights)), Contender.of(RANDOM, cfg, None)]
         for name, file in self.others:
-            other = Contender.of(f'{Path(file).name} ({Path(name).stem})', read_config(find_config(name)), file)
+            title = f'{Path(file).name} ({Path(name).stem})'
+            if title in (each.name for each in self.contenders):
+                title = f'{file} ({name})'
+            other = Contender.of(title, read_config(find_config(name)), file)
             if (self.images.bands, self.images.bits) != (len(other.mean), 8):
                 kind = f'{self.images.bands} bands of {self.images.bits} bits'
                 raise UserError(f'{name} is for images of {len(other.mean)} bands of 8 bits, got {kind} in {self.root}')
