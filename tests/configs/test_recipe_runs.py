@@ -31,6 +31,7 @@ STRUCTURES = {
     'CIFAR': 'classify/beit_base_224_ft1k_to_cifar100.py',
     'from scratch': 'classify/beit_base_224_scratch_to_1k.py',
     'segmentor': 'beit_segment.py',
+    'linear segmentor': 'segment/linear_base_512_pt1k_to_ade20k.py',
     'large segmentor, accumulated': 'segment/beit_large_640_ft22k_to_ade20k.py',
 }
 

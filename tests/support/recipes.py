@@ -129,7 +129,12 @@ def shrink_model(cfg: Config) -> dict[str, object]:
         options['model.head.in_channels'] = 32
         if cfg.model.head.get('num_classes') == 21841:
             options.update({f'model.{part}.num_classes': CLASSES_22K for part in ('head', 'data_preprocessor')})
-    if 'decode_head' in cfg.model:
+    if 'decode_head' in cfg.model and not cfg.model.get('neck'):  # a linear classifier of the last block's patches
+        heads, sizes = ['decode_head'], dict(in_channels=32, channels=32)
+        options.update({f'model.decode_head.{key}': value for key, value in sizes.items()})
+        options.update({'model.backbone.out_indices': [3], 'model.backbone.frozen_stages': 4})
+    elif 'decode_head' in cfg.model:
+        heads = ['decode_head', 'auxiliary_head']
         options.update(
             {
                 'model.backbone.out_indices': [0, 1, 2, 3],
@@ -140,9 +145,8 @@ def shrink_model(cfg: Config) -> dict[str, object]:
                 'model.auxiliary_head.channels': 16,
             }
         )
-        if cfg.model.decode_head.num_classes == 150:
-            heads = ('decode_head', 'auxiliary_head')
-            options.update({f'model.{head}.num_classes': CLASSES_ADE20K for head in heads})
+    if 'decode_head' in cfg.model and cfg.model.decode_head.num_classes == 150:
+        options.update({f'model.{head}.num_classes': CLASSES_ADE20K for head in heads})
     return options
 
 
