@@ -6,7 +6,8 @@ import traceback
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from resource import getrusage, RUSAGE_SELF
 from typing import Any
@@ -31,11 +32,11 @@ from beit_mm.doctor import reference, report
 from beit_mm.doctor.diagnosis import examine
 from beit_mm.engine.hooks.machine_hook import KERNELS, only_kernels
 from beit_mm.engine.optimizers.constructors import LayerDecayOptimWrapperConstructor
+from beit_mm.visualization.report import versions
 
 ROOT = Path(__file__).parents[2]
 TRAJECTORY = ROOT / 'tests/reference/data/mim_trajectory.npz'
-PACKAGES = ('onedl-mmengine', 'onedl-mmcv', 'onedl-mmpretrain', 'onedl-mmsegmentation', 'timm', 'transformers', 'numpy',
-            'triton')  # yapf: disable
+PEERS = ('timm', 'triton')  # packages that may be missing
 UNDER_LOAD = (
     'driver_version,clocks.sm,clocks.max.sm,clocks.mem,power.draw,power.limit,temperature.gpu,'
     'clocks_event_reasons.active'
@@ -43,12 +44,9 @@ UNDER_LOAD = (
 
 
 def machine(run: Run) -> Found:
-    facts = here.describe(torch.device(device()))
-    for name in PACKAGES:
-        try:
-            facts[name] = version(name)
-        except PackageNotFoundError:
-            facts[name] = None
+    facts = here.describe(torch.device(device())) | versions()
+    for name in filter(find_spec, PEERS):
+        facts[name] = import_module(name).__version__
     yield dict(facts=facts)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 BEGIN, END = '<!-- GPU tables: begin -->', '<!-- GPU tables: end -->'
-VERSIONS = ('torch', 'beit_mm', 'timm', 'onedl-mmengine', 'onedl-mmpretrain', 'onedl-mmsegmentation', 'triton')
+VERSIONS = ('torch', 'beit_mm', 'timm', 'mmengine', 'mmpretrain', 'mmseg', 'triton')
 TITLES = dict(
     pretraining='Pre-training', attention='Attention', finetuning='Fine-tuning and inference of base',
     large='Fine-tuning and inference of large', segmentation='Segmentation')  # yapf: disable
