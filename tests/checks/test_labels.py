@@ -23,7 +23,8 @@ def scenes(folder: Path, values: list[list[int]], classes: list[str], reduces: b
             Image.fromarray(labels).save(folder / 'annotations' / split / f'{index}.png')
     loaders = [f'{name}_dataloader.dataset' for name in ('train', 'val', 'test')]
     text = [f"_base_ = '{CONFIGS}/demo/segment.py'", f'num_classes = {len(classes)}']
-    text += ['model = dict(decode_head=dict(num_classes=num_classes), auxiliary_head=dict(num_classes=num_classes))']
+    text += ['head = dict(num_classes=num_classes, loss_decode=dict(class_weight=None))']
+    text += ['model = dict(decode_head=head, auxiliary_head=head)']
     (folder / 'config.py').write_text('\n'.join(text))
     cfg = Config.fromfile(folder / 'config.py')
     cfg.merge_from_dict({f'{loader}.data_root': str(folder) for loader in loaders})
