@@ -27,8 +27,8 @@ def make_parts_small(model: dict) -> None:
                 frozen = min(node.get('frozen_stages', -1), count)
                 node.update(depth=count, frozen_stages=frozen, compile_blocks=False)
                 node['out_indices'] = list(range(count)) if isinstance(indices, (list, tuple)) else -1
-        # No other part depends on the inner widths of these.
-        if isinstance(cls, type) and issubclass(cls, (FCNHead, UPerHead)):
+        # No other part depends on the inner widths of these, and without convolutions there is none.
+        if isinstance(cls, type) and issubclass(cls, (FCNHead, UPerHead)) and node.get('num_convs', 1):
             node['channels'] = min(node.get('channels', 64), 64)
         if cls in SMALL_TOKENIZERS:
             node.update(SMALL_TOKENIZERS[cls])

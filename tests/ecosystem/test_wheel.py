@@ -18,7 +18,7 @@ def files(folder: str, *ends: str) -> dict[str, bytes]:
 def test_wheel_carries_the_package_configs_tools_and_index_and_the_tools_are_executable(wheel, project):
     mim = {**files('configs'), **files('tools'), 'model-index.yml': (ROOT / 'model-index.yml').read_bytes()}
     assert {'configs/demo/segment.py', 'configs/_base_/runtime.py', 'tools/slurm_train.sh'} <= set(mim)
-    package = files('beit_mm', '.py', '.html', '.css', '.js', '.safetensors', '.json', '.jpg')
+    package = files('beit_mm', '.py', '.html', '.css', '.js', '.safetensors', '.json', '.jpg', '.npz')
     with zipfile.ZipFile(wheel) as archive:
         actual = {name: archive.read(name) for name in archive.namelist() if name.startswith('beit_mm/')}
     assert actual == {**package, **{f'beit_mm/.mim/{name}': content for name, content in mim.items()}}
