@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='labelled images: a folder for each class, or such folders in train and val',
     )
     add('--seeds', type=positive, default=3, metavar='N', help='how often all is drawn and trained anew; default: 3')
-    add('--no-finetune', action='store_true', help='only score frozen features, in a minute or less')
+    add('--no-finetune', action='store_true', help='only score frozen features, which is quick')
     also = "other weights to compare, such as the release's, and their model's name or config; may be repeated"
     add('--also', action=Weights, nargs=2, default=[], metavar=('MODEL', 'WEIGHTS'), help=also)
 

@@ -12,7 +12,7 @@ from beit_mm.text import show
 
 from .folder import Folder, MAX_BAD_SHARE
 from .labels import Labels
-from .plan import Plan
+from .plan import Plan, TRUNKS
 from .templates import DATA, FINETUNE, HEAD, LENGTH, NEIGHBOURS, PRETRAIN, TOKENIZER
 
 TITLES = dict(
@@ -87,7 +87,7 @@ class Writer:
             mean=_wrap(folder.mean),
             std=_wrap(folder.std),
             saturation=0.4 if folder.bands == 3 else 0.0,
-            lr=plan.learning_rate(self.processes),
+            lr=TRUNKS[plan.trunk][3] if stage == 'finetune' else plan.learning_rate(self.processes),
         )
         if labels:
             for name, number, most in zip(('num_train', 'num_val'), labels.counts, MAX_LABELLED):

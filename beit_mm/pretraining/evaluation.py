@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import math
+import os
 import shutil
 import sys
 import time
@@ -22,7 +23,7 @@ from beit_mm.config.reading import read_config
 from beit_mm.datasets import ClassFolders
 from beit_mm.errors import UserError
 from beit_mm.evaluation.metrics import predict_by_neighbours, predict_by_regression
-from beit_mm.files import atomic_write
+from beit_mm.files import atomic_write, hold
 from beit_mm.model_index import find_config
 from beit_mm.visualization.report.logs import read_curves, read_sessions
 
@@ -30,7 +31,7 @@ from .configs import finetune_batch, Writer
 from .folder import Folder
 from .labels import Labels, read_labels, write_list
 from .plan import Plan, plan_of
-from .run import prepare_folder, say, train_stage
+from .run import say, train_stage
 from .templates import EVALUATED
 
 SHARES = 0.01, 0.1, 1.0  # of the labelled images
@@ -59,16 +60,26 @@ class Contender:
 
     @classmethod
     def of(cls, name: str, cfg: Config, weights: str | None) -> 'Contender':
-        preprocessor = cfg.model.get('data_preprocessor') or cfg.data_preprocessor
-        return cls(name, cfg, weights, plan_of(cfg), list(preprocessor.mean), list(preprocessor.std))
+        try:
+            preprocessor = cfg.model.get('data_preprocessor') or cfg.data_preprocessor
+            return cls(name, cfg, weights, plan_of(cfg), list(preprocessor.mean), list(preprocessor.std))
+        except (AttributeError, KeyError, TypeError) as error:
+            what = 'embed_dim, depth, num_heads, img_size and patch_size of its backbone, mean and std, and a loader'
+            raise UserError(f'the config of {name} must give numbers for {what}: {error}') from error
 
     @property
     def state(self) -> list:
-        """What its scores depend on: the sizes, and length and time of the file of weights, if it is one."""
-        if not self.weights or not Path(self.weights).is_file():
-            return [str(self.plan)]
-        state = Path(self.weights).stat()
-        return [str(self.plan), state.st_size, state.st_mtime_ns]
+        """What its scores depend on: sizes and colours, and length and time of the file of weights, if it is one."""
+        sizes = [*self.plan.widths, self.plan.img_size, self.plan.patch_size, self.mean, self.std]
+        file = Path((self.weights or '').partition('#')[0]).expanduser()
+        if not file.is_file():
+            return sizes
+        return [*sizes, file.stat().st_size, file.stat().st_mtime_ns]
+
+    @property
+    def folder(self) -> str:
+        """The beginning of the names of its fine-tunings' folders."""
+        return {OWN: 'own', RANDOM: 'random'}.get(self.name) or _digest(self.name)
 
     def extractor(self, seed: int, pooling: str = 'mean') -> FeatureInferencer:
         with redirect_stdout(sys.stderr):  # the log is no result
@@ -126,11 +137,14 @@ class Evaluation:
 
     def __post_init__(self):
         cfg = _read_pretraining(self.root)
-        weights = Path(cfg.work_dir, f'iter_{cfg.train_cfg.max_iters}.pth')
-        if not weights.is_file():
-            raise UserError(f'{weights} is missing: end the pre-training first, by beit-mm pretrain --resume')
+        names = [
+            Path(folder, f'iter_{cfg.train_cfg.max_iters}.pth') for folder in (cfg.work_dir, self.root / 'pretrain')
+        ]
+        weights = next((name for name in names if name.is_file()), None)  # the second if the folder was moved
+        if weights is None:
+            raise UserError(f'{names[0]} is missing: end the pre-training first, by beit-mm pretrain --resume')
         self.out = self.root / 'evaluate'
-        prepare_folder(self.out, self.labels_path)
+        self.out.mkdir(exist_ok=True)
         self.cfg, self.images = cfg, _folder_of(cfg)
         self.labels = read_labels(self.labels_path, self.images, self.out)
         self.known, self.asked = (_read_part(source, self.labels, self.images) for source in self.labels.sources)
@@ -140,12 +154,25 @@ class Evaluation:
             if title in (each.name for each in self.contenders):
                 title = f'{file} ({name})'
             other = Contender.of(title, read_config(find_config(name)), file)
-            if (self.images.bands, self.images.bits) != (len(other.mean), 8):
-                kind = f'{self.images.bands} bands of {self.images.bits} bits'
-                raise UserError(f'{name} is for images of {len(other.mean)} bands of 8 bits, got {kind} in {self.root}')
+            kinds = [
+                (self.images.bands, self.images.bits),
+                (len(other.mean), other.cfg.get('highest', 255).bit_length()),
+            ]
+            if kinds[0] != kinds[1]:
+                got, expected = (f'{bands} bands of {bits} bits' for bands, bits in kinds)
+                raise UserError(f'{name} is for images of {expected}, got {got} in {self.root}')
             self.contenders.append(other)
         least = len(self.labels.classes)
         self.counts = sorted({max(least, round(share * len(self.known.files))) for share in SHARES})
+        contents = {_content(file) for file in self.known.files}
+        if num_equal := sum(_content(file) in contents for file in self.asked.files):
+            say(equal=f'{num_equal} of {len(self.asked.files)} images to ask for have the content of a known one')
+        parts = [
+            [(os.path.relpath(file, self.labels_path), os.path.getsize(file)) for file in part.files]
+            + part.classes.tolist()
+            for part in (self.known, self.asked)
+        ]
+        self.path = self.out / f'scores_{_digest(json.dumps(parts))}.json'  # one for each set of labelled images
         self._read_scores()
 
     @property
@@ -154,10 +181,11 @@ class Evaluation:
 
     def run(self) -> None:
         """Compute the scores that are not there yet; each is written at once, so that a second command goes on."""
-        for contender in self.contenders:
-            self._score_frozen(contender)
-        if self.finetunes:
-            self._score_fine_tuned()
+        with hold(self.out):
+            for contender in self.contenders:
+                self._score_frozen(contender)
+            if self.finetunes:
+                self._score_fine_tuned()
 
     def of(self, method: str, contender: str, number: int) -> list[float]:
         """Scores of all seeds."""
@@ -199,7 +227,7 @@ class Evaluation:
         jobs = [
             (contender, number, seed)
             for seed in range(self.num_seeds)
-            for number in reversed(self.counts)  # so that the first job takes the longest
+            for number in reversed(self.counts)  # the first job takes the longest, which bounds the others
             for contender in self.contenders
             if (FINETUNING, contender.name, number, seed) not in self.scores
         ]
@@ -211,15 +239,15 @@ class Evaluation:
             self.scores[FINETUNING, contender.name, number, seed] = self._finetune(contender, number, seed)
             self._write_scores()
             took[number, contender.plan.cost] = time.monotonic() - start
-            rest = sum(
-                min(took[key] * other.plan.cost / key[1] for key in took if key[0] >= images)
+            rest = [
+                min((took[key] * other.plan.cost / key[1] for key in took if key[0] >= images), default=math.inf)
                 for other, images, _ in jobs[done:]
-            )
-            left = f'; at most {math.ceil(rest / 60)} minutes left'
+            ]
+            left = f'; at most {math.ceil(sum(rest) / 60)} minutes left' if math.inf not in rest else ''
 
     def _finetune(self, contender: Contender, number: int, seed: int) -> float:
         """The score of a model that is trained by its own config, as tools/train.py does."""
-        run = self.out / f'{self.contenders.index(contender)}_{number}_{seed}'
+        run = self.out / f'{contender.folder}_{number}_{seed}'
         if run.exists():  # that was stopped
             shutil.rmtree(run)
         prefix = self.labels.sources[0]['data_prefix']
@@ -242,32 +270,33 @@ class Evaluation:
     def _write_scores(self) -> None:
         names = ('method', 'weights', 'images', 'seed')
         rows = [dict(zip(names, key), top1=score) for key, score in self.scores.items()]
-        with atomic_write(self.out / 'scores.json') as temporary:
-            content = dict(images=self._digest(), files=self.files, scores=rows)
+        with atomic_write(self.path) as temporary:
+            content = dict(weights=self.states, scores=rows)
             temporary.write_text(json.dumps(content, indent=1), encoding='utf-8')
 
     def _read_scores(self) -> None:
         """Read what an earlier command has written for the same images and weights."""
-        path = self.out / 'scores.json'
-        self.files = {each.name: each.state for each in self.contenders}
+        self.states = {each.name: each.state for each in self.contenders}
         try:
-            content = json.loads(path.read_text(encoding='utf-8'))
-            earlier, rows = content['files'], content['scores']
-            if content['images'] == self._digest():
-                self.files = earlier | self.files
-                for row in rows:
-                    if earlier[row['weights']] == self.files[row['weights']]:
-                        self.scores[row['method'], row['weights'], row['images'], row['seed']] = row['top1']
+            content = json.loads(self.path.read_text(encoding='utf-8'))
+            earlier, rows = content['weights'], content['scores']
+            self.states = earlier | self.states
+            for row in rows:
+                if earlier[row['weights']] == self.states[row['weights']]:
+                    self.scores[row['method'], row['weights'], row['images'], row['seed']] = row['top1']
         except FileNotFoundError:
             return
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f'{path} must be as this command writes it; remove it') from error
-        say(known_scores=f'{len(self.scores)} of {len(rows)} in {path} are of these images and weights')
+            raise UserError(f'{self.path} must be as this command writes it; remove it') from error
+        say(known_scores=f'{len(self.scores)} of {len(rows)} in {self.path} are of these weights')
 
-    def _digest(self) -> str:
-        """Of the names and classes of all labelled images."""
-        parts = [[part.files, part.classes.tolist()] for part in (self.known, self.asked)]
-        return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
+
+def _digest(text: str) -> str:
+    return hashlib.blake2b(text.encode('utf-8', 'surrogateescape'), digest_size=4).hexdigest()
+
+
+def _content(file: str) -> bytes:
+    return hashlib.blake2b(Path(file).read_bytes()).digest()
 
 
 def _read_pretraining(root: Path) -> Config:

@@ -26,7 +26,7 @@ class Answer:
     """What most people want to know.
 
     Attributes:
-        method, number: of the scores that it is about: about a tenth of the labelled images.
+        method, number: of the scores below: how, and with how many labelled images, about a tenth of all.
         own, random: scores of all seeds.
     """
 
@@ -87,14 +87,15 @@ def score_table(evaluation: Evaluation) -> list[list[str]]:
 
 
 def describe_scores(scores: list[float]) -> str:
-    """Mean and standard deviation."""
-    return f'{np.mean(scores):.1f}' + (f' ± {np.std(scores, ddof=1):.1f}' if len(scores) > 1 else '')
+    """Mean and standard deviation; of equal scores the mean alone."""
+    return f'{np.mean(scores):.1f}' + (f' ± {np.std(scores, ddof=1):.1f}' if len(set(scores)) > 1 else '')
 
 
 def _draw(evaluation: Evaluation) -> dict[str, str]:
     """Pictures by their titles, as the text of PNG or SVG files in base64."""
     own, random, *_ = evaluation.contenders
-    shown = [int(index) for index in np.linspace(0, len(evaluation.asked.files) - 1, NUM_ASKED)]
+    number = min(NUM_ASKED, len(evaluation.asked.files))
+    shown = [int(index) for index in np.linspace(0, len(evaluation.asked.files) - 1, number)]
     known, asked = (evaluation.features(own, part) for part in (evaluation.known, evaluation.asked))
     extractor = own.extractor(0, 'patches')
     pictures = [_picture(extractor, evaluation.asked.files[index]) for index in shown]
@@ -113,7 +114,7 @@ def _draw(evaluation: Evaluation) -> dict[str, str]:
     maps = {OWN: asked, RANDOM: evaluation.features(random, evaluation.asked)}
     return {
         'Scores': _as_text(plot_scores(evaluation)),
-        'Images that were not seen, their patches, and their nearest labelled neighbours': _as_text(
+        'Images to ask for, their patches, and their nearest labelled neighbours': _as_text(
             draw_sheet(columns, captions, cell=CELL)
         ),
         'Map of the features: their two principal components': _as_text(plot_maps(maps, evaluation.asked, names)),
@@ -155,14 +156,14 @@ def plot_maps(features: dict[str, torch.Tensor], part: Part, names: list[str]) -
         values = values[chosen].double()
         centred = values - values.mean(dim=0)
         points = centred @ torch.linalg.svd(centred, full_matrices=False).Vh[:2].t()
+        points = torch.nn.functional.pad(points, (0, 2 - points.shape[1]))  # of one image there is one component
         drawn = axes.scatter(
             *points.t().numpy(), c=part.classes[chosen], cmap='tab20' if len(names) > 10 else 'tab10', s=9
         )
         axes.set(title=title, xticks=[], yticks=[])
     if len(names) <= 20:
-        figure.legend(
-            drawn.legend_elements(num=None)[0], list(map(show, names)), loc='outside right center', fontsize='small'
-        )
+        seen = [show(names[label]) for label in np.unique(part.classes[chosen])]
+        figure.legend(drawn.legend_elements(num=None)[0], seen, loc='outside right center', fontsize='small')
     return _to_image(figure)
 
 

@@ -185,5 +185,5 @@ EVALUATED = """
 # Only the last score counts.
 randomness = dict(seed={seed})
 train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
-default_hooks = dict(logger=dict(interval=10), checkpoint=None, pictures=None, report=None)
+default_hooks = dict(logger=dict(interval=10), checkpoint=None, pictures=None, report=None, stop=None)
 """

@@ -137,7 +137,9 @@ class LoadImage(LoadImageFromFile):
         if bands not in (1, wanted):
             raise ValueError(f"it has {bands} bands, and color_type='unchanged' of LoadImage reads them")
         image = (image >> 8).astype(np.uint8) if image.dtype == np.uint16 else image
-        return image if bands == wanted == 3 else np.squeeze(np.repeat(image.reshape(*image.shape[:2], 1), wanted, 2))
+        if wanted == 1:
+            return image.reshape(image.shape[:2])
+        return image if bands == 3 else np.repeat(image.reshape(*image.shape[:2], 1), 3, axis=2)
 
 
 class LoadAsStored(LoadImage):
