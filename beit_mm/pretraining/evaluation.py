@@ -6,10 +6,8 @@ import json
 import math
 import os
 import shutil
-import sys
 import time
 from collections.abc import Sequence
-from contextlib import redirect_stdout
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -17,8 +15,6 @@ import numpy as np
 import torch
 from mmengine.config import Config
 
-from beit_mm.apis import FeatureInferencer, load_model
-from beit_mm.config.parts import drop_pretrained
 from beit_mm.config.reading import read_config
 from beit_mm.datasets import ClassFolders
 from beit_mm.errors import UserError
@@ -28,85 +24,15 @@ from beit_mm.model_index import find_config
 from beit_mm.visualization.report.logs import read_curves, read_sessions
 
 from .configs import finetune_batch, Writer
+from .contenders import Contender, digest, OWN, Part, RANDOM
 from .folder import Folder
 from .labels import Labels, read_labels, write_list
-from .plan import Plan, plan_of
 from .run import say, train_stage
 from .templates import EVALUATED
 
 SHARES = 0.01, 0.1, 1.0  # of the labelled images
 NEIGHBOURS, LINEAR, FINETUNING = METHODS = 'nearest neighbours', 'linear classifier', 'fine-tuning'
-OWN, RANDOM = 'own pre-training', 'random weights'
 MIN_STEPS, MIN_EPOCHS = 200, 10  # of a fine-tuning: our choice
-
-
-@dataclass
-class Contender:
-    """Weights that are compared.
-
-    Attributes:
-        name: in the table.
-        cfg: the config of a model with a BEiT as its backbone.
-        weights: a checkpoint, None for random weights.
-        plan, mean, std: sizes of the trunk, and what its images are normalised by.
-    """
-
-    name: str
-    cfg: Config
-    weights: str | None
-    plan: Plan
-    mean: list[float]
-    std: list[float]
-
-    @classmethod
-    def of(cls, name: str, cfg: Config, weights: str | None) -> 'Contender':
-        try:
-            preprocessor = cfg.model.get('data_preprocessor') or cfg.data_preprocessor
-            return cls(name, cfg, weights, plan_of(cfg), list(preprocessor.mean), list(preprocessor.std))
-        except (AttributeError, KeyError, TypeError) as error:
-            what = 'embed_dim, depth, num_heads, img_size and patch_size of its backbone, mean and std, and a loader'
-            raise UserError(f'the config of {name} must give numbers for {what}: {error}') from error
-
-    @property
-    def state(self) -> list:
-        """What its scores depend on: sizes and colours, and length and time of the file of weights, if it is one."""
-        sizes = [*self.plan.widths, self.plan.img_size, self.plan.patch_size, self.mean, self.std]
-        file = Path((self.weights or '').partition('#')[0]).expanduser()
-        if not file.is_file():
-            return sizes
-        return [*sizes, file.stat().st_size, file.stat().st_mtime_ns]
-
-    @property
-    def folder(self) -> str:
-        """The beginning of the names of its fine-tunings' folders."""
-        return {OWN: 'own', RANDOM: 'random'}.get(self.name) or _digest(self.name)
-
-    def extractor(self, seed: int, pooling: str = 'mean') -> FeatureInferencer:
-        with redirect_stdout(sys.stderr):  # the log is no result
-            if self.weights:
-                return FeatureInferencer(self.cfg, self.weights, pooling)
-            cfg = Config(self.cfg.to_dict())
-            drop_pretrained(cfg.model)
-            torch.manual_seed(seed)
-            return FeatureInferencer(load_model(cfg), pooling=pooling)
-
-
-@dataclass
-class Part:
-    """Labelled images: files and numbers of their classes, in order."""
-
-    files: list[str]
-    classes: np.ndarray
-
-    def draw(self, number: int, seed: int) -> np.ndarray:
-        """Indices of so many images, drawn from every class by its share; at least one of each class."""
-        rng = np.random.default_rng(seed)
-        order = rng.permutation(len(self.files))
-        ranks = np.empty(len(order))  # of an image within its class, relative to the size of the class
-        for label in np.unique(self.classes):
-            own = order[self.classes[order] == label]
-            ranks[own] = np.arange(len(own)) / len(own)
-        return np.sort(order[np.argsort(ranks[order], kind='stable')][:number])
 
 
 @dataclass
@@ -172,7 +98,7 @@ class Evaluation:
             + part.classes.tolist()
             for part in (self.known, self.asked)
         ]
-        self.path = self.out / f'scores_{_digest(json.dumps(parts))}.json'  # one for each set of labelled images
+        self.path = self.out / f'scores_{digest(json.dumps(parts))}.json'  # one for each set of labelled images
         self._read_scores()
 
     @property
@@ -289,10 +215,6 @@ class Evaluation:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f'{self.path} must be as this command writes it; remove it') from error
         say(known_scores=f'{len(self.scores)} of {len(rows)} in {self.path} are of these weights')
-
-
-def _digest(text: str) -> str:
-    return hashlib.blake2b(text.encode('utf-8', 'surrogateescape'), digest_size=4).hexdigest()
 
 
 def _content(file: str) -> bytes:

@@ -14,7 +14,8 @@ from beit_mm.files import atomic_write
 from beit_mm.text import show
 from beit_mm.visualization.sheets import draw_sheet, principal_colors, to_picture
 
-from .evaluation import Evaluation, FINETUNING, LINEAR, OWN, Part, RANDOM
+from .contenders import OWN, Part, RANDOM
+from .evaluation import Evaluation, FINETUNING, LINEAR
 from .run import say
 
 NUM_ASKED, NUM_NEAREST, CELL = 8, 5, 110  # pictures in the sheets, and their side in pixels

@@ -16,7 +16,8 @@ from beit_mm.config.parts import drop_pretrained
 from beit_mm.config.reading import read_config
 from beit_mm.errors import UserError
 from beit_mm.pretraining import evaluation, plan
-from beit_mm.pretraining.evaluation import Evaluation, FINETUNING, LINEAR, METHODS, NEIGHBOURS, OWN, Part, RANDOM
+from beit_mm.pretraining.contenders import OWN, Part, RANDOM
+from beit_mm.pretraining.evaluation import Evaluation, FINETUNING, LINEAR, METHODS, NEIGHBOURS
 from beit_mm.pretraining.evaluation_page import write_evaluation
 
 LIKE_OWN = 'iter_10.pth (pretrain)'
