@@ -66,7 +66,9 @@ def parse(words: list[str]) -> Namespace | None:
         read_pairs(args)
         return args
     sys.argv = [str(ROOT / words[1]), *words[2:]]
-    return runpy.run_path(sys.argv[0]).get('parse_args', lambda: None)()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(Path(sys.argv[0]).parent))  # as Python does
+        return runpy.run_path(sys.argv[0]).get('parse_args', lambda: None)()
 
 
 @pytest.mark.parametrize('page', PAGES)

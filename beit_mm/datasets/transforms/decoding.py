@@ -3,6 +3,7 @@
 import io
 import math
 import re
+import threading
 
 import mmcv
 import numpy as np
@@ -14,6 +15,9 @@ from beit_mm.errors import UserError
 
 FORMATS = ('JPEG', 'PNG', 'GIF', 'BMP', 'WEBP', 'TIFF', 'PPM', 'JPEG2000')  # none that Pillow opens with a program
 MAX_PIXELS = 100_000_000
+# NumPy reads headers by Python's ast, which counts its depth for all threads together: in several at once it refuses
+# good headers now and then (Python 3.11: "AST constructor recursion depth mismatch").
+ONE_PARSER = threading.Lock()
 MAX_SIDE = 1_000_000  # Pillow took 28 bytes for each row of one pixel
 MAX_READS = 10_000  # of Pillow in a header; a usual one takes less than 1,000
 MAX_SCANS = 32  # of a progressive JPEG file; usual are 10
@@ -97,7 +101,8 @@ def read_array(content: bytes, max_pixels: int) -> np.ndarray:
     file = io.BytesIO(content)
     version = np.lib.format.read_magic(file)
     read_header = np.lib.format.read_array_header_1_0 if version[0] == 1 else np.lib.format.read_array_header_2_0
-    shape, is_fortran, dtype = read_header(file)
+    with ONE_PARSER:
+        shape, is_fortran, dtype = read_header(file)
     if len(shape) not in (2, 3) or dtype.kind not in 'iuf' or is_fortran or not math.prod(shape):
         raise ValueError(f'an array must be numbers (H, W, bands) in C order, got {dtype} {shape}')
     if shape[0] * shape[1] > max_pixels:

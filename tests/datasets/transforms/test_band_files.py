@@ -1,8 +1,11 @@
 """Files of images with bands: .npy, and TIFF as programs for satellite images and microscopes write it."""
 
+import gc
 import io
 import struct
+import sys
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
@@ -10,6 +13,7 @@ import pytest
 import tifffile
 
 from beit_mm.datasets import BadImage, LoadImage
+from beit_mm.datasets.transforms.decoding import read_array
 from beit_mm.errors import UserError
 
 
@@ -134,6 +138,34 @@ def test_any_number_of_bands_is_read_unchanged(dtype):
     assert color.dtype == np.uint8 and np.array_equal(color, array((6, 8, 3), dtype) >> (8 * (dtype == np.uint16)))
     with pytest.raises(BadImage, match="it has 13 bands, and color_type='unchanged' of LoadImage reads them"):
         LoadImage()(dict(img_path='a', img_bytes=npy(array((6, 8, 13), dtype))))
+
+
+class Garbage:
+    """A cycle whose end runs Python code, wherever the collector finds it."""
+
+    def __init__(self):
+        self.itself = self
+
+    def __del__(self):
+        sum(range(200))
+
+
+def test_threads_read_headers_at_once():
+    content, before, interval = npy(array((4, 4))), gc.get_threshold(), sys.getswitchinterval()
+    gc.set_threshold(50)
+    sys.setswitchinterval(1e-6)
+
+    def read(_) -> np.ndarray:
+        for _ in range(3):
+            Garbage()
+        return read_array(content, 100)
+
+    try:
+        with ThreadPoolExecutor(8) as threads:  # NumPy by itself refuses some of the first thousands
+            assert all(image.shape == (4, 4) for image in threads.map(read, range(10_000)))
+    finally:
+        gc.set_threshold(*before)
+        sys.setswitchinterval(interval)
 
 
 @pytest.mark.parametrize(
