@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from mmengine.config import Config
 
+from beit_mm.apis import FeatureInferencer
 from beit_mm.config.reading import read_config
 from beit_mm.datasets import ClassFolders
 from beit_mm.errors import UserError
@@ -60,6 +61,7 @@ class Evaluation:
     finetunes: bool
     others: Sequence[tuple[str, str]] = ()
     scores: dict[tuple[str, str, int, int], float] = field(default_factory=dict, init=False)
+    _features: dict[tuple[str, int], tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict, init=False)
 
     def __post_init__(self):
         cfg = _read_pretraining(self.root)
@@ -90,8 +92,7 @@ class Evaluation:
             self.contenders.append(other)
         least = len(self.labels.classes)
         self.counts = sorted({max(least, round(share * len(self.known.files))) for share in SHARES})
-        contents = {_content(file) for file in self.known.files}
-        if num_equal := sum(_content(file) in contents for file in self.asked.files):
+        if num_equal := _count_copies(self.known.files, self.asked.files):
             say(equal=f'{num_equal} of {len(self.asked.files)} images to ask for have the content of a known one')
         parts = [
             [(os.path.relpath(file, self.labels_path), os.path.getsize(file)) for file in part.files]
@@ -117,26 +118,25 @@ class Evaluation:
         """Scores of all seeds."""
         return [self.scores[method, contender, number, seed] for seed in range(self.num_seeds)]
 
-    def features(self, contender: Contender, part: Part, seed: int = 0) -> torch.Tensor:
-        """Features (N, C) of the images of a part."""
-        results = contender.extractor(seed)(part.files)
-        if results.skipped:
-            name, reason = next(iter(results.skipped.items()))
-            raise UserError(f'labelled images must be readable, got {name}: {reason}; mend or remove it')
-        return torch.from_numpy(np.stack([result['features'] for result in results]))
+    def features(self, contender: Contender, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+        """Features (N, C) of the known and of the asked images, computed once."""
+        key = contender.name, 0 if contender.weights else seed  # random weights alone depend on the seed
+        if key not in self._features:
+            extractor = contender.extractor(seed)
+            self._features[key] = _extract(extractor, self.known), _extract(extractor, self.asked)
+        return self._features[key]
 
     def _score_frozen(self, contender: Contender) -> None:
         """Scores of its features, by both methods that do not train the trunk."""
-        truth, features = torch.from_numpy(self.asked.classes), None
+        truth = torch.from_numpy(self.asked.classes)
         for seed in range(self.num_seeds):
             keys = [(method, contender.name, number, seed) for method in METHODS[:2] for number in self.counts]
             if all(key in self.scores for key in keys):
                 continue
-            if features is None or contender.weights is None:
-                features = [self.features(contender, part, seed) for part in (self.known, self.asked)]
+            all_known, asked = self.features(contender, seed)
             for number in self.counts:
                 drawn = torch.from_numpy(self.known.draw(number, seed))
-                known, asked, labels = features[0][drawn], features[1], torch.from_numpy(self.known.classes)[drawn]
+                known, labels = all_known[drawn], torch.from_numpy(self.known.classes)[drawn]
                 k = replace(self.labels, counts=[number, 0]).neighbours
                 unit = torch.nn.functional.normalize
                 found = {
@@ -217,8 +217,24 @@ class Evaluation:
         say(known_scores=f'{len(self.scores)} of {len(rows)} in {self.path} are of these weights')
 
 
-def _content(file: str) -> bytes:
-    return hashlib.blake2b(Path(file).read_bytes()).digest()
+def _count_copies(known: list[str], asked: list[str]) -> int:
+    """Asked files with the content of a known one; files of a length that only one part has are not read."""
+    lengths = set(map(os.path.getsize, known)) & set(map(os.path.getsize, asked))
+    ours, others = (
+        [hashlib.blake2b(Path(file).read_bytes()).digest() for file in files if os.path.getsize(file) in lengths]
+        for files in (known, asked)
+    )
+    digests = set(ours)
+    return sum(other in digests for other in others)
+
+
+def _extract(extractor: FeatureInferencer, part: Part) -> torch.Tensor:
+    """Features (N, C) of the images of a part."""
+    results = extractor(part.files)
+    if results.skipped:
+        name, reason = next(iter(results.skipped.items()))
+        raise UserError(f'labelled images must be readable, got {name}: {reason}; mend or remove it')
+    return torch.from_numpy(np.stack([result['features'] for result in results]))
 
 
 def _read_pretraining(root: Path) -> Config:

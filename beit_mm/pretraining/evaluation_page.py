@@ -97,7 +97,7 @@ def _draw(evaluation: Evaluation) -> dict[str, str]:
     own, random, *_ = evaluation.contenders
     number = min(NUM_ASKED, len(evaluation.asked.files))
     shown = [int(index) for index in np.linspace(0, len(evaluation.asked.files) - 1, number)]
-    known, asked = (evaluation.features(own, part) for part in (evaluation.known, evaluation.asked))
+    known, asked = evaluation.features(own)
     extractor = own.extractor(0, 'patches')
     pictures = [_picture(extractor, evaluation.asked.files[index]) for index in shown]
     patches = np.stack([result['features'] for result in extractor([evaluation.asked.files[i] for i in shown])])
@@ -112,7 +112,7 @@ def _draw(evaluation: Evaluation) -> dict[str, str]:
         + ', '.join(names[evaluation.known.classes[other]] for other in found)
         for index, found in zip(shown, nearest.tolist())
     ]
-    maps = {OWN: asked, RANDOM: evaluation.features(random, evaluation.asked)}
+    maps = {OWN: asked, RANDOM: evaluation.features(random)[1]}
     return {
         'Scores': _as_text(plot_scores(evaluation)),
         'Images to ask for, their patches, and their nearest labelled neighbours': _as_text(
