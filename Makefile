@@ -1,4 +1,4 @@
-# make demo: train and test all four stages on scikit-learn's images, about 8 minutes on two cores with bfloat16.
+# make demo: train and test all four stages on scikit-learn's images, 8 to 9 minutes on two cores with bfloat16.
 # make demo-full: the same with longer trainings and higher scores, under an hour.
 # make demo-v2: BEiT v2 on the same images, taught by the models of make demo or of the package, about 9 minutes.
 # make lint: ruff and mypy. make test: the tests.

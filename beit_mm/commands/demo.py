@@ -1,7 +1,7 @@
 """Train and test all four stages on real images, with a page that shows them.
 
 The images are the handwritten digits and photographs of scikit-learn. On two
-cores it takes about 8 minutes. Ctrl-C stops; the same command goes on.
+cores it takes 8 to 9 minutes. Ctrl-C stops; the same command goes on.
 
 Examples:
   beit-mm demo
