@@ -17,7 +17,7 @@ from beit_mm.errors import UserError
 from beit_mm.files import atomic_write
 from beit_mm.text import show, show_cell
 from beit_mm.visualization.reconstruction import draw_reconstructions
-from beit_mm.visualization.sheets import generate_palette, Palette, segmentation_overlay, to_picture
+from beit_mm.visualization.sheets import label_picture, Palette, segmentation_overlay, to_picture
 
 from .images import identify, NamedImage
 from .inferencer import Predictions
@@ -109,11 +109,7 @@ def write_label_maps(predictions: Predictions, folder: Path, palette: Palette | 
         step = -(-max(image.pixels.shape[:2]) // MAX_SIDE)
         picture, reduced = to_picture(image.pixels[::step, ::step]), result['labels'][::step, ::step]
         overlay = segmentation_overlay(picture, reduced, result['classes'], palette, opacity)
-        label_map = Image.fromarray(result['labels'])
-        if label_map.mode == 'L':
-            colors = [*(palette or ()), *generate_palette(256)[len(palette or ()) :]]
-            label_map.putpalette(np.array(colors, np.uint8).tobytes())
-        _save(label_map, labels[image.result_path])
+        _save(label_picture(result['labels'], palette), labels[image.result_path])
         _save(overlay, overlays[image.result_path], quality=95)
         if 'probabilities' in result:
             with atomic_write(arrays[image.result_path]) as temporary:

@@ -9,7 +9,6 @@ import torch
 from mmengine.dataset import BaseDataset
 from mmengine.evaluator import BaseMetric
 from mmseg.evaluation import IoUMetric as HostIoUMetric
-from PIL import Image
 from torch import Tensor
 
 from beit_mm.datasets.transforms.decoding import are_labels_plain, read_labels
@@ -17,6 +16,7 @@ from beit_mm.datasets.transforms.loading import check_labels, map_labels
 from beit_mm.errors import UserError
 from beit_mm.models.tokenizers.tokenizer import codebook_use
 from beit_mm.registry import METRICS
+from beit_mm.visualization.sheets import label_picture
 
 MAX_SIMILARITIES = 2**24  # of nearest neighbours that are held at once: 64 MiB in float32
 
@@ -170,7 +170,7 @@ class IoUMetric(HostIoUMetric):
         super().process(data_batch, data_samples)
         self.output_dir = output_dir
         for sample in data_samples if output_dir is not None else ():
-            predicted = sample['pred_sem_seg']['data'].squeeze() + int(sample.get('reduce_zero_label', False))
+            predicted, reduces = sample['pred_sem_seg']['data'].squeeze(), int(sample.get('reduce_zero_label', False))
             image = sample['img_path']
             name = os.path.relpath(image, self.image_root) if self.image_root else os.path.basename(image)
             path = Path(output_dir, name).with_suffix('.png')
@@ -178,7 +178,8 @@ class IoUMetric(HostIoUMetric):
                 raise UserError(f'{image} and {self._written[path]} have one name in output_dir; rename one')
             path.parent.mkdir(parents=True, exist_ok=True)
             dtype = np.uint16 if len(self.dataset_meta['classes']) >= 256 else np.uint8
-            Image.fromarray(predicted.cpu().numpy().astype(dtype)).save(path)
+            palette = [[0, 0, 0]] * reduces + list(self.dataset_meta.get('palette') or ())
+            label_picture((predicted + reduces).cpu().numpy().astype(dtype), palette).save(path)
 
     def keep_folders(self, dataset: BaseDataset) -> None:
         """Let `output_dir` repeat the folders of the images of a data set, if two of them have the same name."""

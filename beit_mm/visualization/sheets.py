@@ -172,6 +172,19 @@ def segmentation_overlay(
     return stack_rows([[picture], [legend]], gap=0)
 
 
+def label_picture(labels: np.ndarray, palette: Palette | None = None) -> Image.Image:
+    """A label map (H, W) as a picture whose values are the labels: uint8 with colors as its palette, or uint16 in gray.
+
+    Args:
+        palette: at most 256 colors, of the first labels; those of the others are generated.
+    """
+    picture = Image.fromarray(labels)
+    if labels.dtype == np.uint8:
+        colors = [*(palette or ()), *generate_palette(256)[len(palette or ()) :]]
+        picture.putpalette(np.array(colors, np.uint8).tobytes())
+    return picture
+
+
 def generate_palette(num_classes: int) -> list[tuple[int, ...]]:
     """Colors (R, G, B), 0 to 255: hues a golden section apart, in three brightnesses."""
     hues = [label * GOLDEN_RATIO % 1 for label in range(num_classes)]

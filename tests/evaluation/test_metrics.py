@@ -140,6 +140,20 @@ def test_written_label_maps_of_one_name_keep_their_folders(tmp_path):
     assert [int(np.asarray(Image.open(tmp_path / folder / '1.png'))[0, 0]) for folder in 'ab'] == [0, 1]
 
 
+@pytest.mark.parametrize('reduces', [False, True])
+def test_written_label_maps_have_the_colours_of_the_data_set(tmp_path, reduces):
+    """With reduce_zero_label the numbers are those of the annotations, in which 0 is no class; it is black."""
+    labels, palette = np.random.default_rng(0).integers(0, 4, (8, 9)), [[1, 2, 3], [4, 5, 6], [7, 8, 9], [255, 0, 9]]
+    metric = IoUMetric(format_only=True, output_dir=str(tmp_path))
+    metric.dataset_meta = dict(classes=['a', 'b', 'c', 'd'], palette=palette)
+    prediction = dict(data=torch.from_numpy(labels)[None])
+    metric.process({}, [dict(img_path='a.jpg', pred_sem_seg=prediction, reduce_zero_label=reduces)])
+    with Image.open(tmp_path / 'a.png') as written:
+        assert np.array_equal(np.asarray(written), labels + reduces)
+        assert np.array_equal(np.asarray(written.convert('RGB')), np.array(palette)[labels])
+        assert written.getpalette()[:3] == ([0, 0, 0] if reduces else palette[0])
+
+
 @pytest.mark.parametrize('k, temperature', [(20, 0.07), (1, 0.07), (200, 0.07), (20, 1.0), (300, 1e-3)])
 @pytest.mark.parametrize('limit', [metrics.MAX_SIMILARITIES, 700])
 def test_votes_are_scikit_learns(k, temperature, limit, monkeypatch):
