@@ -1,4 +1,4 @@
-"""Errors that a user can fix, and the end of a training by a signal."""
+"""Errors and warnings about what a user can fix, and the end of a training by a signal."""
 
 import re
 import site
@@ -11,6 +11,10 @@ SHORTAGE = "out of memory|can't allocate memory|Unable to allocate|CUBLAS_STATUS
 
 class UserError(ValueError):
     """A mistake in a config, a file or an argument. The tools print its message alone, without a traceback."""
+
+
+class UnreadOption(UserWarning):
+    """An option that changes nothing. The commands and tools print its message alone."""
 
 
 class OutOfMemory(RuntimeError):

@@ -1,10 +1,15 @@
 """Text from files and arguments, made safe to show, and names that are nearly right."""
 
 import unicodedata
+import warnings
 from collections.abc import Iterable
 from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
+
+from beit_mm.errors import UnreadOption
+
+USUAL_FORMAT = warnings.formatwarning
 
 
 def show(text: object) -> str:
@@ -25,6 +30,11 @@ def show_cell(value: object) -> str:
     """Like `show`, for a cell of a table that a spreadsheet may open: with a `'` before what would be a formula."""
     text = show(value)
     return f"'{text}" if text.lstrip().startswith(tuple('=+-@＝＋－＠')) else text
+
+
+def format_warning(message: Warning | str, category: type[Warning], *place) -> str:
+    """A warning for a terminal: ours as one sentence, others with file and line; a `warnings.formatwarning`."""
+    return f'warning: {show(message)}\n' if category is UnreadOption else USUAL_FORMAT(message, category, *place)
 
 
 def closest(name: str, pool: Iterable[str], cutoff: float = 0.7) -> str:

@@ -19,7 +19,7 @@ from beit_mm.config.flatten import drop_scope_stamps
 from beit_mm.config.parts import drop_pretrained, innermost_dataset, pretrained_of, use_plain_batch_norm
 from beit_mm.config.reading import merge_options, read_config, unread_options
 from beit_mm.engine.hooks.check_weights_hook import require_weights
-from beit_mm.errors import UserError
+from beit_mm.errors import UnreadOption, UserError
 from beit_mm.model_index import configs_by_name, find_config, find_public_weights
 from beit_mm.models.inspection import unwrap
 from beit_mm.models.tokenizers.tokenizer import Tokenizer
@@ -136,7 +136,7 @@ def _read_config(model: str | Path | Config, options: dict | None) -> Config:
     merge_options(cfg, options, 'the config')
     for key, sentence in unread_options(cfg, options).items():
         if not key.startswith('test_pipeline'):  # MMSegmentation's inferencer reads it
-            warnings.warn(f'{key} {sentence}', stacklevel=3)
+            warnings.warn(f'{key} {sentence}', UnreadOption, stacklevel=3)
     drop_scope_stamps(cfg)
     if cfg.get('custom_imports'):
         import_modules_from_strings(**cfg.custom_imports)

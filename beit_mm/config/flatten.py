@@ -10,7 +10,7 @@ from mmengine.utils import get_object_from_string
 
 from beit_mm.config.parts import walk
 from beit_mm.config.reading import read_config, unread_options
-from beit_mm.errors import UserError
+from beit_mm.errors import UnreadOption, UserError
 from beit_mm.files import atomic_write
 from beit_mm.registry import SCOPE
 
@@ -25,7 +25,7 @@ def flatten(path: str | Path, options: dict | None = None) -> Config:
     """
     cfg = read_config(path, options, 'options')
     for key, sentence in unread_options(cfg, options).items():
-        warnings.warn(f'{key} {sentence}', stacklevel=3)
+        warnings.warn(f'{key} {sentence}', UnreadOption, stacklevel=2)
     flat = Config(cfg.to_dict())
     drop_scope_stamps(flat)
     for node in _dicts(flat):

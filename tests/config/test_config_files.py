@@ -2,6 +2,8 @@
 
 import argparse
 import re
+import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -9,9 +11,11 @@ from mmengine.config import Config
 from support import CONFIGS, ROOT
 from support.tools import run, tool
 
+from beit_mm.apis import load_model
 from beit_mm.checks import check_config
+from beit_mm.config.flatten import flatten
 from beit_mm.config.reading import Options, read_config, unread_options
-from beit_mm.errors import UserError
+from beit_mm.errors import UnreadOption, UserError
 
 BASE = f"_base_ = '{CONFIGS}/demo/finetune.py'\n"
 FILES = {
@@ -135,6 +139,22 @@ UNREAD = [
 def test_an_override_that_changes_nothing_is_named(name, key, value):
     sentence = 'is used by nothing after the file was read; change it in the file'
     assert unread_options(read_config(CONFIGS / name, {key: value}), {key: value}) == {key: sentence}
+
+
+def test_a_tool_says_so_in_one_sentence(tmp_path):
+    (tmp_path / 'config.py').write_text('crop_size = 3\n')
+    script = ROOT / 'tools' / 'misc' / 'print_config.py'
+    output = run(sys.executable, script, tmp_path / 'config.py', '--cfg-options', 'crop_size=4')
+    sentence = 'is used by nothing after the file was read; change it in the file'
+    assert output == f'crop_size = 4\nwarning: crop_size {sentence}\n'
+
+
+def test_a_caller_is_warned_and_may_catch_it(tmp_path):
+    (tmp_path / 'config.py').write_text('model = dict(type="mmpretrain.ImageClassifier")\ncrop_size = 3\n')
+    for read in (flatten, load_model):
+        with pytest.warns(UnreadOption, match='^crop_size is used by nothing') as caught, suppress(Exception):
+            read(tmp_path / 'config.py', options=dict(crop_size=4))
+        assert caught[0].filename == __file__
 
 
 def test_a_launcher_that_is_overridden_is_named():

@@ -10,6 +10,7 @@ import tempfile
 import threading
 import time
 import traceback
+import warnings
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +26,7 @@ from beit_mm.errors import describe_bad_data, describe_shortage, find_own_code, 
 from beit_mm.evaluation.metrics import describe_no_scores
 from beit_mm.hiding import hide_secrets, hide_secrets_in_logs
 from beit_mm.models.weights import WeightsMismatch
-from beit_mm.text import show
+from beit_mm.text import format_warning, show
 
 from .interrupts import repeat_interrupt
 
@@ -136,6 +137,7 @@ def run(job: Callable[[Namespace], None], args: Namespace | Callable[[], Namespa
         signal.signal(signal.SIGINT, signal.default_int_handler)  # after that of the imports
     sys.unraisablehook = repeat_interrupt
     hide_secrets_in_logs()
+    warnings.formatwarning = format_warning
     logging.raiseExceptions = False  # on a full disk each line of a log would be another traceback
     _end_with_launcher()
     code = 0
@@ -192,10 +194,6 @@ def _last_line(error: Exception) -> str:
     return re.sub(r'^[\w.]+: ', '', last) if str(error).startswith('Caught ') else last
 
 
-def _is_lost(error: Exception) -> bool:
-    return re.search(LOST, str(error)) is not None
-
-
 def _report(error: Exception, sentence: str | None, work_dir: str | None) -> str:
     """Write the traceback to a file, and say what happened on standard error; returns the last line."""
     text = hide_secrets(traceback.format_exc())
@@ -209,7 +207,7 @@ def _report(error: Exception, sentence: str | None, work_dir: str | None) -> str
             if place
             else f'This is a bug of beit_mm or of a part of your config: {what}'
         )
-    if path := write_traceback(text, work_dir, may_replace=is_main_process() and not _is_lost(error)):
+    if path := write_traceback(text, work_dir, is_main_process() and not re.search(LOST, str(error))):
         print(f'(traceback in {show(path)})', file=sys.stderr)
     print(last, file=sys.stderr, flush=True)
     return last
