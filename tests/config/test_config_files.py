@@ -144,7 +144,7 @@ def test_an_override_that_changes_nothing_is_named(name, key, value):
 def test_a_tool_says_so_in_one_sentence(tmp_path):
     (tmp_path / 'config.py').write_text('crop_size = 3\n')
     script = ROOT / 'tools' / 'misc' / 'print_config.py'
-    output = run(sys.executable, script, tmp_path / 'config.py', '--cfg-options', 'crop_size=4')
+    output = run(sys.executable, script, tmp_path / 'config.py', '--cfg-options', 'crop_size=4', PYTHONWARNINGS='')
     sentence = 'is used by nothing after the file was read; change it in the file'
     assert output == f'crop_size = 4\nwarning: crop_size {sentence}\n'
 
