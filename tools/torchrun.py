@@ -38,7 +38,8 @@ class OneMachine(RendezvousHandler):
         """A new store for each attempt: an old one has the addresses of lost processes."""
         listener = socket.create_server((HERE, 0), backlog=1024)
         port = listener.getsockname()[1]
-        store = TCPStore(HERE, port, is_master=True, master_listen_fd=listener.detach(), multi_tenant=False)
+        # Without libuv, since the store with it did not take a socket in torch 2.6.
+        store = TCPStore(HERE, port, is_master=True, master_listen_fd=listener.detach(), use_libuv=False)
         return RendezvousInfo(store, 0, 1, RendezvousStoreInfo(HERE, port))
 
     use_agent_store = True

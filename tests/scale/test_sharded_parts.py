@@ -10,7 +10,9 @@ from support.processes import together
 from torch.distributed.tensor import DTensor
 
 from beit_mm.engine import FullyShardedStrategy
+from beit_mm.engine.runners import fully_sharded
 from beit_mm.engine.runners.fully_sharded import gather
+from beit_mm.errors import UserError
 
 TRUNK = dict(
     type='beit_mm.BEiT',
@@ -91,6 +93,14 @@ def test_a_process_holds_its_share_of_what_is_trained_and_all_that_is_frozen(tmp
     assert first['names'] == sorted(name for name, _ in strategy.model.named_parameters())
     assert first['layers'] == [group['layer'] for group in strategy.optim_wrapper.optimizer.param_groups]
     assert not any(isinstance(parameter, DTensor) for parameter in strategy.model.parameters())
+
+
+def test_a_torch_that_cannot_leave_frozen_parameters_whole_is_named(tmp_path, monkeypatch):
+    """As torch 2.6."""
+    monkeypatch.setattr(fully_sharded, 'fully_shard', lambda module, *, mesh, reshard_after_forward, mp_policy: None)
+    strategy = prepare(tmp_path, 1, PRETRAINING)
+    with pytest.raises(UserError, match='frozen parameters, got torch .*: update torch'):
+        strategy._shard(strategy.model)
 
 
 def train_three_steps(rank: int, folder: Path, processes: int, model: dict, options: dict) -> dict:

@@ -1,5 +1,6 @@
 """Training of models that do not fit one device: parameters, gradients and moments in shards over all processes."""
 
+import inspect
 import time
 from datetime import timedelta
 
@@ -79,11 +80,18 @@ class FullyShardedStrategy(DDPStrategy):
         if not hasattr(trunk, 'blocks'):
             raise UserError(f'FullyShardedStrategy needs a backbone with blocks, got {type(model).__name__}')
         frozen = {parameter for parameter in model.parameters() if not parameter.requires_grad}
+        if frozen and 'ignored_params' not in inspect.signature(fully_shard).parameters:
+            raise UserError(
+                'FullyShardedStrategy needs a newer torch for a model with frozen parameters, '
+                f'got torch {torch.__version__}: update torch, or train without the strategy'
+            )
         num_copies = self.world_size // self.num_shards
         shape = (num_copies, self.num_shards) if num_copies > 1 else (self.num_shards,)
         names = ('copies', 'shards')[-len(shape) :]
         mesh = init_device_mesh(torch.device(get_device()).type, shape, mesh_dim_names=names)
-        options = dict(mesh=mesh, reshard_after_forward=self.reshard_after_forward, ignored_params=frozen)
+        options = dict(mesh=mesh, reshard_after_forward=self.reshard_after_forward)
+        if frozen:
+            options['ignored_params'] = frozen
         for block in trunk.blocks:
             fully_shard(block, mp_policy=self.block_policy, **options)
         # So that the trunk can be called alone, as KNNHook does. A class token bottleneck calls `read_blocks` instead,
