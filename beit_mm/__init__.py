@@ -13,12 +13,13 @@ from .version import __version__
 
 __all__ = ['__version__', 'checkpoint', 'datasets', 'engine', 'evaluation', 'hub', 'models']
 
-# Warnings of the hosts that ask nothing of a user: of an extra that nothing here needs, of MMCV's own call of its own
-# function, and of pictures that are off by default.
+# Warnings that ask nothing of a user: the hosts', of an extra that nothing here needs, of MMCV's own call of its own
+# function, and of pictures that are off by default; Pillow's, of large images, for which LoadImage has its own limit.
 NOISE = (
     'Fail to import ``MultiScaleDeformableAttention``',
     "Only use 'alpha' for pillow backend",
     'The draw is False, it means that the hook for visualization will not take effect',
+    r'Image size \(\d+ pixels\) exceeds limit',
 )
 
 
@@ -27,7 +28,7 @@ def register() -> None:
     # At every import the hosts tell of an extra that nothing here needs. What else they print goes to standard error,
     # as standard output is for results.
     for message in NOISE:
-        warnings.filterwarnings('ignore', message, UserWarning)
+        warnings.filterwarnings('ignore', message)
     with redirect_stdout(io.StringIO()) as printed:
         from mmengine.config.utils import MODULE2PACKAGE
 

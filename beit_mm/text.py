@@ -1,5 +1,6 @@
 """Text from files and arguments, made safe to show, and names that are nearly right."""
 
+import os
 import unicodedata
 import warnings
 from collections.abc import Iterable
@@ -48,6 +49,8 @@ def hint_at_path(path: str | Path) -> str:
     path = Path(path)
     if path.exists():
         return ''
+    if path.is_symlink():
+        return f'; it is a link to {os.readlink(path)}'
     folder = next((parent for parent in path.parents if parent.is_dir()), Path())
     with suppress(OSError, IndexError):
         meant = closest(path.parts[len(folder.parts)], (entry.name for entry in folder.iterdir()))

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+import cv2
 import numpy as np
 import torch
 from mmengine.logging import print_log
@@ -182,7 +183,11 @@ class Predictions:
 
     def _read(self, image: NamedImage) -> tuple[NamedImage, dict]:
         pixels = read_image(image.source, self.inferencer.load, self.inferencer.channels)
-        sample = self.inferencer.prepare(pixels, image.name)
+        try:
+            sample = self.inferencer.prepare(pixels, image.name)
+        except cv2.error as error:  # such as of an image of 10,000 x 2 pixels, whose short side would become 0
+            size = f'{pixels.shape[1]} x {pixels.shape[0]}'
+            raise BadImage(image.name, f'a step of the pipeline refuses its {size} pixels: {error.err}') from error
         return (image._replace(pixels=pixels) if self.inferencer.keeps_pixels else image), sample
 
     def _list_skipped(self) -> str:

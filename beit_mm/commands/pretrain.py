@@ -40,7 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def a_folder(text: str) -> str:
     if os.path.isfile(existing(text)):
         raise argparse.ArgumentTypeError(f'must be a folder, got the file {text}')
-    return text.rstrip('/') or '/'
+    text = text.rstrip('/') or '/'
+    return f'./{text}' if text.startswith('~') else text  # MMPretrain would take it for a home; the shell has done so
 
 
 def minutes(text: str) -> float:

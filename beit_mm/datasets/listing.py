@@ -15,6 +15,7 @@ IMAGE_SUFFIXES = (
 )
 LABEL_SUFFIXES = ('.png', '.tif', '.tiff', '.bmp', '.gif')  # of label maps: formats that keep every value
 MAX_REASONS = 5  # of files that are left out, in a sentence
+MAX_VISITS = 1000  # of a folder, by links; folders that link to each other have factorially many paths
 
 
 class LeftOut(Counter):
@@ -46,6 +47,7 @@ def list_files(folder: str, suffixes: Sequence[str], left_out: LeftOut | None = 
 
     Links are followed, but not to a folder that contains them. Hidden files and folders (`._1.jpg`,
     `.ipynb_checkpoints`), other formats, broken links, pipes and the like are left out, and noted in `left_out`.
+    UserError if links lead to a folder by more than MAX_VISITS paths.
     """
     return sorted(iterate_files(folder, suffixes, LeftOut() if left_out is None else left_out))
 
@@ -73,6 +75,7 @@ def _walk(folder: str) -> Iterator[tuple[str, bool]]:
         yield from ((path, True) for path in fileio.list_dir_or_file(folder, list_dir=False, recursive=True))
         return
     start = len(os.path.join(folder or '.', ''))
+    visits: Counter[tuple[int, int]] = Counter()
     open_folders: list[tuple[str, frozenset]] = [(folder or '.', frozenset())]
     while open_folders:
         parent, above = open_folders.pop()
@@ -80,12 +83,19 @@ def _walk(folder: str) -> Iterator[tuple[str, bool]]:
         if (state.st_dev, state.st_ino) in above:
             continue
         above |= {(state.st_dev, state.st_ino)}
+        visits[state.st_dev, state.st_ino] += 1
+        if visits[state.st_dev, state.st_ino] > MAX_VISITS:
+            what = f'links in {folder} must lead to a folder by at most {MAX_VISITS:,} paths'
+            raise UserError(f'{what}, got more to {os.path.realpath(parent)}; remove some of them')
         with os.scandir(parent) as entries:
             for entry in entries:
-                if entry.is_dir() and not entry.name.startswith('.'):
+                is_link = entry.is_symlink()  # of one that leads nowhere, entry.is_dir() may raise OSError
+                is_folder = os.path.isdir(entry.path) if is_link else entry.is_dir()
+                if is_folder and not entry.name.startswith('.'):
                     open_folders.append((entry.path, above))
                 else:
-                    yield entry.path[start:].replace(os.sep, '/'), entry.is_file()
+                    is_file = os.path.isfile(entry.path) if is_link else entry.is_file()
+                    yield entry.path[start:].replace(os.sep, '/'), is_file
 
 
 def check_lines(dataset) -> None:

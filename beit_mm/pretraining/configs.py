@@ -77,7 +77,7 @@ class Writer:
             total=plan.batch * self.processes,
             highest=2**folder.bits - 1,
             load="imdecode_backend='simplejpeg'"
-            + ('' if folder.color_type == 'color' else f', color_type={folder.color_type!r}')
+            + ('' if folder.color_type == 'color' else f', color_type={folder.color_type!r}, bands=in_channels')
             + (f',\n            value_range={folder.value_range}' if folder.value_range else ''),
             extensions=f', extensions={folder.extensions}' if folder.extensions else '',
             bad_share=round(min(MAX_BAD_SHARE, max(0.05, 2 * len(folder.bad) / max(1, folder.num_seen))), 3),
@@ -100,7 +100,8 @@ class Writer:
             pretrain=[DATA, PRETRAIN, LENGTH, *([NEIGHBOURS] if labels else [])],
             finetune=[FINETUNE],
         )
-        return ''.join(part.format(**values) for part in [HEAD, *parts[stage]])
+        text = ''.join(part.format(**values) for part in [HEAD, *parts[stage]])
+        return text.replace('{{', r'{\x7b')  # in a folder's name; MMEngine would put something else there
 
     def write(self, stage: str, *args) -> str:
         """Write a config, see `text`; returns its text."""

@@ -1,10 +1,11 @@
 """What a folder of images holds, as far as a pre-training must know: files, sizes, bands, depth, colours."""
 
+import math
 import os
 import random
 import time
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 
 from beit_mm.datasets.bad_images import BadImage
 from beit_mm.datasets.listing import IMAGE_SUFFIXES, LeftOut, list_files, name_suffixes
+from beit_mm.datasets.transforms.decoding import MAX_BYTES
 from beit_mm.datasets.transforms.loading import LoadAsStored, LoadImage
 from beit_mm.errors import UserError
 from beit_mm.text import show
@@ -140,9 +142,9 @@ def count_equal(path: str, names: Sequence[str], seconds: float) -> tuple[int, i
             continue
         num_compared += 1
     num_equal = 0
-    for alike in by_length.values():
+    for length, alike in by_length.items():
         digests = set()
-        for name in alike if len(alike) > 1 else ():
+        for name in alike if len(alike) > 1 and length <= MAX_BYTES else ():
             if time.monotonic() > end:
                 num_compared -= 1
                 continue
@@ -185,6 +187,7 @@ def _sample(folder: Folder, names: Sequence[str], seconds: float) -> None:
     _choose_bands(folder, kinds, pixels)
 
 
+@np.errstate(over='ignore', invalid='ignore')  # of infinite numbers
 def _pattern(image: np.ndarray) -> np.ndarray:
     """Where an image becomes brighter from left to right, on a coarse grid: bool (56,). Copies of other sizes, formats
     and brightness have nearly the same one.
@@ -209,12 +212,15 @@ def _choose_bands(folder: Folder, kinds: dict[tuple[int, int], str], pixels: lis
         pixels: of each image, (N, bands).
     """
     (bands, bits), *others = kinds
-    if others and any(number not in (1, 3, 4) or depth == OTHER for number, depth in kinds):
+    is_picture = all(number in (1, 3, 4) and depth != OTHER for number, depth in kinds) and _are_pictures(
+        os.path.join(folder.path, name) for name in kinds.values()
+    )
+    if others and not is_picture:
         texts = [f'{number} of {depth or "other"} bits ({name})' for (number, depth), name in kinds.items()]
         raise UserError(
             f'all images in {folder.path} must have the same bands, got {", ".join(texts)}; sort them into folders'
         )
-    is_opaque = bands == 4 and bits == 8 and all((image[:, 3] == 255).all() for image in pixels if image.shape[1] == 4)
+    is_opaque = (bands, bits) == (4, 8) and all((image[:, 3] == 255).all() for image in pixels if image.shape[1] == 4)
     folder.is_mixed = bool(others)
     if bits == OTHER:
         folder.value_range = _find_range(folder.path, pixels)
@@ -223,7 +229,7 @@ def _choose_bands(folder: Folder, kinds: dict[tuple[int, int], str], pixels: lis
     elif {number for number, _ in kinds} == {1} and (others or bits == 8):
         folder.color_type, bits = 'grayscale', 8
         pixels = [_to_eight_bits(image) for image in pixels]
-    elif others or is_opaque or (bands, bits) == (3, 8):  # as LoadImage gives them for 'color'
+    elif others or is_opaque and is_picture or (bands, bits) == (3, 8):  # as LoadImage gives them for 'color'
         pixels = [_to_picture(_to_eight_bits(image)) for image in pixels]
         bands, bits = 3, 8
     else:
@@ -238,14 +244,26 @@ def _choose_bands(folder: Folder, kinds: dict[tuple[int, int], str], pixels: lis
     folder.std = [round(float(number), 3) if number > highest / 1e5 else highest for number in values.std(axis=0)]
 
 
+def _are_pictures(files: Iterable[str]) -> bool:
+    """Whether LoadImage gives three bands of files of 1, 3 or 4; four of an .npy or TIFF file may be no colours."""
+    try:
+        for file in files:
+            LoadImage()(dict(img_path=file))
+    except BadImage:
+        return False
+    return True
+
+
 def _find_range(path: str, pixels: list[np.ndarray]) -> tuple[float, float]:
     """Between which values nearly all pixels are; a few may mean that there is no measurement."""
     values = np.concatenate(pixels).astype(np.float64)
     values = values[np.isfinite(values)]
-    low, high = np.percentile(values, (0.1, 99.9)) if len(values) else (0.0, 0.0)
-    if not low < high:
-        raise UserError(f'images in {path} must have pixels that differ, got {low:.5g} everywhere')
-    return tuple(float(f'{number:.6g}') for number in (low, high))
+    if not len(values):
+        raise UserError(f'images in {path} must have finite numbers, got none')
+    low, high = (float(f'{number:.6g}') for number in np.percentile(values, (0.1, 99.9)))
+    if not 0 < high - low < math.inf:
+        raise UserError(f'pixels of images in {path} must differ, by a finite number, got {low:.5g} to {high:.5g}')
+    return low, high
 
 
 def _to_eight_bits(pixels: np.ndarray) -> np.ndarray:

@@ -25,12 +25,14 @@ class Labels:
         classes: names of the class folders, in order.
         counts: images of both parts.
         sources: arguments of ClassFolders for both.
+        left_out: other files, in words.
     """
 
     path: str
     classes: list[str]
     counts: list[int]
     sources: list[dict[str, str]]
+    left_out: str = ''
 
     @property
     def neighbours(self) -> int:
@@ -38,27 +40,32 @@ class Labels:
         return max(1, min(20, self.counts[0] // len(self.classes) // 2))
 
     def describe(self) -> str:
-        return f'{self.path}: {len(self.classes)} classes, {self.counts[0]:,} images and {self.counts[1]:,} to ask for'
+        text = f'{self.path}: {len(self.classes)} classes, {self.counts[0]:,} images and {self.counts[1]:,} to ask for'
+        return text + (f'; left out: {self.left_out}' if self.left_out else '')
 
 
 def read_labels(path: str, images: Folder, out: Path) -> Labels:
     """Labels of a folder with a subfolder for each class, or with such folders in `train` and `val`.
 
-    Without `train` and `val`, the images of each class are dealt out, and the lists are written into `out`.
+    Without `train` and `val`, the images of each class are dealt out. Lists of both parts are written into `out`.
 
     Raises:
         UserError: If there are not two classes with two images each, the two parts have different classes, or the first
             image of a class has other bands than the images for pre-training.
     """
-    suffixes = images.extensions or IMAGE_SUFFIXES
+    suffixes, left_out = images.extensions or IMAGE_SUFFIXES, LeftOut()
     is_split = all(os.path.isdir(os.path.join(path, split)) for split in SPLITS)
     folders = [os.path.join(path, split) for split in SPLITS] if is_split else [path]
     found: list[dict[str, list[str]]] = []
     for folder in folders:
         by_class: dict[str, list[str]] = {}
-        for name in list_files(folder, suffixes, LeftOut()):
+        for name in list_files(folder, suffixes, left_out):
             label, slash, _ = name.partition('/')
-            if slash and name.isprintable():  # lists have a name in a line
+            if not slash:
+                left_out.note('in no class folder', name)
+            elif not name.isprintable() or name.startswith(' '):  # lists have a name in a line
+                left_out.note('with a name that no list can hold', name)
+            else:
                 by_class.setdefault(label, []).append(name)
         found.append(by_class)
     classes = sorted(found[0])
@@ -66,7 +73,7 @@ def read_labels(path: str, images: Folder, out: Path) -> Labels:
     if len(classes) < 2 or few:
         got = f'{len(classes)} such folders' + (f', one image in {few[0]}' if few else '')
         what = f'{folders[0]} must hold a folder for each of two or more classes, with two or more images'
-        raise UserError(f'{what}, got {got}')
+        raise UserError(f'{what}, got {got}' + (f'; left out: {left_out}' if left_out else ''))
     for name in classes:
         _check_bands(images, os.path.join(folders[0], found[0][name][0]))
     if is_split:
@@ -74,15 +81,17 @@ def read_labels(path: str, images: Folder, out: Path) -> Labels:
             raise UserError(f'folders in {folders[1]} must be named as those in {folders[0]}, got {unknown[0]}')
         if not found[1]:
             raise UserError(f'{folders[1]} must hold a folder of images for each class, got none')
-        sources = [dict(data_prefix=folder) for folder in folders]
-        return Labels(path, classes, [sum(map(len, part.values())) for part in found], sources)
-    parts: list[list[str]] = [[], []]
-    for label, name in enumerate(classes):
+    parts: list[dict[str, list[str]]] = found if is_split else [{}, {}]
+    for name in () if is_split else classes:
         for index, image in enumerate(found[0][name]):
             is_asked = index % FOLD == FOLD // 2 or len(found[0][name]) <= FOLD // 2 and index == 1
-            parts[is_asked].append(f'{image} {label}\n')
-    sources = [write_list(out / f'labels_{split}.txt', path, lines) for split, lines in zip(SPLITS, parts)]
-    return Labels(path, classes, [len(part) for part in parts], sources)
+            parts[is_asked].setdefault(name, []).append(image)
+    sources, counts = [], []
+    for split, folder, part in zip(SPLITS, (folders[0], folders[-1]), parts):
+        lines = [f'{image} {label}\n' for label, name in enumerate(classes) for image in part.get(name, ())]
+        sources.append(write_list(out / f'labels_{split}.txt', folder, lines))
+        counts.append(len(lines))
+    return Labels(path, classes, counts, sources, str(left_out))
 
 
 def write_list(file: Path, folder: str, lines: list[str]) -> dict[str, str]:

@@ -49,7 +49,7 @@ def measure_step(config: str, limit: float, launcher: str) -> float:
         limit: seconds.
         launcher: as of tools/train.py.
     """
-    with TemporaryDirectory(prefix='beit_mm_') as folder:
+    with TemporaryDirectory(prefix='beit_mm_', ignore_cleanup_errors=True) as folder:  # workers may write still
         path = Path(folder, 'measured.py')
         path.write_text(config, encoding='utf-8')
         cfg = prepare_config(Namespace(config=str(path), cfg_options=None, work_dir=folder, launcher=launcher))
@@ -58,6 +58,7 @@ def measure_step(config: str, limit: float, launcher: str) -> float:
         cfg.default_hooks['checkpoint'] = None
         cfg.custom_hooks = [hook for hook in cfg.get('custom_hooks') or () if 'KNN' not in hook['type']]
         cfg.visualizer, cfg.log_level = None, 'ERROR'
+        cfg.experiment_name = Path(folder).name  # MMEngine gives Runners of one name and second one visualizer
         runner = Runner.from_cfg(cfg)
         runner.is_checked = True  # the training checks the config
         timer = StepTimer(limit)

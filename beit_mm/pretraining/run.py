@@ -1,6 +1,7 @@
 """A pre-training on one's own images: look at them, choose, write configs, train by them."""
 
 import math
+import os
 import sys
 import tempfile
 import time
@@ -99,7 +100,7 @@ class Pretraining:
         report(self.out, scores)
 
     def _look(self, labels: str | None) -> tuple[Folder, Labels | None]:
-        prepare_folder(self.out, self.path)
+        prepare_folder(self.out, [self.path, *([labels] if labels else [])])
         folder = look_at(self.path, self.limit)
         say(folder=self.path, **folder.describe())
         known = read_labels(labels, folder, self.out) if labels else None
@@ -197,10 +198,14 @@ def resume(path: str, out: Path, launcher: str) -> None:
     report(out)
 
 
-def prepare_folder(out: Path, path: str) -> None:
-    """Make the folder for results; refuse one that holds an earlier run, or lies within the images."""
-    if Path(path).resolve() in (out.resolve(), *out.resolve().parents):
-        raise UserError(f'--out must lie outside of {path}, whose pictures are trained on, got {out}')
+def prepare_folder(out: Path, paths: list[str]) -> None:
+    """Make the folder for results; refuse one that holds an earlier run, or lies within folders of images."""
+    real = Path(os.path.realpath(out))  # Path.resolve() raises an error of its own for a link to itself
+    for path in paths:
+        if Path(path).resolve() in (real, *real.parents):
+            raise UserError(f'--out must lie outside of {path}, whose pictures are used, got {out}')
+    if (full := str(out.absolute())) != full.encode('utf-8', 'ignore').decode():  # TensorBoard needs it
+        raise UserError(f'the path of --out must be text in UTF-8, got {full}; name another')
     if used := [name for name in ('tokenizer.py', 'pretrain.py') if (out / name).exists()]:
         raise UserError(f'{out} holds an earlier run ({used[0]}); add --resume to go on, or name another --out')
     try:

@@ -144,6 +144,11 @@ def test_large_images_are_enlarged_in_parts_and_have_probabilities(align_corners
         SegmentationInferencer(model)(photos / 'a' / '1.jpg')
 
 
+def test_an_image_too_narrow_for_a_step_is_named(segmenting):
+    with pytest.raises(BadImage, match='a step of the pipeline refuses its 10000 x 2 pixels'):
+        segment(segmenting, draw(2, 10_000))
+
+
 @pytest.mark.long
 def test_an_image_over_100_million_pixels_is_segmented(segmentor, tmp_path):
     Image.fromarray(draw(200, 201)).resize((10_050, 10_000), Image.NEAREST).save(tmp_path / 'large.png')

@@ -1,5 +1,6 @@
 """Random crops, flips and packing with the hosts' draws and results, in less time than the hosts need."""
 
+import math
 from collections.abc import Sequence
 
 import cv2
@@ -13,9 +14,12 @@ from mmcv.transforms import RandomFlip as HostRandomFlip
 from mmcv.transforms.utils import cache_randomness
 from torch.nn import functional as F
 
+from beit_mm.datasets.bad_images import BadImage
 from beit_mm.datasets.images import resize_backend, resize_bands, TORCH_HAS_LANCZOS
 from beit_mm.errors import UserError
 from beit_mm.registry import TRANSFORMS
+
+from .decoding import MAX_PIXELS
 
 FILTERS = ('bicubic', 'bilinear', 'lanczos')
 RESIZE_BACKENDS = ('pillow', 'torch')
@@ -78,10 +82,18 @@ class RandomResizedCrop(mmpretrain_transforms.RandomResizedCrop):
 
 @TRANSFORMS.register_module()
 class ResizeEdge(mmpretrain_transforms.ResizeEdge):
-    """MMPretrain's ResizeEdge, with torch for images that Pillow does not take: of other bands or of 16 bits."""
+    """MMPretrain's ResizeEdge, with torch for images that Pillow does not take: of other bands or of 16 bits.
+
+    Raises:
+        BadImage: If the result would have more than MAX_PIXELS, as of an image of 10,000 x 2 pixels.
+    """
 
     def _resize_img(self, results: dict) -> None:
         image = results['img']
+        if math.prod(results['scale']) > MAX_PIXELS:
+            sizes = [f'{width} x {height}' for height, width in (image.shape[:2], results['scale'][::-1])]
+            reason = f'of {sizes[0]} pixels it would be resized to {sizes[1]}, and {MAX_PIXELS} pixels are the most'
+            raise BadImage(str(results.get('img_path', 'an image')), reason)
         if self.backend == 'cv2' or resize_backend(image) == 'pillow':
             super()._resize_img(results)
             return

@@ -2,6 +2,7 @@
 
 import io
 import math
+import os
 import re
 import threading
 
@@ -15,6 +16,7 @@ from beit_mm.errors import UserError
 
 FORMATS = ('JPEG', 'PNG', 'GIF', 'BMP', 'WEBP', 'TIFF', 'PPM', 'JPEG2000')  # none that Pillow opens with a program
 MAX_PIXELS = 100_000_000
+MAX_BYTES = 2**32  # of a file, which is read as a whole
 # NumPy reads headers by Python's ast, which counts its depth for all threads together: in several at once it refuses
 # good headers now and then (Python 3.11: "AST constructor recursion depth mismatch").
 ONE_PARSER = threading.Lock()
@@ -41,6 +43,13 @@ class Header(io.BytesIO):
         if self.num_reads > MAX_READS:
             raise ValueError(f'its header takes more than {MAX_READS} reads')
         return super().read(size)
+
+
+def check_length(path: str) -> None:
+    """ValueError if a file of this machine has more than MAX_BYTES, such as a film, or a sparse file."""
+    length = os.path.getsize(path) if os.path.isfile(path) else 0
+    if length > MAX_BYTES:
+        raise ValueError(f'an image must be a file of at most {MAX_BYTES:,} bytes, got {length:,}')
 
 
 def open_header(content: bytes, max_pixels: int) -> Image.Image:

@@ -19,7 +19,7 @@ from beit_mm.datasets.bad_images import BadImage, is_bad_file
 from beit_mm.errors import UserError
 from beit_mm.registry import TRANSFORMS
 
-from .decoding import has_many_scans, Header, JPEG_START, MAX_PIXELS, open_header, read_array, read_labels
+from .decoding import check_length, has_many_scans, Header, JPEG_START, MAX_PIXELS, open_header, read_array, read_labels
 from .tiff import read_bands, TIFF_STARTS
 
 SIMPLEJPEG = 'simplejpeg'
@@ -45,6 +45,7 @@ class LoadImage(LoadImageFromFile):
     Args:
         value_range: the lowest and the highest value of such images, which become 0 and 65535; those beyond are cut
             off, and NaN becomes 0. Needs color_type='unchanged'. Images of 8 or 16 bits stay as they are.
+        bands: that an image must have; None for any number.
         imdecode_backend: one of MMCV's, or 'simplejpeg': libjpeg-turbo for JPEG files, about twice as fast as Pillow
             with the same pixels; Pillow for damaged, rotated and CMYK JPEG files, OpenCV for all other files.
         max_pixels: of a larger image only the header is read (Pillow's own limit is 179 million pixels).
@@ -52,12 +53,20 @@ class LoadImage(LoadImageFromFile):
 
     Raises:
         BadImage: If the file cannot be read, is truncated, has none of FORMATS, cannot be decoded, has other numbers
-            and there is no `value_range`, or would take a decoder far more time or memory than an image needs.
-            With `ignore_empty` the result is None instead, and the data set takes another sample.
+            and there is no `value_range`, has other `bands`, or would take a decoder far more time or memory than an
+            image needs. With `ignore_empty` the result is None instead, and the data set takes another sample.
     """
 
-    def __init__(self, *args, max_pixels: int = MAX_PIXELS, value_range: Sequence[float] | None = None, **kwargs):
+    def __init__(
+        self,
+        *args,
+        max_pixels: int = MAX_PIXELS,
+        value_range: Sequence[float] | None = None,
+        bands: int | None = None,
+        **kwargs,
+    ):
         super().__init__(*args, **kwargs)
+        self.bands = bands
         if value_range is not None and not (len(value_range) == 2 and value_range[0] < value_range[1]):
             raise UserError(f'value_range of LoadImage must be (lowest, highest), got {value_range}')
         if value_range is not None and self.color_type != 'unchanged':
@@ -73,8 +82,11 @@ class LoadImage(LoadImageFromFile):
         try:
             content = results.pop('img_bytes', None)
             if content is None:
+                check_length(results['img_path'])
                 content = fileio.get(results['img_path'], backend_args=self.backend_args)
             image = self.fit_values(self._decode(content))
+            if self.bands not in (None, got := math.prod(image.shape[2:])):
+                raise ValueError(f'it must have {self.bands} bands, got {got}')
         except Exception as error:  # every file backend and decoder has its own classes
             if not is_bad_file(error):
                 raise
@@ -125,8 +137,8 @@ class LoadImage(LoadImageFromFile):
                 'value_range=(lowest, highest) of LoadImage'
             )
         low, high = self.value_range
-        shares = (np.nan_to_num(image.astype(np.float64), nan=low) - low) / (high - low)
-        return np.rint(65535 * shares.clip(0, 1)).astype(np.uint16)
+        values = np.nan_to_num(image.astype(np.float64), nan=low).clip(low, high)
+        return np.rint(65535 * ((values - low) / (high - low))).astype(np.uint16)
 
     def _fit(self, image: np.ndarray) -> np.ndarray:
         """The array of an .npy file as a decoder would give it for the color_type."""

@@ -40,13 +40,15 @@ MENDS = {
     SHM: 'loader workers need more shared memory ({0}): make /dev/shm larger or num_workers smaller',
     'received 0 items of ancdata|Too many open files': '{0}: raise `ulimit -n` or make num_workers smaller',
     FULL: '{0}: free some space there or choose another folder',
-    'stack expects each tensor to be equal size.*': 'images of a batch must have one size, {0}: let the pipeline end '
-    'in one, such as by a Resize without keep_ratio or a crop',
+    'stack expects each tensor to be equal size.*|Trying to resize storage that is not resizable': 'images of a batch '
+    'must have one size and one number of bands, {0}: let the pipeline end in one size, such as by a Resize without '
+    'keep_ratio or a crop',
     'Target .* is out of bounds|device-side assert triggered': 'a label is no class of the head ({0}): '
     '`beit-mm check CONFIG --data` names its file',
     '[^ ]* is not in the pretrained model': '{0}: no name of its checkpoint begins with this prefix of an init_cfg',
     r'failed to load image: [^{].*|OpenCV.*imgcodecs.*': 'an image cannot be read ({0}): '
     '`beit-mm check CONFIG --data` names its file',
+    r'Cannot find valid image after \d+': 'hardly any image can be read ({0} draws): mend or remove the others',
     r'server socket has failed to listen.*port: \d+': 'another run uses this port ({0}): give another (MASTER_)PORT',
     'invalid device ordinal': 'there must be a GPU for every process ({0})',
     LOST: 'the connection to another process of this run is lost ({0}); it says why, if it was not killed',

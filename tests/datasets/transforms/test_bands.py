@@ -84,6 +84,12 @@ def test_crops_and_resizing_treat_each_band_alone(backend, interpolation):
             assert gray.ndim == 2 and np.abs(gray - band.squeeze().astype(float)).mean() < 1
 
 
+def test_an_edge_that_would_make_an_image_huge_is_refused():
+    edge = datasets.ResizeEdge(48, backend='pillow')
+    with pytest.raises(datasets.BadImage, match='of 100000 x 1 pixels it would be resized to 4800000 x 48'):
+        run(edge, np.zeros((1, 100_000, 3), np.uint8), 0)
+
+
 def test_augmentation_changes_three_bands_at_a_time_by_the_same_draws():
     cfg = Config.fromfile(CONFIGS / 'beit_finetune.py')
     options = {key: value for key, value in cfg.augment.items() if key != 'type'}

@@ -127,7 +127,9 @@ SHM = 'DataLoader worker (pid 7) is killed by signal: Bus error. It is possible 
         (OSError(28, 'No space left on device'), 'error: No space left on device: {tmp_path}: free some space'),
         (RuntimeError('[enforce fail] . PytorchStreamWriter failed writing file data/1'), 'choose another folder'),
         (error_of_worker(OSError(24, 'Too many open files')), 'error: Too many open files: raise `ulimit -n`'),
-        (error_of_worker(RuntimeError(SIZES)), 'one size, stack expects each tensor .*: let the pipeline end in one'),
+        (error_of_worker(RuntimeError(SIZES)), 'one number of bands, stack expects each tensor .*: let the pipeline'),
+        (RuntimeError('Trying to resize storage that is not resizable'), 'images of a batch must have one size and'),
+        (RuntimeError('Cannot find valid image after 1000!'), 'hardly any image can be read'),
         (IndexError('Target 12 is out of bounds.'), 'no class of the head (Target 12 is out of bounds): `beit'),
         (
             error_of_worker(AssertionError('failed to load image: b/a.jpg')),
