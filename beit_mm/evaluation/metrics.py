@@ -14,11 +14,10 @@ from torch import Tensor
 from beit_mm.datasets.transforms.decoding import are_labels_plain, read_labels
 from beit_mm.datasets.transforms.loading import check_labels, map_labels
 from beit_mm.errors import UserError
+from beit_mm.models.decode_heads.neighbours_head import neighbour_votes
 from beit_mm.models.tokenizers.tokenizer import codebook_use
 from beit_mm.registry import METRICS
 from beit_mm.visualization.sheets import label_picture
-
-MAX_SIMILARITIES = 2**24  # of nearest neighbours that are held at once: 64 MiB in float32
 
 
 @METRICS.register_module()
@@ -205,8 +204,6 @@ def predict_by_neighbours(
 ) -> Tensor:
     """Classes by weighted nearest neighbours (arXiv 1805.01978, section 3.4; k = 20 as in DINO, arXiv 2104.14294).
 
-    Each of the k nearest training images votes for its class with weight exp(cosine similarity / temperature).
-
     Args:
         features, train_features: (N, C) and (M, C), each of length 1; M at least k.
         train_labels: int64 (M,).
@@ -214,14 +211,8 @@ def predict_by_neighbours(
     Returns:
         int64 (N,).
     """
-    predicted = []
-    for part in features.split(max(1, MAX_SIMILARITIES // len(train_features))):
-        similarities, neighbours = (part @ train_features.t()).topk(k, dim=1)
-        # A softmax only scales the weights of an image, and no temperature overflows.
-        weights = (similarities / temperature).softmax(dim=1)
-        votes = weights.new_zeros(len(part), int(train_labels.max()) + 1)
-        predicted.append(votes.scatter_add_(1, train_labels[neighbours], weights).argmax(dim=1))
-    return torch.cat(predicted)
+    num_classes = int(train_labels.max()) + 1
+    return neighbour_votes(features, train_features, train_labels, num_classes, k, temperature).argmax(dim=1)
 
 
 def predict_by_regression(

@@ -11,6 +11,7 @@
 from .backbones.beit import BEiT
 from .classifiers.linear_probe import LinearProbe, LinearProbeHead
 from .data_preprocessors import ClsDataPreprocessor, SegDataPreProcessor, TwoViewPreprocessor
+from .decode_heads.neighbours_head import NeighboursHead
 from .decode_heads.upernet_head import UperNetHead
 from .segmentors.encoder_decoder import EncoderDecoder
 from .selfsup.masked_image_model import AllPatches, MaskedImageModel, MaskedPatches, NormalisedPixels, VisualTokens

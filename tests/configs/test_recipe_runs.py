@@ -32,6 +32,7 @@ STRUCTURES = {
     'from scratch': 'classify/beit_base_224_scratch_to_1k.py',
     'segmentor': 'beit_segment.py',
     'linear segmentor': 'segment/linear_base_512_pt1k_to_ade20k.py',
+    'segmentor of neighbours': 'segment/neighbours_base_512_pt1k_to_ade20k.py',
     'large segmentor, accumulated': 'segment/beit_large_640_ft22k_to_ade20k.py',
 }
 

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from beit_mm.errors import UserError
 from beit_mm.evaluation import IoUMetric, metrics
 from beit_mm.evaluation.metrics import rank_me
+from beit_mm.models.decode_heads import neighbours_head
 
 
 def perplexity(*shares: float) -> float:
@@ -155,7 +156,7 @@ def test_written_label_maps_have_the_colours_of_the_data_set(tmp_path, reduces):
 
 
 @pytest.mark.parametrize('k, temperature', [(20, 0.07), (1, 0.07), (200, 0.07), (20, 1.0), (300, 1e-3)])
-@pytest.mark.parametrize('limit', [metrics.MAX_SIMILARITIES, 700])
+@pytest.mark.parametrize('limit', [neighbours_head.MAX_SIMILARITIES, 700])
 def test_votes_are_scikit_learns(k, temperature, limit, monkeypatch):
     """Of features of length 1 in overlapping clusters, with no more similarities at once than allowed."""
     generator = torch.Generator().manual_seed(0)
@@ -167,7 +168,7 @@ def test_votes_are_scikit_learns(k, temperature, limit, monkeypatch):
     )  # a distance is 1 less the similarity
     expected = torch.from_numpy(peer.fit(features[:300].double(), labels[:300]).predict(features[300:].double()))
     held, topk = [], torch.Tensor.topk
-    monkeypatch.setattr(metrics, 'MAX_SIMILARITIES', limit)
+    monkeypatch.setattr(neighbours_head, 'MAX_SIMILARITIES', limit)
     monkeypatch.setattr(torch.Tensor, 'topk', lambda self, *a, **kw: held.append(self.shape) or topk(self, *a, **kw))
     found = metrics.predict_by_neighbours(features[300:], features[:300], labels[:300], k, temperature)
     assert torch.equal(found, expected) and 0.4 < (found == labels[300:]).double().mean() < 1
