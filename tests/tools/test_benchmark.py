@@ -15,9 +15,9 @@ from torch.multiprocessing import start_processes
 
 from beit_mm.doctor import speed
 
-limits, loading, measuring, photographs, pretraining, scaling, segmentation, steps, trunks = (
+limits, loading, measuring, page, photographs, pretraining, scaling, segmentation, steps, trunks = (
     import_tool('benchmark', name)
-    for name in 'limits loading measuring photographs pretraining scaling segmentation steps trunks'.split()
+    for name in 'limits loading measuring page photographs pretraining scaling segmentation steps trunks'.split()
 )
 MIB = 2**20
 TINY = measuring.Sizes(rounds=1, batch=2, width=64, depth=2, size=32)
@@ -48,13 +48,14 @@ def test_times_are_per_item_and_ratios_to_the_first(monkeypatch):
     assert [row.ratio for row in rows] == [1, 2]
 
 
-def test_the_table_shows_what_is_known_and_leaves_the_rest_empty():
+def test_the_table_shows_what_is_known():
     figures = {'share of 2 times the first': 0.9}
     full = measuring.Row('section', 'ours', 0.5, 0.4, 0.6, 1.0, 3 * MIB, 'bfloat16', 0.251, figures)
     bare = measuring.Row('section', 'peer', 1.0, 1.0, 1.0, 2.0)
     first, second = measuring.as_table([full, bare]).splitlines()[2:]
     assert first.endswith('| bfloat16 | 2 | 500 (400 to 600) | 1.00 | 25% | 3 MiB | share of 2 times the first 0.9 |')
-    assert second == '| section | peer |  | 1 | 1000 (1000 to 1000) | 2.00 |  |  |  |'
+    assert second == '| peer |  | 1 | 1000 (1000 to 1000) | 2.00 |  |  |  |'
+    assert measuring.as_table([bare]).splitlines()[2] == '| peer | 1 | 1000 (1000 to 1000) | 2.00 |'
 
 
 @pytest.mark.parametrize('pieces', [1, 64])
@@ -226,9 +227,16 @@ def test_the_benchmark_prints_a_table_and_writes_json(tmp_path, section, num_row
     run_here([ROOT / 'tools' / 'benchmark', section, '--rounds', 1, '--json', tmp_path / 'figures.json'])
     output = capsys.readouterr().out
     figures = json.loads((tmp_path / 'figures.json').read_text())
-    assert {'machine', 'threads', 'torch', 'rounds', 'batch', 'width', 'depth', 'size'} < set(figures)
-    assert f'rounds 1, batch {figures["batch"]}, width {figures["width"]}' in output
+    assert set(figures) == {'date', 'commit', 'rounds', 'facts', 'rows'} and f'torch {torch.__version__}' in output
     assert len(figures['rows']) >= num_rows and all(f'| {row["name"]} |' in output for row in figures['rows'])
+    assert page.tables(figures).strip() == output.strip()
+
+
+def test_the_page_shows_the_figures_that_are_kept(tmp_path):
+    source, copy = ROOT / 'docs/performance.md', tmp_path / 'page.md'
+    copy.write_text(source.read_text())
+    run_here([ROOT / 'tools/benchmark', '--table', ROOT / 'docs/performance.json', '--page', copy])
+    assert copy.read_text() == source.read_text() and '| MMPretrain |' in copy.read_text()
 
 
 @pytest.mark.long

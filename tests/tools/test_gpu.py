@@ -164,7 +164,7 @@ def test_a_page_without_markers_is_left_as_it_is(tmp_path):
     page = tmp_path / 'page.md'
     page.write_text('text')
     with pytest.raises(SystemExit, match='must have one line <!-- GPU tables: begin --> and one'):
-        gpu_tables.write_tables(dict(parts={}, date='', commit='', small=True), page)
+        gpu.put('tables', 'GPU', page)
     assert page.read_text() == 'text'
 
 

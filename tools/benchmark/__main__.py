@@ -1,24 +1,28 @@
-"""Time ours against the implementations that one could pick instead; prints a table, and writes JSON if asked."""
+"""Time ours against the implementations that one could pick instead; prints tables, and writes JSON if asked."""
 
 import argparse
 import json
 import os
 import signal
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
 if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # while torch is imported; not ignored, as by nohup
     signal.signal(signal.SIGINT, lambda *_: (os.write(2, b'interrupted\n'), os._exit(130)))
 
+import timm
 import torch
 from limits import compare_limits
 from loading import compare_loading
-from measuring import as_table, Sizes
+from measuring import Sizes
+from page import origin, put, tables
 from pretraining import compare_pretraining
 from scaling import compare_scaling
 from segmentation import compare_segmentation
 from trunks import compare_trunks
 
+from beit_mm.doctor import machine
 from beit_mm.engine.runners.ending import run
 
 ON_GPU = torch.cuda.is_available()
@@ -48,6 +52,8 @@ def parse_args() -> argparse.Namespace:
     for name, text in HELP.items():
         parser.add_argument(f'--{name}', type=int, help=text)
     parser.add_argument('--json', type=Path, help='where to write all figures')
+    parser.add_argument('--table', type=Path, metavar='FIGURES.json', help='print the tables of a JSON, no more')
+    parser.add_argument('--page', type=Path, help='with --table: write them into a page, between its markers')
     parser.set_defaults(work_dir=None)
     args = parser.parse_args()
     unknown = set(args.sections) - set(SECTIONS)
@@ -57,18 +63,22 @@ def parse_args() -> argparse.Namespace:
 
 
 def main(args: argparse.Namespace) -> None:
+    if args.table:
+        text = tables(json.loads(args.table.read_text()))
+        return put(text, 'CPU', args.page) if args.page else print(text)
     asked = {name: getattr(args, name) for name in SIZES if getattr(args, name) is not None}
-    machine = torch.cuda.get_device_name() if ON_GPU else 'CPU'
-    about = dict(machine=machine, threads=torch.get_num_threads(), torch=torch.__version__, rounds=args.rounds)
-    about.update(SIZES, **asked)
-    print(', '.join(f'{name} {value}' for name, value in about.items()), flush=True)
-    rows = []
+    facts = dict(
+        machine.describe(machine.find_device(None)), timm=timm.__version__,
+        instructions=torch.backends.cpu.get_cpu_capability())  # yapf: disable
+    figures = dict(origin(), rounds=args.rounds, facts=facts, rows=[])
     for name in args.sections or SECTIONS:
         compare, defaults = SECTIONS[name]
-        rows += compare(Sizes(args.rounds, **{**SIZES, **defaults, **asked}))
-    print(f'\n{as_table(rows)}')
-    if args.json:
-        args.json.write_text(json.dumps(dict(about, rows=[asdict(row) for row in rows]), indent=2))
+        print(f'{name} ...', file=sys.stderr, flush=True)
+        rows = compare(Sizes(args.rounds, **{**SIZES, **defaults, **asked}))
+        figures['rows'] += map(asdict, rows)
+        if args.json:
+            args.json.write_text(json.dumps(figures, indent=1))
+    print(tables(figures))
 
 
 if __name__ == '__main__':

@@ -8,14 +8,13 @@ import subprocess
 import sys
 import time
 import traceback
-from datetime import datetime, timezone
 from importlib import import_module
 from pathlib import Path
 from typing import Any, IO
 
-from gpu_tables import tables, write_tables
+from gpu_tables import tables
+from page import origin, put
 
-ROOT = Path(__file__).parents[2]
 MODULE = 'gpu_parts'  # its functions take a Run, and yield what is known so far
 # In the order of what one would miss most, with shares of the time. What a part leaves is shared by those after it, so
 # the first, which are short, may have much.
@@ -43,7 +42,7 @@ def main() -> None:
         return run_part(args.part, args.out, args.small)
     if args.table:
         figures = json.loads(args.table.read_text())
-        return write_tables(figures, args.page) if args.page else print(tables(figures))
+        return put(tables(figures), 'GPU', args.page) if args.page else print(tables(figures))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # ends the child too
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / LOG).unlink(missing_ok=True)
@@ -60,9 +59,7 @@ def run_parts(out: Path, small: bool, seconds: float) -> dict[str, Any]:
     The next part's process begins while one is measured, does its imports (which use no GPU) and waits.
     """
     end = time.monotonic() + seconds
-    figures: dict[str, Any] = dict(
-        date=f'{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC', commit=find_commit(), small=small, parts={}
-    )
+    figures: dict[str, Any] = dict(origin(), small=small, parts={})
     children: list[subprocess.Popen] = []
     try:
         for index, name in enumerate(PARTS):
@@ -155,13 +152,6 @@ def write_json(path: Path, value: Any) -> None:
     temporary = path.with_suffix('.new')
     temporary.write_text(json.dumps(value, indent=1))
     temporary.replace(path)
-
-
-def find_commit() -> str:
-    """Of the code; where git does not know it, what the variable COMMIT says."""
-    command = ['git', '-C', ROOT, 'describe', '--always', '--abbrev=12', '--dirty', '--exclude=*']
-    result = subprocess.run(command, capture_output=True, text=True)
-    return os.environ.get('COMMIT') or result.stdout.strip() or 'unknown'
 
 
 if __name__ == '__main__':

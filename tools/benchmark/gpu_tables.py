@@ -1,11 +1,10 @@
 """The tables of docs/performance.md on a GPU, from the JSON of gpu.py alone."""
 
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
-BEGIN, END = '<!-- GPU tables: begin -->', '<!-- GPU tables: end -->'
-VERSIONS = ('torch', 'beit_mm', 'timm', 'mmengine', 'mmpretrain', 'mmseg', 'triton')
+from page import describe
+
 TITLES = dict(
     pretraining='Pre-training', attention='Attention', finetuning='Fine-tuning and inference of base',
     large='Fine-tuning and inference of large', segmentation='Segmentation')  # yapf: disable
@@ -16,22 +15,10 @@ def tables(figures: dict[str, Any]) -> str:
     return '\n'.join(_lines(figures)).strip()
 
 
-def write_tables(figures: dict[str, Any], page: Path) -> None:
-    """Put the tables between the markers of a page, in place of what stands there."""
-    text = page.read_text()
-    if text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise SystemExit(f'{page} must have one line {BEGIN} and one {END}')
-    before, after = text.split(BEGIN)[0], text.split(END)[1]
-    page.write_text(f'{before}{BEGIN}\n\n{tables(figures)}\n\n{END}{after}')
-
-
 def _lines(figures: dict[str, Any]) -> Iterator[str]:
     parts = figures['parts']
     facts = parts.get('machine', {}).get('facts', {})
-    versions = [f'{name} {facts[name]}' for name in VERSIONS if facts.get(name)]
-    driver = [f'driver {facts["driver"]}'] if 'driver' in facts else []
-    yield f'Measured on {facts.get("device", "an unknown device")}, {figures["date"]}, commit {figures["commit"]}:'
-    yield ', '.join([f'Python {facts.get("python")}', *versions, *driver]) + '.'
+    yield from describe(figures, facts)
     if figures['small']:
         yield ''
         yield '**Tiny sizes: these figures show that the script works, not how fast anything is.**'
@@ -101,8 +88,7 @@ def _comparison(title: str, part: dict[str, Any]) -> Iterator[str]:
     for section in dict.fromkeys([*(row.section for row in rows), *(left['section'] for left in left_out)]):
         yield from ('', f'{section[0].upper()}{section[1:]}:')
         if of_section := [row for row in rows if row.section == section]:
-            table = as_table(of_section).replace('per second', 'images/s', 1)
-            yield from ('', *(f'|{line.split("|", 2)[2]}' for line in table.splitlines()))  # the title says what
+            yield from ('', as_table(of_section, 'images/s'))
         if names := [f'{left["name"]} ({left["reason"]})' for left in left_out if left['section'] == section]:
             yield from ('', f'Left out: {"; ".join(names)}.')
 

@@ -110,17 +110,18 @@ def working_memory(run: Callable[[], object]) -> int | None:
     return speed.working_memory(run, torch.device('cuda' if torch.cuda.is_available() else 'cpu'))
 
 
-def as_table(rows: Sequence[Row]) -> str:
-    """Markdown, one line per row; memory is what a run takes beyond what was held before it."""
-    titles = ['what', 'who', 'dtype', 'per second', 'ms (fastest to slowest)', 'time over the first',
-              'share of the limit', 'working memory', 'found']  # yapf: disable
+def as_table(rows: Sequence[Row], unit: str = 'per second') -> str:
+    """Markdown, one line per row of a section; memory is what a run takes beyond what was held before it."""
+    titles = ['who', 'dtype', unit, 'ms (fastest to slowest)', 'time over the first', 'share of the limit',
+              'working memory', 'found']  # yapf: disable
     table = [titles, ['---'] * len(titles)]
     for row in rows:
         table.append([
-            row.section, row.name, row.dtype, f'{1 / row.seconds:.4g}',
+            row.name, row.dtype, f'{1 / row.seconds:.4g}',
             f'{1e3 * row.seconds:.4g} ({1e3 * row.fastest:.4g} to {1e3 * row.slowest:.4g})', f'{row.ratio:.2f}',
             '' if row.share_of_limit is None else f'{row.share_of_limit:.0%}',
             '' if row.working_bytes is None else f'{row.working_bytes / 2**20:.0f} MiB',
             ', '.join(f'{name} {value:.3g}' for name, value in row.figures.items()),
         ])  # yapf: disable
-    return '\n'.join(f'| {" | ".join(cells)} |' for cells in table)
+    kept = [index for index, column in enumerate(zip(*table[2:])) if any(column)]
+    return '\n'.join(f'| {" | ".join(cells[index] for index in kept)} |' for cells in table)
