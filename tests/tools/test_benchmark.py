@@ -15,9 +15,9 @@ from torch.multiprocessing import start_processes
 
 from beit_mm.doctor import speed
 
-limits, loading, measuring, page, photographs, pretraining, scaling, segmentation, steps, trunks = (
+limits, loading, measuring, cpu_tables, photographs, pretraining, scaling, segmentation, steps, trunks = (
     import_tool('benchmark', name)
-    for name in 'limits loading measuring page photographs pretraining scaling segmentation steps trunks'.split()
+    for name in 'limits loading measuring cpu_tables photographs pretraining scaling segmentation steps trunks'.split()
 )
 MIB = 2**20
 TINY = measuring.Sizes(rounds=1, batch=2, width=64, depth=2, size=32)
@@ -229,7 +229,7 @@ def test_the_benchmark_prints_a_table_and_writes_json(tmp_path, section, num_row
     figures = json.loads((tmp_path / 'figures.json').read_text())
     assert set(figures) == {'date', 'commit', 'rounds', 'facts', 'rows'} and f'torch {torch.__version__}' in output
     assert len(figures['rows']) >= num_rows and all(f'| {row["name"]} |' in output for row in figures['rows'])
-    assert page.tables(figures).strip() == output.strip()
+    assert cpu_tables.tables(figures).strip() == output.strip()
 
 
 def test_the_page_shows_the_figures_that_are_kept(tmp_path):

@@ -13,10 +13,10 @@ if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # while torch
 
 import timm
 import torch
+from cpu_tables import origin, put, tables
 from limits import compare_limits
 from loading import compare_loading
 from measuring import Sizes
-from page import origin, put, tables
 from pretraining import compare_pretraining
 from scaling import compare_scaling
 from segmentation import compare_segmentation

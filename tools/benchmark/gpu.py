@@ -12,8 +12,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, IO
 
+from cpu_tables import origin, put
 from gpu_tables import tables
-from page import origin, put
 
 MODULE = 'gpu_parts'  # its functions take a Run, and yield what is known so far
 # In the order of what one would miss most, with shares of the time. What a part leaves is shared by those after it, so

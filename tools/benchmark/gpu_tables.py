@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from page import describe
+from cpu_tables import describe
 
 TITLES = dict(
     pretraining='Pre-training', attention='Attention', finetuning='Fine-tuning and inference of base',

@@ -1,4 +1,4 @@
-"""The tables of docs/performance.md: of figures in a JSON, put between markers of the page."""
+"""The CPU tables of docs/performance.md, and what both kinds share: figures in a JSON, put between markers."""
 
 import os
 import subprocess
