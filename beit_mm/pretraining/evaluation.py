@@ -33,7 +33,7 @@ from .templates import EVALUATED
 
 SHARES = 0.01, 0.1, 1.0  # of the labelled images
 NEIGHBOURS, LINEAR, FINETUNING = METHODS = 'nearest neighbours', 'linear classifier', 'fine-tuning'
-MIN_STEPS, MIN_EPOCHS = 200, 10  # of a fine-tuning: our choice
+MIN_STEPS, MIN_EPOCHS = 400, 10  # of a fine-tuning: our choice
 
 
 @dataclass
