@@ -80,7 +80,15 @@ def test_checkpoints_of_stops_stay_until_two_regular_ones_are_there(tmp_path):
         assert names(tmp_path) == expected
 
 
-def test_other_signals_stop_after_a_complete_update(tmp_path):
+@pytest.fixture
+def hang_up():
+    """SIGHUP is heard, also if these tests run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+def test_other_signals_stop_after_a_complete_update(tmp_path, hang_up):
     """Those that are named; Ctrl-C without being named, with the exit code of shells."""
     sent = Signal('train', 4, signal.SIGUSR1)
     message = stop(tmp_path, sent, signals=('SIGTERM', 'SIGUSR1'), accumulative_counts=3)
